@@ -1,0 +1,80 @@
+"""The whole HTTP face on one screen: routes, and the layers around them from outside in."""
+
+import logging
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.routing import Route
+
+from api.auth import ApiKeys, Auth
+from api.chat import ChatCompletions
+from api.completions import Completions
+from api.embeddings import CreateEmbeddings
+from api.errors import ApiError, InvalidRequest, MethodNotAllowed, RouteNotFound
+from api.health import Ready, health
+from api.images import GenerateImages
+from api.limits import Limits
+from api.models import ListModels, RetrieveModel
+from api.registry import Models
+from api.request_id import RequestId
+from api.shield import Shield
+
+logger = logging.getLogger(__name__)
+
+PUBLIC_PATHS = frozenset({"/health", "/ready"})
+
+Lifespan = Callable[[Starlette], AbstractAsyncContextManager[None]]
+
+
+def create_app(
+    models: Models, keys: ApiKeys | None, limits: Limits, lifespan: Lifespan | None = None
+) -> Starlette:
+    """Build the application.
+
+    Args:
+        models: what to serve; may change while the application runs.
+        keys: who may ask; None lets everyone.
+        limits: how much one request may be.
+        lifespan: what to run alongside, from start-up to shutdown.
+    """
+    routes = [
+        Route("/health", health, methods=["GET"]),
+        Route("/ready", Ready(models), methods=["GET"]),
+        Route("/v1/models", ListModels(models), methods=["GET"]),
+        Route("/v1/models/{model_id:path}", RetrieveModel(models), methods=["GET"]),
+        Route("/v1/chat/completions", ChatCompletions(models, limits), methods=["POST"]),
+        Route("/v1/completions", Completions(models, limits), methods=["POST"]),
+        Route("/v1/embeddings", CreateEmbeddings(models, limits), methods=["POST"]),
+        Route("/v1/images/generations", GenerateImages(models, limits), methods=["POST"]),
+    ]
+    middleware = [
+        Middleware(RequestId),
+        Middleware(Shield),
+        Middleware(Auth, keys=keys, public_paths=PUBLIC_PATHS),
+    ]
+    app = Starlette(
+        routes=routes,
+        middleware=middleware,
+        exception_handlers={HTTPException: _raise_ours},
+        lifespan=lifespan,
+    )
+    app.router.redirect_slashes = False
+    return app
+
+
+async def _raise_ours(request: Request, error: Exception) -> None:
+    """Turn what the router raises into an error of ours, for the shield to write."""
+    assert isinstance(error, HTTPException)
+    raise _from_router(request, error)
+
+
+def _from_router(request: Request, error: HTTPException) -> ApiError:
+    if error.status_code == 405:
+        return MethodNotAllowed(f"This URL does not take the method {request.method}.")
+    if error.status_code == 404:
+        return RouteNotFound("There is no such URL; the API lives under /v1.")
+    return InvalidRequest("The request cannot be served.")

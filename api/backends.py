@@ -1,0 +1,177 @@
+"""The port between the HTTP face and the models: what crosses a handle, and who answers.
+
+Everything here is plain data (frozen, slotted, picklable) or a Protocol. `deployments.handles`
+implements the Protocols with Ray Serve; `tests/fakes.py` implements them with nothing.
+"""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+FinishReason = Literal["stop", "length"]
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: str
+    content: str
+    name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """Turns to be rendered with the model's own chat template."""
+
+    messages: tuple[Message, ...]
+
+
+Prompt = str | tuple[int, ...] | Conversation
+"""Text, token ids as the model's tokenizer counts them, or a conversation."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How to choose tokens. None leaves a value to the model's own generation config."""
+
+    temperature: float | None = None
+    top_p: float | None = None
+    n: int = 1
+    stop: tuple[str, ...] = ()
+    max_tokens: int | None = None
+    seed: int | None = None
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """One request for text: every prompt is continued `sampling.n` times.
+
+    Choices are numbered prompt-major: `index = prompt_number * n + j`.
+    """
+
+    request_id: str
+    prompts: tuple[Prompt, ...]
+    sampling: Sampling
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """Text that one choice grew by; the last one of a choice says why it ended."""
+
+    index: int
+    text: str
+    finish_reason: FinishReason | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Exact token counts of one request; `cached_tokens` of the prompt came from a cache."""
+
+    prompt_tokens: int
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """The whole answer. After a stream `choices` is empty: the deltas have carried the text."""
+
+    choices: tuple[Delta, ...]
+    usage: Usage
+
+
+class TextStream(Protocol):
+    """A generation under way."""
+
+    def __aiter__(self) -> AsyncIterator[tuple[Delta, ...]]:
+        """Yield what has come since the last look, in order, until all of it has.
+
+        Raises: ApiError when the generation fails half-way.
+        """
+
+    async def aclose(self) -> None:
+        """Give up: the engine stops working on it. Safe at any time, also after the end."""
+
+    @property
+    def completion(self) -> Completion:
+        """The final word; there only once the iteration has ended."""
+
+
+class LlmBackend(Protocol):
+    """A model that writes text."""
+
+    async def complete(self, generation: Generation) -> Completion:
+        """Write the whole answer. Cancelling this call stops the work."""
+
+    def stream(self, generation: Generation) -> TextStream:
+        """Write the answer piece by piece."""
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddingRequest:
+    """Texts or token ids to be embedded."""
+
+    request_id: str
+    inputs: tuple[str | tuple[int, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Embeddings:
+    """One vector an input, in order: `vectors` is (N, dimensions) float32, little-endian, C order."""
+
+    vectors: bytes
+    dimensions: int
+    usage: Usage
+
+
+class EmbeddingBackend(Protocol):
+    """A model that turns text into vectors."""
+
+    async def embed(self, request: EmbeddingRequest) -> Embeddings:
+        """Embed all inputs. Cancelling this call stops the work."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRequest:
+    """One request for images. None leaves a value to the model's own defaults."""
+
+    request_id: str
+    prompt: str
+    negative_prompt: str | None
+    n: int
+    width_px: int | None
+    height_px: int | None
+    num_inference_steps: int | None
+    guidance_scale: float | None
+    seed: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """One PNG file, and the seed that makes it again."""
+
+    png: bytes
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Images:
+    """The images of one request, all of one size."""
+
+    images: tuple[Image, ...]
+    width_px: int
+    height_px: int
+    usage: Usage
+
+
+class ImageBackend(Protocol):
+    """A model that draws."""
+
+    async def generate(self, request: ImageRequest) -> Images:
+        """Draw all images. Cancelling this call stops the work between two steps."""
+
+
+Backend = LlmBackend | EmbeddingBackend | ImageBackend

@@ -1,0 +1,99 @@
+"""`POST /v1/completions`."""
+
+import json
+from typing import Any
+
+from starlette.types import Receive, Scope, Send
+
+from api.backends import Completion, Delta, Generation, Usage
+from api.exchange import read_json_body, while_connected
+from api.limits import Limits
+from api.parsing import read_request
+from api.registry import Models
+from api.request_id import get_request_id
+from api.schema.completions import UNSUPPORTED, CompletionRequest
+from api.text import (
+    Heading,
+    answer_text,
+    check_text_request,
+    to_ascii_json,
+    to_sampling,
+    to_usage,
+)
+
+_DEFAULT_MAX_TOKENS = 16
+"""OpenAI's default for this endpoint; chat has none."""
+
+
+class Completions:
+    """The endpoint: read → look up → call → write."""
+
+    def __init__(self, models: Models, limits: Limits) -> None:
+        """Serve the LLMs among `models`."""
+        self._models = models
+        self._limits = limits
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        body = await read_json_body(scope, receive, self._limits)
+        request = read_request(body, CompletionRequest, UNSUPPORTED)
+        check_text_request(request, len(request.prompt), self._limits)
+        backend = self._models.llm(request.model)
+        generation = to_generation(request, get_request_id(scope))
+        answer = CompletionAnswer(
+            request, Heading.new("cmpl", generation.request_id, request.model)
+        )
+        await while_connected(
+            receive, answer_text(request, generation, backend, answer, self._limits, send)
+        )
+
+
+def to_generation(request: CompletionRequest, request_id: str) -> Generation:
+    """What the request asks of the model."""
+    sampling = to_sampling(request, request.max_tokens or _DEFAULT_MAX_TOKENS)
+    return Generation(request_id, tuple(request.prompt), sampling)
+
+
+class CompletionAnswer:
+    """Words answers as OpenAI's `text_completion` object, the same one whole and as chunks."""
+
+    def __init__(self, request: CompletionRequest, heading: Heading) -> None:
+        """Prepare the parts that all chunks share."""
+        wants_usage = request.stream_options is not None and request.stream_options.include_usage
+        self._tail = b',"usage":null}' if wants_usage else b"}"
+        self._heading = {
+            "id": heading.id,
+            "object": "text_completion",
+            "created": heading.created_s,
+            "model": heading.model,
+        }
+        self._head = json.dumps(self._heading, separators=(",", ":")).encode()[:-1]
+
+    def whole(self, completion: Completion) -> dict[str, Any]:
+        """Source: OpenAI openapi.yaml, schema `CreateCompletionResponse`."""
+        choices = [
+            {
+                "index": choice.index,
+                "text": choice.text,
+                "logprobs": None,
+                "finish_reason": choice.finish_reason,
+            }
+            for choice in completion.choices
+        ]
+        return {**self._heading, "choices": choices, "usage": to_usage(completion.usage)}
+
+    def chunks(self, delta: Delta) -> list[bytes]:
+        """One chunk a delta; the finish reason rides on the last."""
+        finish_reason = (
+            b"null" if delta.finish_reason is None else to_ascii_json(delta.finish_reason)
+        )
+        choice = b'{"index":%d,"text":%b,"logprobs":null,"finish_reason":%b}' % (
+            delta.index,
+            to_ascii_json(delta.text),
+            finish_reason,
+        )
+        return [self._head + b',"choices":[' + choice + b"]" + self._tail]
+
+    def usage_chunk(self, usage: Usage) -> bytes:
+        """The last chunk: usage, and no choices."""
+        return self._head + b',"choices":[],"usage":%b}' % json.dumps(to_usage(usage)).encode()

@@ -1,0 +1,82 @@
+"""`POST /v1/embeddings`."""
+
+import base64
+from typing import Any
+
+from starlette.types import Receive, Scope, Send
+
+from api.backends import EmbeddingBackend, EmbeddingRequest, Embeddings
+from api.errors import InvalidRequest
+from api.exchange import deadline, read_json_body, send_json, while_connected
+from api.limits import Limits
+from api.parsing import read_request
+from api.registry import Models
+from api.request_id import get_request_id
+from api.schema.embeddings import UNSUPPORTED, EmbeddingsRequest
+
+_FLOAT32_BYTES = 4
+
+
+class CreateEmbeddings:
+    """The endpoint: read → look up → call → write."""
+
+    def __init__(self, models: Models, limits: Limits) -> None:
+        """Serve the encoders among `models`."""
+        self._models = models
+        self._limits = limits
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        body = await read_json_body(scope, receive, self._limits)
+        request = read_request(body, EmbeddingsRequest, UNSUPPORTED)
+        if len(request.input) > self._limits.max_embedding_inputs:
+            raise InvalidRequest(
+                f"Invalid value for 'input': {len(request.input)} inputs are more than the limit "
+                f"of {self._limits.max_embedding_inputs}.",
+                param="input",
+            )
+        backend = self._models.embedding(request.model)
+        work = self._answer(
+            request, EmbeddingRequest(get_request_id(scope), tuple(request.input)), backend, send
+        )
+        await while_connected(receive, work)
+
+    async def _answer(
+        self,
+        request: EmbeddingsRequest,
+        work: EmbeddingRequest,
+        backend: EmbeddingBackend,
+        send: Send,
+    ) -> None:
+        async with deadline(self._limits):
+            embeddings = await backend.embed(work)
+        await send_json(send, to_response(request, embeddings))
+
+
+def to_response(request: EmbeddingsRequest, embeddings: Embeddings) -> dict[str, Any]:
+    """Source: OpenAI openapi.yaml, schema `CreateEmbeddingResponse`."""
+    rows = _to_rows(embeddings)
+    is_base64 = request.encoding_format == "base64"
+    return {
+        "object": "list",
+        "model": request.model,
+        "data": [
+            {
+                "object": "embedding",
+                "index": index,
+                "embedding": base64.b64encode(row).decode() if is_base64 else row.tolist(),
+            }
+            for index, row in enumerate(rows)
+        ],
+        "usage": {
+            "prompt_tokens": embeddings.usage.prompt_tokens,
+            "total_tokens": embeddings.usage.prompt_tokens,
+        },
+    }
+
+
+def _to_rows(embeddings: Embeddings) -> list[memoryview]:
+    row_bytes = embeddings.dimensions * _FLOAT32_BYTES
+    matrix = memoryview(embeddings.vectors)
+    starts = range(0, len(matrix), row_bytes)
+    return [matrix[start : start + row_bytes].cast("f") for start in starts]  # (D,) float32

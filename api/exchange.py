@@ -1,0 +1,133 @@
+"""One HTTP exchange: reading a body within its limits, noticing a client that leaves, writing JSON.
+
+Raw ASGI on purpose: Starlette's `Request` and `Response` cannot watch for a disconnect while the
+answer is being computed, and that is what frees the engine.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+import msgspec
+from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect
+from starlette.types import Receive, Scope, Send
+
+from api.errors import BodyTimeout, DeadlineExceeded, PayloadTooLarge, UnsupportedMediaType
+from api.limits import Limits
+
+T = TypeVar("T")
+
+
+async def read_json_body(scope: Scope, receive: Receive, limits: Limits) -> bytes:
+    """Read the whole body of a request that must carry JSON.
+
+    Raises:
+        UnsupportedMediaType: it is declared as something else, or compressed.
+        PayloadTooLarge: it is, or says it is, larger than `limits.max_body_bytes`.
+        BodyTimeout: it did not arrive within `limits.body_timeout_s`.
+        ClientDisconnect: the client left.
+    """
+    headers = Headers(scope=scope)
+    _check_media_type(headers)
+    _check_size(
+        int(declared) if (declared := headers.get("content-length", "")).isdigit() else 0, limits
+    )
+    try:
+        async with asyncio.timeout(limits.body_timeout_s):
+            return await _read_body(receive, limits)
+    except TimeoutError:
+        raise BodyTimeout(
+            f"The request body did not arrive within {limits.body_timeout_s:g} seconds."
+        ) from None
+
+
+def _check_media_type(headers: Headers) -> None:
+    media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type != "application/json":
+        raise UnsupportedMediaType("The header 'content-type' must be 'application/json'.")
+    if headers.get("content-encoding", "identity").lower() != "identity":
+        raise UnsupportedMediaType("Compressed request bodies are not supported.")
+
+
+def _check_size(size_bytes: int, limits: Limits) -> None:
+    if size_bytes > limits.max_body_bytes:
+        raise PayloadTooLarge(
+            f"The request body is larger than the limit of {limits.max_body_bytes} bytes."
+        )
+
+
+async def _read_body(receive: Receive, limits: Limits) -> bytes:
+    chunks = []
+    size_bytes = 0
+    more = True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        chunk = message.get("body", b"")
+        size_bytes += len(chunk)
+        _check_size(size_bytes, limits)
+        chunks.append(chunk)
+        more = message.get("more_body", False)
+    return b"".join(chunks)
+
+
+async def while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
+    """Run `work` for as long as the client stays; its result or exception is passed on.
+
+    Raises:
+        ClientDisconnect: the client left; `work` was cancelled and has ended.
+    """
+    working = asyncio.ensure_future(work)
+    leaving = asyncio.ensure_future(_disconnected(receive))
+    try:
+        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            return working.result()
+        raise ClientDisconnect
+    finally:
+        leaving.cancel()
+        working.cancel()
+        # Whoever is told that the work has stopped may rely on it.
+        await asyncio.wait({working, leaving})
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+@asynccontextmanager
+async def deadline(limits: Limits) -> AsyncIterator[None]:
+    """Bound the time that a model may take.
+
+    Raises:
+        DeadlineExceeded: it took longer than `limits.request_timeout_s`.
+    """
+    try:
+        async with asyncio.timeout(limits.request_timeout_s):
+            yield
+    except TimeoutError:
+        raise DeadlineExceeded(
+            f"The model did not answer within {limits.request_timeout_s:g} seconds."
+        ) from None
+
+
+async def send_json(
+    send: Send, value: Any, status: int = 200, headers: dict[str, str] | None = None
+) -> None:
+    """Write a whole response with a JSON body."""
+    await send_bytes(send, msgspec.json.encode(value), status, headers)
+
+
+async def send_bytes(
+    send: Send, body: bytes, status: int = 200, headers: dict[str, str] | None = None
+) -> None:
+    """Write a whole response whose body is JSON already."""
+    fields = {"content-type": "application/json", "content-length": str(len(body))}
+    fields.update(headers or {})
+    raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in fields.items()]
+    await send({"type": "http.response.start", "status": status, "headers": raw})
+    await send({"type": "http.response.body", "body": body})

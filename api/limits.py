@@ -1,0 +1,19 @@
+"""The sizes and times that the HTTP face keeps to, whatever the model."""
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Limits(BaseModel):
+    """Caps on one request; each broken one is an error that names the limit."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    max_body_bytes: int = Field(8 * 1024 * 1024, ge=1024, description="largest request body")
+    body_timeout_s: float = Field(30.0, gt=0, description="time for a client to send its body")
+    request_timeout_s: float = Field(600.0, gt=0, description="time for a model to answer")
+    max_choices: int = Field(
+        128, ge=1, description="most prompts × n of one chat or completion request"
+    )
+    max_embedding_inputs: int = Field(2048, ge=1, description="most inputs of one request")
+    max_images: int = Field(10, ge=1, description="most images of one request")
+    max_image_pixels: int = Field(4096 * 4096, ge=64, description="largest width × height")

@@ -1,0 +1,122 @@
+"""Which models there are: id → kind, card, state and backend.
+
+The registry is immutable and swapped whole, so that a request sees one consistent set of models
+from start to end, however often the set changes while it runs.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+from api.backends import Backend, EmbeddingBackend, ImageBackend, LlmBackend
+from api.errors import ModelFailed, ModelNotFound, ModelStarting, WrongModelKind
+
+Kind = Literal["llm", "embedding", "diffusion"]
+
+State = Literal["ready", "idle", "starting", "failed"]
+"""`idle` has no replica because it is scaled to zero: a request wakes it."""
+
+_ENDPOINTS: dict[Kind, str] = {
+    "llm": "/v1/chat/completions and /v1/completions",
+    "embedding": "/v1/embeddings",
+    "diffusion": "/v1/images/generations",
+}
+_MAX_ID_IN_MESSAGE = 64
+
+
+@dataclass(frozen=True, slots=True)
+class ModelEntry:
+    """One configured model."""
+
+    id: str
+    kind: Kind
+    state: State
+    backend: Backend
+    created_s: int
+    """Unix time at which it was deployed."""
+    message: str | None = None
+    """Why it is not ready, in one line; None when it is."""
+
+    def card(self) -> dict[str, Any]:
+        """The model object of `/v1/models`. Source: OpenAI openapi.yaml, schema `Model`."""
+        return {
+            "id": self.id,
+            "object": "model",
+            "created": self.created_s,
+            "owned_by": "triptych",
+        }
+
+
+class Registry:
+    """The models of one moment, in the order of the configuration."""
+
+    def __init__(self, entries: Iterable[ModelEntry] = ()) -> None:
+        """Index the entries by id."""
+        self._entries = {entry.id: entry for entry in entries}
+
+    def __iter__(self) -> Iterator[ModelEntry]:
+        """Iterate over the entries."""
+        return iter(self._entries.values())
+
+    def find(self, model_id: str) -> ModelEntry | None:
+        """Look a model up, whatever its kind and state."""
+        return self._entries.get(model_id)
+
+    def get(self, model_id: str, kind: Kind) -> Backend:
+        """Look a model up for use.
+
+        Raises:
+            ModelNotFound: no such id.
+            WrongModelKind: it serves another endpoint.
+            ModelStarting: it is still being loaded.
+            ModelFailed: it could not be loaded.
+        """
+        entry = self._entries.get(model_id)
+        if entry is None:
+            raise model_not_found(model_id)
+        if entry.kind != kind:
+            raise WrongModelKind(
+                f"The model '{entry.id}' is of kind '{entry.kind}': it serves "
+                f"{_ENDPOINTS[entry.kind]}, not this endpoint.",
+                param="model",
+            )
+        if entry.state == "starting":
+            raise ModelStarting(f"The model '{entry.id}' is being loaded; try again shortly.")
+        if entry.state == "failed":
+            raise ModelFailed(f"The model '{entry.id}' could not be loaded.", param="model")
+        return entry.backend
+
+
+def model_not_found(model_id: str) -> ModelNotFound:
+    """The error for an id that is not configured."""
+    shown = model_id[:_MAX_ID_IN_MESSAGE] + ("…" if len(model_id) > _MAX_ID_IN_MESSAGE else "")
+    return ModelNotFound(
+        f"The model '{shown}' does not exist; GET /v1/models lists those that do.", param="model"
+    )
+
+
+class Models:
+    """Where the current registry is to be had: one writer swaps it, requests read it."""
+
+    def __init__(self, current: Registry | None = None) -> None:
+        """Start with the given registry, or with none known."""
+        self.current = current or Registry()
+        self.is_known = current is not None
+        """False until the models have been looked up once."""
+
+    def swap(self, registry: Registry) -> None:
+        """Replace the registry for all requests that begin from now on."""
+        self.current = registry
+        self.is_known = True
+
+    def llm(self, model_id: str) -> LlmBackend:
+        """The LLM of that id; raises what `Registry.get` raises."""
+        return cast(LlmBackend, self.current.get(model_id, "llm"))
+
+    def embedding(self, model_id: str) -> EmbeddingBackend:
+        """The encoder of that id; raises what `Registry.get` raises."""
+        return cast(EmbeddingBackend, self.current.get(model_id, "embedding"))
+
+    def diffusion(self, model_id: str) -> ImageBackend:
+        """The image model of that id; raises what `Registry.get` raises."""
+        return cast(ImageBackend, self.current.get(model_id, "diffusion"))

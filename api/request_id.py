@@ -1,0 +1,39 @@
+"""Every response says which request it answers, in `x-request-id`."""
+
+import re
+import secrets
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+_ACCEPTABLE = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_SCOPE_KEY = "triptych.request_id"
+
+
+class RequestId:
+    """Middleware: take the client's request id if it is harmless, else make one."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        """Wrap an ASGI application."""
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Name the request in the scope and in the headers of its response."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        offered = Headers(scope=scope).get("x-request-id", "")
+        request_id = offered if _ACCEPTABLE.fullmatch(offered) else f"req_{secrets.token_hex(16)}"
+        scope[_SCOPE_KEY] = request_id
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message)["x-request-id"] = request_id
+            await send(message)
+
+        await self._app(scope, receive, send_with_id)
+
+
+def get_request_id(scope: Scope) -> str:
+    """The id that `RequestId` gave to this request."""
+    return str(scope[_SCOPE_KEY])

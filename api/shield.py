@@ -1,0 +1,48 @@
+"""The one place where errors become responses: ours as they are, all others as a plain 500."""
+
+import logging
+
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from api.errors import ApiError, InternalError
+from api.exchange import send_json
+from api.request_id import get_request_id
+
+logger = logging.getLogger(__name__)
+
+
+class Shield:
+    """Middleware: nothing but JSON of OpenAI's error format leaves when something goes wrong."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        """Wrap an ASGI application."""
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Run the application and answer in its place if it fails before it has answered."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        is_started = False
+
+        async def noting_send(message: Message) -> None:
+            nonlocal is_started
+            is_started = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, noting_send)
+        except ClientDisconnect:
+            return
+        except ApiError as error:
+            if is_started:
+                raise
+            await send_json(send, error.body(), error.status, error.headers())
+        except Exception:  # the outermost layer: whatever it is, the client gets a clean 500
+            logger.exception("request %s failed", get_request_id(scope))
+            if is_started:
+                # Re-raised, so that the server breaks the connection instead of ending it cleanly.
+                raise
+            error = InternalError("The server had an error while processing the request.")
+            await send_json(send, error.body(), error.status)

@@ -1,0 +1,46 @@
+"""The only writer of `data: `: a response of server-sent events.
+
+Source: WHATWG HTML §9.2 (event streams); `[DONE]` and the error event are OpenAI's.
+Payloads are JSON in ASCII, so that no line break that some client splits at (U+2028, U+0085, …)
+can stand in them.
+"""
+
+import json
+from collections.abc import Iterable
+
+from starlette.types import Send
+
+from api.errors import ApiError
+
+_HEADERS = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+]
+
+
+class EventStream:
+    """An event stream on one response; nothing is sent before the first event."""
+
+    def __init__(self, send: Send) -> None:
+        """Wrap the ASGI `send` of the response."""
+        self._send = send
+        self.is_started = False
+
+    async def write(self, payloads: Iterable[bytes]) -> None:
+        """Send events, all of them in one write."""
+        if not self.is_started:
+            self.is_started = True
+            await self._send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
+        body = b"".join([b"data: " + payload + b"\n\n" for payload in payloads])
+        await self._send({"type": "http.response.body", "body": body, "more_body": True})
+
+    async def end(self) -> None:
+        """Say that the answer is complete."""
+        await self.write([b"[DONE]"])
+        await self._send({"type": "http.response.body", "body": b""})
+
+    async def fail(self, error: ApiError) -> None:
+        """End with an error event and without `[DONE]`: OpenAI's SDK raises it as `APIError`."""
+        await self.write([json.dumps(error.body()).encode()])
+        await self._send({"type": "http.response.body", "body": b""})
