@@ -1,0 +1,32 @@
+"""The composition root: the builders that `import_path` names in serve_config.yaml.
+
+Each takes its typed `args` and makes one application with one deployment, named as in `deployments:`.
+"""
+
+from ray.serve import Application
+
+from deployments.config import DiffusionArgs, EmbeddingArgs, IngressArgs, LlmArgs
+from deployments.diffusion import Diffusion
+from deployments.embedding import Embedding
+from deployments.ingress import Ingress
+from deployments.llm import LLM
+
+
+def ingress(args: IngressArgs) -> Application:
+    """The HTTP face; one to a service."""
+    return Ingress.bind(args)
+
+
+def llm(args: LlmArgs) -> Application:
+    """A model for chat and completions."""
+    return LLM.bind(args)
+
+
+def embedding(args: EmbeddingArgs) -> Application:
+    """A model for embeddings."""
+    return Embedding.bind(args)
+
+
+def diffusion(args: DiffusionArgs) -> Application:
+    """A model for images."""
+    return Diffusion.bind(args)

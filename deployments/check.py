@@ -1,0 +1,203 @@
+"""`python -m deployments.check FILE`: everything wrong with a configuration, one line each.
+
+Ray is not started. Serve's own schemas let unknown keys pass for forward compatibility, so they are
+looked for here; the options of vLLM are read from its source, because importing it takes seconds.
+"""
+
+import ast
+import importlib
+import importlib.util
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from deployments.config import (
+    DiffusionArgs,
+    EmbeddingArgs,
+    IngressArgs,
+    LlmArgs,
+    application_name,
+)
+from deployments.discovery import DEPLOYMENTS, KINDS
+from deployments.loading import FAKE_SOURCE
+
+_PACKAGE = "deployments.app:"
+_ARGS: Mapping[str, type[BaseModel]] = {
+    "deployments.app:ingress": IngressArgs,
+    "deployments.app:llm": LlmArgs,
+    "deployments.app:embedding": EmbeddingArgs,
+    "deployments.app:diffusion": DiffusionArgs,
+}
+_DEPLOYMENTS: Mapping[str, str] = {
+    "deployments.app:ingress": "Ingress",
+    **{path: DEPLOYMENTS[kind] for path, kind in KINDS.items()},
+}
+
+
+def find_problems(config: Any) -> Iterator[str]:
+    """Say what is wrong with a parsed configuration: one line each, with the path of the key."""
+    from ray.serve.schema import HTTPOptionsSchema, ServeDeploySchema
+
+    if not isinstance(config, dict) or not isinstance(config.get("applications"), list):
+        yield "applications: a list of applications is needed"
+        return
+    yield from _unknown_keys(config, ServeDeploySchema, "")
+    yield from _unknown_keys(config.get("http_options"), HTTPOptionsSchema, "http_options.")
+    for index, application in enumerate(config["applications"]):
+        yield from _application_problems(application, f"applications[{index}]")
+    yield from _duplicates(config["applications"])
+    yield from _schema_problems(config, ServeDeploySchema, "")
+
+
+def _application_problems(application: Any, path: str) -> Iterator[str]:
+    from ray.serve.schema import ServeApplicationSchema
+
+    if not isinstance(application, dict):
+        yield f"{path}: an application is a mapping"
+        return
+    yield from _unknown_keys(application, ServeApplicationSchema, f"{path}.")
+    import_path = application.get("import_path")
+    problem = _import_problem(import_path)
+    if problem:
+        yield f"{path}.import_path: {problem}"
+        return
+    if import_path not in _ARGS:
+        return  # somebody's own application beside ours
+    args = application.get("args") or {}
+    yield from _schema_problems(args, _ARGS[import_path], f"{path}.args.")
+    yield from _deployment_problems(application, _DEPLOYMENTS[import_path], path)
+    if import_path in KINDS and isinstance(args.get("id"), str):
+        yield from _model_problems(application, args, path)
+
+
+def _model_problems(application: Mapping[str, Any], args: Any, path: str) -> Iterator[str]:
+    expected = application_name(args["id"])
+    if application.get("name") != expected:
+        yield f"{path}.name: the application of model '{args['id']}' must be named '{expected}'"
+    if application.get("route_prefix", "/") is not None:
+        yield f"{path}.route_prefix: must be null, since a model is reached through the ingress"
+    is_vllm = application["import_path"] == f"{_PACKAGE}llm" and args.get("source") != FAKE_SOURCE
+    if is_vllm and isinstance(args.get("engine"), dict):
+        for option in args["engine"]:
+            if option not in _vllm_options():
+                yield f"{path}.args.engine.{option}: vLLM has no such option"
+
+
+def _deployment_problems(application: Mapping[str, Any], name: str, path: str) -> Iterator[str]:
+    from ray.serve.config import AutoscalingConfig
+    from ray.serve.schema import DeploymentSchema, RayActorOptionsSchema
+
+    for index, deployment in enumerate(application.get("deployments") or []):
+        where = f"{path}.deployments[{index}]"
+        if not isinstance(deployment, dict):
+            yield f"{where}: a deployment is a mapping"
+            continue
+        if deployment.get("name") != name:
+            yield f"{where}.name: {application['import_path']} has one deployment, named '{name}'"
+        yield from _unknown_keys(deployment, DeploymentSchema, f"{where}.")
+        yield from _unknown_keys(
+            deployment.get("autoscaling_config"), AutoscalingConfig, f"{where}.autoscaling_config."
+        )
+        yield from _unknown_keys(
+            deployment.get("ray_actor_options"),
+            RayActorOptionsSchema,
+            f"{where}.ray_actor_options.",
+        )
+
+
+def _unknown_keys(value: Any, schema: type[BaseModel], path: str) -> Iterator[str]:
+    if isinstance(value, dict):
+        for key in value:
+            if key not in schema.model_fields:
+                yield f"{path}{key}: there is no such key"
+
+
+def _schema_problems(value: Any, schema: type[BaseModel], path: str) -> Iterator[str]:
+    try:
+        schema.model_validate(value)
+    except ValidationError as error:
+        for detail in error.errors(include_url=False, include_input=False, include_context=False):
+            yield f"{path}{_to_path(detail['loc'])}: {_to_reason(detail['type'], detail['msg'])}"
+
+
+def _to_path(location: tuple[int | str, ...]) -> str:
+    parts = [f"[{part}]" if isinstance(part, int) else f".{part}" for part in location]
+    return "".join(parts).removeprefix(".")
+
+
+def _to_reason(kind: str, message: str) -> str:
+    if kind == "extra_forbidden":
+        return "there is no such key"
+    if kind == "missing":
+        return "is missing"
+    reason = message.removeprefix("Value error, ").splitlines()[0]
+    return reason[:1].lower() + reason[1:]
+
+
+def _duplicates(applications: list[Any]) -> Iterator[str]:
+    known = [application for application in applications if isinstance(application, dict)]
+    models = [item for item in known if item.get("import_path") in KINDS]
+    ids = [args["id"] for item in models if isinstance(args := item.get("args"), dict) and "id" in args]
+    for model_id, count in Counter(map(str, ids)).items():
+        if count > 1:
+            yield f"applications: {count} models have the id '{model_id}'"
+    ingresses = [item for item in known if item.get("import_path") == f"{_PACKAGE}ingress"]
+    if len(ingresses) != 1:
+        yield f"applications: one with import_path {_PACKAGE}ingress is needed, not {len(ingresses)}"
+
+
+def _import_problem(import_path: Any) -> str | None:
+    """Why an import path leads nowhere; None when it leads somewhere."""
+    if not isinstance(import_path, str) or ":" not in import_path:
+        return "must be 'module:attribute'"
+    if import_path in _ARGS:
+        return None
+    module_name, _, attribute = import_path.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:  # importing runs the module, which may do anything
+        return f"module '{module_name}' cannot be imported ({type(error).__name__})"
+    if not hasattr(module, attribute):
+        return f"module '{module_name}' has no '{attribute}'"
+    return None
+
+
+def _vllm_options() -> frozenset[str]:
+    """Names of the fields of vLLM's `AsyncEngineArgs` (vLLM 0.32: engine/arg_utils.py)."""
+    package = importlib.util.find_spec("vllm")
+    assert package and package.origin, "vLLM is not installed"
+    tree = ast.parse(Path(package.origin).with_name("engine").joinpath("arg_utils.py").read_text())
+    return frozenset(
+        field.target.id
+        for node in tree.body
+        if isinstance(node, ast.ClassDef) and node.name in ("EngineArgs", "AsyncEngineArgs")
+        for field in node.body
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
+    )
+
+
+def main(arguments: list[str]) -> int:
+    """Print the problems of one file; 1 if there are any."""
+    if len(arguments) != 1:
+        print("usage: python -m deployments.check FILE", file=sys.stderr)
+        return 2
+    try:
+        config = yaml.safe_load(Path(arguments[0]).read_text())
+    except OSError as error:
+        problems = [f"{arguments[0]}: {error.strerror}"]
+    except yaml.YAMLError as error:
+        problems = [f"{arguments[0]}: not YAML: {' '.join(str(error).split())}"]
+    else:
+        problems = list(dict.fromkeys(find_problems(config)))
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,109 @@
+"""What stands under `args:` in serve_config.yaml: what each model is, and how the ingress behaves.
+
+How much of it runs (replicas, CPUs, GPUs) stands under `deployments:`, in Ray Serve's own words.
+"""
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from api.limits import Limits
+
+
+class _Args(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class AuthArgs(_Args):
+    """Who may use the service."""
+
+    required: bool = Field(True, description="False lets everyone in: only behind another gate")
+
+
+class IngressArgs(_Args):
+    """The HTTP face."""
+
+    auth: AuthArgs = AuthArgs()
+    limits: Limits = Limits()
+    poll_interval_s: float = Field(
+        2.0, gt=0, description="how often the set of models is looked up"
+    )
+
+
+class ModelArgs(_Args):
+    """What every model has."""
+
+    id: Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[\w.:/@+-]+$")]
+    """The name that clients use."""
+    source: Annotated[str, Field(min_length=1)]
+    """A local folder, a Hugging Face id (`org/name` or `org/name@revision`) or `demo:<name>`."""
+
+
+class LlmArgs(ModelArgs):
+    """A model that writes text, run by vLLM."""
+
+    engine: dict[str, Any] = Field(
+        default_factory=dict, description="options of vLLM's AsyncEngineArgs, by their own names"
+    )
+    stall_timeout_s: float = Field(
+        120.0, gt=0, description="work outstanding and no token for so long: restart the replica"
+    )
+
+
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+"""`auto` is bfloat16 where the hardware computes in it, else float32."""
+
+
+class EncoderOptions(_Args):
+    """How an encoder runs."""
+
+    dtype: Dtype = "auto"
+    device: str = Field("auto", description="`cpu`, `cuda`, …; auto takes a GPU if there is one")
+    max_batch_tokens: int = Field(
+        16384, ge=1, description="most tokens of one forward pass, padding included"
+    )
+    prompt_name: str | None = Field(
+        None, description="which of the model's own prompts goes before each text"
+    )
+
+
+class EmbeddingArgs(ModelArgs):
+    """A model that turns text into vectors, loaded by sentence-transformers."""
+
+    engine: EncoderOptions = EncoderOptions()
+
+
+class DiffusionOptions(_Args):
+    """How a diffusion pipeline runs, and what a request gets that does not say."""
+
+    dtype: Dtype = "auto"
+    device: str = Field("auto", description="`cpu`, `cuda`, …; auto takes a GPU if there is one")
+    num_inference_steps: int = Field(30, ge=1, le=1000, description="default steps of a request")
+    guidance_scale: float = Field(5.0, ge=0, description="default guidance of a request")
+    size_multiple_px: int = Field(8, ge=1, description="width and height must be multiples of it")
+    max_size_px: int = Field(2048, ge=8, description="largest width and height")
+    from_pretrained: dict[str, Any] = Field(
+        default_factory=dict, description="further options of diffusers' from_pretrained"
+    )
+
+
+class DiffusionArgs(ModelArgs):
+    """A model that draws, run by diffusers."""
+
+    engine: DiffusionOptions = DiffusionOptions()
+
+
+def application_name(model_id: str) -> str:
+    """The Serve application of a model; a name of Serve's takes no slash."""
+    return model_id.replace("/", "--").replace(".", "_")
+
+
+def find_home() -> Path:
+    """Where generated things live: `TRIPTYCH_HOME`, else `.triptych` in the checkout."""
+    if home := os.environ.get("TRIPTYCH_HOME"):
+        return Path(home).expanduser()
+    checkout = Path(__file__).resolve().parent.parent
+    is_checkout = (checkout / "pyproject.toml").is_file()
+    return (checkout if is_checkout else Path.home()) / ".triptych"

@@ -1,0 +1,81 @@
+"""Which models Ray Serve has: the one place that reads Serve's own account of its applications.
+
+`serve.status()` costs 60 ms of CPU in the caller and would stall every stream. The controller's
+details (ray.serve._private, 2.60) cost under one, hold each application's `args`, and are awaited.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+from api.registry import Kind, State
+
+KINDS: Mapping[str, Kind] = {
+    "deployments.app:llm": "llm",
+    "deployments.app:embedding": "embedding",
+    "deployments.app:diffusion": "diffusion",
+}
+"""Import path of an application → the kind of model it serves."""
+
+DEPLOYMENTS: Mapping[Kind, str] = {"llm": "LLM", "embedding": "Embedding", "diffusion": "Diffusion"}
+"""Kind → the name of the one deployment in its application."""
+
+_SOURCE_ERROR = "SourceError: "
+
+
+@dataclass(frozen=True, slots=True)
+class DiscoveredModel:
+    """One model's application, as Serve sees it now."""
+
+    application: str
+    id: str
+    kind: Kind
+    state: State
+    message: str | None
+    deployed_at_s: int
+
+
+async def fetch_details() -> dict[str, Any]:
+    """Serve's own account of everything it runs (schema `ServeInstanceDetails`, as a dict)."""
+    from ray.serve.context import _get_global_client
+
+    client = _get_global_client()
+    assert client is not None, "a replica always has a client"
+    return cast(dict[str, Any], await client._controller.get_serve_instance_details.remote())
+
+
+def to_models(details: Mapping[str, Any]) -> Iterator[DiscoveredModel]:
+    """The models among the applications, in the order of the configuration."""
+    for name, application in details["applications"].items():
+        config = application.get("deployed_app_config") or {}
+        kind = KINDS.get(config.get("import_path", ""))
+        model_id = (config.get("args") or {}).get("id")
+        if kind is None or model_id is None or application["status"] == "DELETING":
+            continue
+        state = _to_state(application, kind)
+        message = _to_message(application, kind) if state == "failed" else None
+        deployed_at_s = int(application.get("last_deployed_time_s") or 0)
+        yield DiscoveredModel(name, str(model_id), kind, state, message, deployed_at_s)
+
+
+def _to_state(application: Mapping[str, Any], kind: Kind) -> State:
+    """A live replica serves, whatever is being deployed over it."""
+    deployment = application["deployments"].get(DEPLOYMENTS[kind], {})
+    if any(replica["state"] == "RUNNING" for replica in deployment.get("replicas", [])):
+        return "ready"
+    if application["status"] == "DEPLOY_FAILED":
+        return "failed"
+    if application["status"] == "RUNNING" and deployment.get("target_num_replicas") == 0:
+        return "idle"
+    return "starting"
+
+
+def _to_message(application: Mapping[str, Any], kind: Kind) -> str:
+    """One line out of Serve's message, which holds a traceback when a constructor raised."""
+    deployment = application["deployments"].get(DEPLOYMENTS[kind], {})
+    messages = [deployment.get("message", ""), application.get("message", "")]
+    lines = [line.strip() for message in messages for line in message.splitlines() if line.strip()]
+    for line in lines:
+        if _SOURCE_ERROR in line:
+            return line.partition(_SOURCE_ERROR)[2]
+    return "it could not be deployed; Ray Serve's log says why"

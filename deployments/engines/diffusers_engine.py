@@ -1,0 +1,152 @@
+"""Any diffusers text-to-image pipeline, in a thread, stopped between two steps when nobody waits."""
+
+import io
+import secrets
+from typing import TYPE_CHECKING, Any
+
+from api.backends import Image, ImageRequest, Images, Usage
+from api.errors import InvalidRequest
+from deployments.config import DiffusionOptions
+from deployments.engines.hardware import pick_device, pick_dtype
+from deployments.engines.worker import Cancellation, Worker
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as PilImage
+
+_SEED_BITS = 32
+
+
+class DiffusersEngine:
+    """One pipeline, drawing in a thread of its own."""
+
+    def __init__(self, model: str, options: DiffusionOptions) -> None:
+        """Load the model; takes seconds to minutes, and blocks.
+
+        Args:
+            model: a local folder in diffusers' layout.
+            options: how to run it, and the defaults of requests.
+
+        Raises:
+            Exception: whatever diffusers raises when it cannot load the model.
+        """
+        from diffusers import AutoPipelineForText2Image
+
+        device = pick_device(options.device)
+        self._options = options
+        self._pipeline = AutoPipelineForText2Image.from_pretrained(
+            model,
+            torch_dtype=pick_dtype(options.dtype, device),
+            local_files_only=True,
+            **options.from_pretrained,
+        ).to(device)
+        self._pipeline.set_progress_bar_config(disable=True)
+        self._scale = int(self._pipeline.vae_scale_factor)
+        self._worker = Worker("diffusion")
+
+    async def generate(self, request: ImageRequest) -> Images:
+        """Draw all images. Cancelling this call stops the work after the current step.
+
+        Raises:
+            InvalidRequest: the size or the prompt does not fit this model.
+        """
+        width_px, height_px = self._check_size(request)
+        prompt_tokens = self._count_tokens(request.prompt, "prompt")
+        if request.negative_prompt:
+            prompt_tokens += self._count_tokens(request.negative_prompt, "negative_prompt")
+        seeds = self._to_seeds(request)
+        images = await self._worker.run(
+            lambda cancellation: self._draw(request, width_px, height_px, seeds, cancellation)
+        )
+        latents = (width_px // self._scale) * (height_px // self._scale)
+        usage = Usage(prompt_tokens, completion_tokens=latents * request.n)
+        return Images(images, width_px, height_px, usage)
+
+    def _draw(
+        self,
+        request: ImageRequest,
+        width_px: int,
+        height_px: int,
+        seeds: list[int],
+        cancellation: Cancellation,
+    ) -> tuple[Image, ...]:
+        import torch
+
+        def after_step(pipeline: Any, step: int, timestep: Any, values: Any) -> Any:
+            cancellation.check()
+            return values
+
+        options = self._options
+        drawn = self._pipeline(
+            prompt=request.prompt,
+            negative_prompt=request.negative_prompt,
+            num_images_per_prompt=request.n,
+            width=width_px,
+            height=height_px,
+            num_inference_steps=request.num_inference_steps or options.num_inference_steps,
+            guidance_scale=(
+                options.guidance_scale if request.guidance_scale is None else request.guidance_scale
+            ),
+            # On the CPU whatever the device, so that a seed means the same picture everywhere.
+            generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
+            callback_on_step_end=after_step,
+        )
+        pairs = zip(drawn.images, seeds, strict=True)
+        return tuple(Image(_to_png(image), seed) for image, seed in pairs)
+
+    def _check_size(self, request: ImageRequest) -> tuple[int, int]:
+        """The size to draw in: the one asked for, or the model's own."""
+        native_px = int(self._pipeline.default_sample_size) * self._scale
+        width_px, height_px = request.width_px or native_px, request.height_px or native_px
+        multiple_px, max_px = self._options.size_multiple_px, self._options.max_size_px
+        if width_px % multiple_px or height_px % multiple_px:
+            raise InvalidRequest(
+                f"Invalid value for 'size': width and height must be multiples of {multiple_px} "
+                f"for this model, and {width_px}x{height_px} is not.",
+                param="size",
+            )
+        if max(width_px, height_px) > max_px:
+            raise InvalidRequest(
+                f"Invalid value for 'size': {width_px}x{height_px} is larger than this model's "
+                f"limit of {max_px}x{max_px}.",
+                param="size",
+            )
+        return width_px, height_px
+
+    def _count_tokens(self, text: str, param: str) -> int:
+        """Count a prompt's tokens; pipelines drop what is over the limit, and we do not.
+
+        Raises:
+            InvalidRequest: the text encoder cannot read all of it.
+        """
+        tokenizer = self._pipeline.tokenizer
+        count = len(tokenizer(text, truncation=False, verbose=False)["input_ids"])
+        if count > tokenizer.model_max_length:
+            raise InvalidRequest(
+                f"Invalid value for '{param}': it has {count} tokens, and this model reads at most "
+                f"{tokenizer.model_max_length}.",
+                param=param,
+            )
+        return count
+
+    def _to_seeds(self, request: ImageRequest) -> list[int]:
+        """One seed an image: the one asked for and those after it, or one drawn at random."""
+        first = secrets.randbits(_SEED_BITS) if request.seed is None else request.seed
+        return [(first + number) % 2**63 for number in range(request.n)]
+
+    def check_health(self) -> None:
+        """Prove that the text encoder still computes."""
+        import torch
+
+        with torch.inference_mode():
+            ids = self._pipeline.tokenizer("", return_tensors="pt").input_ids
+            self._pipeline.text_encoder(ids.to(self._pipeline.device))
+
+    def shut_down(self) -> None:
+        """Take no more work."""
+        self._worker.shut_down()
+
+
+def _to_png(image: "PilImage") -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG")
+    return buffer.getvalue()

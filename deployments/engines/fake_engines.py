@@ -1,0 +1,175 @@
+"""Engines without a model: for tests of the service, and for load tests of the serving path.
+
+`source: "fake:"` selects them. They keep every promise of the real ones (exact usage, deltas,
+cancellation), so what is measured or tested around them holds for those too.
+"""
+
+import asyncio
+import itertools
+import struct
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from api.backends import (
+    Completion,
+    Conversation,
+    Delta,
+    EmbeddingRequest,
+    Embeddings,
+    Generation,
+    Image,
+    ImageRequest,
+    Images,
+    Prompt,
+    Usage,
+)
+from api.errors import EngineFailed
+
+_DIMENSIONS = 8
+_SIZE_PX = 64
+
+
+class FakeLlmOptions(BaseModel):
+    """How the fake LLM behaves."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    tokens_per_s: float = Field(1000.0, gt=0, description="speed of each choice")
+    fail_after_tokens: int | None = Field(None, description="raise once so many are written")
+
+
+class FakeLlmEngine:
+    """Repeats the words of the prompt: once, or up to `max_tokens` if that is given."""
+
+    def __init__(self, options: dict[str, Any]) -> None:
+        """Check the options.
+
+        Raises:
+            pydantic.ValidationError: one of them does not exist.
+        """
+        self._options = FakeLlmOptions(**options)
+        self._running = 0
+        self.aborted = 0
+
+    async def generate(
+        self, generation: Generation, emit: Callable[[Delta], None] | None = None
+    ) -> Completion:
+        """Write all choices at the configured speed; a token is a word."""
+        words = [_to_words(prompt) for prompt in generation.prompts]
+        self._running += 1
+        try:
+            async with asyncio.TaskGroup() as group:
+                writing = [
+                    group.create_task(self._write(index, prompt, generation, emit))
+                    for index, prompt in enumerate(
+                        prompt for prompt in words for _ in range(generation.sampling.n)
+                    )
+                ]
+        except* EngineFailed as failures:
+            raise failures.exceptions[0] from None
+        except* asyncio.CancelledError:
+            self.aborted += 1
+            raise
+        finally:
+            self._running -= 1
+        written = [task.result() for task in writing]
+        usage = Usage(sum(map(len, words)), sum(tokens for _, tokens in written))
+        return Completion(() if emit else tuple(choice for choice, _ in written), usage)
+
+    async def _write(
+        self,
+        index: int,
+        prompt: list[str],
+        generation: Generation,
+        emit: Callable[[Delta], None] | None,
+    ) -> tuple[Delta, int]:
+        max_tokens = generation.sampling.max_tokens
+        words = itertools.islice(itertools.cycle(prompt), max_tokens or len(prompt))
+        text, tokens = "", 0
+        for word in words:
+            await asyncio.sleep(1 / self._options.tokens_per_s)
+            if tokens == self._options.fail_after_tokens:
+                raise EngineFailed("The engine failed to answer this request.")
+            piece = word if not tokens else f" {word}"
+            text, tokens = text + piece, tokens + 1
+            if emit:
+                emit(Delta(index, piece))
+        end = Delta(index, text, "length" if max_tokens else "stop")
+        if emit:
+            emit(Delta(index, "", end.finish_reason))
+        return end, tokens
+
+    @property
+    def unfinished_requests(self) -> int:
+        """Requests under way."""
+        return self._running
+
+    async def check_health(self) -> None:
+        """It is never ill."""
+
+    def shut_down(self) -> None:
+        """Nothing to free."""
+
+
+def _to_words(prompt: Prompt) -> list[str]:
+    if isinstance(prompt, Conversation):
+        return " ".join(message.content for message in prompt.messages).split() or ["…"]
+    if isinstance(prompt, str):
+        return prompt.split() or ["…"]
+    return [str(token) for token in prompt]
+
+
+class FakeEncoderEngine:
+    """Turns a text into a vector of its checksum; a token is a word."""
+
+    async def embed(self, request: EmbeddingRequest) -> Embeddings:
+        """Embed all inputs."""
+        rows = [self._to_row(repr(item)) for item in request.inputs]
+        tokens = sum(len(_to_words(item)) for item in request.inputs)
+        return Embeddings(b"".join(rows), _DIMENSIONS, Usage(tokens))
+
+    def _to_row(self, text: str) -> bytes:
+        checksums = [zlib.crc32(f"{text}{axis}".encode()) / 2**32 for axis in range(_DIMENSIONS)]
+        return struct.pack(f"<{_DIMENSIONS}f", *checksums)
+
+    def check_health(self) -> None:
+        """It is never ill."""
+
+    def shut_down(self) -> None:
+        """Nothing to free."""
+
+
+class FakeDiffusionEngine:
+    """Draws one flat colour, taken from the seed."""
+
+    async def generate(self, request: ImageRequest) -> Images:
+        """Draw all images."""
+        width_px, height_px = request.width_px or _SIZE_PX, request.height_px or _SIZE_PX
+        first = request.seed or 0
+        images = [
+            Image(_to_png(width_px, height_px, seed), seed)
+            for seed in range(first, first + request.n)
+        ]
+        usage = Usage(len(request.prompt.split()), request.n)
+        return Images(tuple(images), width_px, height_px, usage)
+
+    def check_health(self) -> None:
+        """It is never ill."""
+
+    def shut_down(self) -> None:
+        """Nothing to free."""
+
+
+def _to_png(width_px: int, height_px: int, seed: int) -> bytes:
+    """An 8-bit RGB image of one colour. Source: PNG specification, third edition, §11."""
+    colour = zlib.crc32(str(seed).encode()).to_bytes(4, "big")[:3]
+    rows = (b"\0" + colour * width_px) * height_px
+    header = struct.pack(">IIBBBBB", width_px, height_px, 8, 2, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in chunks
+    )

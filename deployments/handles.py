@@ -1,0 +1,164 @@
+"""`DeploymentHandle` → the Protocols of `api.backends`; Ray's errors → `api.errors`."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from api.backends import (
+    Completion,
+    Delta,
+    EmbeddingRequest,
+    Embeddings,
+    Generation,
+    ImageRequest,
+    Images,
+)
+from api.errors import ApiError, EngineFailed, ModelFailed, Overloaded, ReplicaLost
+from deployments.token_channel import Receiver
+
+if TYPE_CHECKING:
+    from ray.serve.handle import DeploymentHandle, DeploymentResponse
+
+T = TypeVar("T")
+
+_LAST_DELTAS_TIMEOUT_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class StreamEnd:
+    """The result of a streaming call: the final word, and how many deltas came before it."""
+
+    completion: Completion
+    deltas_sent: int
+
+
+class LlmHandle:
+    """An `LlmBackend` behind a handle, with the token channel for what streams."""
+
+    def __init__(self, handle: "DeploymentHandle[Any]", receiver: Receiver) -> None:
+        """Call `handle`; deltas arrive at `receiver`."""
+        self._complete = handle.complete
+        self._stream = handle.stream
+        self._receiver = receiver
+
+    async def complete(self, generation: Generation) -> Completion:
+        """Write the whole answer."""
+        return await _call(self._complete.remote(generation))
+
+    def stream(self, generation: Generation) -> "ChannelStream":
+        """Write the answer piece by piece."""
+        return ChannelStream(self._stream, generation, self._receiver)
+
+
+class ChannelStream:
+    """A `TextStream`: the result of the call, and the deltas that travel beside it."""
+
+    def __init__(
+        self, method: "DeploymentHandle[Any]", generation: Generation, receiver: Receiver
+    ) -> None:
+        """Open an inbox and make the call."""
+        self._receiver = receiver
+        self._inbox = receiver.open()
+        call = _call(method.remote(generation, self._inbox.reply_to))
+        self._calling: asyncio.Task[StreamEnd] = asyncio.create_task(call)
+        self._calling.add_done_callback(lambda _: self._inbox.news.set())
+        self._completion: Completion | None = None
+
+    @property
+    def completion(self) -> Completion:
+        """The final word; there only once the iteration has ended."""
+        assert self._completion is not None, "the stream has not ended"
+        return self._completion
+
+    async def __aiter__(self) -> AsyncIterator[tuple[Delta, ...]]:
+        """Yield deltas until as many have come as the call's result says were sent."""
+        while not self._calling.done():
+            await self._inbox.news.wait()
+            self._inbox.news.clear()
+            if deltas := self._inbox.take():
+                yield deltas
+        end = self._calling.result()
+        while self._inbox.received < end.deltas_sent:
+            await self._wait_for_the_last()
+            yield self._inbox.take()
+        if deltas := self._inbox.take():
+            yield deltas
+        self._completion = end.completion
+
+    async def _wait_for_the_last(self) -> None:
+        self._inbox.news.clear()
+        try:
+            async with asyncio.timeout(_LAST_DELTAS_TIMEOUT_S):
+                await self._inbox.news.wait()
+        except TimeoutError:
+            raise EngineFailed("The end of the answer was lost on its way.") from None
+
+    async def aclose(self) -> None:
+        """Cancel the call if it is still under way, and forget the inbox."""
+        self._receiver.close(self._inbox)
+        self._calling.cancel()
+        await asyncio.wait({self._calling})
+        if not self._calling.cancelled():
+            self._calling.exception()  # marks it as seen: whoever iterated has had it
+
+
+class EmbeddingHandle:
+    """An `EmbeddingBackend` behind a handle."""
+
+    def __init__(self, handle: "DeploymentHandle[Any]") -> None:
+        """Call `handle`."""
+        self._embed = handle.embed
+
+    async def embed(self, request: EmbeddingRequest) -> Embeddings:
+        """Embed all inputs."""
+        return await _call(self._embed.remote(request))
+
+
+class DiffusionHandle:
+    """An `ImageBackend` behind a handle."""
+
+    def __init__(self, handle: "DeploymentHandle[Any]") -> None:
+        """Call `handle`."""
+        self._generate = handle.generate
+
+    async def generate(self, request: ImageRequest) -> Images:
+        """Draw all images."""
+        return await _call(self._generate.remote(request))
+
+
+async def _call(response: "DeploymentResponse[Any]") -> Any:
+    """Await a call; whoever stops waiting for it cancels it in the replica too."""
+    try:
+        with translate_ray_errors():
+            return await response
+    except asyncio.CancelledError:
+        response.cancel()
+        raise
+
+
+@contextmanager
+def translate_ray_errors() -> Iterator[None]:
+    """Map what a handle call raises to our tree.
+
+    An `ApiError` raised in a replica arrives as a class that is both `RayTaskError` and ours, whose
+    text holds the remote traceback (ray.exceptions, 2.60): only its cause is of use.
+    """
+    from ray import exceptions as ray_errors
+    from ray.serve import exceptions as serve_errors
+
+    try:
+        yield
+    except serve_errors.BackPressureError:
+        raise Overloaded("The model has more requests than it can take; try again.") from None
+    except serve_errors.DeploymentUnavailableError:
+        raise ModelFailed("The model could not be loaded.", param="model") from None
+    except ray_errors.RayTaskError as error:
+        if isinstance(error.cause, ApiError):
+            raise error.cause from None
+        raise EngineFailed("The model failed to answer this request.") from error
+    except (serve_errors.ReplicaUnavailableError, ray_errors.RayActorError):
+        raise ReplicaLost("The replica that worked on this request was lost.") from None
+    except (serve_errors.RayServeException, ray_errors.RayError) as error:
+        raise EngineFailed("The model failed to answer this request.") from error

@@ -1,0 +1,102 @@
+"""One replica of the HTTP face: finds the models, and answers for them."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from ray import serve
+from starlette.applications import Starlette
+
+from api.app import create_app
+from api.backends import Backend
+from api.registry import ModelEntry, Models, Registry
+from deployments.config import IngressArgs
+from deployments.discovery import DEPLOYMENTS, DiscoveredModel, fetch_details, to_models
+from deployments.handles import DiffusionHandle, EmbeddingHandle, LlmHandle
+from deployments.keys import load_api_keys
+from deployments.logs import configure_logs
+from deployments.token_channel import Receiver, pick_host
+
+logger = logging.getLogger(__name__)
+
+
+class IngressReplica:
+    """Builds the application around a registry that one background task keeps up to date."""
+
+    def __init__(self, args: IngressArgs) -> None:
+        """Read the keys.
+
+        Raises:
+            NoApiKeys: authentication is on, and there is none.
+        """
+        configure_logs()
+        self._args = args
+        self._keys = load_api_keys(args.auth)
+        self._models = Models()
+        self._backends: dict[tuple[str, str], Backend] = {}
+
+    def __serve_build_asgi_app__(self) -> Starlette:
+        """Called by Serve inside the replica; everything it needs is there by then."""
+        return create_app(self._models, self._keys, self._args.limits, self._lifespan)
+
+    @asynccontextmanager
+    async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
+        self._receiver = Receiver(pick_host())
+        await self._look_up_models()
+        polling = asyncio.create_task(self._poll())
+        try:
+            yield
+        finally:
+            polling.cancel()
+            await self._receiver.shut_down()
+
+    async def _poll(self) -> None:
+        while True:
+            await asyncio.sleep(self._args.poll_interval_s)
+            await self._look_up_models()
+
+    async def _look_up_models(self) -> None:
+        try:
+            discovered = list(to_models(await fetch_details()))
+        except Exception:  # the controller restarts now and then; what was known goes on serving
+            logger.exception("the models could not be looked up; keeping those known before")
+            return
+        names = {(model.application, model.kind) for model in discovered}
+        self._backends = {key: value for key, value in self._backends.items() if key in names}
+        self._models.swap(Registry(self._to_entry(model) for model in discovered))
+
+    def _to_entry(self, model: DiscoveredModel) -> ModelEntry:
+        return ModelEntry(
+            id=model.id,
+            kind=model.kind,
+            state=model.state,
+            backend=self._get_backend(model),
+            created_s=model.deployed_at_s,
+            message=model.message,
+        )
+
+    def _get_backend(self, model: DiscoveredModel) -> Backend:
+        """The handle of a model: made once, since each has a router and a metrics pusher of its own."""
+        key = (model.application, model.kind)
+        if key not in self._backends:
+            handle = serve.get_deployment_handle(
+                DEPLOYMENTS[model.kind], app_name=model.application, _check_exists=False
+            )
+            self._backends[key] = (
+                LlmHandle(handle, self._receiver)
+                if model.kind == "llm"
+                else EmbeddingHandle(handle)
+                if model.kind == "embedding"
+                else DiffusionHandle(handle)
+            )
+        return self._backends[key]
+
+
+Ingress = serve.deployment(
+    name="Ingress",
+    max_ongoing_requests=2000,
+    max_constructor_retry_count=1,
+    health_check_period_s=5,
+    graceful_shutdown_timeout_s=660,  # above request_timeout_s: streams finish
+)(serve.ingress()(IngressReplica))

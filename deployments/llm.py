@@ -1,0 +1,58 @@
+"""One replica of an LLM: Ray's lifecycle around an engine, and the token channel's sending end."""
+
+from ray import serve
+
+from api.backends import Completion, Generation
+from deployments.config import LlmArgs
+from deployments.engines.fake_engines import FakeLlmEngine
+from deployments.engines.vllm_engine import VllmEngine
+from deployments.handles import StreamEnd
+from deployments.loading import load_engine
+from deployments.token_channel import ReplyTo, Sender
+
+
+class LlmReplica:
+    """Serves one model to the ingress replicas."""
+
+    async def __init__(self, args: LlmArgs) -> None:
+        """Load the model; on the event loop, because vLLM ties itself to the one that runs."""
+        self._engine: VllmEngine | FakeLlmEngine = load_engine(
+            args,
+            lambda folder: VllmEngine(folder, args.engine, args.stall_timeout_s),
+            lambda: FakeLlmEngine(args.engine),
+        )
+        self._sender = Sender()
+
+    async def complete(self, generation: Generation) -> Completion:
+        """Write the whole answer; cancelling the call aborts the work."""
+        return await self._engine.generate(generation)
+
+    async def stream(self, generation: Generation, reply_to: ReplyTo) -> StreamEnd:
+        """Write piece by piece to `reply_to`; the call lasts until the last piece is sent."""
+        outlet = self._sender.open(reply_to)
+        completion = await self._engine.generate(generation, outlet.send)
+        return StreamEnd(completion, outlet.sent)
+
+    def unfinished_requests(self) -> int:
+        """Requests that the engine is working on, by its own count."""
+        return self._engine.unfinished_requests
+
+    async def check_health(self) -> None:
+        """Prove that the engine works; Serve replaces the replica when this raises."""
+        await self._engine.check_health()
+
+    def __del__(self) -> None:
+        """End the engine's processes with the replica."""
+        if hasattr(self, "_sender"):
+            self._sender.shut_down()
+            self._engine.shut_down()
+
+
+LLM = serve.deployment(
+    name="LLM",
+    max_ongoing_requests=256,
+    max_queued_requests=1024,
+    max_constructor_retry_count=1,
+    health_check_period_s=5,
+    graceful_shutdown_timeout_s=660,  # above the ingress's request_timeout_s: streams finish
+)(LlmReplica)

@@ -1,0 +1,16 @@
+"""One line a record, on the replica's stderr, which Ray shows where the service was started."""
+
+import logging
+
+_PACKAGES = ("api", "deployments")
+
+
+def configure_logs() -> None:
+    """Write what our packages log, from INFO on. Called once in every replica."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("triptych %(levelname)s %(name)s: %(message)s"))
+    for package in _PACKAGES:
+        logger = logging.getLogger(package)
+        logger.handlers = [handler]
+        logger.setLevel(logging.INFO)
+        logger.propagate = False
