@@ -8,6 +8,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
+from starlette.responses import Response
 from starlette.routing import Route
 
 from api.auth import ApiKeys, Auth
@@ -31,7 +32,12 @@ Lifespan = Callable[[Starlette], AbstractAsyncContextManager[None]]
 
 
 def create_app(
-    models: Models, keys: ApiKeys | None, limits: Limits, lifespan: Lifespan | None = None
+    models: Models,
+    keys: ApiKeys | None,
+    limits: Limits,
+    *,
+    lifespan: Lifespan | None = None,
+    is_request_id_echoed: bool = False,
 ) -> Starlette:
     """Build the application.
 
@@ -40,6 +46,7 @@ def create_app(
         keys: who may ask; None lets everyone.
         limits: how much one request may be.
         lifespan: what to run alongside, from start-up to shutdown.
+        is_request_id_echoed: the server around it writes `x-request-id` into responses itself.
     """
     routes = [
         Route("/health", health, methods=["GET"]),
@@ -52,7 +59,7 @@ def create_app(
         Route("/v1/images/generations", GenerateImages(models, limits), methods=["POST"]),
     ]
     middleware = [
-        Middleware(RequestId),
+        Middleware(RequestId, is_echoed_outside=is_request_id_echoed),
         Middleware(Shield),
         Middleware(Auth, keys=keys, public_paths=PUBLIC_PATHS),
     ]
@@ -66,7 +73,7 @@ def create_app(
     return app
 
 
-async def _raise_ours(request: Request, error: Exception) -> None:
+async def _raise_ours(request: Request, error: Exception) -> Response:
     """Turn what the router raises into an error of ours, for the shield to write."""
     assert isinstance(error, HTTPException)
     raise _from_router(request, error)

@@ -120,7 +120,7 @@ class EmbeddingRequest:
 
 @dataclass(frozen=True, slots=True)
 class Embeddings:
-    """One vector an input, in order: `vectors` is (N, dimensions) float32, little-endian, C order."""
+    """One vector an input, in order; `vectors` is (N, dimensions) little-endian float32."""
 
     vectors: bytes
     dimensions: int

@@ -75,8 +75,8 @@ def to_response(request: EmbeddingsRequest, embeddings: Embeddings) -> dict[str,
     }
 
 
-def _to_rows(embeddings: Embeddings) -> list[memoryview]:
+def _to_rows(embeddings: Embeddings) -> list[memoryview[float]]:
     row_bytes = embeddings.dimensions * _FLOAT32_BYTES
     matrix = memoryview(embeddings.vectors)
     starts = range(0, len(matrix), row_bytes)
-    return [matrix[start : start + row_bytes].cast("f") for start in starts]  # (D,) float32
+    return [memoryview(matrix[start : start + row_bytes]).cast("f") for start in starts]  # (D,)

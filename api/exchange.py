@@ -92,6 +92,8 @@ async def while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
         working.cancel()
         # Whoever is told that the work has stopped may rely on it.
         await asyncio.wait({working, leaving})
+        if not working.cancelled():
+            working.exception()  # marks it as seen, should it have failed while being cancelled
 
 
 async def _disconnected(receive: Receive) -> None:

@@ -13,9 +13,15 @@ _SCOPE_KEY = "triptych.request_id"
 class RequestId:
     """Middleware: take the client's request id if it is harmless, else make one."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        """Wrap an ASGI application."""
+    def __init__(self, app: ASGIApp, *, is_echoed_outside: bool = False) -> None:
+        """Wrap an ASGI application.
+
+        Args:
+            app: the application.
+            is_echoed_outside: whoever serves it writes the response header already.
+        """
         self._app = app
+        self._is_echoed_outside = is_echoed_outside
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Name the request in the scope and in the headers of its response."""
@@ -31,7 +37,7 @@ class RequestId:
                 MutableHeaders(scope=message)["x-request-id"] = request_id
             await send(message)
 
-        await self._app(scope, receive, send_with_id)
+        await self._app(scope, receive, send if self._is_echoed_outside else send_with_id)
 
 
 def get_request_id(scope: Scope) -> str:

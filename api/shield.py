@@ -44,5 +44,5 @@ class Shield:
             if is_started:
                 # Re-raised, so that the server breaks the connection instead of ending it cleanly.
                 raise
-            error = InternalError("The server had an error while processing the request.")
-            await send_json(send, error.body(), error.status)
+            fault = InternalError("The server had an error while processing the request.")
+            await send_json(send, fault.body(), fault.status)

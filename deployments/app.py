@@ -1,6 +1,6 @@
 """The composition root: the builders that `import_path` names in serve_config.yaml.
 
-Each takes its typed `args` and makes one application with one deployment, named as in `deployments:`.
+Each takes its typed `args` and makes one application with one deployment.
 """
 
 from ray.serve import Application

@@ -61,7 +61,7 @@ def _application_problems(application: Any, path: str) -> Iterator[str]:
         yield f"{path}: an application is a mapping"
         return
     yield from _unknown_keys(application, ServeApplicationSchema, f"{path}.")
-    import_path = application.get("import_path")
+    import_path = str(application.get("import_path"))
     problem = _import_problem(import_path)
     if problem:
         yield f"{path}.import_path: {problem}"
@@ -82,9 +82,10 @@ def _model_problems(application: Mapping[str, Any], args: Any, path: str) -> Ite
     if application.get("route_prefix", "/") is not None:
         yield f"{path}.route_prefix: must be null, since a model is reached through the ingress"
     is_vllm = application["import_path"] == f"{_PACKAGE}llm" and args.get("source") != FAKE_SOURCE
-    if is_vllm and isinstance(args.get("engine"), dict):
+    known_options = _vllm_options() if is_vllm else None
+    if known_options is not None and isinstance(args.get("engine"), dict):
         for option in args["engine"]:
-            if option not in _vllm_options():
+            if option not in known_options:
                 yield f"{path}.args.engine.{option}: vLLM has no such option"
 
 
@@ -142,18 +143,20 @@ def _to_reason(kind: str, message: str) -> str:
 def _duplicates(applications: list[Any]) -> Iterator[str]:
     known = [application for application in applications if isinstance(application, dict)]
     models = [item for item in known if item.get("import_path") in KINDS]
-    ids = [args["id"] for item in models if isinstance(args := item.get("args"), dict) and "id" in args]
+    ids = [
+        args["id"] for item in models if isinstance(args := item.get("args"), dict) and "id" in args
+    ]
     for model_id, count in Counter(map(str, ids)).items():
         if count > 1:
             yield f"applications: {count} models have the id '{model_id}'"
     ingresses = [item for item in known if item.get("import_path") == f"{_PACKAGE}ingress"]
     if len(ingresses) != 1:
-        yield f"applications: one with import_path {_PACKAGE}ingress is needed, not {len(ingresses)}"
+        yield f"applications: one {_PACKAGE}ingress is needed, not {len(ingresses)}"
 
 
-def _import_problem(import_path: Any) -> str | None:
+def _import_problem(import_path: str) -> str | None:
     """Why an import path leads nowhere; None when it leads somewhere."""
-    if not isinstance(import_path, str) or ":" not in import_path:
+    if ":" not in import_path:
         return "must be 'module:attribute'"
     if import_path in _ARGS:
         return None
@@ -167,10 +170,11 @@ def _import_problem(import_path: Any) -> str | None:
     return None
 
 
-def _vllm_options() -> frozenset[str]:
-    """Names of the fields of vLLM's `AsyncEngineArgs` (vLLM 0.32: engine/arg_utils.py)."""
+def _vllm_options() -> frozenset[str] | None:
+    """Fields of vLLM's `AsyncEngineArgs` (0.32: engine/arg_utils.py); None without vLLM."""
     package = importlib.util.find_spec("vllm")
-    assert package and package.origin, "vLLM is not installed"
+    if package is None or package.origin is None:
+        return None
     tree = ast.parse(Path(package.origin).with_name("engine").joinpath("arg_utils.py").read_text())
     return frozenset(
         field.target.id

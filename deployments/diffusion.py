@@ -1,5 +1,8 @@
 """One replica of an image model: Ray's lifecycle around an engine."""
 
+from functools import partial
+from typing import Protocol
+
 from ray import serve
 
 from api.backends import ImageRequest, Images
@@ -9,14 +12,25 @@ from deployments.engines.fake_engines import FakeDiffusionEngine
 from deployments.loading import load_engine
 
 
+class DiffusionEngine(Protocol):
+    """What runs the model; the docstrings of `DiffusersEngine` hold for all."""
+
+    async def generate(self, request: ImageRequest) -> Images:
+        """Draw all images."""
+
+    def check_health(self) -> None:
+        """Raise if it does not work."""
+
+    def shut_down(self) -> None:
+        """Free what it holds."""
+
+
 class DiffusionReplica:
     """Serves one model to the ingress replicas."""
 
     def __init__(self, args: DiffusionArgs) -> None:
         """Load the model."""
-        self._engine: DiffusersEngine | FakeDiffusionEngine = load_engine(
-            args, lambda folder: DiffusersEngine(folder, args.engine), FakeDiffusionEngine
-        )
+        self._engine = load_engine(args, partial(_build_engine, args))
 
     async def generate(self, request: ImageRequest) -> Images:
         """Draw all images; cancelling the call stops the work between two steps."""
@@ -30,6 +44,10 @@ class DiffusionReplica:
         """End the engine's thread with the replica."""
         if hasattr(self, "_engine"):
             self._engine.shut_down()
+
+
+def _build_engine(args: DiffusionArgs, folder: str | None) -> DiffusionEngine:
+    return FakeDiffusionEngine() if folder is None else DiffusersEngine(folder, args.engine)
 
 
 Diffusion = serve.deployment(

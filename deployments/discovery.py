@@ -77,5 +77,5 @@ def _to_message(application: Mapping[str, Any], kind: Kind) -> str:
     lines = [line.strip() for message in messages for line in message.splitlines() if line.strip()]
     for line in lines:
         if _SOURCE_ERROR in line:
-            return line.partition(_SOURCE_ERROR)[2]
+            return str(line.partition(_SOURCE_ERROR)[2])
     return "it could not be deployed; Ray Serve's log says why"

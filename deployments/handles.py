@@ -45,7 +45,8 @@ class LlmHandle:
 
     async def complete(self, generation: Generation) -> Completion:
         """Write the whole answer."""
-        return await _call(self._complete.remote(generation))
+        completion: Completion = await _call(self._complete.remote(generation))
+        return completion
 
     def stream(self, generation: Generation) -> "ChannelStream":
         """Write the answer piece by piece."""
@@ -113,7 +114,8 @@ class EmbeddingHandle:
 
     async def embed(self, request: EmbeddingRequest) -> Embeddings:
         """Embed all inputs."""
-        return await _call(self._embed.remote(request))
+        embeddings: Embeddings = await _call(self._embed.remote(request))
+        return embeddings
 
 
 class DiffusionHandle:
@@ -125,7 +127,8 @@ class DiffusionHandle:
 
     async def generate(self, request: ImageRequest) -> Images:
         """Draw all images."""
-        return await _call(self._generate.remote(request))
+        images: Images = await _call(self._generate.remote(request))
+        return images
 
 
 async def _call(response: "DeploymentResponse[Any]") -> Any:

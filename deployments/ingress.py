@@ -38,7 +38,15 @@ class IngressReplica:
 
     def __serve_build_asgi_app__(self) -> Starlette:
         """Called by Serve inside the replica; everything it needs is there by then."""
-        return create_app(self._models, self._keys, self._args.limits, self._lifespan)
+        return create_app(
+            self._models,
+            self._keys,
+            self._args.limits,
+            lifespan=self._lifespan,
+            # Serve puts a request id into the request and appends it to the response, whatever the
+            # application has written (ray/serve/_private/http_util.py: RequestIdMiddleware).
+            is_request_id_echoed=True,
+        )
 
     @asynccontextmanager
     async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
@@ -77,7 +85,7 @@ class IngressReplica:
         )
 
     def _get_backend(self, model: DiscoveredModel) -> Backend:
-        """The handle of a model: made once, since each has a router and a metrics pusher of its own."""
+        """The handle of a model; made once, for each has a router and metrics of its own."""
         key = (model.application, model.kind)
         if key not in self._backends:
             handle = serve.get_deployment_handle(

@@ -1,8 +1,12 @@
 """One replica of an LLM: Ray's lifecycle around an engine, and the token channel's sending end."""
 
+from collections.abc import Callable
+from functools import partial
+from typing import Protocol
+
 from ray import serve
 
-from api.backends import Completion, Generation
+from api.backends import Completion, Delta, Generation
 from deployments.config import LlmArgs
 from deployments.engines.fake_engines import FakeLlmEngine
 from deployments.engines.vllm_engine import VllmEngine
@@ -11,16 +15,33 @@ from deployments.loading import load_engine
 from deployments.token_channel import ReplyTo, Sender
 
 
+class LlmEngine(Protocol):
+    """What runs the model; the docstrings of `VllmEngine` hold for all."""
+
+    async def generate(
+        self, generation: Generation, emit: Callable[[Delta], None] | None = None
+    ) -> Completion:
+        """Continue every prompt."""
+
+    @property
+    def unfinished_requests(self) -> int:
+        """How many it works on."""
+
+    async def check_health(self) -> None:
+        """Raise if it does not work."""
+
+    def shut_down(self) -> None:
+        """Free what it holds."""
+
+
 class LlmReplica:
     """Serves one model to the ingress replicas."""
 
-    async def __init__(self, args: LlmArgs) -> None:
+    async def __init__(  # type: ignore[misc]  # Serve awaits it
+        self, args: LlmArgs
+    ) -> None:
         """Load the model; on the event loop, because vLLM ties itself to the one that runs."""
-        self._engine: VllmEngine | FakeLlmEngine = load_engine(
-            args,
-            lambda folder: VllmEngine(folder, args.engine, args.stall_timeout_s),
-            lambda: FakeLlmEngine(args.engine),
-        )
+        self._engine = load_engine(args, partial(_build_engine, args))
         self._sender = Sender()
 
     async def complete(self, generation: Generation) -> Completion:
@@ -46,6 +67,12 @@ class LlmReplica:
         if hasattr(self, "_sender"):
             self._sender.shut_down()
             self._engine.shut_down()
+
+
+def _build_engine(args: LlmArgs, folder: str | None) -> LlmEngine:
+    if folder is None:
+        return FakeLlmEngine(args.engine)
+    return VllmEngine(folder, args.engine, args.stall_timeout_s)
 
 
 LLM = serve.deployment(

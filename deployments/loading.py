@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Callable
-from pathlib import Path
 from typing import TypeVar
 
 from deployments.config import ModelArgs
@@ -17,34 +16,29 @@ FAKE_SOURCE = "fake:"
 """Selects an engine without a model; see `deployments.engines.fake_engines`."""
 
 
-def load_engine(
-    args: ModelArgs, load: Callable[[str], Engine], load_fake: Callable[[], Engine]
-) -> Engine:
+def load_engine(args: ModelArgs, build: Callable[[str | None], Engine]) -> Engine:
     """Load the engine of a model.
 
     Args:
         args: the model.
-        load: makes the engine from a local folder.
-        load_fake: makes the engine without a model.
+        build: makes the engine from a local folder, or the fake one from None.
 
     Raises:
         SourceError: it cannot be done; one line says why, and has been logged.
     """
     configure_logs()
     try:
-        if args.source == FAKE_SOURCE:
-            return load_fake()
-        return _load(args, load)
+        return _load(args, build)
     except SourceError as error:
         logger.error("%s", error)
         raise
 
 
-def _load(args: ModelArgs, load: Callable[[str], Engine]) -> Engine:
-    folder: Path = resolve_source(args.id, args.source)
+def _load(args: ModelArgs, build: Callable[[str | None], Engine]) -> Engine:
+    folder = None if args.source == FAKE_SOURCE else str(resolve_source(args.id, args.source))
     logger.info("model '%s': loading from '%s'", args.id, args.source)
     try:
-        engine = load(str(folder))
+        engine = build(folder)
     except Exception as error:  # every library has its own; to us each means "cannot be loaded"
         logger.exception("model '%s': the engine's own words", args.id)
         reason = f"{type(error).__name__}: {error}"

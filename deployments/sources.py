@@ -4,7 +4,17 @@ from pathlib import Path
 
 from deployments.config import find_home
 
-_UNSAFE_FILES = ["*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.h5", "*.msgpack", "*.onnx", "*.gguf"]
+_UNSAFE_FILES = [
+    "*.bin",
+    "*.pt",
+    "*.pth",
+    "*.ckpt",
+    "*.pkl",
+    "*.h5",
+    "*.msgpack",
+    "*.onnx",
+    "*.gguf",
+]
 """Pickles run code when loaded, and the rest no engine here reads."""
 
 
@@ -56,6 +66,8 @@ def _download(model_id: str, source: str) -> Path:
             repository, revision=revision or None, ignore_patterns=_UNSAFE_FILES
         )
     except Exception as error:  # the hub client raises dozens of kinds; all mean the same here
-        reason = f"it is no folder, and the Hugging Face hub does not give it ({type(error).__name__})"
+        reason = (
+            f"it is no folder, and the Hugging Face hub does not give it ({type(error).__name__})"
+        )
         raise SourceError(model_id, source, reason) from error
     return Path(folder)

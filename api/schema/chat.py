@@ -7,10 +7,31 @@ from pydantic import BeforeValidator, Field
 from api.schema.common import Request, TextRequest, TokenCount
 
 UNSUPPORTED = frozenset(
-    "audio function_call functions logit_bias logprobs metadata modalities moderation "
-    "parallel_tool_calls prediction prompt_cache_key prompt_cache_options prompt_cache_retention "
-    "reasoning_effort response_format safety_identifier service_tier store tool_choice tools "
-    "top_logprobs verbosity web_search_options".split()
+    [
+        "audio",
+        "function_call",
+        "functions",
+        "logit_bias",
+        "logprobs",
+        "metadata",
+        "modalities",
+        "moderation",
+        "parallel_tool_calls",
+        "prediction",
+        "prompt_cache_key",
+        "prompt_cache_options",
+        "prompt_cache_retention",
+        "reasoning_effort",
+        "response_format",
+        "safety_identifier",
+        "service_tier",
+        "store",
+        "tool_choice",
+        "tools",
+        "top_logprobs",
+        "verbosity",
+        "web_search_options",
+    ]
 )
 """OpenAI's parameters that cannot be honoured yet: refused by name, never dropped."""
 

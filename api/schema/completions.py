@@ -1,8 +1,8 @@
 """The body of `POST /v1/completions`. Source: OpenAI openapi.yaml."""
 
-from api.schema.common import Texts, TextRequest
+from api.schema.common import TextRequest, Texts
 
-UNSUPPORTED = frozenset("best_of echo logit_bias logprobs suffix".split())
+UNSUPPORTED = frozenset(["best_of", "echo", "logit_bias", "logprobs", "suffix"])
 """OpenAI's parameters that cannot be honoured yet: refused by name, never dropped."""
 
 

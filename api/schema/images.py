@@ -8,8 +8,16 @@ from pydantic import BeforeValidator, Field
 from api.schema.common import ModelId, Request
 
 UNSUPPORTED = frozenset(
-    "background moderation output_compression output_format partial_images quality stream "
-    "style".split()
+    [
+        "background",
+        "moderation",
+        "output_compression",
+        "output_format",
+        "partial_images",
+        "quality",
+        "stream",
+        "style",
+    ]
 )
 """OpenAI's parameters that cannot be honoured yet: refused by name, never dropped."""
 

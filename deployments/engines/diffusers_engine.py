@@ -1,4 +1,4 @@
-"""Any diffusers text-to-image pipeline, in a thread, stopped between two steps when nobody waits."""
+"""Any diffusers text-to-image pipeline, in a thread; it stops between steps if nobody waits."""
 
 import io
 import secrets

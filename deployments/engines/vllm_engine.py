@@ -124,9 +124,7 @@ class VllmEngine:
                     elif delta.text or delta.finish_reason:
                         emit(delta)
         choices.sort(key=lambda choice: choice.index)
-        return Completion(
-            tuple(choices), Usage(len(token_ids), completion_tokens, cached_tokens)
-        )
+        return Completion(tuple(choices), Usage(len(token_ids), completion_tokens, cached_tokens))
 
     async def _tokenize(self, prompt: Prompt) -> list[int]:
         """Token ids of a prompt, special tokens included.
@@ -142,17 +140,15 @@ class VllmEngine:
                     param="prompt",
                 )
             return list(prompt)
-        if isinstance(prompt, str):
-            is_short, encode = len(prompt) < _INLINE_CHARS, self._encode_text
-        else:
-            length = sum(len(message.content) for message in prompt.messages)
-            is_short, encode = length < _INLINE_CHARS, self._encode_conversation
-        if is_short:
-            return encode(prompt)
-        return await asyncio.get_running_loop().run_in_executor(self._tokenizing, encode, prompt)
+        if _count_chars(prompt) < _INLINE_CHARS:
+            return self._encode(prompt)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._tokenizing, self._encode, prompt)
 
-    def _encode_text(self, prompt: Any) -> list[int]:
-        return list(self._tokenizer.encode(prompt))
+    def _encode(self, prompt: str | Conversation) -> list[int]:
+        if isinstance(prompt, str):
+            return list(self._tokenizer.encode(prompt))
+        return self._encode_conversation(prompt)
 
     def _encode_conversation(self, conversation: Conversation) -> list[int]:
         from jinja2 import TemplateError
@@ -263,6 +259,12 @@ async def _gather(runs: Sequence[Any]) -> list[Completion]:
     except* ApiError as failures:
         raise failures.exceptions[0] from None
     return [task.result() for task in tasks]
+
+
+def _count_chars(prompt: str | Conversation) -> int:
+    if isinstance(prompt, str):
+        return len(prompt)
+    return sum(len(message.content) for message in prompt.messages)
 
 
 def _to_deltas(output: "RequestOutput", first_index: int) -> Iterator[tuple[Delta, int]]:
