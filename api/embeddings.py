@@ -75,7 +75,7 @@ def to_response(request: EmbeddingsRequest, embeddings: Embeddings) -> dict[str,
     }
 
 
-def _to_rows(embeddings: Embeddings) -> list[memoryview[float]]:
+def _to_rows(embeddings: Embeddings) -> "list[memoryview[float]]":
     row_bytes = embeddings.dimensions * _FLOAT32_BYTES
     matrix = memoryview(embeddings.vectors)
     starts = range(0, len(matrix), row_bytes)
