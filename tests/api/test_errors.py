@@ -1,0 +1,87 @@
+import pickle
+import re
+
+import pytest
+
+from api import errors
+from api.errors import ApiError, InvalidApiKey, InvalidRequest
+from tests.asgi import check_error
+
+
+def subclasses(cls: type[ApiError]) -> list[type[ApiError]]:
+    return [cls, *(each for child in cls.__subclasses__() for each in subclasses(child))]
+
+
+ALL = subclasses(ApiError)
+
+
+@pytest.mark.parametrize("cls", ALL)
+@pytest.mark.parametrize("param", [None, "messages[0].role"])
+def test_error_survives_pickle(cls: type[ApiError], param: str | None) -> None:
+    error = pickle.loads(pickle.dumps(cls("It is too long.", param=param)))
+
+    assert type(error) is cls
+    assert (error.message, error.param, str(error)) == ("It is too long.", param, "It is too long.")
+
+
+@pytest.mark.parametrize("cls", ALL)
+def test_body_has_the_shape_of_openai(cls: type[ApiError]) -> None:
+    body = cls("It is too long.", param="input").body()
+
+    assert body.keys() == {"error"}
+    check_error(body["error"])
+
+
+def test_param_is_null_in_the_body_when_there_is_none() -> None:
+    assert InvalidRequest("No.").body()["error"]["param"] is None
+
+
+@pytest.mark.parametrize(
+    ("cls", "headers"),
+    [
+        (errors.InvalidRequest, {}),
+        (errors.EngineFailed, {}),
+        (errors.Overloaded, {"retry-after": "1"}),
+        (errors.ModelStarting, {"retry-after": "5"}),
+        (errors.ReplicaLost, {"retry-after": "1"}),
+        (errors.ModelFailed, {"x-should-retry": "false"}),
+        (errors.DeadlineExceeded, {"x-should-retry": "false"}),
+        (errors.InvalidApiKey, {"www-authenticate": "Bearer"}),
+    ],
+)
+def test_headers_tell_clients_whether_to_retry(
+    cls: type[ApiError], headers: dict[str, str]
+) -> None:
+    assert cls("No.").headers() == headers
+
+
+def test_an_error_can_ask_for_a_retry() -> None:
+    class Flaky(ApiError):
+        should_retry = True
+
+    assert Flaky("Once more.").headers() == {"x-should-retry": "true"}
+
+
+@pytest.mark.parametrize("cls", [cls for cls in ALL if 400 <= cls.status < 500])
+def test_errors_of_the_client_are_never_retried_by_its_status(cls: type[ApiError]) -> None:
+    assert issubclass(cls, InvalidRequest)
+    assert cls.type == "invalid_request_error"
+    assert cls.status not in (409, 429)
+
+
+def test_drawing_in_the_docstring_is_the_tree() -> None:
+    line = re.compile(r"^[│├└─ ]*(\w+) +([45]\d\d)(?: (?:server|service|invalid)\w*)?(?: +(\w+))?")
+    drawn = {
+        match[1]: (int(match[2]), match[3])
+        for match in map(line.match, (errors.__doc__ or "").splitlines())
+        if match
+    }
+
+    codes = {cls.__name__: (cls.status, cls.code) for cls in ALL}
+    assert drawn == {
+        name: (status, drawn[name][1] and code) for name, (status, code) in codes.items()
+    }
+
+
+def test_key_errors_do_not_invite_a_retry() -> None:
+    assert "retry-after" not in InvalidApiKey("No.").headers()

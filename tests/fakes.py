@@ -1,0 +1,246 @@
+"""Backends without models: each implements a Protocol of `api.backends`, and records its use.
+
+`held=True` makes a backend wait before every step until `release` lets it go on, so that a test
+decides what has happened by when.
+"""
+
+import asyncio
+import struct
+from collections.abc import AsyncIterator, Iterable, Sequence
+
+from starlette.applications import Starlette
+
+from api.app import create_app
+from api.auth import ApiKeys
+from api.backends import (
+    Completion,
+    Delta,
+    EmbeddingRequest,
+    Embeddings,
+    Generation,
+    Image,
+    ImageRequest,
+    Images,
+    Usage,
+)
+from api.limits import Limits
+from api.registry import ModelEntry, Models, Registry
+
+LLM, ENCODER, PAINTER = "llm", "org/encoder", "painter"
+"""Ids of the three models that `build_app` serves."""
+
+HELLO = ((Delta(0, "Hel"),), (Delta(0, "lo"),), (Delta(0, "", "stop"),))
+"""Three looks at a stream of one choice."""
+
+LLM_USAGE = Usage(prompt_tokens=5, completion_tokens=2)
+ENCODER_USAGE = Usage(prompt_tokens=7)
+PAINTER_USAGE = Usage(prompt_tokens=6, completion_tokens=1)
+
+DEPLOYED_AT_S = 1_700_000_000
+
+
+class Gate:
+    """Lets steps pass: all of them, or when held as many as have been released."""
+
+    def __init__(self, held: bool) -> None:
+        """Begin open, or closed."""
+        self._permits = asyncio.Semaphore(0) if held else None
+        self.waiting = asyncio.Event()
+        """Set once somebody stands before the closed gate."""
+
+    def release(self, steps: int = 1) -> None:
+        """Let so many steps pass."""
+        assert self._permits is not None, "only a held gate can be released"
+        for _ in range(steps):
+            self._permits.release()
+
+    async def passing(self) -> None:
+        """Wait to be let through."""
+        if self._permits is not None:
+            self.waiting.set()
+            await self._permits.acquire()
+
+
+class FakeTextStream:
+    """A `TextStream` that yields the batches it was given, then ends or fails."""
+
+    def __init__(self, llm: "FakeLlm") -> None:
+        """Follow the script of `llm`."""
+        self._llm = llm
+        self._is_ended = False
+        self.is_closed = False
+
+    async def __aiter__(self) -> AsyncIterator[tuple[Delta, ...]]:
+        """Yield the batches."""
+        for batch in self._llm.batches:
+            await self._llm.gate.passing()
+            yield batch
+        await self._llm.gate.passing()
+        if self._llm.error is not None:
+            raise self._llm.error
+        self._is_ended = True
+
+    async def aclose(self) -> None:
+        """Take some time over it, so that a caller that does not wait is found out."""
+        for _ in range(5):
+            await asyncio.sleep(0)
+        self.is_closed = True
+
+    @property
+    def completion(self) -> Completion:
+        """The final word."""
+        assert self._is_ended, "asked before the end"
+        return Completion((), self._llm.usage)
+
+
+class FakeLlm:
+    """An `LlmBackend` that says what it is told to, whatever it is asked."""
+
+    def __init__(
+        self,
+        batches: Sequence[tuple[Delta, ...]] = HELLO,
+        *,
+        usage: Usage = LLM_USAGE,
+        error: Exception | None = None,
+        held: bool = False,
+    ) -> None:
+        """Write `batches`, then raise `error` if there is one."""
+        self.batches = batches
+        self.usage = usage
+        self.error = error
+        self.gate = Gate(held)
+        self.generations: list[Generation] = []
+        self.streams: list[FakeTextStream] = []
+        self.cancelled = 0
+
+    async def complete(self, generation: Generation) -> Completion:
+        """Join what the stream would yield."""
+        self.generations.append(generation)
+        try:
+            await self.gate.passing()
+        except asyncio.CancelledError:
+            await asyncio.sleep(0)
+            self.cancelled += 1
+            raise
+        if self.error is not None:
+            raise self.error
+        return Completion(join(self.batches), self.usage)
+
+    def stream(self, generation: Generation) -> FakeTextStream:
+        """Begin a stream."""
+        self.generations.append(generation)
+        self.streams.append(FakeTextStream(self))
+        return self.streams[-1]
+
+
+def join(batches: Iterable[tuple[Delta, ...]]) -> tuple[Delta, ...]:
+    """The whole choices that a stream's deltas add up to."""
+    deltas = [delta for batch in batches for delta in batch]
+    return tuple(
+        Delta(
+            index,
+            "".join(delta.text for delta in deltas if delta.index == index),
+            next(delta.finish_reason for delta in reversed(deltas) if delta.index == index),
+        )
+        for index in sorted({delta.index for delta in deltas})
+    )
+
+
+class FakeEncoder:
+    """An `EmbeddingBackend` whose vectors are the ones it was given, in turn."""
+
+    def __init__(
+        self,
+        rows: Sequence[Sequence[float]] = ((0.1, -2.5), (3.0, 1e-30)),
+        *,
+        usage: Usage = ENCODER_USAGE,
+        error: Exception | None = None,
+        held: bool = False,
+    ) -> None:
+        """Answer with `rows`, or raise `error`."""
+        self.rows = rows
+        self.usage = usage
+        self.error = error
+        self.gate = Gate(held)
+        self.requests: list[EmbeddingRequest] = []
+        self.cancelled = 0
+
+    async def embed(self, request: EmbeddingRequest) -> Embeddings:
+        """Give as many rows as there are inputs."""
+        self.requests.append(request)
+        try:
+            await self.gate.passing()
+        except asyncio.CancelledError:
+            await asyncio.sleep(0)
+            self.cancelled += 1
+            raise
+        if self.error is not None:
+            raise self.error
+        rows = [self.rows[index % len(self.rows)] for index in range(len(request.inputs))]
+        dimensions = len(self.rows[0])
+        vectors = b"".join(struct.pack(f"<{dimensions}f", *row) for row in rows)  # (N, D) float32
+        return Embeddings(vectors, dimensions, self.usage)
+
+
+class FakePainter:
+    """An `ImageBackend` whose pictures are not even PNGs."""
+
+    def __init__(
+        self,
+        *,
+        usage: Usage = PAINTER_USAGE,
+        error: Exception | None = None,
+        held: bool = False,
+    ) -> None:
+        """Draw, or raise `error`."""
+        self.usage = usage
+        self.error = error
+        self.gate = Gate(held)
+        self.requests: list[ImageRequest] = []
+        self.cancelled = 0
+
+    async def generate(self, request: ImageRequest) -> Images:
+        """Draw `n` pictures, numbered."""
+        self.requests.append(request)
+        try:
+            await self.gate.passing()
+        except asyncio.CancelledError:
+            await asyncio.sleep(0)
+            self.cancelled += 1
+            raise
+        if self.error is not None:
+            raise self.error
+        first_seed = request.seed or 0
+        images = tuple(
+            Image(f"picture {number}".encode(), first_seed + number) for number in range(request.n)
+        )
+        return Images(images, request.width_px or 64, request.height_px or 48, self.usage)
+
+
+def build_models(
+    llm: FakeLlm | None = None,
+    encoder: FakeEncoder | None = None,
+    painter: FakePainter | None = None,
+) -> Models:
+    """Three ready models, one of each kind."""
+    return Models(
+        Registry(
+            [
+                ModelEntry(LLM, "llm", "ready", llm or FakeLlm(), DEPLOYED_AT_S),
+                ModelEntry(ENCODER, "embedding", "ready", encoder or FakeEncoder(), DEPLOYED_AT_S),
+                ModelEntry(PAINTER, "diffusion", "ready", painter or FakePainter(), DEPLOYED_AT_S),
+            ]
+        )
+    )
+
+
+def build_app(
+    llm: FakeLlm | None = None,
+    encoder: FakeEncoder | None = None,
+    painter: FakePainter | None = None,
+    *,
+    keys: ApiKeys | None = None,
+    limits: Limits | None = None,
+) -> Starlette:
+    """The real application around fake models; open to all unless there are keys."""
+    return create_app(build_models(llm, encoder, painter), keys, limits or Limits())
