@@ -16,7 +16,7 @@ from api.chat import ChatCompletions
 from api.completions import Completions
 from api.embeddings import CreateEmbeddings
 from api.errors import ApiError, InvalidRequest, MethodNotAllowed, RouteNotFound
-from api.health import Ready, health
+from api.health import Health, Ready
 from api.images import GenerateImages
 from api.limits import Limits
 from api.models import ListModels, RetrieveModel
@@ -49,7 +49,7 @@ def create_app(
         is_request_id_echoed: the server around it writes `x-request-id` into responses itself.
     """
     routes = [
-        Route("/health", health, methods=["GET"]),
+        Route("/health", Health(), methods=["GET"]),
         Route("/ready", Ready(models), methods=["GET"]),
         Route("/v1/models", ListModels(models), methods=["GET"]),
         Route("/v1/models/{model_id:path}", RetrieveModel(models), methods=["GET"]),

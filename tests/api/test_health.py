@@ -1,0 +1,96 @@
+import pytest
+
+from api.app import create_app
+from api.limits import Limits
+from api.registry import ModelEntry, Models, Registry, State
+from tests.asgi import Response, request
+from tests.fakes import FakeEncoder, FakeLlm, build_app
+
+
+def entry(model_id: str, state: State, message: str | None = None) -> ModelEntry:
+    return ModelEntry(model_id, "llm", state, FakeLlm(), 0, message)
+
+
+async def ask_ready(models: Models) -> Response:
+    return await request(create_app(models, None, Limits()), "GET", "/ready")
+
+
+async def test_health_is_ok() -> None:
+    response = await request(build_app(), "GET", "/health")
+
+    assert (response.status, response.json()) == (200, {"status": "ok"})
+    assert response.headers["x-request-id"]
+
+
+async def test_health_is_ok_whatever_the_models() -> None:
+    models = Models(Registry([entry("a", "failed")]))
+
+    response = await request(create_app(models, None, Limits()), "GET", "/health")
+
+    assert response.status == 200
+
+
+async def test_health_answers_head() -> None:
+    response = await request(build_app(), "HEAD", "/health")
+
+    assert response.status == 200
+
+
+async def test_ready_shows_every_model_by_id() -> None:
+    models = Models(
+        Registry([entry("a", "ready"), ModelEntry("b/c", "embedding", "ready", FakeEncoder(), 0)])
+    )
+
+    response = await ask_ready(models)
+
+    assert response.status == 200
+    assert response.json() == {
+        "status": "ready",
+        "models": {
+            "a": {"kind": "llm", "state": "ready", "message": None},
+            "b/c": {"kind": "embedding", "state": "ready", "message": None},
+        },
+    }
+
+
+async def test_ready_says_why_a_model_failed() -> None:
+    response = await ask_ready(Models(Registry([entry("a", "failed", "no such folder")])))
+
+    assert response.json()["models"]["a"]["message"] == "no such folder"
+
+
+@pytest.mark.parametrize(
+    ("states", "status", "word"),
+    [
+        (["ready"], 200, "ready"),
+        (["ready", "idle"], 200, "ready"),
+        (["ready", "starting"], 503, "starting"),
+        (["ready", "failed"], 503, "failed"),
+        (["starting", "failed"], 503, "starting"),
+        ([], 200, "ready"),
+    ],
+)
+async def test_ready_needs_every_model(states: list[State], status: int, word: str) -> None:
+    models = Models(Registry(entry(f"m{number}", state) for number, state in enumerate(states)))
+
+    response = await ask_ready(models)
+
+    assert (response.status, response.json()["status"]) == (status, word)
+
+
+async def test_not_ready_before_the_models_are_known() -> None:
+    response = await ask_ready(Models())
+
+    assert response.status == 503
+    assert response.json() == {"status": "starting", "models": {}}
+
+
+async def test_ready_follows_the_models() -> None:
+    models = Models()
+    app = create_app(models, None, Limits())
+
+    before = await request(app, "GET", "/ready")
+    models.swap(Registry([entry("a", "ready")]))
+    after = await request(app, "GET", "/ready")
+
+    assert (before.status, after.status) == (503, 200)
