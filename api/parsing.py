@@ -73,6 +73,8 @@ def _to_invalid_request(detail: Mapping[str, Any]) -> InvalidRequest:
     if detail["type"] == "extra_forbidden":
         return UnknownParameter(f"Unknown parameter: '{param}'.", param=param)
     reason = str(detail["msg"]).removeprefix("Value error, ")
+    if detail["type"] == "model_type":
+        reason = "input should be an object"  # pydantic's words name our class
     return InvalidRequest(
         f"Invalid value for '{param}': {reason[0].lower()}{reason[1:]}.", param=param
     )

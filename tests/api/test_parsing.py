@@ -1,0 +1,191 @@
+from typing import Any
+
+import pytest
+from pydantic import Field
+
+from api.errors import (
+    ApiError,
+    InvalidRequest,
+    MalformedBody,
+    MissingParameter,
+    UnknownParameter,
+    UnsupportedParameter,
+)
+from api.parsing import read_json_object, read_request
+from api.schema.common import Request
+
+
+class Inner(Request):
+    role: str
+
+
+class Sample(Request):
+    text: str
+    count: int = Field(1, ge=1)
+    is_on: bool = False
+    ratio: float = 0.5
+    items: list[Inner] = Field(default_factory=list)
+
+
+def refusal(body: bytes, unsupported: frozenset[str] = frozenset()) -> ApiError:
+    with pytest.raises(ApiError) as caught:
+        read_request(body, Sample, unsupported)
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b" ",
+        b"{",
+        b"text",
+        b"{'text': 'a'}",
+        b'{"text": "a"} {}',
+        b'{"text": "a",}',
+        b'{"text": "\xff"}',
+        b'{"text": "a"}'.decode().encode("utf-16"),
+        b'\xef\xbb\xbf{"text": "a"}',
+        b'{"text": "a\nb"}',
+        b'{"text": "\\ud800"}',
+        b'{"text": "\\udc00\\ud800"}',
+        b'{"text": "a", "ratio": NaN}',
+        b'{"text": "a", "ratio": Infinity}',
+        b'{"text": "a", "ratio": -Infinity}',
+        b'{"text": "a", "count": 0x10}',
+        b'{"text": "a", "count": ' + b"9" * 5000 + b"}",
+        b'{"text": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+        b'{"a":' * 100_000 + b"1" + b"}" * 100_000,
+    ],
+    ids=lambda body: repr(body[:24]),
+)
+def test_what_is_not_json_in_utf8_is_malformed(body: bytes) -> None:
+    error = refusal(body)
+
+    assert type(error) is MalformedBody
+    assert error.message == "The request body is not valid JSON in UTF-8."
+
+
+@pytest.mark.parametrize("body", [b"[]", b'"text"', b"1", b"null", b"true", b"[{}]"])
+def test_json_that_is_no_object_is_malformed(body: bytes) -> None:
+    error = refusal(body)
+
+    assert type(error) is MalformedBody
+    assert error.message == "The request body must be a JSON object."
+
+
+def test_malformed_body_does_not_carry_the_parsers_error() -> None:
+    assert refusal(b"{").__suppress_context__
+
+
+def test_json_object_is_decoded() -> None:
+    assert read_json_object('{"text": "é\\u0000😀"}'.encode()) == {"text": "é\0😀"}
+
+
+def test_required_parameter_that_is_absent_is_missing() -> None:
+    error = refusal(b"{}")
+
+    assert type(error) is MissingParameter
+    assert (error.param, error.message) == ("text", "Missing required parameter: 'text'.")
+
+
+def test_required_parameter_that_is_null_is_missing() -> None:
+    assert type(refusal(b'{"text": null}')) is MissingParameter
+
+
+def test_null_equals_absent() -> None:
+    body = b'{"text": "a", "count": null, "is_on": null, "ratio": null, "items": null}'
+
+    assert read_request(body, Sample) == Sample(text="a")
+
+
+def test_null_equals_absent_for_an_unknown_parameter() -> None:
+    assert read_request(b'{"text": "a", "colour": null}', Sample) == Sample(text="a")
+
+
+def test_null_equals_absent_for_an_unsupported_parameter() -> None:
+    body = b'{"text": "a", "echo": null}'
+
+    assert read_request(body, Sample, frozenset({"echo"})) == Sample(text="a")
+
+
+def test_unknown_parameter_is_named() -> None:
+    error = refusal(b'{"text": "a", "colour": 1}')
+
+    assert type(error) is UnknownParameter
+    assert (error.param, error.message) == ("colour", "Unknown parameter: 'colour'.")
+
+
+def test_unknown_parameter_inside_an_array_is_named_by_its_path() -> None:
+    error = refusal(b'{"text": "a", "items": [{"role": "x"}, {"role": "x", "colour": 1}]}')
+
+    assert type(error) is UnknownParameter
+    assert error.param == "items[1].colour"
+
+
+def test_long_parameter_name_is_not_echoed_whole() -> None:
+    error = refusal(b'{"text": "a", "%b": 1}' % (b"x" * 100_000))
+
+    assert error.param == "x" * 64
+    assert len(error.message) < 128
+
+
+def test_unsupported_parameter_is_named() -> None:
+    error = refusal(b'{"text": "a", "echo": true}', frozenset({"echo"}))
+
+    assert type(error) is UnsupportedParameter
+    assert error.param == "echo"
+    assert error.message == "The parameter 'echo' is not supported by this service."
+
+
+@pytest.mark.parametrize(
+    ("member", "param"),
+    [
+        (b'"count": true', "count"),
+        (b'"count": "3"', "count"),
+        (b'"count": 3.0', "count"),
+        (b'"count": 0', "count"),
+        (b'"count": [1]', "count"),
+        (b'"is_on": 1', "is_on"),
+        (b'"is_on": "true"', "is_on"),
+        (b'"ratio": "0.5"', "ratio"),
+        (b'"ratio": true', "ratio"),
+        (b'"ratio": 1e999', "ratio"),
+        (b'"text": 1', "text"),
+        (b'"text": ["a"]', "text"),
+        (b'"items": {}', "items"),
+        (b'"items": "a"', "items"),
+        (b'"items": [{"role": 1}]', "items[0].role"),
+        (b'"items": [[]]', "items[0]"),
+    ],
+)
+def test_value_of_another_type_is_refused_by_name(member: bytes, param: str) -> None:
+    error = refusal(b'{"text": "a", ' + member + b"}")
+
+    assert type(error) is InvalidRequest
+    assert error.param == param
+    assert error.message.startswith(f"Invalid value for '{param}': ")
+
+
+def test_whole_number_is_a_float() -> None:
+    assert read_request(b'{"text": "a", "ratio": 1}', Sample).ratio == 1.0
+
+
+def test_last_of_repeated_keys_wins() -> None:
+    assert read_request(b'{"text": "a", "text": "b"}', Sample).text == "b"
+
+
+@pytest.mark.parametrize(
+    "member",
+    [b'"items": [1]', b'"items": [{}]', b'"count": -1', b'"is_on": "maybe"', b'"colour": "secret"'],
+)
+def test_message_shows_neither_our_classes_nor_the_value(member: bytes) -> None:
+    message: Any = refusal(b'{"text": "a", ' + member + b"}").message
+
+    assert "Inner" not in message
+    assert "Sample" not in message
+    assert "pydantic" not in message
+    assert "secret" not in message
+    assert "maybe" not in message
+    assert message.endswith(".")
+    assert not message.endswith("..")
