@@ -19,11 +19,14 @@ class ApiKeys:
         """Digest the keys.
 
         Raises:
-            ValueError: there is none.
+            ValueError: there is none, or one that no client could offer.
         """
-        self._digests = [_digest(key) for key in keys]
-        if not self._digests:
+        keys = list(keys)
+        if not keys:
             raise ValueError("at least one API key is needed")
+        if not all(key and _is_well_formed(key) for key in keys):
+            raise ValueError(f"an API key is 1 to {_MAX_KEY_CHARS} ASCII characters")
+        self._digests = [_digest(key) for key in keys]
 
     def __repr__(self) -> str:
         """Show how many there are, and nothing of what they are."""
@@ -34,6 +37,10 @@ class ApiKeys:
         offered = _digest(key)
         matches = [hmac.compare_digest(offered, digest) for digest in self._digests]
         return any(matches)
+
+
+def _is_well_formed(key: str) -> bool:
+    return key.isascii() and len(key) <= _MAX_KEY_CHARS
 
 
 def _digest(key: str) -> bytes:
@@ -66,6 +73,5 @@ def _check(authorization: str | None, keys: ApiKeys) -> None:
             "No API key was given; send it in the header 'Authorization: Bearer YOUR_KEY'."
         )
     scheme, _, key = authorization.partition(" ")
-    is_well_formed = scheme.lower() == "bearer" and key.isascii() and len(key) <= _MAX_KEY_CHARS
-    if not is_well_formed or not keys.accept(key):
+    if scheme.lower() != "bearer" or not _is_well_formed(key) or not keys.accept(key):
         raise InvalidApiKey("The API key is not valid.")
