@@ -1,14 +1,10 @@
-"""Bytes → a validated request, or an error that names the parameter at fault.
-
-Decoding and validation are apart so that a top-level `null` can mean "absent" for every parameter,
-known or not, as clients that serialise whole option objects expect.
-"""
+"""Bytes → a validated request, or an error that names the parameter at fault."""
 
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import pydantic_core
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from api.errors import (
     InvalidRequest,
@@ -17,8 +13,9 @@ from api.errors import (
     UnknownParameter,
     UnsupportedParameter,
 )
+from api.schema.common import Request
 
-RequestModel = TypeVar("RequestModel", bound=BaseModel)
+RequestModel = TypeVar("RequestModel", bound=Request)
 
 _MAX_NAME_IN_MESSAGE = 64
 
@@ -53,14 +50,14 @@ def read_request(
         MalformedBody: the body is not a JSON object.
         MissingParameter, UnknownParameter, UnsupportedParameter, InvalidRequest: by parameter.
     """
-    present = {name: value for name, value in read_json_object(body).items() if value is not None}
-    for name in present:
-        if name in unsupported:
+    members = read_json_object(body)
+    for name, value in members.items():
+        if name in unsupported and value is not None:
             raise UnsupportedParameter(
                 f"The parameter '{name}' is not supported by this service.", param=name
             )
     try:
-        return model.model_validate(present, strict=True)
+        return model.model_validate(members, strict=True)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
         raise _to_invalid_request(first) from None

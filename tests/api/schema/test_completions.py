@@ -1,0 +1,54 @@
+import json
+from typing import Any
+
+import pytest
+
+from api.errors import ApiError, MissingParameter, UnknownParameter, UnsupportedParameter
+from api.parsing import read_request
+from api.schema.completions import UNSUPPORTED, CompletionRequest
+
+
+def read(**members: Any) -> CompletionRequest:
+    body = {"model": "m", "prompt": "Once", **members}
+    return read_request(json.dumps(body).encode(), CompletionRequest, UNSUPPORTED)
+
+
+def refusal(**members: Any) -> ApiError:
+    with pytest.raises(ApiError) as caught:
+        read(**members)
+    return caught.value
+
+
+def test_prompt_takes_all_forms() -> None:
+    assert read(prompt=["Once", [1, 2]]).prompt == ["Once", (1, 2)]
+
+
+def test_prompt_is_required() -> None:
+    error = refusal(prompt=None)
+
+    assert type(error) is MissingParameter
+    assert error.param == "prompt"
+
+
+def test_empty_prompt_is_refused() -> None:
+    assert refusal(prompt="").param == "prompt"
+
+
+@pytest.mark.parametrize("name", sorted(UNSUPPORTED))
+def test_unsupported_parameter_is_refused_by_name(name: str) -> None:
+    error = refusal(**{name: 1})
+
+    assert type(error) is UnsupportedParameter
+    assert error.param == name
+
+
+def test_nothing_is_both_supported_and_not() -> None:
+    assert not UNSUPPORTED & set(CompletionRequest.model_fields)
+
+
+@pytest.mark.parametrize("name", ["messages", "max_completion_tokens", "guided_json"])
+def test_parameter_of_another_endpoint_is_unknown(name: str) -> None:
+    error = refusal(**{name: 1})
+
+    assert type(error) is UnknownParameter
+    assert error.param == name

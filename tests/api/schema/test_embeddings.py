@@ -1,0 +1,64 @@
+import json
+from typing import Any
+
+import pytest
+
+from api.errors import ApiError, MissingParameter, UnknownParameter, UnsupportedParameter
+from api.parsing import read_request
+from api.schema.embeddings import UNSUPPORTED, EmbeddingsRequest
+
+
+def read(**members: Any) -> EmbeddingsRequest:
+    body = {"model": "m", "input": "a", **members}
+    return read_request(json.dumps(body).encode(), EmbeddingsRequest, UNSUPPORTED)
+
+
+def refusal(**members: Any) -> ApiError:
+    with pytest.raises(ApiError) as caught:
+        read(**members)
+    return caught.value
+
+
+@pytest.mark.parametrize("encoding", ["float", "base64"])
+def test_encoding_formats(encoding: str) -> None:
+    assert read(encoding_format=encoding).encoding_format == encoding
+
+
+@pytest.mark.parametrize("name", ["encoding_format", "user", "dimensions"])
+def test_null_equals_absent(name: str) -> None:
+    assert read(**{name: None}) == read()
+
+
+@pytest.mark.parametrize("encoding", ["bytes", "FLOAT", "", 1, ["float"]])
+def test_any_other_encoding_format_is_refused(encoding: Any) -> None:
+    assert refusal(encoding_format=encoding).param == "encoding_format"
+
+
+def test_input_takes_all_forms() -> None:
+    assert read(input=["a", [1, 2]]).input == ["a", (1, 2)]
+
+
+def test_input_is_required() -> None:
+    error = refusal(input=None)
+
+    assert type(error) is MissingParameter
+    assert error.param == "input"
+
+
+@pytest.mark.parametrize("value", ["", [], ["a", ""], [[]], 1])
+def test_empty_input_is_refused(value: Any) -> None:
+    assert refusal(input=value).param == "input"
+
+
+def test_dimensions_are_unsupported() -> None:
+    error = refusal(dimensions=2)
+
+    assert type(error) is UnsupportedParameter
+    assert error.param == "dimensions"
+
+
+def test_unknown_parameter_is_refused_by_name() -> None:
+    error = refusal(n=1)
+
+    assert type(error) is UnknownParameter
+    assert error.param == "n"
