@@ -21,7 +21,7 @@ UNSUPPORTED = frozenset(
 )
 """OpenAI's parameters that cannot be honoured yet: refused by name, never dropped."""
 
-_SIZE = re.compile(r"([1-9]\d{0,4})[xX*×]([1-9]\d{0,4})")
+_SIZE = re.compile(r"([1-9][0-9]{0,4})[xX*×]([1-9][0-9]{0,4})")
 
 
 def _to_size(value: Any) -> Any:
