@@ -1,0 +1,85 @@
+import pytest
+from starlette.applications import Starlette
+
+from api.app import create_app
+from api.limits import Limits
+from api.registry import ModelEntry, Models, Registry
+from tests.asgi import request
+from tests.fakes import DEPLOYED_AT_S, ENCODER, LLM, PAINTER, FakeLlm, build_app, build_models
+
+
+def app_with(*model_ids: str) -> Starlette:
+    entries = [ModelEntry(each, "llm", "failed", FakeLlm(), 0) for each in model_ids]
+    return create_app(Models(Registry(entries)), None, Limits())
+
+
+async def test_list_holds_all_models_in_order() -> None:
+    response = await request(build_app(), "GET", "/v1/models")
+
+    assert response.status == 200
+    assert response.json() == {
+        "object": "list",
+        "data": [
+            {"id": each, "object": "model", "created": DEPLOYED_AT_S, "owned_by": "triptych"}
+            for each in (LLM, ENCODER, PAINTER)
+        ],
+    }
+
+
+async def test_list_holds_models_that_are_not_ready() -> None:
+    response = await request(app_with("a"), "GET", "/v1/models")
+
+    assert [card["id"] for card in response.json()["data"]] == ["a"]
+
+
+async def test_list_may_be_empty() -> None:
+    response = await request(app_with(), "GET", "/v1/models")
+
+    assert response.json() == {"object": "list", "data": []}
+
+
+async def test_one_model_is_its_card() -> None:
+    response = await request(build_app(), "GET", f"/v1/models/{LLM}")
+
+    assert response.json() == {
+        "id": LLM,
+        "object": "model",
+        "created": DEPLOYED_AT_S,
+        "owned_by": "triptych",
+    }
+
+
+@pytest.mark.parametrize(
+    ("path", "model_id"),
+    [
+        ("org/a", "org/a"),
+        ("org%2Fa", "org/a"),
+        ("org/a/b/c", "org/a/b/c"),
+        ("a:b@1", "a:b@1"),
+        ("a.b-c_d+e", "a.b-c_d+e"),
+        ("%C3%A9", "é"),
+    ],
+)
+async def test_id_may_hold_slashes_and_more(path: str, model_id: str) -> None:
+    response = await request(app_with(model_id), "GET", f"/v1/models/{path}")
+
+    assert response.json()["id"] == model_id
+
+
+@pytest.mark.parametrize("path", ["b", "a/", "org", "org/", "ORG/A", "%20"])
+async def test_unknown_id_returns_404(path: str) -> None:
+    response = await request(app_with("a", "org/a"), "GET", f"/v1/models/{path}")
+
+    assert response.error() == (404, "model_not_found", "model")
+
+
+async def test_models_are_those_of_the_moment() -> None:
+    models = build_models()
+    app = create_app(models, None, Limits())
+
+    models.swap(Registry([ModelEntry("new", "llm", "ready", FakeLlm(), 0)]))
+    listed = await request(app, "GET", "/v1/models")
+    gone = await request(app, "GET", f"/v1/models/{LLM}")
+
+    assert [card["id"] for card in listed.json()["data"]] == ["new"]
+    assert gone.status == 404
