@@ -28,11 +28,13 @@ class EventStream:
         self.is_started = False
 
     async def write(self, payloads: Iterable[bytes]) -> None:
-        """Send events, all of them in one write."""
+        """Send events, all of them in one write; nothing if there are none."""
+        body = b"".join([b"data: " + payload + b"\n\n" for payload in payloads])
+        if not body:
+            return
         if not self.is_started:
             self.is_started = True
             await self._send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
-        body = b"".join([b"data: " + payload + b"\n\n" for payload in payloads])
         await self._send({"type": "http.response.body", "body": body, "more_body": True})
 
     async def end(self) -> None:
