@@ -1,13 +1,10 @@
 """Runs `serve run` for one configuration, shows its models come up, and ends all that it started.
 
-Started by scripts/serve. The processes are a tree: serve run -> Ray -> replicas -> HAProxy and
-vLLM's EngineCore. A parent that dies early leaves orphans, so this process declares itself their
-reaper (PR_SET_CHILD_SUBREAPER): whatever is left is still its descendant, is found by walking the
-tree, and is ended by pid. Other people's Ray clusters on the machine are never touched.
+Started by scripts/serve, which sets up first. Two of them can run on one machine: each has a home
+(TRIPTYCH_HOME), a private folder for Ray and HAProxy, and ports of its own.
 """
 
 import argparse
-import ctypes
 import fcntl
 import hashlib
 import http.client
@@ -25,9 +22,11 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, TextIO
 
+import process_tree
 import psutil
 import yaml
 
@@ -39,11 +38,7 @@ RUN = HOME / "run"
 SERVE = Path(sys.executable).parent / "serve"
 
 POLL_S, HEARTBEAT_S = 1.0, 10.0
-STOP_S = 12.0  # what serve run gets to end its cluster
-ORPHANS_S = 2.0  # what is left after it gets to end by itself
-KILL_S = 4.0  # what SIGKILL gets
-PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36  # linux/prctl.h
-LIBC = ctypes.CDLL(None)
+DONE = ("ready", "failed")
 
 
 class Refused(Exception):
@@ -92,9 +87,6 @@ class Progress:
         say(f"{self.told - self.started:4.0f} s  {text}")
 
 
-DONE = ("ready", "failed")
-
-
 def main() -> int:
     arguments = argparse.ArgumentParser(prog="scripts/serve", description=__doc__.split("\n")[0])
     arguments.add_argument("--config", type=Path, default=ROOT / "serve_config.yaml")
@@ -116,28 +108,18 @@ def main() -> int:
 
 def run(config: Path, address: Address, state: TextIO, signals: int) -> int:
     """Runs the service until a signal or its own end."""
-    LIBC.prctl(PR_SET_CHILD_SUBREAPER, 1)
     if LOG.exists():
         LOG.replace(LOG.with_suffix(".log.1"))
+    command = [str(SERVE), "run", str(config), "--address", "local"]
     with LOG.open("w") as log:
-        # A session of its own keeps the terminal's Ctrl-C from it; the umask, Ray's token private.
-        child = subprocess.Popen(
-            [SERVE, "run", str(config), "--address", "local"],
-            cwd=ROOT,
-            env=environment(),
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            umask=0o077,
-            preexec_fn=lambda: LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM),
-        )
+        child = process_tree.start(command, cwd=ROOT, env=environment(), log=log)
     remember(state, child.pid)
     say(f"starting Ray Serve with {config}; its log: {LOG}")
     try:
         is_stopped = watch(child, address, signals)
     finally:
-        end(child, signals)
+        say("stopping")
+        process_tree.end(child, signals)
     if is_stopped:
         say("stopped")
         return 0
@@ -151,7 +133,7 @@ def watch(child: subprocess.Popen[bytes], address: Address, signals: int) -> boo
     progress, is_announced = Progress(), False
     lines = log_lines()
     while not select.select([signals], [], [], POLL_S)[0]:
-        reap(child)
+        process_tree.reap(child)
         if child.returncode is not None:
             return False
         for line in lines:
@@ -162,23 +144,25 @@ def watch(child: subprocess.Popen[bytes], address: Address, signals: int) -> boo
         if is_announced:
             continue
         models = readiness(address)
-        progress.show(models)
-        if models and all(status["state"] in DONE for status in models.values()):
+        progress.show(models or {})
+        if models is not None and all(status["state"] in DONE for status in models.values()):
             announce(address, models)
             is_announced = True
     os.read(signals, 64)
     return True
 
 
-def readiness(address: Address) -> dict[str, dict[str, Any]]:
-    """The models of GET /ready; none while the ingress is not up."""
+def readiness(address: Address) -> dict[str, dict[str, Any]] | None:
+    """The models of GET /ready, by id; None while the ingress is not up."""
     connection = http.client.HTTPConnection(address.reachable_host, address.port, timeout=2)
     try:
         connection.request("GET", "/ready")
-        models = json.loads(connection.getresponse().read())["models"]
-        return models if isinstance(models, dict) else {}
+        answer = connection.getresponse()
+        models = json.loads(answer.read())["models"]
+        is_known = isinstance(models, dict) and (models or answer.status == HTTPStatus.OK)
+        return models if is_known else None
     except (OSError, http.client.HTTPException, ValueError, LookupError, TypeError):
-        return {}
+        return None
     finally:
         connection.close()
 
@@ -313,9 +297,6 @@ def free_ports(count: int) -> list[int]:
             probe.close()
 
 
-# Processes
-
-
 def the_only_one() -> TextIO:
     """The locked state file of this home; it names the child for a start after a crash."""
     state = (RUN / "serve.state").open("a+")
@@ -337,69 +318,8 @@ def end_leftovers(state: TextIO) -> None:
     state.seek(0)
     match state.read().split():
         case [session, boot] if abs(float(boot) - psutil.boot_time()) < 60:
-            left = list(session_members(int(session)))
-        case _:
-            return
-    if left:
-        say(f"ending {len(left)} processes that an earlier run left")
-        kill(left)
-
-
-def session_members(session: int) -> Iterator[psutil.Process]:
-    for process in psutil.process_iter():
-        try:
-            if os.getsid(process.pid) == session and process.cwd() == str(ROOT):
-                yield process
-        except (psutil.Error, OSError):
-            continue  # gone, or another user's
-
-
-def end(child: subprocess.Popen[bytes], signals: int) -> None:
-    """Ends the whole tree: SIGTERM to serve run, which ends its cluster; SIGKILL to what is left.
-
-    A second signal to this process skips the wait.
-    """
-    if child.returncode is None:
-        say("stopping")
-        child.terminate()
-    is_alone, deadline = False, time.monotonic() + STOP_S
-    while descendants() and time.monotonic() < deadline:
-        if select.select([signals], [], [], 0.1)[0]:
-            break
-        reap(child)
-        if child.returncode is not None and not is_alone:
-            is_alone, deadline = True, min(deadline, time.monotonic() + ORPHANS_S)
-    kill(descendants())
-    deadline = time.monotonic() + KILL_S
-    while descendants() and time.monotonic() < deadline:
-        reap(child)
-        time.sleep(0.05)
-    reap(child)
-
-
-def descendants() -> list[psutil.Process]:
-    return psutil.Process().children(recursive=True)
-
-
-def kill(processes: list[psutil.Process]) -> None:
-    for process in processes:
-        try:
-            process.kill()
-        except psutil.NoSuchProcess:
-            continue
-
-
-def reap(child: subprocess.Popen[bytes]) -> None:
-    """Collects every ended child, the orphans that came to us too."""
-    while True:
-        try:
-            pid, status = os.waitpid(-1, os.WNOHANG)
-        except ChildProcessError:
-            return
-        if not pid:
-            return
-        if pid == child.pid:
-            child.returncode = os.waitstatus_to_exitcode(status)
+            if count := process_tree.end_session(int(session), ROOT):
+                say(f"ended {count} processes that an earlier run left")
 
 
 def wake_on_signals() -> int:
@@ -408,9 +328,6 @@ def wake_on_signals() -> int:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: os.write(writable, b"."))
     return readable
-
-
-# Output
 
 
 def log_lines() -> Iterator[str]:
