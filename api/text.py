@@ -96,9 +96,15 @@ async def answer_text(
         await send_json(send, answer.whole(completion))
         return
     include_usage = request.stream_options is not None and request.stream_options.include_usage
+    events = EventStream(send)
     stream = backend.stream(generation)
     try:
-        await _write_stream(stream, answer, include_usage, limits, EventStream(send))
+        await _write_stream(stream, answer, include_usage, limits, events)
+    except ApiError as error:
+        if not events.is_started:
+            raise  # there is still time for a status of its own
+        logger.warning("request %s: the stream broke off: %s", generation.request_id, error.code)
+        await events.fail(error)
     finally:
         await stream.aclose()
 
@@ -106,17 +112,10 @@ async def answer_text(
 async def _write_stream(
     stream: TextStream, answer: Answer, include_usage: bool, limits: Limits, events: EventStream
 ) -> None:
-    """Write events as deltas come; an error before the first still gets a status of its own."""
-    try:
-        async with deadline(limits):
-            async for deltas in stream:
-                await events.write([chunk for delta in deltas for chunk in answer.chunks(delta)])
-    except ApiError as error:
-        if not events.is_started:
-            raise
-        logger.warning("a stream broke off: %s", error.code)
-        await events.fail(error)
-        return
+    """Write events as deltas come, then the usage if it was asked for."""
+    async with deadline(limits):
+        async for deltas in stream:
+            await events.write([chunk for delta in deltas for chunk in answer.chunks(delta)])
     if include_usage:
         await events.write([answer.usage_chunk(stream.completion.usage)])
     await events.end()

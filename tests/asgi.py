@@ -140,7 +140,7 @@ class Exchange:
     async def end(self) -> Response:
         """Wait until the application has returned."""
         async with asyncio.timeout(PATIENCE_S):
-            await asyncio.shield(self._running)
+            await self._running
         return self.response
 
     async def __aenter__(self) -> "Exchange":
