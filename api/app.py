@@ -15,7 +15,7 @@ from api.auth import ApiKeys, Auth
 from api.chat import ChatCompletions
 from api.completions import Completions
 from api.embeddings import CreateEmbeddings
-from api.errors import ApiError, InvalidRequest, MethodNotAllowed, RouteNotFound
+from api.errors import MethodNotAllowed, RouteNotFound
 from api.health import Health, Ready
 from api.images import GenerateImages
 from api.limits import Limits
@@ -76,12 +76,6 @@ def create_app(
 async def _raise_ours(request: Request, error: Exception) -> Response:
     """Turn what the router raises into an error of ours, for the shield to write."""
     assert isinstance(error, HTTPException)
-    raise _from_router(request, error)
-
-
-def _from_router(request: Request, error: HTTPException) -> ApiError:
     if error.status_code == 405:
-        return MethodNotAllowed(f"This URL does not take the method {request.method}.")
-    if error.status_code == 404:
-        return RouteNotFound("There is no such URL; the API lives under /v1.")
-    return InvalidRequest("The request cannot be served.")
+        raise MethodNotAllowed(f"This URL does not take the method {request.method}.")
+    raise RouteNotFound("There is no such URL; the API lives under /v1.")

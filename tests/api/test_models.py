@@ -66,7 +66,7 @@ async def test_id_may_hold_slashes_and_more(path: str, model_id: str) -> None:
     assert response.json()["id"] == model_id
 
 
-@pytest.mark.parametrize("path", ["b", "a/", "org", "org/", "ORG/A", "%20"])
+@pytest.mark.parametrize("path", ["", "b", "a/", "org", "org/", "ORG/A", "%20"])
 async def test_unknown_id_returns_404(path: str) -> None:
     response = await request(app_with("a", "org/a"), "GET", f"/v1/models/{path}")
 

@@ -1,0 +1,151 @@
+import base64
+import struct
+from typing import Any
+
+import pytest
+
+from api.errors import ContextLengthExceeded
+from api.limits import Limits
+from tests.asgi import Response, post, request
+from tests.fakes import ENCODER, LLM, PAINTER, FakeEncoder, build_app
+
+URL = "/v1/embeddings"
+BODY = {"model": ENCODER, "input": ["a", "b"]}
+ROWS = ((0.1, -2.5, 3e-39), (3.4028234663852886e38, 1e-45, -0.0))
+"""Rounded, denormal, largest and negative zero: what a careless conversion gets wrong."""
+
+
+async def ask(encoder: FakeEncoder | None = None, **members: Any) -> Response:
+    return await request(build_app(encoder=encoder), "POST", URL, json_body={**BODY, **members})
+
+
+async def test_answer_is_a_list_of_embeddings() -> None:
+    response = await ask(FakeEncoder([(0.5, -2.0), (1.0, 0.25)]))
+
+    assert response.status == 200
+    assert response.json() == {
+        "object": "list",
+        "model": ENCODER,
+        "data": [
+            {"object": "embedding", "index": 0, "embedding": [0.5, -2.0]},
+            {"object": "embedding", "index": 1, "embedding": [1.0, 0.25]},
+        ],
+        "usage": {"prompt_tokens": 7, "total_tokens": 7},
+    }
+
+
+async def test_base64_is_little_endian_float32() -> None:
+    response = await ask(FakeEncoder(ROWS), encoding_format="base64")
+
+    decoded = [base64.b64decode(item["embedding"]) for item in response.json()["data"]]
+    assert decoded == [struct.pack("<3f", *row) for row in ROWS]
+
+
+async def test_floats_and_base64_are_the_same_to_the_bit() -> None:
+    as_floats = await ask(FakeEncoder(ROWS), encoding_format="float")
+    as_base64 = await ask(FakeEncoder(ROWS), encoding_format="base64")
+
+    floats = [struct.pack("<3f", *item["embedding"]) for item in as_floats.json()["data"]]
+    decoded = [base64.b64decode(item["embedding"]) for item in as_base64.json()["data"]]
+    assert floats == decoded
+
+
+@pytest.mark.parametrize("value", [None, "float"])
+async def test_float_is_the_default(value: str | None) -> None:
+    response = await ask(encoding_format=value)
+
+    assert isinstance(response.json()["data"][0]["embedding"], list)
+
+
+async def test_order_is_that_of_the_inputs() -> None:
+    rows = [(float(number),) for number in range(100)]
+
+    response = await ask(FakeEncoder(rows), input=[f"text {number}" for number in range(100)])
+
+    assert [(item["index"], item["embedding"]) for item in response.json()["data"]] == [
+        (number, [float(number)]) for number in range(100)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("value", "inputs"),
+    [
+        ("a", ("a",)),
+        (["a", "b", "a"], ("a", "b", "a")),
+        ([1, 2], ((1, 2),)),
+        ([[1], [2, 3]], ((1,), (2, 3))),
+    ],
+)
+async def test_inputs_reach_the_model(value: Any, inputs: tuple[Any, ...]) -> None:
+    encoder = FakeEncoder()
+
+    response = await ask(encoder, input=value)
+
+    assert encoder.requests[0].inputs == inputs
+    assert encoder.requests[0].request_id == response.headers["x-request-id"]
+    assert len(response.json()["data"]) == len(inputs)
+
+
+async def test_more_inputs_than_the_limit_are_refused() -> None:
+    app = build_app(limits=Limits(max_embedding_inputs=2))
+
+    response = await request(app, "POST", URL, json_body={**BODY, "input": ["a", "b", "c"]})
+
+    assert response.error() == (400, "invalid_value", "input")
+    assert "limit of 2" in response.message()
+
+
+async def test_as_many_inputs_as_the_limit_pass() -> None:
+    app = build_app(limits=Limits(max_embedding_inputs=2))
+
+    response = await request(app, "POST", URL, json_body=BODY)
+
+    assert response.status == 200
+
+
+async def test_error_of_the_model_has_its_status() -> None:
+    error = ContextLengthExceeded("Input 1 is too long.", param="input[1]")
+
+    response = await ask(FakeEncoder(error=error))
+
+    assert response.error() == (400, "context_length_exceeded", "input[1]")
+
+
+async def test_unknown_model_returns_404() -> None:
+    response = await ask(model="nobody")
+
+    assert response.error() == (404, "model_not_found", "model")
+
+
+@pytest.mark.parametrize("model", [LLM, PAINTER])
+async def test_model_of_another_kind_returns_400(model: str) -> None:
+    response = await ask(model=model)
+
+    assert response.error() == (400, "wrong_model_kind", "model")
+
+
+async def test_unsupported_parameter_returns_400() -> None:
+    response = await ask(dimensions=2)
+
+    assert response.error() == (400, "unsupported_parameter", "dimensions")
+
+
+async def test_client_that_leaves_cancels_the_call() -> None:
+    encoder = FakeEncoder(held=True)
+    async with post(build_app(encoder=encoder), URL, BODY) as exchange:
+        await encoder.gate.waiting.wait()
+        exchange.disconnect()
+        response = await exchange.end()
+
+    assert encoder.cancelled == 1
+    assert response.messages == []
+
+
+async def test_answer_that_takes_too_long_is_stopped() -> None:
+    encoder = FakeEncoder(held=True)
+    app = build_app(encoder=encoder, limits=Limits(request_timeout_s=0.01))
+
+    response = await request(app, "POST", URL, json_body=BODY)
+
+    assert response.error() == (504, "deadline_exceeded", None)
+    assert encoder.cancelled == 1
