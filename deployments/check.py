@@ -41,25 +41,67 @@ _DEPLOYMENTS: Mapping[str, str] = {
 
 def find_problems(config: Any) -> Iterator[str]:
     """Say what is wrong with a parsed configuration: one line each, with the path of the key."""
-    from ray.serve.schema import HTTPOptionsSchema, ServeDeploySchema
+    from ray.serve.schema import ServeDeploySchema
 
+    shape = list(_shape_problems(config))
+    if shape:
+        yield from shape
+        return
+    ours = list(_problems(config))
+    yield from ours
+    # Serve's words for what we have said already would make two lines of one mistake.
+    said = {line.partition(": ")[0] for line in ours}
+    for line in _schema_problems(config, ServeDeploySchema, ""):
+        if line.partition(": ")[0] not in said:
+            yield line
+
+
+def _shape_problems(config: Any) -> Iterator[str]:
+    """Where a mapping or a list is needed and something else stands; all the rest needs them."""
     if not isinstance(config, dict) or not isinstance(config.get("applications"), list):
         yield "applications: a list of applications is needed"
         return
+    yield from _wrong_types(config, "", http_options=dict)
+    for index, application in enumerate(config["applications"]):
+        path = f"applications[{index}]"
+        if not isinstance(application, dict):
+            yield f"{path}: an application is a mapping"
+            continue
+        yield from _wrong_types(application, f"{path}.", import_path=str, args=dict)
+        deployments = application.get("deployments") or []
+        if not isinstance(deployments, list):
+            yield f"{path}.deployments: must be a list"
+            continue
+        for number, deployment in enumerate(deployments):
+            where = f"{path}.deployments[{number}]"
+            if not isinstance(deployment, dict):
+                yield f"{where}: a deployment is a mapping"
+                continue
+            yield from _wrong_types(
+                deployment, f"{where}.", autoscaling_config=dict, ray_actor_options=dict
+            )
+
+
+def _wrong_types(mapping: Mapping[str, Any], path: str, **types: type) -> Iterator[str]:
+    for key, wanted in types.items():
+        value = mapping.get(key)
+        if value is not None and not isinstance(value, wanted):
+            yield f"{path}{key}: must be a {'mapping' if wanted is dict else 'text'}"
+
+
+def _problems(config: Mapping[str, Any]) -> Iterator[str]:
+    from ray.serve.schema import HTTPOptionsSchema, ServeDeploySchema
+
     yield from _unknown_keys(config, ServeDeploySchema, "")
     yield from _unknown_keys(config.get("http_options"), HTTPOptionsSchema, "http_options.")
     for index, application in enumerate(config["applications"]):
         yield from _application_problems(application, f"applications[{index}]")
     yield from _duplicates(config["applications"])
-    yield from _schema_problems(config, ServeDeploySchema, "")
 
 
-def _application_problems(application: Any, path: str) -> Iterator[str]:
+def _application_problems(application: Mapping[str, Any], path: str) -> Iterator[str]:
     from ray.serve.schema import ServeApplicationSchema
 
-    if not isinstance(application, dict):
-        yield f"{path}: an application is a mapping"
-        return
     yield from _unknown_keys(application, ServeApplicationSchema, f"{path}.")
     import_path = str(application.get("import_path"))
     problem = _import_problem(import_path)
@@ -95,15 +137,13 @@ def _deployment_problems(application: Mapping[str, Any], name: str, path: str) -
 
     for index, deployment in enumerate(application.get("deployments") or []):
         where = f"{path}.deployments[{index}]"
-        if not isinstance(deployment, dict):
-            yield f"{where}: a deployment is a mapping"
-            continue
         if deployment.get("name") != name:
             yield f"{where}.name: {application['import_path']} has one deployment, named '{name}'"
         yield from _unknown_keys(deployment, DeploymentSchema, f"{where}.")
-        yield from _unknown_keys(
-            deployment.get("autoscaling_config"), AutoscalingConfig, f"{where}.autoscaling_config."
-        )
+        autoscaling = deployment.get("autoscaling_config") or {}
+        yield from _unknown_keys(autoscaling, AutoscalingConfig, f"{where}.autoscaling_config.")
+        # Serve's schema of a deployment takes any mapping, and finds out when it deploys.
+        yield from _schema_problems(autoscaling, AutoscalingConfig, f"{where}.autoscaling_config.")
         yield from _unknown_keys(
             deployment.get("ray_actor_options"),
             RayActorOptionsSchema,
@@ -123,7 +163,8 @@ def _schema_problems(value: Any, schema: type[BaseModel], path: str) -> Iterator
         schema.model_validate(value)
     except ValidationError as error:
         for detail in error.errors(include_url=False, include_input=False, include_context=False):
-            yield f"{path}{_to_path(detail['loc'])}: {_to_reason(detail['type'], detail['msg'])}"
+            where = f"{path}{_to_path(detail['loc'])}".removesuffix(".")
+            yield f"{where}: {_to_reason(detail['type'], detail['msg'])}"
 
 
 def _to_path(location: tuple[int | str, ...]) -> str:
@@ -141,15 +182,14 @@ def _to_reason(kind: str, message: str) -> str:
 
 
 def _duplicates(applications: list[Any]) -> Iterator[str]:
-    known = [application for application in applications if isinstance(application, dict)]
-    models = [item for item in known if item.get("import_path") in KINDS]
-    ids = [
-        args["id"] for item in models if isinstance(args := item.get("args"), dict) and "id" in args
-    ]
-    for model_id, count in Counter(map(str, ids)).items():
+    models = [item for item in applications if item.get("import_path") in KINDS]
+    ids = [(item.get("args") or {}).get("id") for item in models]
+    for model_id, count in Counter(
+        model_id for model_id in ids if isinstance(model_id, str)
+    ).items():
         if count > 1:
             yield f"applications: {count} models have the id '{model_id}'"
-    ingresses = [item for item in known if item.get("import_path") == f"{_PACKAGE}ingress"]
+    ingresses = [item for item in applications if item.get("import_path") == f"{_PACKAGE}ingress"]
     if len(ingresses) != 1:
         yield f"applications: one {_PACKAGE}ingress is needed, not {len(ingresses)}"
 
@@ -191,7 +231,7 @@ def main(arguments: list[str]) -> int:
         print("usage: python -m deployments.check FILE", file=sys.stderr)
         return 2
     try:
-        config = yaml.safe_load(Path(arguments[0]).read_text())
+        config = yaml.safe_load(Path(arguments[0]).read_bytes())
     except OSError as error:
         problems = [f"{arguments[0]}: {error.strerror}"]
     except yaml.YAMLError as error:

@@ -1,0 +1,392 @@
+import copy
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from deployments.check import find_problems, main
+
+ROOT = Path(__file__).parents[2]
+SHIPPED = ROOT / "serve_config.yaml"
+
+
+def shipped() -> Any:
+    return yaml.safe_load(SHIPPED.read_text())
+
+
+INGRESS, LLM, EMBEDDING, DIFFUSION = range(4)
+
+
+def problems(change: Callable[[Any], None]) -> list[str]:
+    """What is wrong once `change` has spoilt the shipped configuration; each line counts once."""
+    config = shipped()
+    change(config)
+    return list(dict.fromkeys(find_problems(config)))
+
+
+def put(*path: Any) -> Callable[[Any], None]:
+    """Set the value at a path: `put("applications", 0, "name", "x")`."""
+    *way, key, value = path
+
+    def change(config: Any) -> None:
+        for step in way:
+            config = config[step]
+        config[key] = value
+
+    return change
+
+
+def take(*path: Any) -> Callable[[Any], None]:
+    *way, key = path
+
+    def change(config: Any) -> None:
+        for step in way:
+            config = config[step]
+        del config[key]
+
+    return change
+
+
+def test_shipped_configuration_is_clean() -> None:
+    assert list(find_problems(shipped())) == []
+
+
+def test_applications_of_others_are_let_be() -> None:
+    def add(config: Any) -> None:
+        config["applications"].append(
+            {
+                "name": "other",
+                "route_prefix": "/other",
+                "import_path": "json:loads",
+                "args": {"a": 1},
+            }
+        )
+
+    assert problems(add) == []
+
+
+def test_fake_source_does_not_take_the_options_of_vllm() -> None:
+    def fake(config: Any) -> None:
+        config["applications"][LLM]["args"].update(source="fake:", engine={"tokens_per_s": 10})
+
+    assert problems(fake) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        (put("colour", 1), "colour: there is no such key"),
+        (put("http_options", "prot", 1), "http_options.prot: there is no such key"),
+        (put("applications", LLM, "colour", 1), "applications[1].colour: there is no such key"),
+        (
+            put("applications", INGRESS, "args", "colour", 1),
+            "applications[0].args.colour: there is no such key",
+        ),
+        (
+            put("applications", INGRESS, "args", {"limits": {"max_body": 1}}),
+            "applications[0].args.limits.max_body: there is no such key",
+        ),
+        (
+            put("applications", INGRESS, "args", {"auth": {"keys": ["a"]}}),
+            "applications[0].args.auth.keys: there is no such key",
+        ),
+        (
+            put("applications", LLM, "args", "colour", 1),
+            "applications[1].args.colour: there is no such key",
+        ),
+        (
+            put("applications", DIFFUSION, "args", "engine", "steps", 1),
+            "applications[3].args.engine.steps: there is no such key",
+        ),
+        (
+            put("applications", LLM, "args", "engine", "max_model_length", 1),
+            "applications[1].args.engine.max_model_length: vLLM has no such option",
+        ),
+        (
+            put("applications", LLM, "deployments", 0, "colour", 1),
+            "applications[1].deployments[0].colour: there is no such key",
+        ),
+        (
+            put("applications", LLM, "deployments", 0, "autoscaling_config", "min_replica", 1),
+            "applications[1].deployments[0].autoscaling_config.min_replica: there is no such key",
+        ),
+        (
+            put("applications", LLM, "deployments", 0, "ray_actor_options", "num_cpu", 1),
+            "applications[1].deployments[0].ray_actor_options.num_cpu: there is no such key",
+        ),
+    ],
+)
+def test_wrong_key_is_one_line_with_its_path(change: Callable[[Any], None], line: str) -> None:
+    assert problems(change) == [line]
+
+
+@pytest.mark.parametrize(
+    ("change", "path"),
+    [
+        (put("http_options", "port", "many"), "http_options.port"),
+        (put("applications", LLM, "args", "id", 7), "applications[1].args.id"),
+        (put("applications", LLM, "args", "source", ""), "applications[1].args.source"),
+        (
+            put("applications", LLM, "args", "stall_timeout_s", 0),
+            "applications[1].args.stall_timeout_s",
+        ),
+        (put("applications", LLM, "args", "engine", []), "applications[1].args.engine"),
+        (
+            put("applications", DIFFUSION, "args", "engine", "dtype", "float8"),
+            "applications[3].args.engine.dtype",
+        ),
+        (
+            put("applications", INGRESS, "args", {"limits": {"max_images": "ten"}}),
+            "applications[0].args.limits.max_images",
+        ),
+        (put("applications", INGRESS, "args", [1]), "applications[0].args"),
+        (put("applications", LLM, "args", [1]), "applications[1].args"),
+        (put("applications", LLM, "args", "text"), "applications[1].args"),
+        (
+            put("applications", LLM, "deployments", 0, "max_ongoing_requests", "many"),
+            "applications[1].deployments[0].max_ongoing_requests",
+        ),
+        (
+            put("applications", LLM, "deployments", 0, "autoscaling_config", "min_replicas", "one"),
+            "applications[1].deployments[0].autoscaling_config.min_replicas",
+        ),
+        (
+            put("applications", LLM, "deployments", 0, "autoscaling_config", "min_replicas", -1),
+            "applications[1].deployments[0].autoscaling_config.min_replicas",
+        ),
+        (
+            put("applications", LLM, "deployments", 0, "autoscaling_config", "max_replicas", 0),
+            "applications[1].deployments[0].autoscaling_config.max_replicas",
+        ),
+        (
+            put("applications", LLM, "deployments", 0, "ray_actor_options", "num_cpus", "one"),
+            "applications[1].deployments[0].ray_actor_options.num_cpus",
+        ),
+        (put("applications", LLM, "name", 7), "applications[1].name"),
+    ],
+)
+def test_wrong_value_is_named_by_its_path(change: Callable[[Any], None], path: str) -> None:
+    found = problems(change)
+
+    assert [line for line in found if line.startswith(f"{path}: ")] != []
+    assert [line for line in found if "\n" in line] == []
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        (take("applications", LLM, "args", "id"), "applications[1].args.id: is missing"),
+        (take("applications", LLM, "args", "source"), "applications[1].args.source: is missing"),
+        (
+            take("applications", LLM, "import_path"),
+            "applications[1].import_path: must be 'module:attribute'",
+        ),
+        (
+            take("applications", LLM, "deployments", 0, "name"),
+            "applications[1].deployments[0].name: deployments.app:llm has one deployment, "
+            "named 'LLM'",
+        ),
+    ],
+)
+def test_missing_key_is_one_line_with_its_path(change: Callable[[Any], None], line: str) -> None:
+    assert problems(change) == [line]
+
+
+@pytest.mark.parametrize(
+    ("import_path", "reason"),
+    [
+        ("deployments.app", "must be 'module:attribute'"),
+        ("deployments.app:lllm", "module 'deployments.app' has no 'lllm'"),
+        (
+            "deployments.apps:llm",
+            "module 'deployments.apps' cannot be imported (ModuleNotFoundError)",
+        ),
+        (":llm", "module '' cannot be imported (ValueError)"),
+        (".app:llm", "module '.app' cannot be imported (TypeError)"),
+    ],
+)
+def test_import_path_that_leads_nowhere_is_one_line(import_path: str, reason: str) -> None:
+    change = put("applications", LLM, "import_path", import_path)
+
+    assert problems(change) == [f"applications[1].import_path: {reason}"]
+
+
+@pytest.mark.parametrize(
+    ("index", "import_path", "name"),
+    [
+        (INGRESS, "deployments.app:ingress", "Ingress"),
+        (LLM, "deployments.app:llm", "LLM"),
+        (EMBEDDING, "deployments.app:embedding", "Embedding"),
+        (DIFFUSION, "deployments.app:diffusion", "Diffusion"),
+    ],
+)
+def test_deployment_that_does_not_exist_is_one_line(
+    index: int, import_path: str, name: str
+) -> None:
+    change = put("applications", index, "deployments", 0, "name", "Nobody")
+
+    assert problems(change) == [
+        f"applications[{index}].deployments[0].name: {import_path} has one deployment, "
+        f"named '{name}'"
+    ]
+
+
+def test_application_named_otherwise_than_its_model_is_one_line() -> None:
+    change = put("applications", LLM, "args", "id", "org/model.v2")
+
+    assert problems(change) == [
+        "applications[1].name: the application of model 'org/model.v2' must be named "
+        "'org--model_v2'"
+    ]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        put("applications", LLM, "route_prefix", "/llm"),
+        take("applications", LLM, "route_prefix"),  # Serve's default is "/"
+    ],
+)
+def test_model_with_a_route_of_its_own_is_refused(change: Callable[[Any], None]) -> None:
+    assert problems(change)[0] == (
+        "applications[1].route_prefix: must be null, since a model is reached through the ingress"
+    )
+
+
+def test_two_models_with_one_id_are_one_line() -> None:
+    def repeat(config: Any) -> None:
+        config["applications"].append(copy.deepcopy(config["applications"][LLM]))
+
+    assert problems(repeat) == ["applications: 2 models have the id 'smollm2-135m-instruct'"]
+
+
+def test_two_applications_with_one_name_are_one_line() -> None:
+    (line,) = problems(put("applications", INGRESS, "name", "shapes"))
+
+    assert line.startswith("applications: ")
+    assert "shapes" in line
+
+
+def test_no_ingress_is_one_line() -> None:
+    assert problems(take("applications", INGRESS)) == [
+        "applications: one deployments.app:ingress is needed, not 0"
+    ]
+
+
+@pytest.mark.parametrize("config", [None, [], "text", 7, {}, {"applications": None}])
+def test_configuration_without_applications_is_one_line(config: Any) -> None:
+    assert list(find_problems(config)) == ["applications: a list of applications is needed"]
+
+
+def test_application_that_is_no_mapping_is_named() -> None:
+    found = problems(put("applications", LLM, "text"))
+
+    assert "applications[1]: an application is a mapping" in found
+
+
+def test_deployment_that_is_no_mapping_is_named() -> None:
+    found = problems(put("applications", LLM, "deployments", 0, "text"))
+
+    assert "applications[1].deployments[0]: a deployment is a mapping" in found
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        put("applications", LLM, "deployments", 3),
+        put("applications", LLM, "deployments", {"name": "LLM"}),
+        put("applications", LLM, "import_path", ["deployments.app:llm"]),
+        put("applications", LLM, "import_path", None),
+        put("applications", LLM, "args", "id", ["m"]),
+        put("applications", LLM, "deployments", 0, "autoscaling_config", 3),
+        put("applications", LLM, "deployments", 0, "ray_actor_options", "many"),
+        put("http_options", []),
+        put(7, 7),
+        put("applications", LLM, 7, 7),
+        put("applications", LLM, "args", 7, 7),
+    ],
+)
+def test_value_of_a_quite_other_type_is_a_problem_and_no_crash(
+    change: Callable[[Any], None],
+) -> None:
+    found = problems(change)
+
+    assert found != []
+    assert [line for line in found if line.startswith(":") or "\n" in line] == []
+
+
+def test_clean_file_is_status_0(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(SHIPPED)]) == 0
+    assert capsys.readouterr() == ("", "")
+
+
+def test_problems_are_status_1_and_a_line_each(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = shipped()
+    config["colour"] = 1
+    config["applications"][LLM]["args"]["colour"] = 1
+    file = tmp_path / "config.yaml"
+    file.write_text(yaml.safe_dump(config))
+
+    assert main([str(file)]) == 1
+    assert capsys.readouterr().err.splitlines() == [
+        "colour: there is no such key",
+        "applications[1].args.colour: there is no such key",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"a: [1", "not YAML"),
+        (b"a:\n\t- b", "not YAML"),
+        (b"a: \xff", "not YAML"),
+        (b"a: !!python/object:os.system {}", "not YAML"),
+    ],
+)
+def test_file_that_is_no_yaml_is_one_line(
+    content: bytes, reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_bytes(content)
+
+    assert main([str(file)]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"{file}: {reason}")
+
+
+@pytest.mark.parametrize("name", ["nowhere.yaml", "."])
+def test_file_that_cannot_be_read_is_one_line(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(tmp_path / name)]) == 1
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("arguments", [[], ["a", "b"]])
+def test_wrong_use_is_status_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 2
+    assert capsys.readouterr().err.startswith("usage: ")
+
+
+def test_ray_is_not_started() -> None:
+    """In a process of its own, because another test may have started it."""
+    code = (
+        "import sys; from deployments.check import main; status = main(sys.argv[1:]);"
+        "import ray; print(status, ray.is_initialized(), 'torch' in sys.modules)"
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(SHIPPED)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    assert done.stdout.split() == ["0", "False", "False"]

@@ -1,0 +1,94 @@
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel, ValidationError
+
+from deployments.config import (
+    DiffusionArgs,
+    EmbeddingArgs,
+    IngressArgs,
+    LlmArgs,
+    ModelArgs,
+    application_name,
+    find_home,
+)
+
+ALL_ARGS = [IngressArgs, LlmArgs, EmbeddingArgs, DiffusionArgs]
+MODEL = {"id": "m", "source": "fake:"}
+
+
+@pytest.mark.parametrize(
+    ("model_id", "name"),
+    [
+        ("shapes", "shapes"),
+        ("org/model", "org--model"),
+        ("all-minilm-l6-v2.5", "all-minilm-l6-v2_5"),
+        ("a/b/c.d", "a--b--c_d"),
+    ],
+)
+def test_application_name(model_id: str, name: str) -> None:
+    assert application_name(model_id) == name
+
+
+@pytest.mark.parametrize(
+    "model_id", ["m", "org/m", "m.v1", "m:adapter", "m@main", "a+b", "x" * 128]
+)
+def test_model_id(model_id: str) -> None:
+    assert ModelArgs(id=model_id, source="fake:").id == model_id
+
+
+@pytest.mark.parametrize("model_id", ["", "a b", "a\n", "a'b", "a?b", "a#b", "x" * 129, 7])
+def test_any_other_model_id_is_refused(model_id: object) -> None:
+    with pytest.raises(ValidationError, match="id"):
+        ModelArgs.model_validate({"id": model_id, "source": "fake:"})
+
+
+@pytest.mark.parametrize("args", ALL_ARGS)
+def test_unknown_key_is_refused(args: type[BaseModel]) -> None:
+    with pytest.raises(ValidationError, match="colour"):
+        args.model_validate({**MODEL, "colour": 1})
+
+
+@pytest.mark.parametrize("args", [LlmArgs, EmbeddingArgs, DiffusionArgs])
+def test_id_and_source_are_all_that_a_model_needs(args: type[ModelArgs]) -> None:
+    assert args(id="m", source="fake:").id == "m"
+
+
+def test_auth_is_on_unless_said_otherwise() -> None:
+    assert IngressArgs().auth.required
+
+
+def test_home_is_where_the_environment_says(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("TRIPTYCH_HOME", str(tmp_path))
+
+    assert find_home() == tmp_path
+
+
+def test_home_in_the_environment_may_begin_with_a_tilde(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("TRIPTYCH_HOME", "~/models")
+
+    assert find_home() == tmp_path / "models"
+
+
+@pytest.mark.parametrize("value", ["", None])
+def test_home_is_in_the_checkout_otherwise(
+    monkeypatch: pytest.MonkeyPatch, value: str | None
+) -> None:
+    monkeypatch.setenv("TRIPTYCH_HOME", value or "")
+
+    assert find_home() == Path(__file__).parents[2] / ".triptych"
+
+
+def test_home_of_an_installed_package_is_the_users(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("TRIPTYCH_HOME", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr("deployments.config.__file__", str(tmp_path / "site" / "x" / "config.py"))
+
+    assert find_home() == tmp_path / ".triptych"
