@@ -68,9 +68,9 @@ class FakeLlmEngine:
                         prompt for prompt in words for _ in range(generation.sampling.n)
                     )
                 ]
-        except* EngineFailed as failures:
+        except ExceptionGroup as failures:
             raise failures.exceptions[0] from None
-        except* asyncio.CancelledError:
+        except asyncio.CancelledError:
             self.aborted += 1
             raise
         finally:
