@@ -1,5 +1,6 @@
 """`source` → a local folder, or one line that says why there is none."""
 
+import re
 from pathlib import Path
 
 from deployments.config import find_home
@@ -16,6 +17,9 @@ _UNSAFE_FILES = [
     "*.gguf",
 ]
 """Pickles run code when loaded, and the rest no engine here reads."""
+
+_HUB_ID = re.compile(r"[^/@.~][^/@]*/[^/@]+(@.*)?")
+"""`org/name` or `org/name@revision`; only a revision may hold more slashes."""
 
 
 class SourceError(Exception):
@@ -40,10 +44,15 @@ def resolve_source(model_id: str, source: str) -> Path:
     """
     if source.startswith("demo:"):
         return _find_demo(model_id, source)
-    folder = Path(source).expanduser()
-    if folder.is_dir():
-        return folder.resolve()
-    if folder.is_absolute() or source.startswith((".", "~")) or source.count("/") != 1:
+    try:
+        folder = Path(source).expanduser()
+        if folder.is_dir():
+            return folder.resolve()
+    except RuntimeError:  # a home of somebody who is not there
+        pass
+    except OSError as error:
+        raise SourceError(model_id, source, error.strerror or "it cannot be read") from error
+    if not _HUB_ID.fullmatch(source):
         raise SourceError(model_id, source, "there is no such folder")
     return _download(model_id, source)
 
