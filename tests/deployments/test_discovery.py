@@ -1,0 +1,199 @@
+from typing import Any
+
+import pytest
+
+from deployments.discovery import DEPLOYMENTS, KINDS, DiscoveredModel, to_models
+
+REASON = "model 'm': source './gone' cannot be loaded: there is no such folder"
+
+TRACEBACK = f"""The deployment failed to start 3 times in a row.
+ray::ServeReplica:m:LLM.initialize_and_get_metadata() (pid=1, ip=127.0.0.1)
+  File "/srv/triptych/deployments/loading.py", line 31, in load_engine
+    return _load(args, build)
+deployments.sources.SourceError: {REASON}
+
+The above exception was the direct cause of the following exception:
+
+ray::ServeReplica:m:LLM.initialize_and_get_metadata() (pid=1, ip=127.0.0.1)
+RuntimeError: Traceback (most recent call last):
+"""
+
+
+def application(
+    status: str = "RUNNING",
+    replicas: tuple[str, ...] = ("RUNNING",),
+    *,
+    import_path: str = "deployments.app:llm",
+    **deployment: Any,
+) -> dict[str, Any]:
+    """What Serve says about one model (`ServeInstanceDetails`, Ray 2.60), as far as it is read."""
+    name = DEPLOYMENTS[KINDS.get(import_path, "llm")]
+    return {
+        "name": "m",
+        "status": status,
+        "message": "",
+        "last_deployed_time_s": 1_700_000_000.75,
+        "deployed_app_config": {"name": "m", "import_path": import_path, "args": {"id": "org/m"}},
+        "deployments": {
+            name: {
+                "name": name,
+                "status": "HEALTHY",
+                "message": "",
+                "target_num_replicas": len(replicas),
+                "replicas": [{"state": state} for state in replicas],
+                **deployment,
+            }
+        },
+    }
+
+
+def models(*applications: dict[str, Any]) -> list[DiscoveredModel]:
+    named = {f"app{number}": each for number, each in enumerate(applications)}
+    return list(to_models({"applications": named}))
+
+
+def test_ready_model() -> None:
+    assert models(application()) == [
+        DiscoveredModel("app0", "org/m", "llm", "ready", None, 1_700_000_000)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("import_path", "kind"),
+    [
+        ("deployments.app:llm", "llm"),
+        ("deployments.app:embedding", "embedding"),
+        ("deployments.app:diffusion", "diffusion"),
+    ],
+)
+def test_kind_follows_the_import_path(import_path: str, kind: str) -> None:
+    (model,) = models(application(import_path=import_path))
+
+    assert (model.kind, model.state) == (kind, "ready")
+
+
+@pytest.mark.parametrize(
+    ("status", "replicas", "state"),
+    [
+        ("RUNNING", ("RUNNING",), "ready"),
+        ("RUNNING", ("STARTING", "RUNNING"), "ready"),
+        ("DEPLOYING", ("RUNNING", "STOPPING"), "ready"),
+        ("UNHEALTHY", ("RUNNING",), "ready"),
+        ("DEPLOY_FAILED", ("RUNNING",), "ready"),
+        ("DEPLOYING", (), "starting"),
+        ("DEPLOYING", ("STARTING",), "starting"),
+        ("DEPLOYING", ("UPDATING", "RECOVERING"), "starting"),
+        ("NOT_STARTED", (), "starting"),
+        ("UNHEALTHY", ("STARTING",), "starting"),
+        ("UNHEALTHY", ("STOPPING",), "starting"),
+        ("RUNNING", ("STOPPING",), "starting"),
+        ("DEPLOY_FAILED", (), "failed"),
+        ("DEPLOY_FAILED", ("STARTING",), "failed"),
+    ],
+)
+def test_state(status: str, replicas: tuple[str, ...], state: str) -> None:
+    (model,) = models(application(status, replicas))
+
+    assert model.state == state
+
+
+def test_model_scaled_to_zero_is_idle() -> None:
+    (model,) = models(application("RUNNING", (), target_num_replicas=0))
+
+    assert (model.state, model.message) == ("idle", None)
+
+
+def test_model_without_its_deployment_yet_is_starting() -> None:
+    (model,) = models({**application("DEPLOYING"), "deployments": {}})
+
+    assert model.state == "starting"
+
+
+def test_model_that_could_not_be_built_is_failed() -> None:
+    (model,) = models({**application("DEPLOY_FAILED"), "deployments": {}})
+
+    assert model.state == "failed"
+
+
+def test_reason_of_a_failure_is_found_in_the_traceback() -> None:
+    (model,) = models(application("DEPLOY_FAILED", (), message=TRACEBACK))
+
+    assert model.message == REASON
+
+
+def test_reason_may_stand_in_the_message_of_the_application() -> None:
+    failed = {**application("DEPLOY_FAILED", ()), "message": TRACEBACK}
+
+    assert [model.message for model in models(failed)] == [REASON]
+
+
+@pytest.mark.parametrize("message", ["", "Traceback:\n  File \"/srv/secret.py\"\nKeyError: 'x'"])
+def test_reason_of_another_kind_is_not_shown(message: str) -> None:
+    (model,) = models(application("DEPLOY_FAILED", (), message=message))
+
+    assert model.message == "it could not be deployed; Ray Serve's log says why"
+
+
+def test_model_that_is_not_failed_has_no_message() -> None:
+    (model,) = models(application("DEPLOYING", ("STARTING",), message=TRACEBACK))
+
+    assert model.message is None
+
+
+def test_model_that_is_being_deleted_is_gone() -> None:
+    assert models(application("DELETING")) == []
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        None,
+        {},
+        {"import_path": "deployments.app:ingress", "args": {}},
+        {"import_path": "somebody.else:app", "args": {"id": "m"}},
+        {"import_path": "deployments.app:llm"},
+        {"import_path": "deployments.app:llm", "args": None},
+    ],
+)
+def test_application_that_is_no_model_is_passed_over(config: Any) -> None:
+    assert models({**application(), "deployed_app_config": config}) == []
+
+
+def test_order_is_that_of_the_configuration() -> None:
+    others = application(import_path="deployments.app:embedding"), application("DELETING")
+
+    assert [model.application for model in models(application(), *others, application())] == [
+        "app0",
+        "app1",
+        "app3",
+    ]
+
+
+def test_no_application_is_no_model() -> None:
+    assert models() == []
+
+
+@pytest.mark.parametrize("time_s", [None, 0])
+def test_time_of_deployment_may_be_unknown(time_s: float | None) -> None:
+    (model,) = models({**application(), "last_deployed_time_s": time_s})
+
+    assert model.deployed_at_s == 0
+
+
+def test_names_that_are_read_are_names_of_serve() -> None:
+    """The dicts above are made by hand; this holds them against the version installed."""
+    from ray.serve._private.common import ReplicaState
+    from ray.serve.schema import (
+        ApplicationDetails,
+        ApplicationStatus,
+        DeploymentDetails,
+        ReplicaDetails,
+    )
+
+    assert {"status", "message", "last_deployed_time_s", "deployed_app_config", "deployments"} <= (
+        ApplicationDetails.model_fields.keys()
+    )
+    assert {"message", "target_num_replicas", "replicas"} <= DeploymentDetails.model_fields.keys()
+    assert "state" in ReplicaDetails.model_fields
+    assert {"RUNNING", "DEPLOY_FAILED", "DELETING"} <= set(ApplicationStatus.__members__)
+    assert ReplicaState.RUNNING.value == "RUNNING"
