@@ -184,9 +184,9 @@ class _Outbox:
         self._items.append(item)
 
     def _flush(self) -> None:
-        message, self._items = _encoder.encode(self._items), []
+        items, self._items = self._items, []  # first: whatever happens here, the next tick is free
         try:
-            self._socket.send(message, zmq.DONTWAIT, copy=False)
+            self._socket.send(_encoder.encode(items), zmq.DONTWAIT, copy=False)
         except zmq.Again:
             # The ingress has not read for _HIGH_WATER_MESSAGES ticks: it is gone or hung.
             self._is_broken = True
