@@ -45,7 +45,7 @@ class LlmHandle:
 
     async def complete(self, generation: Generation) -> Completion:
         """Write the whole answer."""
-        completion: Completion = await _call(self._complete.remote(generation))
+        completion: Completion = await _call(self._complete, generation)
         return completion
 
     def stream(self, generation: Generation) -> "ChannelStream":
@@ -62,7 +62,7 @@ class ChannelStream:
         """Open an inbox and make the call."""
         self._receiver = receiver
         self._inbox = receiver.open()
-        call = _call(method.remote(generation, self._inbox.reply_to))
+        call = _call(method, generation, self._inbox.reply_to)
         self._calling: asyncio.Task[StreamEnd] = asyncio.create_task(call)
         self._calling.add_done_callback(lambda _: self._inbox.news.set())
         self._completion: Completion | None = None
@@ -114,7 +114,7 @@ class EmbeddingHandle:
 
     async def embed(self, request: EmbeddingRequest) -> Embeddings:
         """Embed all inputs."""
-        embeddings: Embeddings = await _call(self._embed.remote(request))
+        embeddings: Embeddings = await _call(self._embed, request)
         return embeddings
 
 
@@ -127,18 +127,20 @@ class DiffusionHandle:
 
     async def generate(self, request: ImageRequest) -> Images:
         """Draw all images."""
-        images: Images = await _call(self._generate.remote(request))
+        images: Images = await _call(self._generate, request)
         return images
 
 
-async def _call(response: "DeploymentResponse[Any]") -> Any:
-    """Await a call; whoever stops waiting for it cancels it in the replica too."""
-    try:
-        with translate_ray_errors():
+async def _call(method: "DeploymentHandle[Any]", *args: Any) -> Any:
+    """Call and wait; whoever stops waiting cancels the call in the replica too."""
+    with translate_ray_errors():
+        # Called in here: whoever is cancelled before that has nothing under way.
+        response: DeploymentResponse[Any] = method.remote(*args)
+        try:
             return await response
-    except asyncio.CancelledError:
-        response.cancel()
-        raise
+        except asyncio.CancelledError:
+            response.cancel()
+            raise
 
 
 @contextmanager
@@ -161,7 +163,14 @@ def translate_ray_errors() -> Iterator[None]:
         if isinstance(error.cause, ApiError):
             raise error.cause from None
         raise EngineFailed("The model failed to answer this request.") from error
-    except (serve_errors.ReplicaUnavailableError, ray_errors.RayActorError):
+    except (
+        serve_errors.ReplicaUnavailableError,
+        ray_errors.RayActorError,
+        ray_errors.WorkerCrashedError,
+        ray_errors.NodeDiedError,
+        ray_errors.LocalRayletDiedError,
+        ray_errors.ObjectLostError,  # the result was made, and lost with its node before it was read
+    ):
         raise ReplicaLost("The replica that worked on this request was lost.") from None
     except (serve_errors.RayServeException, ray_errors.RayError) as error:
         raise EngineFailed("The model failed to answer this request.") from error
