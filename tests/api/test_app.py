@@ -4,6 +4,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from starlette.applications import Starlette
 from starlette.types import Message
 
@@ -22,6 +24,19 @@ REQUESTS: dict[str, dict[str, Any]] = {
 }
 POSTS = pytest.mark.parametrize("path", REQUESTS)
 JSON = {"content-type": "application/json"}
+NAMES = sorted(
+    {"messages", "prompt", "input", "size", "n", "stop", "stream", "stream_options", "temperature"}
+    | {"role", "content", "type", "text", "encoding_format", "seed", "max_tokens", "include_usage"}
+)
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(st.sampled_from(NAMES) | st.text(max_size=5), inner, max_size=4)
+    ),
+    max_leaves=12,
+)
+"""JSON of any kind, with names that mean something more often than chance would have it."""
 
 
 def app_in_state(state: State) -> Starlette:
@@ -210,6 +225,25 @@ async def test_idle_model_answers(path: str) -> None:
     response = await request(app_in_state("idle"), "POST", path, json_body=REQUESTS[path])
 
     assert response.status == 200
+
+
+@POSTS
+@given(members=st.dictionaries(st.sampled_from(NAMES) | st.text(max_size=5), VALUES, max_size=3))
+@settings(max_examples=100, deadline=None)
+async def test_no_json_makes_a_fault(path: str, members: dict[str, Any]) -> None:
+    response = await request(build_app(), "POST", path, json_body={**REQUESTS[path], **members})
+
+    assert response.status in (200, 400)
+    assert response.status == 200 or response.error()
+
+
+@POSTS
+@given(body=st.binary(max_size=200))
+@settings(max_examples=50, deadline=None)
+async def test_no_bytes_make_a_fault(path: str, body: bytes) -> None:
+    response = await request(build_app(), "POST", path, chunks=[body], headers=JSON)
+
+    assert response.error()[0] == 400
 
 
 async def test_fault_in_a_backend_is_a_plain_500() -> None:
