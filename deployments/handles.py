@@ -169,7 +169,7 @@ def translate_ray_errors() -> Iterator[None]:
         ray_errors.WorkerCrashedError,
         ray_errors.NodeDiedError,
         ray_errors.LocalRayletDiedError,
-        ray_errors.ObjectLostError,  # the result was made, and lost with its node before it was read
+        ray_errors.ObjectLostError,  # the result was lost with its node before it was read
     ):
         raise ReplicaLost("The replica that worked on this request was lost.") from None
     except (serve_errors.RayServeException, ray_errors.RayError) as error:
