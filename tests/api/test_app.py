@@ -229,7 +229,7 @@ async def test_idle_model_answers(path: str) -> None:
 
 @POSTS
 @given(members=st.dictionaries(st.sampled_from(NAMES) | st.text(max_size=5), VALUES, max_size=3))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 async def test_no_json_makes_a_fault(path: str, members: dict[str, Any]) -> None:
     response = await request(build_app(), "POST", path, json_body={**REQUESTS[path], **members})
 

@@ -52,7 +52,7 @@ async def stream(llm: FakeLlm, path: str, body: Any, **members: Any) -> Response
 def text_of(event: Any) -> str:
     """The text that one event adds, in either wording."""
     choice = event["choices"][0]
-    return choice["text"] if "text" in choice else choice["delta"].get("content", "")
+    return str(choice["text"] if "text" in choice else choice["delta"].get("content", ""))
 
 
 @BOTH

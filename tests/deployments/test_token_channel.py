@@ -3,7 +3,7 @@
 import asyncio
 import gc
 import logging
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 
 import msgspec
 import psutil
@@ -12,7 +12,7 @@ import zmq
 
 from api.backends import Delta
 from api.errors import ReplicaLost
-from deployments.token_channel import Inbox, Receiver, ReplyTo, Sender
+from deployments.token_channel import Inbox, Outlet, Receiver, ReplyTo, Sender
 
 PATIENCE_S = 5.0
 
@@ -41,7 +41,7 @@ class Tap:
         self.address = f"tcp://127.0.0.1:{port}"
 
     def next_message(self) -> list[tuple[bytes, int, str, str | None]]:
-        assert self._socket.poll(PATIENCE_S * 1000), "no message came"
+        assert self._socket.poll(int(PATIENCE_S * 1000)), "no message came"
         return [tuple(item) for item in msgspec.msgpack.decode(self._socket.recv())]
 
     def has_more(self) -> bool:
@@ -67,6 +67,29 @@ async def collect(inbox: Inbox, count: int) -> list[Delta]:
     return list(inbox.take())
 
 
+def send_all(outlet: Outlet, deltas: Sequence[Delta]) -> None:
+    """All within one tick."""
+    for delta in deltas:
+        outlet.send(delta)
+
+
+async def send_in_turn(outlet: Outlet, texts: Sequence[str]) -> None:
+    """A tick for each."""
+    for text in texts:
+        outlet.send(Delta(0, text))
+        await asyncio.sleep(0)
+
+
+async def come_and_go() -> None:
+    """One delta from a new sender to a new receiver, and both are gone."""
+    receiver, sender = Receiver("127.0.0.1"), Sender()
+    inbox = receiver.open()
+    sender.open(inbox.reply_to).send(Delta(0, "a"))
+    await collect(inbox, 1)
+    sender.shut_down()
+    await receiver.shut_down()
+
+
 async def push(receiver: Receiver, message: bytes) -> None:
     """Send raw bytes to a receiver, and then prove that they have been read."""
     inbox = receiver.open()
@@ -85,8 +108,7 @@ async def test_deltas_arrive_in_order(receiver: Receiver, sender: Sender) -> Non
     outlet = sender.open(inbox.reply_to)
     sent = [Delta(number % 3, f"é\u2028\0😀{number}") for number in range(1000)]
 
-    for delta in sent:
-        outlet.send(delta)
+    send_all(outlet, sent)
 
     assert await collect(inbox, 1000) == sent
     assert outlet.sent == inbox.received == 1000
@@ -96,11 +118,10 @@ async def test_order_holds_over_many_ticks(receiver: Receiver, sender: Sender) -
     inbox = receiver.open()
     outlet = sender.open(inbox.reply_to)
 
-    for number in range(100):
-        outlet.send(Delta(0, str(number)))
-        await asyncio.sleep(0)
+    texts = [str(number) for number in range(100)]
+    await send_in_turn(outlet, texts)
 
-    assert [delta.text for delta in await collect(inbox, 100)] == [str(n) for n in range(100)]
+    assert [delta.text for delta in await collect(inbox, 100)] == texts
 
 
 @pytest.mark.parametrize("reason", ["stop", "length", None])
@@ -113,20 +134,23 @@ async def test_finish_reason_arrives(receiver: Receiver, sender: Sender, reason:
 
 
 async def test_many_requests_over_two_senders_do_not_mix(receiver: Receiver) -> None:
-    senders = [Sender(), Sender()]
+    first, second = Sender(), Sender()
     inboxes = [receiver.open() for _ in range(50)]
-    outlets = [senders[n % 2].open(inbox.reply_to) for n, inbox in enumerate(inboxes)]
+    outlets = [(first, second)[n % 2].open(inbox.reply_to) for n, inbox in enumerate(inboxes)]
+    texts = [str(step) for step in range(20)]
 
-    for step in range(20):
-        for number, outlet in enumerate(outlets):
-            outlet.send(Delta(0, f"{number}:{step}"))
-        await asyncio.sleep(0)
+    await asyncio.gather(
+        *(
+            send_in_turn(outlet, [f"{n}:{text}" for text in texts])
+            for n, outlet in enumerate(outlets)
+        )
+    )
     arrived = [await collect(inbox, 20) for inbox in inboxes]
-    for sender in senders:
-        sender.shut_down()
+    first.shut_down()
+    second.shut_down()
 
     assert [[delta.text for delta in deltas] for deltas in arrived] == [
-        [f"{number}:{step}" for step in range(20)] for number in range(50)
+        [f"{n}:{text}" for text in texts] for n in range(50)
     ]
     assert receiver.dropped == 0
 
@@ -288,13 +312,7 @@ async def test_sockets_are_freed() -> None:
     process = psutil.Process()
     before = process.num_fds()
 
-    for _ in range(5):
-        receiver, sender = Receiver("127.0.0.1"), Sender()
-        inbox = receiver.open()
-        sender.open(inbox.reply_to).send(Delta(0, "a"))
-        await collect(inbox, 1)
-        sender.shut_down()
-        await receiver.shut_down()
+    await asyncio.gather(*(come_and_go() for _ in range(5)))
     gc.collect()
 
     assert process.num_fds() <= before
