@@ -1,0 +1,72 @@
+"""Training in bfloat16 on a CPU: float32 weights behind it, AdamW, and a moving average."""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+WARM_UP_SHARE = 0.01
+DECAY_SHARE = 0.3
+
+Schedule = Callable[[float], float]  # share of the steps done -> factor of the learning rate
+
+
+def cosine(share: float) -> float:
+    """Warm up, then fall to zero all the way."""
+    return min(1.0, share / WARM_UP_SHARE + 0.01) * 0.5 * (1 + math.cos(math.pi * share))
+
+
+def late_fall(share: float) -> float:
+    """Warm up, stay at the peak, and fall to zero in a line at the end."""
+    return min(1.0, share / WARM_UP_SHARE + 0.01, (1 - share) / DECAY_SHARE)
+
+
+class Mixed:
+    """Parameters of modules in float32, their bfloat16 copies in the modules, AdamW and an EMA.
+
+    Updates far smaller than a bfloat16 weight can show are not lost: they add up in float32.
+    """
+
+    def __init__(
+        self, groups: list[tuple[nn.Module, float]], *, steps: int, ema: float, schedule: Schedule
+    ) -> None:
+        """Take (module, peak learning rate) pairs; the modules become bfloat16."""
+        self._steps, self._step, self._ema_decay, self._schedule = steps, 0, ema, schedule
+        self._master: list[Tensor] = []
+        settings = []
+        for module, rate in groups:
+            master = [parameter.detach().float().clone() for parameter in module.parameters()]
+            self._master += master
+            settings.append({"params": master, "lr": rate, "peak": rate})
+            module.to(torch.bfloat16)
+        self._working = [parameter for module, _ in groups for parameter in module.parameters()]
+        self._ema = [parameter.clone() for parameter in self._master]
+        self._optimizer = torch.optim.AdamW(settings, weight_decay=0.01, betas=(0.9, 0.98))
+
+    def step(self, loss: Tensor) -> None:
+        """Move all parameters by one step against the gradient of `loss`."""
+        loss.backward()
+        scale = self._schedule(self._step / self._steps)
+        for group in self._optimizer.param_groups:
+            group["lr"] = group["peak"] * scale
+        for master, working in zip(self._master, self._working, strict=True):
+            master.grad = None if working.grad is None else working.grad.float()
+            working.grad = None
+        torch.nn.utils.clip_grad_norm_(self._master, 1.0)
+        self._optimizer.step()
+        self._step += 1
+        torch._foreach_copy_(self._working_data(), self._master)
+        decay = min(self._ema_decay, (1 + self._step) / (10 + self._step))
+        torch._foreach_lerp_(self._ema, self._master, 1 - decay)
+
+    def use_average(self) -> None:
+        """Put the moving average into the modules, for evaluation or for good."""
+        torch._foreach_copy_(self._working_data(), self._ema)
+
+    def use_latest(self) -> None:
+        """Put the parameters being trained back into the modules."""
+        torch._foreach_copy_(self._working_data(), self._master)
+
+    def _working_data(self) -> list[Tensor]:
+        return [parameter.data for parameter in self._working]
