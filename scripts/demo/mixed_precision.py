@@ -1,38 +1,23 @@
 """Training in bfloat16 on a CPU: float32 weights behind it, AdamW, and a moving average."""
 
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
-WARM_UP_SHARE = 0.01
-DECAY_SHARE = 0.3
-
-Schedule = Callable[[float], float]  # share of the steps done -> factor of the learning rate
-
-
-def cosine(share: float) -> float:
-    """Warm up, then fall to zero all the way."""
-    return min(1.0, share / WARM_UP_SHARE + 0.01) * 0.5 * (1 + math.cos(math.pi * share))
-
-
-def late_fall(share: float) -> float:
-    """Warm up, stay at the peak, and fall to zero in a line at the end."""
-    return min(1.0, share / WARM_UP_SHARE + 0.01, (1 - share) / DECAY_SHARE)
+WARM_UP_SHARE = 0.01  # of the steps
 
 
 class Mixed:
     """Parameters of modules in float32, their bfloat16 copies in the modules, AdamW and an EMA.
 
+    The learning rate warms up, then falls to zero as a cosine.
     Updates far smaller than a bfloat16 weight can show are not lost: they add up in float32.
     """
 
-    def __init__(
-        self, groups: list[tuple[nn.Module, float]], *, steps: int, ema: float, schedule: Schedule
-    ) -> None:
+    def __init__(self, groups: list[tuple[nn.Module, float]], steps: int, ema: float) -> None:
         """Take (module, peak learning rate) pairs; the modules become bfloat16."""
-        self._steps, self._step, self._ema_decay, self._schedule = steps, 0, ema, schedule
+        self._steps, self._step, self._ema_decay = steps, 0, ema
         self._master: list[Tensor] = []
         settings = []
         for module, rate in groups:
@@ -47,7 +32,9 @@ class Mixed:
     def step(self, loss: Tensor) -> None:
         """Move all parameters by one step against the gradient of `loss`."""
         loss.backward()
-        scale = self._schedule(self._step / self._steps)
+        share = self._step / self._steps
+        warm_up = min(1.0, share / WARM_UP_SHARE + 0.01)
+        scale = warm_up * 0.5 * (1 + math.cos(math.pi * share))
         for group in self._optimizer.param_groups:
             group["lr"] = group["peak"] * scale
         for master, working in zip(self._master, self._working, strict=True):

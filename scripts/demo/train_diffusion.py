@@ -39,7 +39,7 @@ from drawings import (
     draw,
     sample_scene,
 )
-from mixed_precision import Mixed, cosine, late_fall
+from mixed_precision import Mixed
 from progress import Progress
 from tokenizers.pre_tokenizers import ByteLevel
 from torch import Tensor, nn
@@ -56,8 +56,8 @@ DROPPED_CAPTIONS = 0.1  # taught as the empty caption, which guidance subtracts
 TEXT_STEPS, TEXT_BATCH = 700, 128
 VAE_STEPS, VAE_BATCH = 2200, 16
 DRAWINGS = 24_000
-UNET_STEPS, UNET_BATCH = 6000, 32
-SAVE_EVERY = 500
+UNET_STEPS, UNET_BATCH = 7000, 32
+SAVE_EVERY = 1000
 DEFAULTS = {
     "num_inference_steps": 20,
     "guidance_scale": 3.0,
@@ -149,7 +149,7 @@ def train_vae(work: Path) -> None:
         latent_channels=LATENT_CHANNELS,
     )
     vae.to(memory_format=torch.channels_last)
-    mixed = Mixed([(vae, 2e-3)], steps=VAE_STEPS, ema=0.995, schedule=cosine)
+    mixed = Mixed([(vae, 2e-3)], VAE_STEPS, ema=0.995)
     rng, progress = Random(SEED + 1), Progress("vae", VAE_STEPS)
     for step in range(1, VAE_STEPS + 1):
         pictures = to_tensor([sample_scene(rng) for _ in range(VAE_BATCH)], rng)
@@ -206,8 +206,7 @@ def train_unet(work: Path, out: Path, steps: int) -> None:
     data = torch.load(work / "latents")
     unet = build_unet()
     scheduler = build_scheduler()
-    groups = [(unet, 1.2e-3), (encoder, 3e-4)]
-    mixed = Mixed(groups, steps=steps, ema=0.998, schedule=late_fall)
+    mixed = Mixed([(unet, 1.2e-3), (encoder, 3e-4)], steps, ema=0.999)
     empty = tokenize(tokenizer, [""])[0]
     progress = Progress("unet", steps)
     for step in range(1, steps + 1):
