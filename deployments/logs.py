@@ -1,13 +1,15 @@
 """One line a record, on the replica's stderr, which Ray shows where the service was started."""
 
 import logging
+import sys
 
 _PACKAGES = ("api", "deployments")
 
 
 def configure_logs() -> None:
     """Write what our packages log, from INFO on. Called once in every replica."""
-    handler = logging.StreamHandler()
+    # Serve replaces sys.stderr with a buffer that dies with a replica whose constructor raises.
+    handler = logging.StreamHandler(sys.__stderr__)
     handler.setFormatter(logging.Formatter("triptych %(levelname)s %(name)s: %(message)s"))
     for package in _PACKAGES:
         logger = logging.getLogger(package)

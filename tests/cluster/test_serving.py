@@ -1,0 +1,157 @@
+"""Requests through HAProxy, the ingress, handles and the token channel."""
+
+import base64
+import http.client
+import json
+import threading
+
+import httpx
+import openai
+import pytest
+
+from tests.service import Service, sse_events, wait_until
+
+pytestmark = pytest.mark.cluster
+
+LONG = "word " * 400
+MESSAGES = [{"role": "user", "content": "one two three"}]
+
+
+def test_chat_answers_with_exact_usage(service: Service):
+    completion = service.openai().chat.completions.create(model="echo", messages=MESSAGES)
+
+    assert completion.choices[0].message.content == "one two three"
+    assert completion.choices[0].finish_reason == "stop"
+    assert (completion.usage.prompt_tokens, completion.usage.completion_tokens) == (3, 3)
+
+
+def test_stream_carries_every_token_then_usage_then_done(service: Service):
+    body = {
+        "model": "echo",
+        "messages": MESSAGES,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+    with service.client() as client, client.stream("POST", "/v1/chat/completions", json=body) as r:
+        *chunks, done = list(sse_events(r.iter_lines()))
+    chunks = [json.loads(chunk) for chunk in chunks]
+    deltas = [chunk["choices"][0]["delta"] for chunk in chunks[:-1]]
+
+    assert done == "[DONE]"
+    assert deltas[0] == {"role": "assistant", "content": ""}
+    assert [delta["content"] for delta in deltas[1:-1]] == ["one", " two", " three"]
+    assert deltas[-1] == {}
+    assert chunks[-1]["usage"]["completion_tokens"] == 3
+
+
+def test_choices_of_several_prompts_are_numbered_prompt_major(service: Service):
+    completion = service.openai().completions.create(
+        model="echo", prompt=["a b", "c d"], n=2, stream=True, max_tokens=3
+    )
+    texts = ["", "", "", ""]
+    for chunk in completion:
+        texts[chunk.choices[0].index] += chunk.choices[0].text
+
+    assert texts == ["a b a", "a b a", "c d c", "c d c"]
+
+
+def test_many_streams_at_once_each_get_their_own_text(service: Service):
+    def ask(number: int) -> None:
+        prompt = " ".join(f"{number}-{step}" for step in range(20))
+        stream = service.openai().completions.create(
+            model="echo", prompt=prompt, max_tokens=20, stream=True
+        )
+        answers[number] = ("".join(chunk.choices[0].text for chunk in stream), prompt)
+
+    answers: dict[int, tuple[str, str]] = {}
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(30)]
+    [thread.start() for thread in threads]
+    [thread.join() for thread in threads]
+
+    assert len(answers) == 30
+    assert all(text == prompt for text, prompt in answers.values())
+
+
+def test_embeddings_and_images_answer(service: Service):
+    client = service.openai()
+    floats = client.embeddings.create(model="vectors", input=["a", "b"], encoding_format="float")
+    binary = client.embeddings.create(model="vectors", input=["a", "b"])
+    image = client.images.generate(model="colours", prompt="blue", size="32x16", n=2)
+
+    assert [row.embedding for row in floats.data] == [row.embedding for row in binary.data]
+    assert len(image.data) == 2
+    assert base64.b64decode(image.data[0].b64_json).startswith(b"\x89PNG")
+
+
+def test_an_engine_that_fails_half_way_ends_the_stream_with_an_error(service: Service):
+    stream = service.openai().chat.completions.create(
+        model="breaks", messages=[{"role": "user", "content": LONG}], stream=True
+    )
+    texts = []
+
+    with pytest.raises(openai.APIError, match="engine failed") as failure:
+        texts.extend(chunk.choices[0].delta.content for chunk in stream)
+
+    assert failure.value.code == "engine_error"
+    assert texts == ["", "word", " word", " word"]
+
+
+def test_an_engine_that_fails_at_once_gives_a_status(service: Service):
+    with pytest.raises(openai.InternalServerError) as failure:
+        service.openai().chat.completions.create(
+            model="fails-at-once", messages=MESSAGES, stream=True
+        )
+
+    assert failure.value.status_code == 500
+    assert failure.value.body["code"] == "engine_error"
+
+
+@pytest.mark.parametrize("is_streamed", [True, False])
+def test_a_client_that_leaves_aborts_the_work(service: Service, is_streamed: bool):
+    body = {"model": "echo", "prompt": LONG, "stream": is_streamed, "max_tokens": 4000}
+    with service.watching("echo", "unfinished_requests") as unfinished:
+        connection = http.client.HTTPConnection("127.0.0.1", service.port)
+        headers = {"authorization": f"Bearer {service.key}", "content-type": "application/json"}
+        connection.request("POST", "/v1/completions", json.dumps(body), headers)
+        wait_until(lambda: unfinished() == 1, timeout_s=10)
+        connection.close()
+        aborted_after_s = wait_until(lambda: unfinished() == 0, timeout_s=15)
+
+    assert aborted_after_s < 2
+
+
+def test_a_source_that_cannot_be_loaded_fails_alone_with_one_line(service: Service):
+    line = "model 'missing': source '/no/such/folder' cannot be loaded: there is no such folder"
+
+    assert service.ready()["missing"] == {"kind": "llm", "state": "failed", "message": line}
+    assert {state["state"] for id_, state in service.ready().items() if id_ != "missing"} == {
+        "ready"
+    }
+    assert line in (service.home / "logs" / "serve.log").read_text()
+    with pytest.raises(openai.InternalServerError) as failure:
+        service.openai().chat.completions.create(model="missing", messages=MESSAGES)
+    assert failure.value.status_code == 503
+
+
+def test_an_error_names_the_request_once(service: Service):
+    with service.client() as client:
+        response = client.get("/v1/nothing", headers={"x-request-id": "mine-1"})
+
+    assert response.status_code == 404
+    assert response.headers.get_list("x-request-id") == ["mine-1"]
+
+
+def test_a_body_over_the_limit_is_refused(service: Service):
+    with service.client() as client:
+        response = client.post("/v1/completions", json={"model": "echo", "prompt": "x" * 100_001})
+
+    assert response.status_code == 413
+    assert response.json()["error"]["code"] == "payload_too_large"
+
+
+def test_without_a_key_only_health_and_readiness_answer(service: Service):
+    statuses = [
+        httpx.get(service.url + path).status_code for path in ("/health", "/ready", "/v1/models")
+    ]
+
+    assert statuses == [200, 503, 401]

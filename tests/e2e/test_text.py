@@ -1,0 +1,113 @@
+"""Chat and completions by SmolLM2, through the official SDK."""
+
+import httpx
+import pytest
+from openai import AsyncOpenAI
+
+from tests.service import Service, wait_until
+
+pytestmark = pytest.mark.e2e
+
+MODEL = "smollm2-135m-instruct"
+QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
+
+
+def test_chat_knows_the_capital_of_france(service: Service):
+    answer = service.openai().chat.completions.create(model=MODEL, messages=QUESTION, temperature=0)
+
+    assert "Paris" in answer.choices[0].message.content
+    assert answer.choices[0].finish_reason == "stop"
+    assert answer.usage.total_tokens == answer.usage.prompt_tokens + answer.usage.completion_tokens
+
+
+def test_a_streamed_chat_says_the_same_as_a_whole_one(service: Service):
+    client = service.openai()
+    whole = client.chat.completions.create(model=MODEL, messages=QUESTION, temperature=0)
+    chunks = list(
+        client.chat.completions.create(
+            model=MODEL,
+            messages=QUESTION,
+            temperature=0,
+            stream=True,
+            stream_options={"include_usage": True},
+        )
+    )
+    texts = [chunk.choices[0].delta.content or "" for chunk in chunks[:-1]]
+
+    assert "".join(texts) == whole.choices[0].message.content
+    assert chunks[-2].choices[0].finish_reason == whole.choices[0].finish_reason
+    assert chunks[-1].usage.completion_tokens == whole.usage.completion_tokens
+    assert chunks[-1].usage.prompt_tokens == whole.usage.prompt_tokens
+
+
+async def test_the_async_client_streams_too(service: Service):
+    async with AsyncOpenAI(base_url=f"{service.url}/v1", api_key=service.key) as client:
+        stream = await client.chat.completions.create(
+            model=MODEL, messages=QUESTION, temperature=0, stream=True
+        )
+        text = "".join([chunk.choices[0].delta.content or "" async for chunk in stream])
+
+    assert "Paris" in text
+
+
+def test_completions_continue_strings_and_token_ids(service: Service):
+    client = service.openai()
+    by_text = client.completions.create(
+        model=MODEL, prompt=["Once upon a time", "The sun"], n=2, max_tokens=4, seed=1
+    )
+    by_ids = client.completions.create(model=MODEL, prompt=[504, 2365, 355], max_tokens=4)
+
+    assert [choice.index for choice in by_text.choices] == [0, 1, 2, 3]
+    assert by_text.usage.completion_tokens == 16
+    assert (by_ids.usage.prompt_tokens, by_ids.usage.completion_tokens) == (3, 4)
+
+
+def test_max_tokens_and_stop_end_the_answer(service: Service):
+    client = service.openai()
+    short = client.chat.completions.create(
+        model=MODEL, messages=QUESTION, temperature=0, max_completion_tokens=2
+    )
+    stopped = client.chat.completions.create(
+        model=MODEL, messages=QUESTION, temperature=0, stop=[" France"]
+    )
+
+    assert (short.choices[0].finish_reason, short.usage.completion_tokens) == ("length", 2)
+    assert stopped.choices[0].message.content == "The capital of"
+    assert stopped.choices[0].finish_reason == "stop"
+
+
+def test_the_same_seed_gives_the_same_text(service: Service):
+    texts = [
+        service.openai()
+        .chat.completions.create(
+            model=MODEL, messages=QUESTION, temperature=1.5, seed=seed, max_tokens=24
+        )
+        .choices[0]
+        .message.content
+        for seed in (5, 5, 6)
+    ]
+
+    assert texts[0] == texts[1] != texts[2]
+
+
+def test_twenty_readers_that_leave_are_aborted_within_two_seconds(service: Service):
+    """vLLM's own count of unfinished requests falls to none, which a driver asks for."""
+    body = {"model": MODEL, "messages": QUESTION, "stream": True, "max_tokens": 3000}
+    body["messages"] = [{"role": "user", "content": "Tell a very long story about the sea."}]
+    with service.client() as client:
+        for _ in range(20):
+            with client.stream("POST", "/v1/chat/completions", json=body) as response:
+                lines = response.iter_lines()
+                [next(lines) for _ in range(6)]
+    counts = service.call(MODEL, "abort_report")
+
+    assert counts["seconds_until_idle"] < 2
+    assert counts["unfinished"] == 0
+
+
+def test_a_reader_that_leaves_before_a_whole_answer_is_aborted_too(service: Service):
+    body = {"model": MODEL, "prompt": "The sea", "max_tokens": 3000}
+    with service.client(timeout_s=1) as client, pytest.raises(httpx.ReadTimeout):
+        client.post("/v1/completions", json=body)
+
+    wait_until(lambda: service.call(MODEL, "unfinished_requests") == 0, timeout_s=15)

@@ -1,0 +1,207 @@
+"""A real service for tests: started as `scripts/serve` starts it, ended by pid, asked over HTTP."""
+
+import collections
+import contextlib
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import yaml
+from openai import OpenAI
+
+ROOT = Path(__file__).resolve().parents[1]
+SERVE = Path(sys.executable).with_name("serve")
+AUTH_TOKEN = Path.home() / ".ray" / "auth_token"  # Ray makes it when a local cluster first starts
+
+
+class Service:
+    """A running service, and what tests want to know of it."""
+
+    def __init__(self, config: dict[str, Any], home: Path) -> None:
+        """Start it; returns once it has announced itself as ready."""
+        self.home = home
+        self.port = free_port()
+        self.config = {**config, "http_options": {"host": "127.0.0.1", "port": self.port}}
+        self.output = home / "output.txt"
+        with self.output.open("w") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, ROOT / "scripts/run_service.py", "--config", self.write_config()],
+                env={**os.environ, "TRIPTYCH_HOME": str(home), "RAY_AUTH_MODE": "token"},
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+        wait_until(self._is_announced, timeout_s=240)
+        self.key = (home / "api_key").read_text().strip()
+        self.url = f"http://127.0.0.1:{self.port}"
+        dashboard = re.search(r"--address (http\S+)", self.output.read_text())
+        assert dashboard, self.output.read_text()
+        self.dashboard = dashboard[1]
+
+    def _is_announced(self) -> bool:
+        assert self.process.poll() is None, self.output.read_text()
+        return "Ctrl-C ends it." in self.output.read_text()
+
+    def write_config(self) -> Path:
+        """Write the current configuration to a file."""
+        path = self.home / "config.yaml"
+        path.write_text(yaml.safe_dump(self.config, sort_keys=False))
+        return path
+
+    def deploy(self, applications: list[dict[str, Any]]) -> None:
+        """Run `serve deploy` with other applications."""
+        self.config = {**self.config, "applications": applications}
+        command = [SERVE, "deploy", "--address", self.dashboard, self.write_config()]
+        subprocess.run(
+            command,
+            check=True,
+            env={**os.environ, "RAY_AUTH_MODE": "token"},
+            stdout=subprocess.DEVNULL,
+            timeout=60,
+        )
+
+    def client(self, timeout_s: float = 120) -> httpx.Client:
+        """An HTTP client that carries the key."""
+        headers = {"authorization": f"Bearer {self.key}"}
+        return httpx.Client(base_url=self.url, headers=headers, timeout=timeout_s)
+
+    def openai(self) -> OpenAI:
+        """The official SDK, without retries so that every error shows."""
+        return OpenAI(base_url=f"{self.url}/v1", api_key=self.key, max_retries=0)
+
+    def ready(self) -> dict[str, Any]:
+        """What `/ready` says of each model."""
+        models: dict[str, Any] = httpx.get(f"{self.url}/ready").json()["models"]
+        return models
+
+    def applications(self) -> dict[str, Any]:
+        """What Serve's REST API says of each application."""
+        headers = {"authorization": f"Bearer {AUTH_TOKEN.read_text().strip()}"}
+        answer = httpx.get(f"{self.dashboard}/api/serve/applications/", headers=headers, timeout=30)
+        applications: dict[str, Any] = answer.json()["applications"]
+        return applications
+
+    def replica_pids(self) -> dict[str, list[int]]:
+        """Pids of the running replicas of each application."""
+        return {
+            name: sorted(
+                replica["pid"]
+                for deployment in application["deployments"].values()
+                for replica in deployment["replicas"]
+                if replica["state"] == "RUNNING"
+            )
+            for name, application in self.applications().items()
+        }
+
+    @contextlib.contextmanager
+    def watching(self, application: str, method: str) -> Iterator[Callable[[], Any]]:
+        """A function that gives the latest result of a deployment's method.
+
+        A driver of its own calls the method through a handle, ten times a second.
+        """
+        (port_file,) = self.run_time_folder().glob("ray/session_latest/gcs_server_port_*")
+        environment = {
+            **os.environ,
+            "RAY_AUTH_MODE": "token",
+            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+        }
+        command = [sys.executable, "-c", _CALL, port_file.read_text(), application, method]
+        driver = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+        results: collections.deque[Any] = collections.deque(maxlen=1)
+        assert driver.stdout
+        lines = driver.stdout
+        reader = threading.Thread(
+            target=lambda: results.extend(json.loads(line) for line in lines), daemon=True
+        )
+        reader.start()
+        try:
+            wait_until(lambda: len(results) > 0, timeout_s=60)
+            yield lambda: results[0]
+        finally:
+            driver.kill()
+            driver.wait()
+            reader.join()
+
+    def run_time_folder(self) -> Path:
+        """Where this service's Ray keeps its files."""
+        link = (self.home / "logs" / "ray").readlink()
+        return next(parent for parent in link.parents if parent.name.startswith("triptych-"))
+
+    def processes(self) -> list[psutil.Process]:
+        """Everything that this service has started, and itself."""
+        root = psutil.Process(self.process.pid)
+        return [root, *root.children(recursive=True)]
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> list[psutil.Process]:
+        """End it; returns those of its processes that are still there after 20 s."""
+        processes = self.processes() if self.process.poll() is None else []
+        self.process.send_signal(number)
+        _, alive = psutil.wait_procs(processes, timeout=20)
+        return alive
+
+    def kill_all(self) -> None:
+        """Whatever happened, leave nothing behind."""
+        if self.process.poll() is None:
+            for process in [*self.stop(), self.process]:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
+        self.process.wait()
+
+
+_CALL = """
+import json, sys, time, ray
+from ray import serve
+port, application, method = sys.argv[1:]
+ray.init(f"127.0.0.1:{port}", namespace="serve", log_to_driver=False, logging_level="ERROR")
+handle = serve.get_app_handle(application)
+while True:
+    print(json.dumps(getattr(handle, method).remote().result(timeout_s=20)), flush=True)
+    time.sleep(0.1)
+"""
+
+
+@contextlib.contextmanager
+def running(config: dict[str, Any], home: Path) -> Iterator[Service]:
+    """A service for as long as the block lasts."""
+    service = Service.__new__(Service)
+    try:
+        service.__init__(config, home)  # type: ignore[misc]  # a failed start is cleaned up too
+        yield service
+    finally:
+        if hasattr(service, "process"):
+            service.kill_all()
+
+
+def wait_until(is_so: Callable[[], bool], timeout_s: float) -> float:
+    """Wait for something to become true, and say how many seconds it took."""
+    started = time.monotonic()
+    while not is_so():
+        waited_s = time.monotonic() - started
+        assert waited_s < timeout_s, f"still not so after {timeout_s} s"
+        time.sleep(0.1)
+    return time.monotonic() - started
+
+
+def free_port() -> int:
+    """A TCP port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def sse_events(lines: Iterator[str]) -> Iterator[str]:
+    """The payloads of an event stream."""
+    for line in lines:
+        if line.startswith("data: "):
+            yield line.removeprefix("data: ")
