@@ -17,7 +17,6 @@ work two threads were several times slower than one.
 """
 
 import argparse
-import json
 import logging
 import warnings
 from collections.abc import Callable, Iterator
@@ -26,7 +25,7 @@ from random import Random
 
 import numpy as np
 import torch
-from diffusers import AutoencoderTiny, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import AutoencoderTiny, DDIMScheduler, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from drawings import (
     BACKGROUNDS,
@@ -41,6 +40,7 @@ from drawings import (
     sample_scene,
 )
 from mixed_precision import Mixed
+from model_folder import save_pipeline, save_text
 from progress import Progress
 from tokenizers.pre_tokenizers import ByteLevel
 from torch import Tensor, nn
@@ -60,12 +60,6 @@ DECODER_STEPS, DECODER_BATCH = 2000, 16
 DRAWINGS = 24_000
 UNET_STEPS, UNET_BATCH = 7000, 32
 SAVE_EVERY = 1000
-DEFAULTS = {
-    "num_inference_steps": 20,
-    "guidance_scale": 3.0,
-    "width_px": SIZE_PX,
-    "height_px": SIZE_PX,
-}
 
 # How many values each of a caption's attributes has, in the order of `to_labels`.
 CLASSES = [len(COLOURS), len(SHAPES), len(COLOURS) + 1, len(SHAPES) + 1]
@@ -129,16 +123,6 @@ def tokenize(tokenizer: CLIPTokenizer, captions: list[str]) -> Tensor:
     """Token ids as the pipeline makes them: (N, T) int64, padded to the full length."""
     batch = tokenizer(captions, padding="max_length", truncation=True, max_length=TOKENS)
     return torch.tensor(batch["input_ids"])
-
-
-def save_text(folder: Path, tokenizer: CLIPTokenizer, encoder: CLIPTextModel) -> None:
-    """Write both in the pipeline's layout; the vocabulary also in the files of older releases."""
-    tokenizer.save_pretrained(folder / "tokenizer")
-    model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
-    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
-    (folder / "tokenizer" / "vocab.json").write_text(json.dumps(model["vocab"]))
-    (folder / "tokenizer" / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]) + "\n")
-    encoder.save_pretrained(folder / "text_encoder")
 
 
 def train_vae(work: Path) -> None:
@@ -249,7 +233,7 @@ def train_unet(work: Path, out: Path, steps: int) -> None:
         progress.show(step, loss.item())
         if step % SAVE_EVERY == 0 or step == steps:
             mixed.use_average()
-            save_pipeline(out, work, tokenizer, encoder, unet, scheduler)
+            save_pipeline(out, work, encoder=encoder, unet=unet, scheduler=scheduler)
             mixed.use_latest()
 
 
@@ -283,46 +267,6 @@ def build_scheduler() -> DDIMScheduler:
         rescale_betas_zero_snr=True,
         timestep_spacing="trailing",
     )
-
-
-def save_pipeline(
-    out: Path,
-    work: Path,
-    tokenizer: CLIPTokenizer,
-    encoder: CLIPTextModel,
-    unet: UNet2DConditionModel,
-    scheduler: DDIMScheduler,
-) -> None:
-    """Write the standard layout, float16 on disk; configs say float32, which engines start from."""
-    vae = AutoencoderTiny.from_pretrained(work / "decoder")
-    pipeline = StableDiffusionPipeline(
-        vae=vae.half(),
-        text_encoder=CLIPTextModel(encoder.config).half(),
-        tokenizer=tokenizer,
-        unet=UNet2DConditionModel.from_config(unet.config).half(),
-        scheduler=scheduler,
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
-    pipeline.unet.load_state_dict(unet.state_dict())
-    pipeline.text_encoder.load_state_dict(encoder.state_dict())
-    pipeline.save_pretrained(out)
-    save_text_files(out, work)
-
-
-def save_text_files(out: Path, work: Path) -> None:
-    """Add what `save_pretrained` leaves out: the vocabulary, the dtype to load in, how to generate.
-
-    And take out what it puts in: a path on this machine.
-    """
-    for name in ("vocab.json", "merges.txt"):
-        (out / "tokenizer" / name).write_text((work / "text" / "tokenizer" / name).read_text())
-    for part, change in (("text_encoder", {"dtype": "float32"}), ("vae", {"_name_or_path": ""})):
-        config_file = out / part / "config.json"
-        config = json.loads(config_file.read_text()) | change
-        config_file.write_text(json.dumps(config, indent=2) + "\n")
-    (out / "triptych.json").write_text(json.dumps(DEFAULTS, indent=2) + "\n")
 
 
 def stages(work: Path, out: Path, steps: int) -> Iterator[tuple[str, Path, Callable[[], None]]]:
