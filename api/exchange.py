@@ -35,7 +35,7 @@ async def read_json_body(scope: Scope, receive: Receive, limits: Limits) -> byte
     try:
         async with asyncio.timeout(limits.body_timeout_s):
             return await _read_body(receive, limits)
-    except TimeoutError:
+    except TimeoutError:  # nothing inside raises one of its own
         raise BodyTimeout(
             f"The request body did not arrive within {limits.body_timeout_s:g} seconds."
         ) from None
@@ -113,10 +113,13 @@ async def deadline(limits: Limits) -> AsyncIterator[None]:
     Raises:
         DeadlineExceeded: it took longer than `limits.request_timeout_s`.
     """
+    timer = asyncio.timeout(limits.request_timeout_s)
     try:
-        async with asyncio.timeout(limits.request_timeout_s):
+        async with timer:
             yield
     except TimeoutError:
+        if not timer.expired():
+            raise  # somebody else's, such as a socket's
         raise DeadlineExceeded(
             f"The model did not answer within {limits.request_timeout_s:g} seconds."
         ) from None

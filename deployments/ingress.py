@@ -14,7 +14,7 @@ from api.registry import ModelEntry, Models, Registry
 from deployments.config import IngressArgs
 from deployments.discovery import DEPLOYMENTS, DiscoveredModel, fetch_details, to_models
 from deployments.handles import DiffusionHandle, EmbeddingHandle, LlmHandle
-from deployments.keys import load_api_keys
+from deployments.keys import NoApiKeys, load_api_keys
 from deployments.logs import configure_logs
 from deployments.token_channel import Receiver, pick_host
 
@@ -32,7 +32,11 @@ class IngressReplica:
         """
         configure_logs()
         self._args = args
-        self._keys = load_api_keys(args.auth)
+        try:
+            self._keys = load_api_keys(args.auth)
+        except NoApiKeys as error:
+            logger.error("the ingress does not start: %s", error)
+            raise
         self._models = Models()
         self._backends: dict[tuple[str, str], Backend] = {}
 

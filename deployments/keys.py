@@ -20,8 +20,7 @@ def load_api_keys(auth: AuthArgs) -> ApiKeys | None:
     """
     if not auth.required:
         return None
-    keys = [key.strip() for key in _read().split(",")]
-    keys = [key for key in keys if key]
+    keys = _read().replace(",", " ").split()
     if not keys:
         raise NoApiKeys(
             f"no API key is configured: set {_VARIABLE} to one or more, separated by commas, or "

@@ -5,6 +5,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -180,6 +181,7 @@ def running(config: dict[str, Any], home: Path) -> Iterator[Service]:
     finally:
         if hasattr(service, "process"):
             service.kill_all()
+            shutil.rmtree(service.run_time_folder(), ignore_errors=True)
 
 
 def wait_until(is_so: Callable[[], bool], timeout_s: float) -> float:

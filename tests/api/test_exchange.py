@@ -291,3 +291,9 @@ async def test_json_response_has_the_status_and_headers_asked_for() -> None:
     response = await send_to_response({}, 503, {"retry-after": "1"})
 
     assert (response.status, response.headers["retry-after"]) == (503, "1")
+
+
+async def test_deadline_leaves_timeouts_of_others_alone() -> None:
+    with pytest.raises(TimeoutError, match="of a socket"):
+        async with deadline(Limits()):
+            raise TimeoutError("of a socket")

@@ -47,6 +47,12 @@ def test_key_of_the_file(home: Path) -> None:
     assert accepted("sk-file", "sk-one") == [True, False]
 
 
+def test_keys_of_the_file_may_stand_on_lines_of_their_own(home: Path) -> None:
+    (home / "api_key").write_text("sk-one\nsk-two,\n")
+
+    assert accepted("sk-one", "sk-two") == [True, True]
+
+
 def test_environment_wins_over_the_file(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (home / "api_key").write_text("sk-file\n")
     monkeypatch.setenv("TRIPTYCH_API_KEYS", "sk-one")
