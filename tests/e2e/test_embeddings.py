@@ -3,7 +3,6 @@
 import numpy as np
 import openai
 import pytest
-from sentence_transformers import SentenceTransformer
 
 from deployments.config import find_home
 from tests.service import Service
@@ -33,6 +32,8 @@ def test_paraphrases_are_closer_than_strangers(service: Service):
 
 def test_vectors_equal_those_of_sentence_transformers(service: Service):
     """Within 1e-3 in cosine: the service computes in bfloat16 where the CPU does."""
+    from sentence_transformers import SentenceTransformer
+
     reference = SentenceTransformer(str(find_home() / "models" / "minilm"), device="cpu")
     expected = reference.encode(TEXTS, normalize_embeddings=True)
     vectors = embed(service, input=TEXTS)
