@@ -1,5 +1,6 @@
 """Any diffusers text-to-image pipeline, in a thread; it stops between steps if nobody waits."""
 
+import copy
 import io
 import secrets
 from typing import TYPE_CHECKING, Any
@@ -40,6 +41,8 @@ class DiffusersEngine:
             **options.from_pretrained,
         ).to(device)
         self._pipeline.set_progress_bar_config(disable=True)
+        # A copy, because a fast tokenizer cannot be used by two threads at once.
+        self._tokenizer = copy.deepcopy(self._pipeline.tokenizer)
         self._scale = int(self._pipeline.vae_scale_factor)
         self._worker = Worker("diffusion")
 
@@ -118,12 +121,11 @@ class DiffusersEngine:
         Raises:
             InvalidRequest: the text encoder cannot read all of it.
         """
-        tokenizer = self._pipeline.tokenizer
-        count = len(tokenizer(text, truncation=False, verbose=False)["input_ids"])
-        if count > tokenizer.model_max_length:
+        count = len(self._tokenizer(text, truncation=False, verbose=False)["input_ids"])
+        if count > self._tokenizer.model_max_length:
             raise InvalidRequest(
                 f"Invalid value for '{param}': it has {count} tokens, and this model reads at most "
-                f"{tokenizer.model_max_length}.",
+                f"{self._tokenizer.model_max_length}.",
                 param=param,
             )
         return count
@@ -138,7 +140,7 @@ class DiffusersEngine:
         import torch
 
         with torch.inference_mode():
-            ids = self._pipeline.tokenizer("", return_tensors="pt").input_ids
+            ids = self._tokenizer("", return_tensors="pt").input_ids
             self._pipeline.text_encoder(ids.to(self._pipeline.device))
 
     def shut_down(self) -> None:

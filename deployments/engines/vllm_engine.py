@@ -1,6 +1,7 @@
 """vLLM's `AsyncLLM`, in process: prompts in, deltas out, nothing of its HTTP server."""
 
 import asyncio
+import copy
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -59,6 +60,8 @@ class VllmEngine:
         defaults = {"model": model, "enable_log_requests": False}
         self._engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**{**defaults, **options}))
         self._tokenizer = self._engine.get_tokenizer()
+        # A copy, because a fast tokenizer cannot be used by two threads at once.
+        self._threads_tokenizer = copy.deepcopy(self._tokenizer)
         self._vocabulary = len(self._tokenizer)
         self._context_tokens: int = self._engine.model_config.max_model_len
         self._defaults = self._engine.model_config.get_diff_sampling_param()
@@ -141,38 +144,11 @@ class VllmEngine:
                 )
             return list(prompt)
         if _count_chars(prompt) < _INLINE_CHARS:
-            return self._encode(prompt)
+            return _encode(self._tokenizer, prompt)
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._tokenizing, self._encode, prompt)
-
-    def _encode(self, prompt: str | Conversation) -> list[int]:
-        if isinstance(prompt, str):
-            return list(self._tokenizer.encode(prompt))
-        return self._encode_conversation(prompt)
-
-    def _encode_conversation(self, conversation: Conversation) -> list[int]:
-        from jinja2 import TemplateError
-
-        messages = [
-            {"role": message.role, "content": message.content}
-            | ({"name": message.name} if message.name else {})
-            for message in conversation.messages
-        ]
-        try:
-            token_ids = self._tokenizer.apply_chat_template(
-                messages, add_generation_prompt=True, tokenize=True, return_dict=False
-            )
-        except TemplateError:
-            raise InvalidRequest(
-                "Invalid value for 'messages': this model's chat template does not take this "
-                "sequence of roles.",
-                param="messages",
-            ) from None
-        except ValueError:
-            raise InvalidRequest(
-                "This model has no chat template; use /v1/completions.", param="model"
-            ) from None
-        return list(token_ids)
+        return await loop.run_in_executor(
+            self._tokenizing, _encode, self._threads_tokenizer, prompt
+        )
 
     def _to_params(
         self, sampling: Sampling, prompt_tokens: int, *, is_streamed: bool
@@ -259,6 +235,37 @@ async def _gather(runs: Sequence[Any]) -> list[Completion]:
     except* ApiError as failures:
         raise failures.exceptions[0] from None
     return [task.result() for task in tasks]
+
+
+def _encode(tokenizer: Any, prompt: str | Conversation) -> list[int]:
+    if isinstance(prompt, str):
+        return list(tokenizer.encode(prompt))
+    return _encode_conversation(tokenizer, prompt)
+
+
+def _encode_conversation(tokenizer: Any, conversation: Conversation) -> list[int]:
+    from jinja2 import TemplateError
+
+    messages = [
+        {"role": message.role, "content": message.content}
+        | ({"name": message.name} if message.name else {})
+        for message in conversation.messages
+    ]
+    try:
+        token_ids = tokenizer.apply_chat_template(
+            messages, add_generation_prompt=True, tokenize=True, return_dict=False
+        )
+    except TemplateError:
+        raise InvalidRequest(
+            "Invalid value for 'messages': this model's chat template does not take this "
+            "sequence of roles.",
+            param="messages",
+        ) from None
+    except ValueError:
+        raise InvalidRequest(
+            "This model has no chat template; use /v1/completions.", param="model"
+        ) from None
+    return list(token_ids)
 
 
 def _count_chars(prompt: str | Conversation) -> int:
