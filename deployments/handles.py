@@ -1,10 +1,11 @@
 """`DeploymentHandle` → the Protocols of `api.backends`; Ray's errors → `api.errors`."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from api.backends import (
     Completion,
@@ -21,7 +22,7 @@ from deployments.token_channel import Receiver
 if TYPE_CHECKING:
     from ray.serve.handle import DeploymentHandle, DeploymentResponse
 
-T = TypeVar("T")
+logger = logging.getLogger(__name__)
 
 _LAST_DELTAS_TIMEOUT_S = 5.0
 
@@ -147,8 +148,9 @@ async def _call(method: "DeploymentHandle[Any]", *args: Any) -> Any:
 def translate_ray_errors() -> Iterator[None]:
     """Map what a handle call raises to our tree.
 
-    An `ApiError` raised in a replica arrives as a class that is both `RayTaskError` and ours, whose
-    text holds the remote traceback (ray.exceptions, 2.60): only its cause is of use.
+    What a replica raises arrives as it was when Serve talks gRPC, as in its throughput mode. Else
+    it arrives as a class that is both `RayTaskError` and the original, whose text holds the remote
+    traceback (ray.exceptions, 2.60): only its cause is of use then.
     """
     from ray import exceptions as ray_errors
     from ray.serve import exceptions as serve_errors
@@ -172,5 +174,8 @@ def translate_ray_errors() -> Iterator[None]:
         ray_errors.ObjectLostError,  # the result was lost with its node before it was read
     ):
         raise ReplicaLost("The replica that worked on this request was lost.") from None
-    except (serve_errors.RayServeException, ray_errors.RayError) as error:
+    except ApiError:
+        raise
+    except Exception as error:  # whatever else went wrong in there, here it is one thing
+        logger.exception("a call to a model failed")
         raise EngineFailed("The model failed to answer this request.") from error

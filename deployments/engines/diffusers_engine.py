@@ -44,6 +44,7 @@ class DiffusersEngine:
         # A copy, because a fast tokenizer cannot be used by two threads at once.
         self._tokenizer = copy.deepcopy(self._pipeline.tokenizer)
         self._scale = int(self._pipeline.vae_scale_factor)
+        self._native_px = _find_sample_size(self._pipeline) * self._scale
         self._worker = Worker("diffusion")
 
     async def generate(self, request: ImageRequest) -> Images:
@@ -98,8 +99,8 @@ class DiffusersEngine:
 
     def _check_size(self, request: ImageRequest) -> tuple[int, int]:
         """The size to draw in: the one asked for, or the model's own."""
-        native_px = int(self._pipeline.default_sample_size) * self._scale
-        width_px, height_px = request.width_px or native_px, request.height_px or native_px
+        width_px = request.width_px or self._native_px
+        height_px = request.height_px or self._native_px
         multiple_px, max_px = self._options.size_multiple_px, self._options.max_size_px
         if width_px % multiple_px or height_px % multiple_px:
             raise InvalidRequest(
@@ -146,6 +147,14 @@ class DiffusersEngine:
     def shut_down(self) -> None:
         """Take no more work."""
         self._worker.shut_down()
+
+
+def _find_sample_size(pipeline: Any) -> int:
+    """The side of the latents that a pipeline was trained on; where it stands differs by family."""
+    if size := getattr(pipeline, "default_sample_size", None):
+        return int(size)
+    denoiser = getattr(pipeline, "unet", None) or pipeline.transformer
+    return int(denoiser.config.sample_size)
 
 
 def _to_png(image: "PilImage") -> bytes:

@@ -397,6 +397,8 @@ def in_replica(cause: BaseException) -> ray_errors.RayTaskError:
         (ray_errors.OutOfMemoryError("big"), EngineFailed),
         (ray_errors.TaskCancelledError(), EngineFailed),
         (in_replica(ValueError("/srv/secret")), EngineFailed),
+        (ValueError("/srv/secret"), EngineFailed),  # as it arrives over gRPC
+        (ContextLengthExceeded("too long"), ContextLengthExceeded),  # likewise
         (in_replica(serve_errors.BackPressureError(5, 5)), Overloaded),
         (in_replica(ContextLengthExceeded("Too long.", param="input")), ContextLengthExceeded),
     ],
