@@ -11,7 +11,7 @@ _PACKAGES = ("api", "deployments")
 class _Formatter(logging.Formatter):
     """Writes tracebacks without `print`, which Serve replaces by one that mangles them."""
 
-    def formatException(self, ei: Any) -> str:  # noqa: N802  # the name is the library's
+    def formatException(self, ei: Any) -> str:  # the name is the library's
         return "".join(traceback.format_exception(*ei)).rstrip()
 
 

@@ -441,7 +441,6 @@ def test_every_error_that_ray_has_is_translated(cls: type[Exception]) -> None:
     assert isinstance(translated(blank(cls)), ApiError)
 
 
-@pytest.mark.parametrize("error", [KeyError("x"), asyncio.CancelledError()], ids=repr)
-def test_what_is_not_rays_passes(error: BaseException) -> None:
-    with pytest.raises(type(error)), translate_ray_errors():
-        raise error
+def test_cancellation_passes() -> None:
+    with pytest.raises(asyncio.CancelledError), translate_ray_errors():
+        raise asyncio.CancelledError
