@@ -12,7 +12,8 @@ def subclasses(cls: type[ApiError]) -> list[type[ApiError]]:
     return [cls, *(each for child in cls.__subclasses__() for each in subclasses(child))]
 
 
-ALL = subclasses(ApiError)
+# Ray makes subclasses of its own when one crosses a handle, as in other tests of the same run.
+ALL = [cls for cls in subclasses(ApiError) if cls.__module__ == ApiError.__module__]
 
 
 @pytest.mark.parametrize("cls", ALL)

@@ -31,13 +31,13 @@ def test_adding_and_removing_a_model_disturbs_nothing(service: Service):
     reader = threading.Thread(target=read)
     reader.start()
     service.deploy([*APPLICATIONS, application("added", "llm", "LLM")])
-    wait_until(lambda: service.replica_pids().get("added", []) != [], timeout_s=60)
-    listed_after_s = wait_until(lambda: service.ready()["added"]["state"] == "ready", timeout_s=30)
+    listed_after_s = wait_until(lambda: "added" in service.ready(), timeout_s=30)
+    wait_until(lambda: service.ready()["added"]["state"] == "ready", timeout_s=60)
     answer = service.openai().completions.create(model="added", prompt="hello")
     during = service.replica_pids()
     service.deploy(APPLICATIONS)
-    wait_until(lambda: "added" not in service.replica_pids(), timeout_s=60)
     removed_after_s = wait_until(lambda: "added" not in service.ready(), timeout_s=30)
+    wait_until(lambda: "added" not in service.replica_pids(), timeout_s=60)
     reader.join()
 
     assert answer.choices[
