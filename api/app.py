@@ -12,8 +12,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from api.auth import ApiKeys, Auth
-from api.chat import ChatCompletions
-from api.completions import Completions
+from api.chat import read_chat
+from api.completions import read_completion
 from api.embeddings import CreateEmbeddings
 from api.errors import MethodNotAllowed, RouteNotFound
 from api.health import Health, Ready
@@ -23,6 +23,7 @@ from api.models import ListModels, RetrieveModel
 from api.registry import Models
 from api.request_id import RequestId
 from api.shield import Shield
+from api.text import TextEndpoint
 
 logger = logging.getLogger(__name__)
 
@@ -53,8 +54,8 @@ def create_app(
         Route("/ready", Ready(models), methods=["GET"]),
         Route("/v1/models", ListModels(models), methods=["GET"]),
         Route("/v1/models/{model_id:path}", RetrieveModel(models), methods=["GET"]),
-        Route("/v1/chat/completions", ChatCompletions(models, limits), methods=["POST"]),
-        Route("/v1/completions", Completions(models, limits), methods=["POST"]),
+        Route("/v1/chat/completions", TextEndpoint(read_chat, models, limits), methods=["POST"]),
+        Route("/v1/completions", TextEndpoint(read_completion, models, limits), methods=["POST"]),
         Route("/v1/embeddings", CreateEmbeddings(models, limits), methods=["POST"]),
         Route("/v1/images/generations", GenerateImages(models, limits), methods=["POST"]),
     ]

@@ -3,44 +3,31 @@
 import json
 from typing import Any
 
-from starlette.types import Receive, Scope, Send
-
 from api.backends import Completion, Conversation, Delta, Generation, Message, Usage
-from api.exchange import read_json_body, while_connected
 from api.limits import Limits
 from api.parsing import read_request
-from api.registry import Models
-from api.request_id import get_request_id
 from api.schema.chat import UNSUPPORTED, ChatRequest
 from api.text import (
+    Asked,
     Heading,
-    answer_text,
     check_text_request,
     to_ascii_json,
     to_sampling,
     to_usage,
+    wants_usage,
 )
 
 
-class ChatCompletions:
-    """The endpoint: read → look up → call → write."""
+def read_chat(body: bytes, request_id: str, limits: Limits) -> Asked:
+    """Read a body.
 
-    def __init__(self, models: Models, limits: Limits) -> None:
-        """Serve the LLMs among `models`."""
-        self._models = models
-        self._limits = limits
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
-        body = await read_json_body(scope, receive, self._limits)
-        request = read_request(body, ChatRequest, UNSUPPORTED)
-        check_text_request(request, 1, self._limits)
-        backend = self._models.llm(request.model)
-        generation = to_generation(request, get_request_id(scope))
-        answer = ChatAnswer(request, Heading.new("chatcmpl", generation.request_id, request.model))
-        await while_connected(
-            receive, answer_text(request, generation, backend, answer, self._limits, send)
-        )
+    Raises:
+        InvalidRequest: it is not a request of this endpoint, or not within the limits.
+    """
+    request = read_request(body, ChatRequest, UNSUPPORTED)
+    check_text_request(request, 1, limits)
+    heading = Heading.new("chatcmpl", request_id, request.model)
+    return Asked(request, to_generation(request, request_id), ChatAnswer(request, heading))
 
 
 def to_generation(request: ChatRequest, request_id: str) -> Generation:
@@ -68,8 +55,7 @@ class ChatAnswer:
         """Prepare the parts that all chunks share."""
         self._heading = heading
         self._started: set[int] = set()
-        wants_usage = request.stream_options is not None and request.stream_options.include_usage
-        self._tail = b',"usage":null}' if wants_usage else b"}"
+        self._tail = b',"usage":null}' if wants_usage(request) else b"}"
         head = {
             "id": heading.id,
             "object": "chat.completion.chunk",

@@ -3,49 +3,34 @@
 import json
 from typing import Any
 
-from starlette.types import Receive, Scope, Send
-
 from api.backends import Completion, Delta, Generation, Usage
-from api.exchange import read_json_body, while_connected
 from api.limits import Limits
 from api.parsing import read_request
-from api.registry import Models
-from api.request_id import get_request_id
 from api.schema.completions import UNSUPPORTED, CompletionRequest
 from api.text import (
+    Asked,
     Heading,
-    answer_text,
     check_text_request,
     to_ascii_json,
     to_sampling,
     to_usage,
+    wants_usage,
 )
 
 _DEFAULT_MAX_TOKENS = 16
 """OpenAI's default for this endpoint; chat has none."""
 
 
-class Completions:
-    """The endpoint: read → look up → call → write."""
+def read_completion(body: bytes, request_id: str, limits: Limits) -> Asked:
+    """Read a body.
 
-    def __init__(self, models: Models, limits: Limits) -> None:
-        """Serve the LLMs among `models`."""
-        self._models = models
-        self._limits = limits
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
-        body = await read_json_body(scope, receive, self._limits)
-        request = read_request(body, CompletionRequest, UNSUPPORTED)
-        check_text_request(request, len(request.prompt), self._limits)
-        backend = self._models.llm(request.model)
-        generation = to_generation(request, get_request_id(scope))
-        answer = CompletionAnswer(
-            request, Heading.new("cmpl", generation.request_id, request.model)
-        )
-        await while_connected(
-            receive, answer_text(request, generation, backend, answer, self._limits, send)
-        )
+    Raises:
+        InvalidRequest: it is not a request of this endpoint, or not within the limits.
+    """
+    request = read_request(body, CompletionRequest, UNSUPPORTED)
+    check_text_request(request, len(request.prompt), limits)
+    heading = Heading.new("cmpl", request_id, request.model)
+    return Asked(request, to_generation(request, request_id), CompletionAnswer(request, heading))
 
 
 def to_generation(request: CompletionRequest, request_id: str) -> Generation:
@@ -59,8 +44,7 @@ class CompletionAnswer:
 
     def __init__(self, request: CompletionRequest, heading: Heading) -> None:
         """Prepare the parts that all chunks share."""
-        wants_usage = request.stream_options is not None and request.stream_options.include_usage
-        self._tail = b',"usage":null}' if wants_usage else b"}"
+        self._tail = b',"usage":null}' if wants_usage(request) else b"}"
         self._heading = {
             "id": heading.id,
             "object": "text_completion",

@@ -2,16 +2,19 @@
 
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from json.encoder import encode_basestring_ascii
 from typing import Any, Protocol
 
-from starlette.types import Send
+from starlette.types import Receive, Scope, Send
 
 from api.backends import Completion, Delta, Generation, LlmBackend, Sampling, TextStream, Usage
 from api.errors import ApiError, InvalidRequest
-from api.exchange import deadline, send_json
+from api.exchange import deadline, read_json_body, send_json, while_connected
 from api.limits import Limits
+from api.registry import Models
+from api.request_id import get_request_id
 from api.schema.common import TextRequest
 from api.sse import EventStream
 
@@ -81,44 +84,73 @@ def check_text_request(request: TextRequest, prompts: int, limits: Limits) -> No
         )
 
 
-async def answer_text(
-    request: TextRequest,
-    generation: Generation,
-    backend: LlmBackend,
-    answer: Answer,
-    limits: Limits,
-    send: Send,
-) -> None:
-    """Generate, and write the response in the way the request asks for."""
-    if not request.stream:
-        async with deadline(limits):
-            completion = await backend.complete(generation)
-        await send_json(send, answer.whole(completion))
-        return
-    include_usage = request.stream_options is not None and request.stream_options.include_usage
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One request as read: what was sent, what it means for a model, how to word the answer."""
+
+    request: TextRequest
+    generation: Generation
+    answer: Answer
+
+
+class TextEndpoint:
+    """An endpoint that asks an LLM: read → look up → call → write."""
+
+    def __init__(
+        self, read: Callable[[bytes, str, Limits], Asked], models: Models, limits: Limits
+    ) -> None:
+        """Serve the LLMs among `models`; `read` takes the body, the request's id and the limits."""
+        self._read = read
+        self._models = models
+        self._limits = limits
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        body = await read_json_body(scope, receive, self._limits)
+        asked = self._read(body, get_request_id(scope), self._limits)
+        backend = self._models.llm(asked.request.model)
+        write = _write_stream if asked.request.stream else _write_whole
+        await while_connected(receive, write(asked, backend, self._limits, send))
+
+
+async def _write_whole(asked: Asked, backend: LlmBackend, limits: Limits, send: Send) -> None:
+    async with deadline(limits):
+        completion = await backend.complete(asked.generation)
+    await send_json(send, asked.answer.whole(completion))
+
+
+async def _write_stream(asked: Asked, backend: LlmBackend, limits: Limits, send: Send) -> None:
+    """After the first event an error becomes one more; before, it has a status of its own."""
     events = EventStream(send)
-    stream = backend.stream(generation)
+    stream = backend.stream(asked.generation)
     try:
-        await _write_stream(stream, answer, include_usage, limits, events)
+        await _write_events(stream, asked, limits, events)
     except ApiError as error:
         if not events.is_started:
-            raise  # there is still time for a status of its own
-        logger.warning("request %s: the stream broke off: %s", generation.request_id, error.code)
+            raise
+        request_id = asked.generation.request_id
+        logger.warning("request %s: the stream broke off: %s", request_id, error.code)
         await events.fail(error)
     finally:
         await stream.aclose()
 
 
-async def _write_stream(
-    stream: TextStream, answer: Answer, include_usage: bool, limits: Limits, events: EventStream
+async def _write_events(
+    stream: TextStream, asked: Asked, limits: Limits, events: EventStream
 ) -> None:
     """Write events as deltas come, then the usage if it was asked for."""
+    answer = asked.answer
     async with deadline(limits):
         async for deltas in stream:
             await events.write([chunk for delta in deltas for chunk in answer.chunks(delta)])
-    if include_usage:
+    if wants_usage(asked.request):
         await events.write([answer.usage_chunk(stream.completion.usage)])
     await events.end()
+
+
+def wants_usage(request: TextRequest) -> bool:
+    """Whether a stream is to end with its usage."""
+    return request.stream_options is not None and request.stream_options.include_usage
 
 
 def to_usage(usage: Usage) -> dict[str, Any]:
