@@ -14,6 +14,7 @@ from api.text import (
     to_ascii_json,
     to_sampling,
     to_usage,
+    to_usage_chunk,
     wants_usage,
 )
 
@@ -98,7 +99,7 @@ class ChatAnswer:
 
     def usage_chunk(self, usage: Usage) -> bytes:
         """The last chunk: usage, and no choices."""
-        return self._head + b',"choices":[],"usage":%b}' % json.dumps(to_usage(usage)).encode()
+        return to_usage_chunk(self._head, usage)
 
     def _chunk(self, index: int, delta: bytes, finish_reason: bytes) -> bytes:
         return b'%b,"choices":[{"index":%d,"delta":%b,"logprobs":null,"finish_reason":%b}]%b' % (

@@ -14,6 +14,7 @@ from api.text import (
     to_ascii_json,
     to_sampling,
     to_usage,
+    to_usage_chunk,
     wants_usage,
 )
 
@@ -80,4 +81,4 @@ class CompletionAnswer:
 
     def usage_chunk(self, usage: Usage) -> bytes:
         """The last chunk: usage, and no choices."""
-        return self._head + b',"choices":[],"usage":%b}' % json.dumps(to_usage(usage)).encode()
+        return to_usage_chunk(self._head, usage)

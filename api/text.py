@@ -1,5 +1,6 @@
 """The flow that chat and completions share: ask an LLM, answer whole or as a stream."""
 
+import json
 import logging
 import time
 from collections.abc import Callable
@@ -161,6 +162,11 @@ def to_usage(usage: Usage) -> dict[str, Any]:
         "total_tokens": usage.prompt_tokens + usage.completion_tokens,
         "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
     }
+
+
+def to_usage_chunk(head: bytes, usage: Usage) -> bytes:
+    """The event with the usage and no choices; `head` is an object's JSON up to its last field."""
+    return head + b',"choices":[],"usage":%b}' % json.dumps(to_usage(usage)).encode()
 
 
 def to_ascii_json(text: str) -> bytes:
