@@ -63,6 +63,7 @@ def to_sampling(request: TextRequest, max_tokens: int | None) -> Sampling:
         seed=request.seed,
         presence_penalty=request.presence_penalty,
         frequency_penalty=request.frequency_penalty,
+        ignore_eos=request.ignore_eos,
     )
 
 

@@ -89,3 +89,5 @@ class TextRequest(Request):
     stream: bool = False
     stream_options: StreamOptions | None = None
     user: str | None = None
+    ignore_eos: bool = False
+    """vLLM's extension: go on to `max_tokens` whatever the model says; for load tests."""

@@ -170,6 +170,7 @@ class VllmEngine:
                 "seed": sampling.seed,
                 "presence_penalty": sampling.presence_penalty,
                 "frequency_penalty": sampling.frequency_penalty,
+                "ignore_eos": sampling.ignore_eos,
                 "output_kind": kind,
             }
         )

@@ -396,9 +396,10 @@ def test_sampling_holds_all_that_the_request_says() -> None:
         presence_penalty=1.0,
         frequency_penalty=-1.0,
         max_tokens=9,
+        ignore_eos=True,
     )
 
-    assert to_sampling(said, 7) == Sampling(0.5, 0.9, 3, ("a", "b"), 7, -1, 1.0, -1.0)
+    assert to_sampling(said, 7) == Sampling(0.5, 0.9, 3, ("a", "b"), 7, -1, 1.0, -1.0, True)
 
 
 def test_top_p_of_0_leaves_only_the_likeliest_token() -> None:

@@ -76,6 +76,18 @@ def test_max_tokens_and_stop_end_the_answer(service: Service):
     assert stopped.choices[0].finish_reason == "stop"
 
 
+def test_ignoring_the_end_goes_on_to_max_tokens(service: Service):
+    answer = service.openai().chat.completions.create(
+        model=MODEL,
+        messages=QUESTION,
+        temperature=0,
+        max_tokens=40,
+        extra_body={"ignore_eos": True},
+    )
+
+    assert (answer.usage.completion_tokens, answer.choices[0].finish_reason) == (40, "length")
+
+
 def test_the_same_seed_gives_the_same_text(service: Service):
     texts = [
         service.openai()
