@@ -1,0 +1,136 @@
+"""Reads one streamed chat completion off a socket: HTTP/1.1 framing, then the events in it.
+
+Nothing here is more general than a load generator needs, because it shares two cores with what it
+measures: content chunks are counted by pattern, and JSON is read only where the text is checked.
+"""
+
+import json
+import re
+from dataclasses import dataclass, field
+
+# A quote inside JSON text is escaped, so this is the member itself. Empty content is no chunk.
+CONTENT = re.compile(rb'"content":\s*"(?!")')
+COMPLETION_TOKENS = re.compile(rb'"completion_tokens":\s*(\d+)')
+
+
+class Response:
+    """The answer to one request: bytes in, the bytes of its body out."""
+
+    def __init__(self) -> None:
+        """Expect a status line."""
+        self.status = 0
+        self.is_done = False
+        self.keeps_alive = True
+        self._length: int | None = None  # None: chunked
+        self._rest = b""
+
+    def feed(self, data: bytes) -> bytes:
+        """Takes what was received; returns what it adds to the body."""
+        self._rest = self._rest + data if self._rest else data
+        if not self.status and not self._read_head():
+            return b""
+        return self._read_chunks() if self._length is None else self._read_length()
+
+    def _read_head(self) -> bool:
+        end = self._rest.find(b"\r\n\r\n")
+        if end < 0:
+            return False
+        head, self._rest = self._rest[:end].lower(), self._rest[end + 4 :]
+        self.status = int(head.split(None, 2)[1])
+        self.keeps_alive = b"\r\nconnection: close" not in head
+        if length := re.search(rb"\r\ncontent-length: *(\d+)", head):
+            self._length = int(length[1])
+        elif b"\r\ntransfer-encoding: chunked" not in head:
+            raise ValueError("an answer without length or chunks")
+        return True
+
+    def _read_length(self) -> bytes:
+        body, self._rest, self._length = self._rest, b"", (self._length or 0) - len(self._rest)
+        self.is_done = self._length <= 0
+        return body
+
+    def _read_chunks(self) -> bytes:
+        """Whole chunks only: a chunk that two reads share counts when it is complete."""
+        rest, at, pieces = self._rest, 0, []
+        while (line_end := rest.find(b"\r\n", at)) >= 0:
+            size = int(rest[at:line_end].split(b";")[0], 16)
+            start = line_end + 2
+            if len(rest) < start + size + 2:
+                break
+            at = start + size + 2
+            if not size:
+                self.is_done = True
+                break
+            pieces.append(rest[start : start + size])
+        self._rest = rest[at:]
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+@dataclass(slots=True)
+class Stream:
+    """What one streamed answer showed; times are seconds of one clock."""
+
+    prompt: str = ""
+    reads_text: bool = False
+    asked_at: float = 0.0
+    last_at: float = 0.0
+    ttft_s: float | None = None
+    gaps_s: list[float] = field(default_factory=list)
+    chunks: int = 0
+    tokens: int | None = None
+    usage: dict[str, int] = field(default_factory=dict)
+    text: str = ""
+    has_done: bool = False
+    error: str = ""
+    _rest: bytes = b""
+
+    def feed(self, body: bytes, now: float) -> None:
+        """Takes a piece of the body that was received at `now`."""
+        body = self._rest + body if self._rest else body
+        end = body.rfind(b"\n\n") + 2
+        if end == 1:  # no event is complete
+            self._rest = body
+            return
+        events, self._rest = body[:end], body[end:]
+        if count := len(CONTENT.findall(events)):
+            self._note_content(count, now)
+        if found := COMPLETION_TOKENS.findall(events):
+            self.tokens = int(found[-1])
+        if b"data: [DONE]" in events:
+            self.has_done = True
+        if b'data: {"error"' in events:
+            self.error = events[:300].decode(errors="replace")
+        if self.reads_text:
+            self._read_text(events)
+
+    def _note_content(self, count: int, now: float) -> None:
+        if self.ttft_s is None:
+            self.ttft_s = now - self.asked_at
+        else:
+            self.gaps_s.append(now - self.last_at)
+        self.last_at = now
+        self.chunks += count
+
+    def _read_text(self, events: bytes) -> None:
+        for event in events.split(b"\n\n"):
+            if not event.startswith(b"data: {"):
+                continue
+            chunk = json.loads(event[6:])
+            self.usage = chunk.get("usage") or self.usage
+            for choice in chunk.get("choices") or ():
+                self.text += choice["delta"].get("content") or ""
+
+    def conclude(self, max_tokens: int) -> None:
+        """Says what is wrong with it, if something is, now that it has ended."""
+        if self.error:
+            return
+        if not self.has_done:
+            self.error = "ended without [DONE]"
+        elif self.tokens != max_tokens:
+            self.error = f"{self.tokens} tokens of usage instead of {max_tokens}"
+        elif self.reads_text:
+            words = len(self.prompt.split())
+            if self.text != self.prompt:
+                self.error = f"not the text of the prompt but {self.text[:100]!r}"
+            elif self.usage.get("prompt_tokens") != words:
+                self.error = f"usage {self.usage} instead of {words} prompt tokens"
