@@ -4,7 +4,7 @@ Everything here is plain data (frozen, slotted, picklable) or a Protocol. `deplo
 implements the Protocols with Ray Serve; `tests/fakes.py` implements them with nothing.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -87,7 +87,7 @@ class Completion:
 class TextStream(Protocol):
     """A generation under way."""
 
-    def __aiter__(self) -> AsyncIterator[tuple[Delta, ...]]:
+    def __aiter__(self) -> AsyncIterator[Sequence[Delta]]:
         """Yield what has come since the last look, in order, until all of it has.
 
         Raises: ApiError when the generation fails half-way.

@@ -58,6 +58,17 @@ def to_models(details: Mapping[str, Any]) -> Iterator[DiscoveredModel]:
         yield DiscoveredModel(name, str(model_id), kind, state, message, deployed_at_s)
 
 
+def find_nodes(details: Mapping[str, Any]) -> set[str]:
+    """Ids of the nodes that replicas run or start on."""
+    return {
+        replica["node_id"]
+        for application in details["applications"].values()
+        for deployment in application["deployments"].values()
+        for replica in deployment.get("replicas", [])
+        if replica.get("node_id")
+    }
+
+
 def _to_state(application: Mapping[str, Any], kind: Kind) -> State:
     """A live replica serves, whatever is being deployed over it."""
     deployment = application["deployments"].get(DEPLOYMENTS[kind], {})

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_LAST_DELTAS_TIMEOUT_S = 5.0
+_LAST_DELTAS_TIMEOUT_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ class ChannelStream:
         self._inbox = receiver.open()
         call = _call(method, generation, self._inbox.reply_to)
         self._calling: asyncio.Task[StreamEnd] = asyncio.create_task(call)
-        self._calling.add_done_callback(lambda _: self._inbox.news.set())
+        self._calling.add_done_callback(lambda _: self._inbox.wake())
         self._completion: Completion | None = None
 
     @property
@@ -74,26 +74,30 @@ class ChannelStream:
         assert self._completion is not None, "the stream has not ended"
         return self._completion
 
-    async def __aiter__(self) -> AsyncIterator[tuple[Delta, ...]]:
+    async def __aiter__(self) -> AsyncIterator[Sequence[Delta]]:
         """Yield deltas until as many have come as the call's result says were sent."""
+        inbox = self._inbox
         while not self._calling.done():
-            await self._inbox.news.wait()
-            self._inbox.news.clear()
-            if deltas := self._inbox.take():
+            await inbox.wait()
+            if deltas := self._take():
                 yield deltas
-        end = self._calling.result()
-        while self._inbox.received < end.deltas_sent:
-            await self._wait_for_the_last()
-            yield self._inbox.take()
-        if deltas := self._inbox.take():
+        if deltas := self._take():
             yield deltas
+        end = self._calling.result()
+        while inbox.received < end.deltas_sent:
+            await self._wait_for_the_last()
+            yield self._take()
         self._completion = end.completion
 
+    def _take(self) -> Sequence[Delta]:
+        if self._inbox.has_gap:
+            raise EngineFailed("A part of the answer was lost on its way.")
+        return self._inbox.take()
+
     async def _wait_for_the_last(self) -> None:
-        self._inbox.news.clear()
         try:
             async with asyncio.timeout(_LAST_DELTAS_TIMEOUT_S):
-                await self._inbox.news.wait()
+                await self._inbox.wait()
         except TimeoutError:
             raise EngineFailed("The end of the answer was lost on its way.") from None
 

@@ -2,9 +2,11 @@
 
 import asyncio
 import logging
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import ray
 from ray import serve
 from starlette.applications import Starlette
 
@@ -12,11 +14,17 @@ from api.app import create_app
 from api.backends import Backend
 from api.registry import ModelEntry, Models, Registry
 from deployments.config import IngressArgs
-from deployments.discovery import DEPLOYMENTS, DiscoveredModel, fetch_details, to_models
+from deployments.discovery import (
+    DEPLOYMENTS,
+    DiscoveredModel,
+    fetch_details,
+    find_nodes,
+    to_models,
+)
 from deployments.handles import DiffusionHandle, EmbeddingHandle, LlmHandle
 from deployments.keys import NoApiKeys, load_api_keys
 from deployments.logs import configure_logs
-from deployments.token_channel import Receiver, pick_host
+from deployments.token_channel import Receiver
 
 logger = logging.getLogger(__name__)
 
@@ -54,14 +62,15 @@ class IngressReplica:
 
     @asynccontextmanager
     async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
-        self._receiver = Receiver(pick_host())
+        self._receiver = Receiver()
+        self._is_on_one_node = True
         await self._look_up_models()
         polling = asyncio.create_task(self._poll())
         try:
             yield
         finally:
             polling.cancel()
-            await self._receiver.shut_down()
+            self._receiver.shut_down()
 
     async def _poll(self) -> None:
         while True:
@@ -70,13 +79,30 @@ class IngressReplica:
 
     async def _look_up_models(self) -> None:
         try:
-            discovered = list(to_models(await fetch_details()))
+            details = await fetch_details()
+            discovered = list(to_models(details))
         except Exception:  # the controller restarts now and then; what was known goes on serving
             logger.exception("the models could not be looked up; keeping those known before")
             return
+        self._listen_to(find_nodes(details))
         names = {(model.application, model.kind) for model in discovered}
         self._backends = {key: value for key, value in self._backends.items() if key in names}
         self._models.swap(Registry(self._to_entry(model) for model in discovered))
+
+    def _listen_to(self, nodes: set[str]) -> None:
+        """Be within reach of the models: on loopback, until one runs on another node."""
+        if self._is_on_one_node and nodes - {ray.get_runtime_context().get_node_id()}:
+            self._receiver.listen_at(ray.util.get_node_ip_address())
+            self._is_on_one_node = False
+
+    async def counts(self) -> dict[str, int]:
+        """What is under way here; all but `pid`, `dropped` and `tasks` are 0 at rest."""
+        return {
+            "pid": os.getpid(),
+            "streams": len(self._receiver),
+            "dropped": self._receiver.dropped,
+            "tasks": len(asyncio.all_tasks()),
+        }
 
     def _to_entry(self, model: DiscoveredModel) -> ModelEntry:
         return ModelEntry(

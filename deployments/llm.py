@@ -1,5 +1,7 @@
 """One replica of an LLM: Ray's lifecycle around an engine, and the token channel's sending end."""
 
+import asyncio
+import os
 from collections.abc import Callable
 from functools import partial
 from typing import Protocol
@@ -50,13 +52,22 @@ class LlmReplica:
 
     async def stream(self, generation: Generation, reply_to: ReplyTo) -> StreamEnd:
         """Write piece by piece to `reply_to`; the call lasts until the last piece is sent."""
-        outlet = self._sender.open(reply_to)
-        completion = await self._engine.generate(generation, outlet.send)
+        with self._sender.open(reply_to) as outlet:
+            completion = await self._engine.generate(generation, outlet.send)
         return StreamEnd(completion, outlet.sent)
 
-    def unfinished_requests(self) -> int:
-        """Requests that the engine is working on, by its own count."""
-        return self._engine.unfinished_requests
+    async def counts(self) -> dict[str, int]:
+        """What is under way here; all but `pid`, `sockets` and `tasks` are 0 at rest.
+
+        `sockets` are those of the token channel: one to each ingress replica that has asked.
+        """
+        return {
+            "pid": os.getpid(),
+            "requests": self._engine.unfinished_requests,
+            "streams": self._sender.outlets,
+            "sockets": self._sender.peers,
+            "tasks": len(asyncio.all_tasks()),
+        }
 
     async def check_health(self) -> None:
         """Prove that the engine works; Serve replaces the replica when this raises."""

@@ -6,34 +6,42 @@ ingress. The cost per engine step is thus constant, where a Serve stream costs s
 microseconds per item.
 
 The unary call's result is the truth: it says how many deltas were sent. Deltas carry the request's
-ticket, 128 random bits; those with an unknown ticket are dropped and counted.
+ticket, 128 random bits, and a number: those with an unknown ticket are dropped and counted, and a
+gap in the numbers breaks the stream. An ingress that is gone, hung or overrun loses its connection,
+and the engine's work for it is cancelled.
 """
 
 import asyncio
+import contextlib
 import logging
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from types import TracebackType
 
 import msgspec
 import zmq
-import zmq.asyncio
+from zmq.utils.monitor import parse_monitor_message
 
 from api.backends import Delta, FinishReason
 from api.errors import ReplicaLost
 
 logger = logging.getLogger(__name__)
 
+LOOPBACK = "127.0.0.1"
+
 _TICKET_BYTES = 16
-_HIGH_WATER_MESSAGES = 100_000
+_HIGH_WATER_MESSAGES = 10_000
+_MAX_MESSAGE_BYTES = 16 * 1024 * 1024
+_MESSAGES_AT_ONCE = 100
+_FAR_BEHIND_DELTAS = 32
 
+_CONNECT_TIMEOUT_S = 2.0
+_HEARTBEAT_MS = 300
+_HEARTBEAT_TIMEOUT_MS = 1200
+"""A peer that died with its machine is noticed within the sum of the two; others at once."""
 
-def pick_host() -> str:
-    """The address that this node's peers reach it at; the loopback one on a cluster of one node."""
-    import ray
-
-    is_alone = sum(node["Alive"] for node in ray.nodes()) == 1
-    return "127.0.0.1" if is_alone else str(ray.util.get_node_ip_address())
+_LAST_WORDS_MS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +53,10 @@ class ReplyTo:
 
 
 class _Item(msgspec.Struct, array_like=True, gc=False):
-    """One delta on the wire."""
+    """One delta on the wire; `number` counts those of one ticket from 0 on."""
 
     ticket: bytes
+    number: int
     index: int
     text: str
     finish_reason: FinishReason | None
@@ -57,44 +66,78 @@ _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(list[_Item])
 
 
-@dataclass(slots=True)
 class Inbox:
     """What has arrived for one request and has not been taken yet."""
 
-    reply_to: ReplyTo
-    news: asyncio.Event = field(default_factory=asyncio.Event)
-    received: int = 0
-    _deltas: list[Delta] = field(default_factory=list)
+    def __init__(self, reply_to: ReplyTo) -> None:
+        """Start empty."""
+        self.reply_to = reply_to
+        self.received = 0
+        self.has_gap = False
+        self._deltas: list[Delta] = []
+        self._waiter: asyncio.Future[None] | None = None
 
-    def put(self, delta: Delta) -> None:
-        """Add what has arrived."""
-        self.received += 1
-        self._deltas.append(delta)
-        self.news.set()
+    def put(self, number: int, delta: Delta) -> None:
+        """Add what has arrived; a delta that is not the next one means that some were lost."""
+        if number == self.received:
+            self.received += 1
+            self._deltas.append(delta)
+        else:
+            self.has_gap = True
+        self.wake()
 
-    def take(self) -> tuple[Delta, ...]:
-        """Empty the inbox."""
-        deltas, self._deltas = tuple(self._deltas), []
-        return deltas
+    def take(self) -> list[Delta]:
+        """Empty the inbox; a reader that has fallen far behind gets one delta for each choice."""
+        deltas, self._deltas = self._deltas, []
+        return deltas if len(deltas) < _FAR_BEHIND_DELTAS else _merge(deltas)
+
+    def wake(self) -> None:
+        """Let whoever waits look again."""
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    async def wait(self) -> None:
+        """Wait until there is something to take, or for `wake`; only one may wait."""
+        if self._deltas:
+            return
+        self._waiter = asyncio.get_running_loop().create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+
+def _merge(deltas: list[Delta]) -> list[Delta]:
+    texts: dict[int, list[str]] = {}
+    reasons: dict[int, FinishReason | None] = {}
+    for delta in deltas:
+        texts.setdefault(delta.index, []).append(delta.text)
+        reasons[delta.index] = delta.finish_reason
+    return [Delta(index, "".join(parts), reasons[index]) for index, parts in texts.items()]
 
 
 class Receiver:
     """The ingress replica's end: one PULL socket, and an inbox for each request under way."""
 
-    def __init__(self, host: str) -> None:
-        """Bind a free port of `host`; must be called on the event loop that will use it."""
-        self._context = zmq.asyncio.Context()
-        self._socket = self._context.socket(zmq.PULL)
-        self._socket.setsockopt(zmq.RCVHWM, _HIGH_WATER_MESSAGES)
-        port = self._socket.bind_to_random_port(f"tcp://{host}")
-        self._address = f"tcp://{host}:{port}"
+    def __init__(self, host: str = LOOPBACK) -> None:
+        """Listen at a free port of `host`; on the event loop that will use it."""
+        self._context = zmq.Context()
+        socket = self._context.socket(zmq.PULL)
+        socket.setsockopt(zmq.RCVHWM, _HIGH_WATER_MESSAGES)
+        socket.setsockopt(zmq.MAXMSGSIZE, _MAX_MESSAGE_BYTES)  # whoever sends more is cut off
+        self._reader = _Reader(socket, self._sort)
         self._inboxes: dict[bytes, Inbox] = {}
         self.dropped = 0
-        self._reading = asyncio.create_task(self._read())
+        self.listen_at(host)
 
     def __len__(self) -> int:
         """How many inboxes are open."""
         return len(self._inboxes)
+
+    def listen_at(self, host: str) -> None:
+        """Listen at another address too; new requests are answered there."""
+        port = self._reader.socket.bind_to_random_port(f"tcp://{host}")
+        self._address = f"tcp://{host}:{port}"
 
     def open(self) -> Inbox:
         """Make an inbox for a new request."""
@@ -106,25 +149,23 @@ class Receiver:
         """Forget an inbox; what still arrives for it is dropped. Safe to repeat."""
         self._inboxes.pop(inbox.reply_to.ticket, None)
 
-    async def shut_down(self) -> None:
+    def shut_down(self) -> None:
         """Stop reading and free the socket."""
-        self._reading.cancel()
-        await asyncio.wait({self._reading})
+        self._reader.close()
         self._context.destroy(linger=0)
 
-    async def _read(self) -> None:
-        while True:
-            try:
-                items = _decoder.decode(await self._socket.recv())
-            except msgspec.MsgspecError:
+    def _sort(self, frames: list[bytes]) -> None:
+        try:
+            items = _decoder.decode(frames[0])
+        except msgspec.MsgspecError:
+            self.dropped += 1
+            return
+        for item in items:
+            inbox = self._inboxes.get(item.ticket)
+            if inbox is None:
                 self.dropped += 1
-                continue
-            for item in items:
-                inbox = self._inboxes.get(item.ticket)
-                if inbox is None:
-                    self.dropped += 1
-                else:
-                    inbox.put(Delta(item.index, item.text, item.finish_reason))
+            else:
+                inbox.put(item.number, Delta(item.index, item.text, item.finish_reason))
 
 
 class Sender:
@@ -133,61 +174,165 @@ class Sender:
     def __init__(self) -> None:
         """Open nothing yet: sockets come with the first request of an ingress."""
         self._context = zmq.Context()
-        self._outboxes: dict[str, _Outbox] = {}
+        self._peers: dict[str, _Peer] = {}
+
+    @property
+    def peers(self) -> int:
+        """How many ingress replicas there is a socket for."""
+        return len(self._peers)
+
+    @property
+    def outlets(self) -> int:
+        """How many requests are being answered."""
+        return sum(len(peer.outlets) for peer in self._peers.values())
 
     def open(self, reply_to: ReplyTo) -> "Outlet":
         """Prepare to send the deltas of one request."""
-        outbox = self._outboxes.get(reply_to.address)
-        if outbox is None:
-            outbox = self._outboxes[reply_to.address] = _Outbox(self._context, reply_to.address)
-        return Outlet(outbox.post, reply_to.ticket)
+        peer = self._peers.get(reply_to.address)
+        if peer is None:
+            peer = _Peer(self._context, reply_to.address, self._forget)
+            self._peers[reply_to.address] = peer
+        return Outlet(peer, reply_to.ticket)
 
     def shut_down(self) -> None:
         """Free all sockets; what has been handed to them is still sent, for a second at most."""
-        self._context.destroy(linger=1000)
+        for peer in list(self._peers.values()):
+            peer.close(linger_ms=_LAST_WORDS_MS)
+        self._context.term()
+
+    def _forget(self, peer: "_Peer") -> None:
+        del self._peers[peer.address]
 
 
 class Outlet:
-    """Where one request's deltas go in; counts them."""
+    """Where one request's deltas go in, from within the `with` block that produces them.
 
-    def __init__(self, post: Callable[[_Item], None], ticket: bytes) -> None:
-        """Send through `post` under `ticket`."""
-        self._post = post
+    When the reader is lost, the block's task is cancelled and the block raises `ReplicaLost`.
+    """
+
+    def __init__(self, peer: "_Peer", ticket: bytes) -> None:
+        """Send to `peer` under `ticket`."""
+        self._peer = peer
         self._ticket = ticket
+        self._is_lost = False
         self.sent = 0
 
     def send(self, delta: Delta) -> None:
-        """Send a delta with the others of this tick; never blocks.
-
-        Raises:
-            ReplicaLost: an earlier message could not be handed over.
-        """
-        self._post(_Item(self._ticket, delta.index, delta.text, delta.finish_reason))
+        """Send a delta with the others of this tick; never blocks."""
+        item = _Item(self._ticket, self.sent, delta.index, delta.text, delta.finish_reason)
+        self._peer.post(item)
         self.sent += 1
 
+    def lose(self) -> None:
+        """Cancel whoever sends."""
+        self._is_lost = True
+        self._task.cancel()
 
-class _Outbox:
-    """The deltas of one tick for one ingress replica, and its socket."""
+    def __enter__(self) -> "Outlet":
+        """Begin."""
+        task = asyncio.current_task()
+        assert task is not None, "an outlet belongs to a task"
+        self._task = task
+        self._cancellations_before = task.cancelling()
+        self._peer.outlets.add(self)
+        return self
 
-    def __init__(self, context: "zmq.Context[zmq.Socket[bytes]]", address: str) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """End; as in `asyncio.timeout`, only a cancellation that is ours becomes an error."""
+        self._peer.outlets.discard(self)
+        if not self._is_lost:
+            return
+        is_only_ours = self._task.uncancel() <= self._cancellations_before
+        if is_only_ours and kind in (asyncio.CancelledError, None):
+            raise ReplicaLost("The stream was lost because its reader is gone.") from error
+
+
+class _Peer:
+    """One ingress replica: its socket, the deltas of this tick, and the requests it waits for."""
+
+    def __init__(
+        self,
+        context: "zmq.Context[zmq.Socket[bytes]]",
+        address: str,
+        on_close: Callable[["_Peer"], None],
+    ) -> None:
+        self.address = address
+        self.outlets: set[Outlet] = set()
+        self._on_close = on_close
+        self._items: list[_Item] = []
+        self._loop = asyncio.get_running_loop()
         self._socket = context.socket(zmq.PUSH)
         self._socket.setsockopt(zmq.SNDHWM, _HIGH_WATER_MESSAGES)
+        self._socket.setsockopt(zmq.HEARTBEAT_IVL, _HEARTBEAT_MS)
+        self._socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, _HEARTBEAT_TIMEOUT_MS)
+        events = zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED
+        self._monitor = _Reader(self._socket.get_monitor_socket(events), self._note)
         self._socket.connect(address)
-        self._items: list[_Item] = []
-        self._is_broken = False
+        self._giving_up = self._loop.call_later(_CONNECT_TIMEOUT_S, self._lose, "does not answer")
 
     def post(self, item: _Item) -> None:
-        if self._is_broken:
-            raise ReplicaLost("The stream was lost because its reader is gone.")
         if not self._items:
-            asyncio.get_running_loop().call_soon(self._flush)
+            self._loop.call_soon(self._flush)
         self._items.append(item)
+
+    def close(self, linger_ms: int = 0) -> None:
+        self._on_close(self)
+        self._giving_up.cancel()
+        self._monitor.close()
+        self._socket.disable_monitor()
+        self._socket.close(linger_ms)
 
     def _flush(self) -> None:
         items, self._items = self._items, []  # first: whatever happens here, the next tick is free
+        if self._socket.closed:
+            return  # lost since; whoever posted these has been told
         try:
-            self._socket.send(_encoder.encode(items), zmq.DONTWAIT, copy=False)
+            self._socket.send(_encoder.encode(items), zmq.DONTWAIT)
         except zmq.Again:
-            # The ingress has not read for _HIGH_WATER_MESSAGES ticks: it is gone or hung.
-            self._is_broken = True
-            logger.error("the token channel to one ingress replica has overflowed")
+            self._lose("has not read for too long")
+
+    def _note(self, frames: list[bytes]) -> None:
+        if parse_monitor_message(frames)["event"] == zmq.EVENT_DISCONNECTED:
+            self._lose("is gone")
+        else:
+            self._giving_up.cancel()
+
+    def _lose(self, reason: str) -> None:
+        """Give up on this ingress and on its requests; it may come back with new ones."""
+        log = logger.warning if self.outlets else logger.debug
+        log("an ingress replica %s; %d of its requests end", reason, len(self.outlets))
+        self.close()
+        for outlet in list(self.outlets):
+            outlet.lose()
+
+
+class _Reader:
+    """Gives each message of a ZeroMQ socket to a function, on the event loop."""
+
+    def __init__(self, socket: "zmq.Socket[bytes]", take: Callable[[list[bytes]], None]) -> None:
+        self.socket = socket
+        self._take = take
+        self._loop = asyncio.get_running_loop()
+        # It becomes readable on every change of the socket's state, and stays silent until all
+        # that was there has been read (zmq_getsockopt(3), ZMQ_FD).
+        self._fd = int(socket.get(zmq.FD))
+        self._loop.add_reader(self._fd, self._drain)
+        self._loop.call_soon(self._drain)
+
+    def close(self) -> None:
+        if not self._loop.is_closed():
+            self._loop.remove_reader(self._fd)
+        self.socket.close(linger=0)
+
+    def _drain(self) -> None:
+        with contextlib.suppress(zmq.Again):
+            for _ in range(_MESSAGES_AT_ONCE):
+                if self.socket.closed:
+                    return
+                self._take(self.socket.recv_multipart(zmq.DONTWAIT))
+            self._loop.call_soon(self._drain)  # others' turn, however much there is to read

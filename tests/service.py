@@ -23,6 +23,7 @@ from openai import OpenAI
 
 ROOT = Path(__file__).resolve().parents[1]
 SERVE = Path(sys.executable).with_name("serve")
+Counts = dict[str, int]
 AUTH_TOKEN = Path.home() / ".ray" / "auth_token"  # Ray makes it when a local cluster first starts
 
 
@@ -105,10 +106,10 @@ class Service:
         }
 
     @contextlib.contextmanager
-    def watching(self, application: str, method: str) -> Iterator[Callable[[], Any]]:
-        """A function that gives the latest result of a deployment's method.
+    def watching(self, *applications: str) -> Iterator[Callable[[], dict[str, list[Counts]]]]:
+        """A function that gives the latest `counts()` of each replica of some applications.
 
-        A driver of its own calls the method through a handle, ten times a second.
+        A driver of its own asks every replica by itself, ten times a second.
         """
         (port_file,) = self.run_time_folder().glob("ray/session_latest/gcs_server_port_*")
         environment = {
@@ -116,9 +117,10 @@ class Service:
             "RAY_AUTH_MODE": "token",
             "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
         }
-        command = [sys.executable, "-c", _CALL, port_file.read_text(), application, method]
+        script = Path(__file__).with_name("count_driver.py")
+        command = [sys.executable, script, port_file.read_text(), *applications]
         driver = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
-        results: collections.deque[Any] = collections.deque(maxlen=1)
+        results: collections.deque[dict[str, list[Counts]]] = collections.deque(maxlen=1)
         assert driver.stdout
         lines = driver.stdout
         reader = threading.Thread(
@@ -157,18 +159,6 @@ class Service:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     process.kill()
         self.process.wait()
-
-
-_CALL = """
-import json, sys, time, ray
-from ray import serve
-port, application, method = sys.argv[1:]
-ray.init(f"127.0.0.1:{port}", namespace="serve", log_to_driver=False, logging_level="ERROR")
-handle = serve.get_app_handle(application)
-while True:
-    print(json.dumps(getattr(handle, method).remote().result(timeout_s=20)), flush=True)
-    time.sleep(0.1)
-"""
 
 
 @contextlib.contextmanager

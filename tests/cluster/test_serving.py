@@ -109,13 +109,13 @@ def test_an_engine_that_fails_at_once_gives_a_status(service: Service):
 @pytest.mark.parametrize("is_streamed", [True, False])
 def test_a_client_that_leaves_aborts_the_work(service: Service, is_streamed: bool):
     body = {"model": "echo", "prompt": LONG, "stream": is_streamed, "max_tokens": 4000}
-    with service.watching("echo", "unfinished_requests") as unfinished:
+    with service.watching("echo") as counts:
         connection = http.client.HTTPConnection("127.0.0.1", service.port)
         headers = {"authorization": f"Bearer {service.key}", "content-type": "application/json"}
         connection.request("POST", "/v1/completions", json.dumps(body), headers)
-        wait_until(lambda: unfinished() == 1, timeout_s=10)
+        wait_until(lambda: counts()["echo"][0]["requests"] == 1, timeout_s=10)
         connection.close()
-        aborted_after_s = wait_until(lambda: unfinished() == 0, timeout_s=15)
+        aborted_after_s = wait_until(lambda: counts()["echo"][0]["requests"] == 0, timeout_s=15)
 
     assert aborted_after_s < 2
 

@@ -1,6 +1,6 @@
 import asyncio
 import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Sequence
 from typing import Any
 
 import pytest
@@ -107,7 +107,7 @@ class Streaming:
     def calls(self) -> list[tuple[Any, ...]]:
         return self._handle.stream.calls
 
-    async def next(self) -> tuple[Delta, ...]:
+    async def next(self) -> Sequence[Delta]:
         async with asyncio.timeout(PATIENCE_S):
             return await anext(self._batches)
 
@@ -120,7 +120,7 @@ class Streaming:
 async def receiver() -> AsyncIterator[Receiver]:
     receiver = Receiver("127.0.0.1")
     yield receiver
-    await receiver.shut_down()
+    receiver.shut_down()
 
 
 @pytest.fixture
@@ -217,7 +217,7 @@ async def test_deltas_are_yielded_as_they_come(streaming: Streaming) -> None:
     outlet.send(Delta(0, "b"))
     second = await streaming.next()
 
-    assert (first, second) == ((Delta(0, "a"),), (Delta(0, "b"),))
+    assert (first, second) == ([Delta(0, "a")], [Delta(0, "b")])
 
 
 async def test_deltas_that_wait_are_yielded_together(streaming: Streaming) -> None:
@@ -227,7 +227,7 @@ async def test_deltas_that_wait_are_yielded_together(streaming: Streaming) -> No
     outlet.send(Delta(0, "b"))
     outlet.send(Delta(0, "c"))
 
-    assert await streaming.next() == (Delta(0, "a"), Delta(0, "b"), Delta(0, "c"))
+    assert await streaming.next() == [Delta(0, "a"), Delta(0, "b"), Delta(0, "c")]
 
 
 async def test_result_after_the_last_delta_ends_the_stream(streaming: Streaming) -> None:
@@ -238,7 +238,7 @@ async def test_result_after_the_last_delta_ends_the_stream(streaming: Streaming)
     response.result.set_result(StreamEnd(COMPLETION, 1))
     rest = await streaming.rest()
 
-    assert (first, rest) == ((Delta(0, "a", "stop"),), [])
+    assert (first, rest) == ([Delta(0, "a", "stop")], [])
     assert streaming.stream.completion is COMPLETION
 
 
@@ -284,7 +284,7 @@ async def test_failure_half_way_fails_the_stream(streaming: Streaming) -> None:
 
     with pytest.raises(ReplicaLost):
         await streaming.rest()
-    assert first == (Delta(0, "a"),)
+    assert first == [Delta(0, "a")]
 
 
 async def test_error_of_calling_fails_the_stream(receiver: Receiver) -> None:
@@ -307,6 +307,31 @@ async def test_last_delta_that_never_comes_fails_the_stream(
     response.result.set_result(StreamEnd(COMPLETION, 2))
 
     with pytest.raises(EngineFailed, match="lost on its way"):
+        await streaming.rest()
+
+
+async def test_gap_in_the_numbers_fails_the_stream(streaming: Streaming) -> None:
+    _, outlet = await streaming.answer()
+    outlet.send(Delta(0, "a"))
+    first = await streaming.next()
+    outlet.sent += 1
+
+    outlet.send(Delta(0, "c"))
+
+    assert first == [Delta(0, "a")]
+    with pytest.raises(EngineFailed, match="lost on its way"):
+        await streaming.rest()
+
+
+async def test_what_came_before_a_failure_is_yielded_before_it(streaming: Streaming) -> None:
+    response, outlet = await streaming.answer()
+    outlet.send(Delta(0, "a"))
+    await asyncio.sleep(0.05)
+    response.result.set_exception(ray_errors.RayActorError())
+    await asyncio.sleep(0.01)
+
+    assert await streaming.next() == [Delta(0, "a")]
+    with pytest.raises(ReplicaLost):
         await streaming.rest()
 
 

@@ -1,9 +1,12 @@
 """Both ends in one process, over the loopback address, as on a cluster of one node."""
 
 import asyncio
+import contextlib
 import gc
-import logging
-from collections.abc import AsyncIterator, Iterator, Sequence
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from typing import Any
 
 import msgspec
 import psutil
@@ -15,13 +18,21 @@ from api.errors import ReplicaLost
 from deployments.token_channel import Inbox, Outlet, Receiver, ReplyTo, Sender
 
 PATIENCE_S = 5.0
+NOBODY = "tcp://127.0.0.1:9"
+"""An address where nobody listens."""
+
+
+@pytest.fixture(autouse=True)
+def _unmerged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """How deltas fall into batches is chance; the tests below look at single ones."""
+    monkeypatch.setattr("deployments.token_channel._FAR_BEHIND_DELTAS", 1_000_000)
 
 
 @pytest.fixture
 async def receiver() -> AsyncIterator[Receiver]:
     receiver = Receiver("127.0.0.1")
     yield receiver
-    await receiver.shut_down()
+    receiver.shut_down()
 
 
 @pytest.fixture
@@ -40,7 +51,7 @@ class Tap:
         port = self._socket.bind_to_random_port("tcp://127.0.0.1")
         self.address = f"tcp://127.0.0.1:{port}"
 
-    def next_message(self) -> list[tuple[bytes, int, str, str | None]]:
+    def next_message(self) -> list[tuple[bytes, int, int, str, str | None]]:
         assert self._socket.poll(int(PATIENCE_S * 1000)), "no message came"
         return [tuple(item) for item in msgspec.msgpack.decode(self._socket.recv())]
 
@@ -60,11 +71,12 @@ def tap() -> Iterator[Tap]:
 
 async def collect(inbox: Inbox, count: int) -> list[Delta]:
     """What arrives, once so much has."""
+    deltas: list[Delta] = []
     async with asyncio.timeout(PATIENCE_S):
         while inbox.received < count:
-            inbox.news.clear()
-            await inbox.news.wait()
-    return list(inbox.take())
+            await inbox.wait()
+            deltas += inbox.take()
+    return deltas + inbox.take()
 
 
 def send_all(outlet: Outlet, deltas: Sequence[Delta]) -> None:
@@ -87,7 +99,33 @@ async def come_and_go() -> None:
     sender.open(inbox.reply_to).send(Delta(0, "a"))
     await collect(inbox, 1)
     sender.shut_down()
-    await receiver.shut_down()
+    receiver.shut_down()
+
+
+@contextlib.asynccontextmanager
+async def frozen_listener() -> AsyncIterator[str]:
+    """A PULL socket of another process, which is stopped once a peer has connected."""
+    program = (
+        "import zmq; s = zmq.Context().socket(zmq.PULL)\n"
+        "print(s.bind_to_random_port('tcp://127.0.0.1'), flush=True)\n"
+        "s.recv(); print('read', flush=True); s.recv()"
+    )
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", program, stdout=asyncio.subprocess.PIPE
+    )
+    assert process.stdout
+    port = int(await process.stdout.readline())
+
+    async def freeze() -> None:
+        assert process.stdout
+        await process.stdout.readline()
+        process.send_signal(signal.SIGSTOP)
+
+    freezing = asyncio.ensure_future(freeze())
+    yield f"tcp://127.0.0.1:{port}"
+    await freezing
+    process.kill()
+    await process.wait()
 
 
 async def push(receiver: Receiver, message: bytes) -> None:
@@ -97,7 +135,7 @@ async def push(receiver: Receiver, message: bytes) -> None:
     socket = context.socket(zmq.PUSH)
     socket.connect(inbox.reply_to.address)
     socket.send(message)
-    socket.send(msgspec.msgpack.encode([(inbox.reply_to.ticket, 0, "after", None)]))
+    socket.send(msgspec.msgpack.encode([(inbox.reply_to.ticket, 0, 0, "after", None)]))
     await collect(inbox, 1)
     receiver.close(inbox)
     context.destroy(linger=0)
@@ -172,9 +210,9 @@ async def test_deltas_of_one_tick_are_one_message(sender: Sender, tap: Tap) -> N
     await asyncio.sleep(0)
 
     assert tap.next_message() == [
-        (b"1" * 16, 0, "a", None),
-        (b"2" * 16, 1, "b", "stop"),
-        (b"1" * 16, 0, "c", None),
+        (b"1" * 16, 0, 0, "a", None),
+        (b"2" * 16, 0, 1, "b", "stop"),
+        (b"1" * 16, 1, 0, "c", None),
     ]
     assert not tap.has_more()
 
@@ -188,8 +226,8 @@ async def test_each_tick_is_a_message_of_its_own(sender: Sender, tap: Tap) -> No
     await asyncio.sleep(0)
 
     assert [tap.next_message(), tap.next_message()] == [
-        [(b"1" * 16, 0, "a", None)],
-        [(b"1" * 16, 0, "b", None)],
+        [(b"1" * 16, 0, 0, "a", None)],
+        [(b"1" * 16, 1, 0, "b", None)],
     ]
     assert not tap.has_more()
 
@@ -213,7 +251,7 @@ async def test_delta_that_cannot_be_written_takes_no_later_one_with_it(
     outlet.send(Delta(0, "later"))
     await asyncio.sleep(0)
 
-    assert tap.next_message() == [(b"1" * 16, 0, "later", None)]
+    assert tap.next_message() == [(b"1" * 16, 1, 0, "later", None)]
 
 
 async def test_unknown_ticket_is_dropped_and_counted(receiver: Receiver, sender: Sender) -> None:
@@ -233,11 +271,11 @@ async def test_unknown_ticket_is_dropped_and_counted(receiver: Receiver, sender:
         b"garbage",
         b"\xff" * 100,
         msgspec.msgpack.encode({"ticket": b"1"}),
-        msgspec.msgpack.encode([(b"1" * 16, "0", "a", None)]),
-        msgspec.msgpack.encode([(b"1" * 16, 0, "a", "tired")]),
-        msgspec.msgpack.encode([(b"1" * 16, 0)]),
-        msgspec.msgpack.encode([(b"1" * 16, 0, "a", None)])[:-2],
-        msgspec.msgpack.encode([(b"1" * 16, 0, b"\xff\xfe", None)]),
+        msgspec.msgpack.encode([(b"1" * 16, 0, "0", "a", None)]),
+        msgspec.msgpack.encode([(b"1" * 16, 0, 0, "a", "tired")]),
+        msgspec.msgpack.encode([(b"1" * 16, 0, 0)]),
+        msgspec.msgpack.encode([(b"1" * 16, 0, 0, "a", None)])[:-2],
+        msgspec.msgpack.encode([(b"1" * 16, 0, 0, b"\xff\xfe", None)]),
     ],
     ids=repr,
 )
@@ -264,7 +302,7 @@ async def test_what_comes_for_a_closed_inbox_is_dropped_and_counted(
     await collect(other, 1)
 
     assert receiver.dropped == 1
-    assert (closed.received, closed.take()) == (0, ())
+    assert (closed.received, closed.take()) == (0, [])
 
 
 async def test_inbox_may_be_closed_twice(receiver: Receiver) -> None:
@@ -285,11 +323,11 @@ async def test_receiver_counts_open_inboxes(receiver: Receiver) -> None:
 
 async def test_taking_empties_an_inbox(receiver: Receiver) -> None:
     inbox = receiver.open()
-    inbox.put(Delta(0, "a"))
-    inbox.put(Delta(0, "b"))
+    inbox.put(0, Delta(0, "a"))
+    inbox.put(1, Delta(0, "b"))
 
-    assert inbox.take() == (Delta(0, "a"), Delta(0, "b"))
-    assert inbox.take() == ()
+    assert inbox.take() == [Delta(0, "a"), Delta(0, "b")]
+    assert inbox.take() == []
     assert inbox.received == 2
 
 
@@ -329,25 +367,219 @@ async def test_what_was_sent_before_the_end_still_arrives(receiver: Receiver) ->
     assert await collect(inbox, 1) == [Delta(0, "last words")]
 
 
-async def test_ingress_that_does_not_read_breaks_its_streams_alone(
-    receiver: Receiver,
-    sender: Sender,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
+async def test_a_reader_far_behind_gets_one_delta_for_each_choice(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    caplog.set_level(logging.ERROR, "deployments")
-    monkeypatch.setattr("deployments.token_channel._HIGH_WATER_MESSAGES", 1)
-    gone = sender.open(ReplyTo("tcp://127.0.0.1:9", b"1" * 16))
+    monkeypatch.setattr("deployments.token_channel._FAR_BEHIND_DELTAS", 5)
     inbox = receiver.open()
-    alive = sender.open(inbox.reply_to)
 
-    gone.send(Delta(0, "kept by the socket"))
+    for number, delta in enumerate(
+        [Delta(0, "a"), Delta(1, "x"), Delta(0, "b"), Delta(0, "", "stop"), Delta(1, "y")]
+    ):
+        inbox.put(number, delta)
+
+    assert inbox.take() == [Delta(0, "ab", "stop"), Delta(1, "xy")]
+    assert inbox.received == 5
+
+
+@pytest.mark.parametrize("number", [0, 2, -1])
+async def test_a_number_out_of_turn_is_a_gap(receiver: Receiver, number: int) -> None:
+    inbox = receiver.open()
+    inbox.put(0, Delta(0, "a"))
+
+    inbox.put(number, Delta(0, "?"))
+
+    assert inbox.has_gap
+    assert inbox.take() == [Delta(0, "a")]
+
+
+async def test_what_lies_in_the_inbox_is_not_waited_for(receiver: Receiver) -> None:
+    inbox = receiver.open()
+    inbox.put(0, Delta(0, "a"))
+
+    async with asyncio.timeout(PATIENCE_S):
+        await inbox.wait()
+
+
+async def test_waking_ends_a_wait_for_nothing(receiver: Receiver) -> None:
+    inbox = receiver.open()
+    waiting = asyncio.ensure_future(inbox.wait())
     await asyncio.sleep(0)
-    gone.send(Delta(0, "too much"))
-    await asyncio.sleep(0)
+
+    inbox.wake()
+    inbox.wake()
+    async with asyncio.timeout(PATIENCE_S):
+        await waiting
+
+    assert inbox.take() == []
+
+
+async def work_until_lost(outlet: Outlet) -> None:
+    """Send for ever; only a loss ends it."""
+    with outlet:
+        while True:
+            outlet.send(Delta(0, "word"))
+            await asyncio.sleep(0.01)
+
+
+async def test_a_reader_that_goes_ends_the_work_for_it_and_no_other(receiver: Receiver) -> None:
+    gone, sender = Receiver(), Sender()
+    lost = [gone.open() for _ in range(3)]
+    kept = receiver.open()
+    works = [
+        asyncio.ensure_future(work_until_lost(sender.open(each.reply_to))) for each in [*lost, kept]
+    ]
+    await asyncio.gather(*(collect(each, 1) for each in [*lost, kept]))
+
+    gone.shut_down()
+    done, _ = await asyncio.wait(works, timeout=1, return_when=asyncio.ALL_COMPLETED)
+
+    assert done == set(works[:3])
+    assert all(isinstance(work.exception(), ReplicaLost) for work in done)
+    assert (sender.peers, sender.outlets) == (1, 1)
+    assert (await collect(kept, kept.received + 1))[-1] == Delta(0, "word")
+    works[3].cancel()
+    await asyncio.wait(works)
+    sender.shut_down()
+
+
+async def test_a_reader_that_is_not_there_is_given_up(
+    sender: Sender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("deployments.token_channel._CONNECT_TIMEOUT_S", 0.05)
+
     with pytest.raises(ReplicaLost):
-        gone.send(Delta(0, "refused"))
-    alive.send(Delta(0, "fine"))
+        await asyncio.wait_for(work_until_lost(sender.open(ReplyTo(NOBODY, b"1" * 16))), PATIENCE_S)
 
-    assert await collect(inbox, 1) == [Delta(0, "fine")]
-    assert "overflowed" in caplog.text
+    assert (sender.peers, sender.outlets) == (0, 0)
+
+
+async def test_a_reader_that_was_given_up_may_come_back(receiver: Receiver, sender: Sender) -> None:
+    first = receiver.open()
+    sender.open(first.reply_to).send(Delta(0, "before"))
+    await collect(first, 1)
+    next(iter(sender._peers.values()))._lose("is gone")
+
+    second = receiver.open()
+    sender.open(second.reply_to).send(Delta(0, "after"))
+
+    assert await collect(second, 1) == [Delta(0, "after")]
+    assert sender.peers == 1
+
+
+async def test_a_frozen_reader_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It keeps its connection, but does not answer a heartbeat: as if its machine were gone."""
+    monkeypatch.setattr("deployments.token_channel._HEARTBEAT_MS", 50)
+    monkeypatch.setattr("deployments.token_channel._HEARTBEAT_TIMEOUT_MS", 100)
+    sender = Sender()
+    async with frozen_listener() as address:
+        with pytest.raises(ReplicaLost):
+            await asyncio.wait_for(
+                work_until_lost(sender.open(ReplyTo(address, b"1" * 16))), PATIENCE_S
+            )
+    sender.shut_down()
+
+
+async def test_a_reader_that_stops_reading_is_given_up_and_blocks_nobody(
+    receiver: Receiver, sender: Sender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("deployments.token_channel._HIGH_WATER_MESSAGES", 3)
+    monkeypatch.setattr("deployments.token_channel._CONNECT_TIMEOUT_S", 1000.0)
+    alive = receiver.open()
+    work = asyncio.ensure_future(work_until_lost(sender.open(ReplyTo(NOBODY, b"1" * 16))))
+    sender.open(alive.reply_to).send(Delta(0, "fine"))
+
+    arrived = await collect(alive, 1)
+    await asyncio.wait({work}, timeout=PATIENCE_S)
+
+    assert arrived == [Delta(0, "fine")]
+    assert isinstance(work.exception(), ReplicaLost)
+    assert sender.peers == 1
+
+
+async def test_a_cancellation_stays_one_though_the_reader_is_lost_too(sender: Sender) -> None:
+    outlet = sender.open(ReplyTo(NOBODY, b"1" * 16))
+    work = asyncio.ensure_future(work_until_lost(outlet))
+    await asyncio.sleep(0)
+
+    work.cancel()
+    outlet.lose()
+    await asyncio.wait({work})
+
+    assert work.cancelled()
+    assert sender.outlets == 0
+
+
+async def end_otherwise(outlet: Outlet, end: Callable[[], Any]) -> None:
+    """Work that is lost, and answers that with an end of its own."""
+    with outlet:
+        asyncio.get_running_loop().call_soon(outlet.lose)
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            end()
+
+
+async def test_an_error_of_the_work_stays_one_though_the_reader_is_lost_too(
+    sender: Sender,
+) -> None:
+    with pytest.raises(ZeroDivisionError):
+        await end_otherwise(sender.open(ReplyTo(NOBODY, b"1" * 16)), lambda: 1 / 0)
+
+
+async def test_work_that_ends_while_the_reader_is_lost_does_not_look_done(sender: Sender) -> None:
+    with pytest.raises(ReplicaLost):
+        await end_otherwise(sender.open(ReplyTo(NOBODY, b"1" * 16)), lambda: None)
+
+    await asyncio.sleep(0)  # no cancellation is left over
+
+
+async def test_a_second_address_serves_new_requests_and_the_first_the_old() -> None:
+    receiver, sender = Receiver(), Sender()
+    before = receiver.open()
+    receiver.listen_at("127.0.0.2")
+    after = receiver.open()
+
+    for inbox in (before, after):
+        sender.open(inbox.reply_to).send(Delta(0, "a"))
+
+    assert await collect(before, 1) == await collect(after, 1) == [Delta(0, "a")]
+    assert before.reply_to.address.startswith("tcp://127.0.0.1:")
+    assert after.reply_to.address.startswith("tcp://127.0.0.2:")
+    assert sender.peers == 2
+    sender.shut_down()
+    receiver.shut_down()
+
+
+async def test_a_message_of_absurd_size_is_not_taken(
+    monkeypatch: pytest.MonkeyPatch, sender: Sender
+) -> None:
+    monkeypatch.setattr("deployments.token_channel._MAX_MESSAGE_BYTES", 1000)
+    receiver = Receiver()
+    inbox = receiver.open()
+    outlet = sender.open(inbox.reply_to)
+    outlet.send(Delta(0, "x" * 1001))
+
+    with pytest.raises(ReplicaLost):
+        await asyncio.wait_for(work_until_lost(outlet), PATIENCE_S)
+
+    assert inbox.take() == []
+    receiver.shut_down()
+
+
+async def test_a_flood_of_garbage_leaves_time_for_others(receiver: Receiver) -> None:
+    """Reading is cut into portions, between which everything else runs."""
+    context = zmq.Context()
+    flood = context.socket(zmq.PUSH)
+    flood.connect(receiver.open().reply_to.address)
+    for _ in range(5000):
+        flood.send(b"garbage")
+    turns = 0
+
+    async with asyncio.timeout(PATIENCE_S):
+        while receiver.dropped < 5000:
+            await asyncio.sleep(0)
+            turns += 1
+
+    assert turns >= 5000 / 100
+    context.destroy(linger=0)

@@ -106,15 +106,15 @@ def test_readers_that_leave_free_the_engine_within_two_seconds(service: Service)
     """Twenty in a row, and one that waits for a whole answer; the count is vLLM's own."""
     story = [{"role": "user", "content": "Tell a very long story about the sea."}]
     body = {"model": MODEL, "messages": story, "stream": True, "max_tokens": 3000}
-    with service.watching(MODEL, "unfinished_requests") as unfinished, service.client(1) as client:
+    with service.watching(MODEL) as counts, service.client(1) as client:
         for _ in range(20):
             with client.stream("POST", "/v1/chat/completions", json=body) as response:
                 lines = response.iter_lines()
                 [next(lines) for _ in range(6)]
-        after_streams_s = wait_until(lambda: unfinished() == 0, timeout_s=15)
+        after_streams_s = wait_until(lambda: counts()[MODEL][0]["requests"] == 0, timeout_s=15)
         with pytest.raises(httpx.ReadTimeout):
             client.post("/v1/chat/completions", json=body | {"stream": False})
-        after_whole_s = wait_until(lambda: unfinished() == 0, timeout_s=15)
+        after_whole_s = wait_until(lambda: counts()[MODEL][0]["requests"] == 0, timeout_s=15)
 
     assert after_streams_s < 2
     assert after_whole_s < 2

@@ -1,0 +1,367 @@
+"""What streams, while replicas of both ends die, hang and come and go; nothing is left of it."""
+
+import asyncio
+import os
+import random
+import signal
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+import zmq
+
+from tests.cluster.conftest import application
+from tests.service import Counts, Service, running, sse_events, wait_until
+
+pytestmark = pytest.mark.cluster
+
+INGRESS_REPLICAS = LLM_REPLICAS = 2
+TOKENS_PER_S = 20
+DEADLINE_S = 12
+
+Watch = Callable[[], dict[str, list[Counts]]]
+
+
+def configure(ingress_replicas: int, llm_replicas: int) -> list[dict[str, Any]]:
+    """Fake LLMs behind several replicas of everything."""
+    ingress = {
+        "name": "ingress",
+        "route_prefix": "/",
+        "import_path": "deployments.app:ingress",
+        "args": {"limits": {"request_timeout_s": DEADLINE_S}, "poll_interval_s": 1},
+        "deployments": [
+            {
+                "name": "Ingress",
+                "num_replicas": ingress_replicas,
+                "ray_actor_options": {"num_cpus": 0.1},
+            }
+        ],
+    }
+    echo = application("echo", "llm", "LLM", engine={"tokens_per_s": TOKENS_PER_S})
+    echo["deployments"][0]["num_replicas"] = llm_replicas
+    breaks = application("breaks", "llm", "LLM", engine={"fail_after_tokens": 3})
+    return [ingress, echo, breaks]
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """Two replicas of each end."""
+    applications = configure(INGRESS_REPLICAS, LLM_REPLICAS)
+    with running({"applications": applications}, tmp_path_factory.mktemp("home")) as service:
+        yield service
+
+
+@pytest.fixture(scope="module")
+def watch(service: Service) -> Iterator[Watch]:
+    """The counts of all replicas, once each has answered something."""
+    with service.watching("ingress", "echo", "breaks") as watch:
+        wait_until(lambda: len(watch()["ingress"]) == INGRESS_REPLICAS, timeout_s=60)
+        wait_until(lambda: len(watch()["echo"]) == LLM_REPLICAS, timeout_s=60)
+        asyncio.run(read_all(service, [{"max_tokens": 2}] * 20))
+        yield watch
+
+
+@pytest.fixture(scope="module")
+def tasks_at_rest(watch: Watch) -> dict[str, int]:
+    """The most tasks that a replica of each application has while it has nothing to do."""
+    seen: dict[str, int] = {}
+    for _ in range(20):
+        for name, replicas in watch().items():
+            seen[name] = max([seen.get(name, 0), *(counts["tasks"] for counts in replicas)])
+        time.sleep(0.1)
+    return seen
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_left(
+    service: Service, watch: Watch, tasks_at_rest: dict[str, int]
+) -> Iterator[None]:
+    """After every test: no request, stream, ticket or task, and no socket to who is gone."""
+    yield
+    wait_until(lambda: is_whole(watch()), timeout_s=60)
+    wait_until(lambda: is_at_rest(watch(), tasks_at_rest), timeout_s=5)
+
+
+def is_whole(counts: dict[str, list[Counts]]) -> bool:
+    return (len(counts["ingress"]), len(counts["echo"])) == (INGRESS_REPLICAS, LLM_REPLICAS)
+
+
+def is_at_rest(counts: dict[str, list[Counts]], tasks_at_rest: dict[str, int]) -> bool:
+    return all(
+        replica.get("requests", 0) == 0
+        and replica["streams"] == 0
+        and replica.get("sockets", 0) <= INGRESS_REPLICAS
+        and replica["tasks"] <= tasks_at_rest[name]
+        for name, replicas in counts.items()
+        for replica in replicas
+    )
+
+
+def total(counts: dict[str, list[Counts]], what: str) -> int:
+    """The sum over the replicas of `echo`."""
+    return sum(replica[what] for replica in counts["echo"])
+
+
+@dataclass
+class Read:
+    """What one stream has brought so far, by choice, and how it ended."""
+
+    prompt: str
+    texts: dict[int, str] = field(default_factory=dict)
+    errors: list[str] = field(default_factory=list)
+    is_done: bool = False
+    is_cut: bool = False
+    ended_at_s: float = 0.0
+
+    def is_complete(self, tokens: int) -> bool:
+        words = self.prompt.split()
+        expected = " ".join((words * (tokens // len(words) + 1))[:tokens])
+        return self.is_done and not self.errors and set(self.texts.values()) == {expected}
+
+
+async def read(client: httpx.AsyncClient, result: Read, **members: Any) -> None:
+    """Ask for a stream and read it to its end, whatever that is."""
+    body = {"model": "echo", "prompt": result.prompt, "stream": True, **members}
+    try:
+        async with client.stream("POST", "/v1/completions", json=body) as response:
+            async for line in response.aiter_lines():
+                for event in sse_events(iter([line])):
+                    note(result, event)
+    except httpx.TransportError:
+        result.is_cut = True
+    result.ended_at_s = time.monotonic()
+
+
+def note(result: Read, event: str) -> None:
+    if event == "[DONE]":
+        result.is_done = True
+        return
+    content = httpx.Response(200, content=event).json()
+    if "error" in content:
+        result.errors.append(content["error"]["code"])
+        return
+    for choice in content["choices"]:
+        result.texts[choice["index"]] = result.texts.get(choice["index"], "") + choice["text"]
+
+
+def new_client(service: Service) -> httpx.AsyncClient:
+    headers = {"authorization": f"Bearer {service.key}"}
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
+    return httpx.AsyncClient(base_url=service.url, headers=headers, timeout=60, limits=limits)
+
+
+async def read_all(service: Service, requests: list[dict[str, Any]]) -> list[Read]:
+    """Read several streams at once, each of its own words."""
+    results = [Read(" ".join(f"{n}.{word}" for word in range(7))) for n in range(len(requests))]
+    async with new_client(service) as client, asyncio.TaskGroup() as group:
+        for result, members in zip(results, requests, strict=True):
+            group.create_task(read(client, result, **members))
+    return results
+
+
+async def read_while(
+    service: Service, watch: Watch, tokens: int, happening: Callable[[], Any]
+) -> tuple[list[Read], float]:
+    """Read 20 streams; once all run, let something happen. Says when that was."""
+    reading = asyncio.ensure_future(read_all(service, [{"max_tokens": tokens}] * 20))
+    await asyncio.to_thread(wait_until, lambda: total(watch(), "requests") == 20, 20)
+    await asyncio.sleep(0.5)
+    happened_at_s = time.monotonic()
+    await asyncio.to_thread(happening)
+    return await reading, happened_at_s
+
+
+def kill(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)
+
+
+def is_broken_off(result: Read) -> bool:
+    """Exactly one error event, and no word that all is well."""
+    return result.errors == ["engine_unavailable"] and not result.is_done and not result.is_cut
+
+
+async def test_every_ingress_replica_reads_from_every_engine_replica(
+    service: Service, watch: Watch
+):
+    results = await read_all(service, [{"max_tokens": 30}] * 60)
+
+    assert all(result.is_complete(30) for result in results)
+    assert [replica["sockets"] for replica in watch()["echo"]] == [INGRESS_REPLICAS] * LLM_REPLICAS
+    assert [replica["dropped"] for replica in watch()["ingress"]] == [0] * INGRESS_REPLICAS
+
+
+async def test_choices_interleave_and_each_is_whole(service: Service):
+    results = await read_all(service, [{"max_tokens": 20, "n": 4}] * 10)
+
+    assert all(result.is_complete(20) for result in results)
+    assert all(sorted(result.texts) == [0, 1, 2, 3] for result in results)
+
+
+async def test_an_engine_error_ends_each_stream_once(service: Service):
+    results = await read_all(service, [{"model": "breaks", "max_tokens": 9}] * 10)
+
+    assert [result.errors for result in results] == [["engine_error"]] * 10
+    assert not any(result.is_done or result.is_cut for result in results)
+    assert all(len(result.texts[0].split()) == 3 for result in results)
+
+
+def busiest_ingress(watch: Watch) -> Counts:
+    """The ingress replica with the most streams: which gets how many is HAProxy's choice."""
+    return max(watch()["ingress"], key=lambda counts: counts["streams"])
+
+
+async def test_a_killed_ingress_replica_frees_the_engine_within_2_s(service: Service, watch: Watch):
+    lost: list[Counts] = []
+    freed_after_s: list[float] = []
+
+    def happen() -> None:
+        lost.append(busiest_ingress(watch))
+        kill(lost[0]["pid"])
+        freed_after_s.append(
+            wait_until(lambda: total(watch(), "requests") == 20 - lost[0]["streams"], 10)
+        )
+
+    results, _ = await read_while(service, watch, 120, happen)
+
+    assert freed_after_s[0] < 2
+    assert sum(result.is_cut for result in results) == lost[0]["streams"] > 0
+    assert all(result.is_cut != result.is_complete(120) for result in results)
+
+
+async def test_a_frozen_ingress_replica_frees_the_engine_within_2_s(service: Service, watch: Watch):
+    """As when its machine is gone: nobody closes the connection."""
+    lost: list[Counts] = []
+    freed_after_s: list[float] = []
+
+    def happen() -> None:
+        lost.append(busiest_ingress(watch))
+        ingress = psutil.Process(lost[0]["pid"])
+        ingress.suspend()
+        try:
+            freed_after_s.append(
+                wait_until(lambda: total(watch(), "requests") == 20 - lost[0]["streams"], 10)
+            )
+            wait_until(lambda: total(watch(), "sockets") <= LLM_REPLICAS, 10)
+        finally:
+            ingress.resume()
+
+    results, _ = await read_while(service, watch, 120, happen)
+
+    assert freed_after_s[0] < 2
+    assert sum(is_broken_off(result) for result in results) == lost[0]["streams"] > 0
+    assert all(is_broken_off(result) or result.is_complete(120) for result in results)
+
+
+async def test_a_killed_engine_replica_ends_its_streams_with_an_error_within_2_s(
+    service: Service, watch: Watch
+):
+    pid = watch()["echo"][0]["pid"]
+
+    results, killed_at_s = await read_while(service, watch, 120, lambda: kill(pid))
+
+    broken = [result for result in results if is_broken_off(result)]
+    assert 0 < len(broken) < 20
+    assert all(result.is_complete(120) for result in results if result not in broken)
+    assert max(result.ended_at_s for result in broken) - killed_at_s < 2
+
+
+async def test_a_frozen_engine_replica_goes_on_where_it_was(service: Service, watch: Watch):
+    engine = psutil.Process(watch()["echo"][0]["pid"])
+
+    def happen() -> None:
+        engine.suspend()
+        time.sleep(3)
+        engine.resume()
+
+    results, _ = await read_while(service, watch, 60, happen)
+
+    assert all(result.is_complete(60) for result in results)
+
+
+@pytest.mark.parametrize(("ingress", "llm"), [(1, 2), (2, 1)], ids=["ingress", "engine"])
+async def test_scaling_down_lets_streams_finish(
+    service: Service, watch: Watch, ingress: int, llm: int
+):
+    def happen() -> None:
+        service.deploy(configure(ingress, llm))
+
+    try:
+        results, _ = await read_while(service, watch, 180, happen)
+        await asyncio.to_thread(
+            wait_until,
+            lambda: (
+                {len(watch()["ingress"]), *(each["sockets"] for each in watch()["echo"])}
+                == {ingress}
+                and len(watch()["echo"]) == llm
+            ),
+            60,
+        )
+    finally:
+        await asyncio.to_thread(service.deploy, configure(INGRESS_REPLICAS, LLM_REPLICAS))
+        await asyncio.to_thread(wait_until, lambda: is_whole(watch()), 60)
+        await read_all(service, [{"max_tokens": 2}] * 20)
+
+    assert all(result.is_complete(180) for result in results)
+
+
+async def test_a_deadline_ends_the_stream_and_the_work(service: Service, watch: Watch):
+    started_at_s = time.monotonic()
+    results = await read_all(service, [{"max_tokens": 100_000}] * 3)
+    freed_after_s = await asyncio.to_thread(wait_until, lambda: total(watch(), "requests") == 0, 10)
+
+    assert [result.errors for result in results] == [["deadline_exceeded"]] * 3
+    assert not any(result.is_done or result.is_cut for result in results)
+    assert DEADLINE_S - 1 < results[0].ended_at_s - started_at_s < DEADLINE_S + 2
+    assert freed_after_s < 2
+
+
+async def connect_send_cancel(service: Service, seed: int) -> None:
+    """One client that leaves up to 50 ms after it has sent its request."""
+    patience_s = random.Random(seed).uniform(0, 0.05)
+    async with new_client(service) as client:
+        asking = asyncio.ensure_future(
+            read(client, Read("a b c"), max_tokens=2000, stream=bool(seed % 3))
+        )
+        await asyncio.wait({asking}, timeout=patience_s)
+        asking.cancel()
+        await asyncio.wait({asking})
+
+
+async def test_500_clients_that_leave_at_once_leave_nothing(service: Service, watch: Watch):
+    for first in range(0, 500, 5):
+        await asyncio.gather(
+            *(connect_send_cancel(service, seed) for seed in range(first, first + 5))
+        )
+    left_after_s = await asyncio.to_thread(wait_until, lambda: total(watch(), "requests") == 0, 20)
+    results = await read_all(service, [{"max_tokens": 5}] * 100)
+
+    assert left_after_s < 5
+    assert all(result.is_complete(5) for result in results)
+
+
+async def test_a_sender_without_a_ticket_changes_nothing(service: Service, watch: Watch):
+    """It finds the port among those that the replica listens at."""
+    ingress = psutil.Process(watch()["ingress"][0]["pid"])
+    ports = {each.laddr.port for each in ingress.net_connections("tcp") if each.status == "LISTEN"}
+
+    def flood() -> None:
+        context = zmq.Context()
+        for port in ports:
+            socket = context.socket(zmq.PUSH)
+            socket.setsockopt(zmq.SNDTIMEO, 100)
+            socket.connect(f"tcp://127.0.0.1:{port}")
+            for _ in range(500):
+                try:
+                    socket.send(b"\x91\x95\xc4\x10" + os.urandom(16) + b"\x00\x00\xa1x\xc0")
+                except zmq.Again:
+                    break
+        wait_until(lambda: watch()["ingress"][0]["dropped"] >= 500, 10)
+        context.destroy(linger=0)
+
+    results, _ = await read_while(service, watch, 60, flood)
+
+    assert all(result.is_complete(60) for result in results)
