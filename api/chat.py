@@ -55,8 +55,9 @@ class ChatAnswer:
     def __init__(self, request: ChatRequest, heading: Heading) -> None:
         """Prepare the parts that all chunks share."""
         self._heading = heading
-        self._started: set[int] = set()
+        self._content_heads: dict[int, bytes] = {}
         self._tail = b',"usage":null}' if wants_usage(request) else b"}"
+        self._content_tail = b',"logprobs":null,"finish_reason":null}]' + self._tail
         head = {
             "id": heading.id,
             "object": "chat.completion.chunk",
@@ -87,25 +88,22 @@ class ChatAnswer:
     def chunks(self, delta: Delta) -> list[bytes]:
         """Source: OpenAI openapi.yaml, schema `CreateChatCompletionStreamResponse`."""
         chunks = []
-        if delta.index not in self._started:
-            self._started.add(delta.index)
-            chunks.append(self._chunk(delta.index, b'{"role":"assistant","content":""}', b"null"))
+        content_head = self._content_heads.get(delta.index)
+        if content_head is None:
+            role = b'{"role":"assistant","content":""}'
+            chunks.append(self._choice_head(delta.index) + role + self._content_tail)
+            content_head = self._choice_head(delta.index) + b'{"content":'
+            self._content_heads[delta.index] = content_head
         if delta.text:
-            content = b'{"content":' + to_ascii_json(delta.text) + b"}"
-            chunks.append(self._chunk(delta.index, content, b"null"))
+            chunks.append(content_head + to_ascii_json(delta.text) + b"}" + self._content_tail)
         if delta.finish_reason is not None:
-            chunks.append(self._chunk(delta.index, b"{}", to_ascii_json(delta.finish_reason)))
+            end = b'{},"logprobs":null,"finish_reason":%b}]' % to_ascii_json(delta.finish_reason)
+            chunks.append(self._choice_head(delta.index) + end + self._tail)
         return chunks
 
     def usage_chunk(self, usage: Usage) -> bytes:
         """The last chunk: usage, and no choices."""
         return to_usage_chunk(self._head, usage)
 
-    def _chunk(self, index: int, delta: bytes, finish_reason: bytes) -> bytes:
-        return b'%b,"choices":[{"index":%d,"delta":%b,"logprobs":null,"finish_reason":%b}]%b' % (
-            self._head,
-            index,
-            delta,
-            finish_reason,
-            self._tail,
-        )
+    def _choice_head(self, index: int) -> bytes:
+        return b'%b,"choices":[{"index":%d,"delta":' % (self._head, index)

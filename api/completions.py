@@ -69,15 +69,11 @@ class CompletionAnswer:
 
     def chunks(self, delta: Delta) -> list[bytes]:
         """One chunk a delta; the finish reason rides on the last."""
-        finish_reason = (
-            b"null" if delta.finish_reason is None else to_ascii_json(delta.finish_reason)
-        )
-        choice = b'{"index":%d,"text":%b,"logprobs":null,"finish_reason":%b}' % (
-            delta.index,
-            to_ascii_json(delta.text),
-            finish_reason,
-        )
-        return [self._head + b',"choices":[' + choice + b"]" + self._tail]
+        text, end = to_ascii_json(delta.text), b"null"
+        if delta.finish_reason is not None:
+            end = to_ascii_json(delta.finish_reason)
+        choice = b',"choices":[{"index":%d,"text":%b,"logprobs":null,"finish_reason":%b}]'
+        return [self._head + choice % (delta.index, text, end) + self._tail]
 
     def usage_chunk(self, usage: Usage) -> bytes:
         """The last chunk: usage, and no choices."""

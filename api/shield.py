@@ -11,6 +11,8 @@ from api.request_id import get_request_id
 
 logger = logging.getLogger(__name__)
 
+_RAW_SEND = "triptych.raw_send"
+
 
 class Shield:
     """Middleware: nothing but JSON of OpenAI's error format leaves when something goes wrong."""
@@ -25,6 +27,7 @@ class Shield:
             await self._app(scope, receive, send)
             return
         is_started = False
+        scope[_RAW_SEND] = send
 
         async def noting_send(message: Message) -> None:
             nonlocal is_started
@@ -46,3 +49,9 @@ class Shield:
                 raise
             fault = InternalError("The server had an error while processing the request.")
             await send_json(send, fault.body(), fault.status)
+
+
+def find_raw_send(scope: Scope) -> Send | None:
+    """The `send` from outside the shield: for what follows the start of a response."""
+    send: Send | None = scope.get(_RAW_SEND)
+    return send

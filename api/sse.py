@@ -22,9 +22,15 @@ _HEADERS = [
 class EventStream:
     """An event stream on one response; nothing is sent before the first event."""
 
-    def __init__(self, send: Send) -> None:
-        """Wrap the ASGI `send` of the response."""
+    def __init__(self, send: Send, raw_send: Send | None = None) -> None:
+        """Write to the ASGI `send` of the response.
+
+        Args:
+            send: takes the start, which every layer around the application must see.
+            raw_send: takes all else, past those layers: each costs as much as rendering a chunk.
+        """
         self._send = send
+        self._raw_send = raw_send or send
         self.is_started = False
 
     async def write(self, payloads: Iterable[bytes]) -> None:
@@ -35,14 +41,14 @@ class EventStream:
         if not self.is_started:
             self.is_started = True
             await self._send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
-        await self._send({"type": "http.response.body", "body": body, "more_body": True})
+        await self._raw_send({"type": "http.response.body", "body": body, "more_body": True})
 
     async def end(self) -> None:
         """Say that the answer is complete."""
         await self.write([b"[DONE]"])
-        await self._send({"type": "http.response.body", "body": b""})
+        await self._raw_send({"type": "http.response.body", "body": b""})
 
     async def fail(self, error: ApiError) -> None:
         """End with an error event and without `[DONE]`: OpenAI's SDK raises it as `APIError`."""
         await self.write([json.dumps(error.body()).encode()])
-        await self._send({"type": "http.response.body", "body": b""})
+        await self._raw_send({"type": "http.response.body", "body": b""})

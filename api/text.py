@@ -17,6 +17,7 @@ from api.limits import Limits
 from api.registry import Models
 from api.request_id import get_request_id
 from api.schema.common import TextRequest
+from api.shield import find_raw_send
 from api.sse import EventStream
 
 logger = logging.getLogger(__name__)
@@ -111,8 +112,12 @@ class TextEndpoint:
         body = await read_json_body(scope, receive, self._limits)
         asked = self._read(body, get_request_id(scope), self._limits)
         backend = self._models.llm(asked.request.model)
-        write = _write_stream if asked.request.stream else _write_whole
-        await while_connected(receive, write(asked, backend, self._limits, send))
+        if asked.request.stream:
+            events = EventStream(send, find_raw_send(scope))
+            writing = _write_stream(asked, backend, self._limits, events)
+        else:
+            writing = _write_whole(asked, backend, self._limits, send)
+        await while_connected(receive, writing)
 
 
 async def _write_whole(asked: Asked, backend: LlmBackend, limits: Limits, send: Send) -> None:
@@ -121,9 +126,10 @@ async def _write_whole(asked: Asked, backend: LlmBackend, limits: Limits, send: 
     await send_json(send, asked.answer.whole(completion))
 
 
-async def _write_stream(asked: Asked, backend: LlmBackend, limits: Limits, send: Send) -> None:
+async def _write_stream(
+    asked: Asked, backend: LlmBackend, limits: Limits, events: EventStream
+) -> None:
     """After the first event an error becomes one more; before, it has a status of its own."""
-    events = EventStream(send)
     stream = backend.stream(asked.generation)
     try:
         await _write_events(stream, asked, limits, events)

@@ -106,3 +106,24 @@ async def test_failure_is_ascii(text: str) -> None:
 
     assert wire.response.body.isascii()
     assert json.loads(wire.response.body.removeprefix(b"data: "))["error"]["message"] == text
+
+
+async def test_what_follows_the_start_goes_past_the_layers_around_the_application() -> None:
+    outer, inner = Response(), Response()
+
+    async def send_outer(message: Message) -> None:
+        outer.messages.append(message)
+
+    async def send_inner(message: Message) -> None:
+        inner.messages.append(message)
+
+    events = EventStream(send_inner, send_outer)
+    await events.write([b"1"])
+    await events.end()
+
+    assert [message["type"] for message in inner.messages] == ["http.response.start"]
+    assert [message["body"] for message in outer.messages] == [
+        b"data: 1\n\n",
+        b"data: [DONE]\n\n",
+        b"",
+    ]
