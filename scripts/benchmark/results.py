@@ -32,6 +32,14 @@ class Results:
         """The concurrencies, ascending."""
         return sorted({concurrency for _, concurrency, _ in self.figures})
 
+    def stacks_at(self, concurrency: int) -> list[str]:
+        """Those of them that were measured at one concurrency."""
+        return [
+            stack
+            for stack in self.stacks
+            if any((stack, concurrency) == (name, count) for name, count, _ in self.figures)
+        ]
+
     @property
     def baseline(self) -> str:
         """What the others are compared with."""

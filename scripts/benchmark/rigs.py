@@ -27,7 +27,7 @@ ENGINE: dict[str, Any] = {
 """Fields of vLLM's AsyncEngineArgs. The engine's processes are its default ones, in every stack."""
 
 ENVIRONMENT = {
-    "OMP_NUM_THREADS": "2",
+    "OMP_NUM_THREADS": "1",  # as Ray sets it; vLLM's worker counts its threads by itself
     "VLLM_CPU_KVCACHE_SPACE": "1",
     "VLLM_NO_USAGE_STATS": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
