@@ -149,7 +149,11 @@ def _launch_ray_llm(model: Model, home: Path, env: dict[str, str], port: int) ->
         "name": "llm",
         "route_prefix": "/",
         "import_path": "ray.serve.llm:build_openai_app",
-        "args": {"llm_configs": [llm]},
+        "args": {
+            "llm_configs": [llm],
+            # Its default asks for a CPU to itself, which two cores do not have.
+            "ingress_deployment_config": {"ray_actor_options": {"num_cpus": 0}},
+        },
     }
     http_options = {"host": "127.0.0.1", "port": port}
     content = {"http_options": http_options, "applications": [application]}
