@@ -5,7 +5,7 @@ import os
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from scripts.benchmark.rigs import RIGS, Rig
 from scripts.benchmark.running import Running
@@ -34,13 +34,21 @@ def positive(text: str) -> int:
     return int(text)
 
 
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Called by argparse."""
+        self.exit(2, f"scripts/bench: {message}\n")
+
+
 NUMBER: dict[str, Any] = {"type": positive}
 REPEATED: dict[str, Any] = {"action": "append", "default": []}
 OPTIONS: dict[str, list[tuple[str, str, str, dict[str, Any]]]] = {
     "what is compared": [
         (
             "rig",
-            "RIG",
+            "serving|engine",
             "serving (default): two random layers, so that the serving path is the limit; "
             "engine: the demo LLM",
             {"default": "serving", "choices": RIGS},
@@ -120,7 +128,7 @@ def read_plan(arguments: list[str]) -> Plan:
 
 
 def to_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="scripts/bench",
         description="Measures Triptych beside bare vLLM on this machine: throughput, latency, CPU.",
         epilog=EXAMPLES,

@@ -121,7 +121,8 @@ def parse_stat(stat: str) -> tuple[int, float]:
 
 
 def read_title(pid: int) -> str:
-    return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
+    title = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").strip()
+    return title.decode("utf-8", "replace")
 
 
 def classify(title: str) -> str:

@@ -37,7 +37,13 @@ def test_every_worker_asks_twice(concurrency: int):
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--stacks", "none"], ["--concurrency", "1,x"], ["--url", "http://x/v1"], ["--env", "A"]],
+    [
+        ["--stacks", "none"],
+        ["--concurrency", "1,x"],
+        ["--url", "http://x/v1"],
+        ["--env", "A"],
+        ["--rounds", "0"],
+    ],
 )
 def test_a_mistake_ends_with_one_line(arguments: list[str], capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit) as ended:
