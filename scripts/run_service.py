@@ -24,6 +24,7 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any, TextIO
 
+import cores
 import process_tree
 import psutil
 import yaml
@@ -36,7 +37,7 @@ KEY_FILE = HOME / "api_key"
 RUN = HOME / "run"
 SERVE = Path(sys.executable).parent / "serve"
 
-POLL_S, HEARTBEAT_S = 1.0, 10.0
+POLL_S, HEARTBEAT_S, CORES_S = 1.0, 10.0, 5.0
 DONE = ("ready", "failed")
 
 
@@ -129,7 +130,7 @@ def run(config: Path, address: Address, state: TextIO, signals: int) -> int:
 
 def watch(child: subprocess.Popen[bytes], address: Address, signals: int) -> bool:
     """Shows how the models come up, then waits; true if a signal ended it, false if the child."""
-    progress, is_announced = Progress(), False
+    progress, is_announced, cores_parted_at = Progress(), False, 0.0
     lines = log_lines()
     while not select.select([signals], [], [], POLL_S)[0]:
         process_tree.reap(child)
@@ -141,6 +142,9 @@ def watch(child: subprocess.Popen[bytes], address: Address, signals: int) -> boo
             if re.search(r"\bERROR\b|Traceback|\btriptych:", line):
                 say(f"log: {line[:300]}")
         if is_announced:
+            if time.monotonic() - cores_parted_at > CORES_S:  # replicas come and go
+                cores_parted_at = time.monotonic()
+                cores.part_cores(child.pid)
             continue
         models = readiness(address)
         progress.show(models or {})
