@@ -8,6 +8,7 @@ waits for that worker. On a GPU no worker is bound, and nothing happens here.
 import contextlib
 import os
 import re
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -16,6 +17,7 @@ import psutil
 WORKER = "VLLM::Worker"
 REPLICA = re.compile(r"ray::ServeReplica:[^:]+:(Ingress|LLM)\b")
 PROXY = "haproxy"
+PERIOD_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,12 +30,23 @@ class Seen:
     cores: frozenset[int]
 
 
-def part_cores(root_pid: int) -> None:
-    """Look at all that came of a process, and move what should be elsewhere."""
-    with contextlib.suppress(psutil.NoSuchProcess):
-        seen = list(look(psutil.Process(root_pid).children(recursive=True)))
-        for pid, cores in moves(seen, frozenset(os.sched_getaffinity(0))).items():
-            move(pid, cores)
+class Parting:
+    """Looks now and then at all that came of a process, and moves what should be elsewhere."""
+
+    def __init__(self, root_pid: int) -> None:
+        """Look at nothing yet."""
+        self._root_pid = root_pid
+        self._renewed_at_s = 0.0
+
+    def renew(self) -> None:
+        """Look again, unless that was a moment ago; replicas come and go."""
+        if time.monotonic() - self._renewed_at_s < PERIOD_S:
+            return
+        self._renewed_at_s = time.monotonic()
+        with contextlib.suppress(psutil.NoSuchProcess):
+            seen = look(psutil.Process(self._root_pid).children(recursive=True))
+            for pid, cores in moves(seen, frozenset(os.sched_getaffinity(0))).items():
+                move(pid, cores)
 
 
 def look(processes: Iterable[psutil.Process]) -> Iterable[Seen]:

@@ -37,7 +37,7 @@ KEY_FILE = HOME / "api_key"
 RUN = HOME / "run"
 SERVE = Path(sys.executable).parent / "serve"
 
-POLL_S, HEARTBEAT_S, CORES_S = 1.0, 10.0, 5.0
+POLL_S, HEARTBEAT_S = 1.0, 10.0
 DONE = ("ready", "failed")
 
 
@@ -130,7 +130,7 @@ def run(config: Path, address: Address, state: TextIO, signals: int) -> int:
 
 def watch(child: subprocess.Popen[bytes], address: Address, signals: int) -> bool:
     """Shows how the models come up, then waits; true if a signal ended it, false if the child."""
-    progress, is_announced, cores_parted_at = Progress(), False, 0.0
+    progress, is_announced, parting = Progress(), False, cores.Parting(child.pid)
     lines = log_lines()
     while not select.select([signals], [], [], POLL_S)[0]:
         process_tree.reap(child)
@@ -142,9 +142,7 @@ def watch(child: subprocess.Popen[bytes], address: Address, signals: int) -> boo
             if re.search(r"\bERROR\b|Traceback|\btriptych:", line):
                 say(f"log: {line[:300]}")
         if is_announced:
-            if time.monotonic() - cores_parted_at > CORES_S:  # replicas come and go
-                cores_parted_at = time.monotonic()
-                cores.part_cores(child.pid)
+            parting.renew()
             continue
         models = readiness(address)
         progress.show(models or {})
