@@ -2,20 +2,18 @@
 
 import asyncio
 import os
-import random
 import signal
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
-import httpx
 import psutil
 import pytest
 import zmq
 
 from tests.cluster.conftest import application
-from tests.service import Counts, Service, running, sse_events, wait_until
+from tests.service import Counts, Service, running, wait_until
+from tests.streams import Read, come_and_go, is_broken_off, read_all
 
 pytestmark = pytest.mark.cluster
 
@@ -106,63 +104,6 @@ def total(counts: dict[str, list[Counts]], what: str) -> int:
     return sum(replica[what] for replica in counts["echo"])
 
 
-@dataclass
-class Read:
-    """What one stream has brought so far, by choice, and how it ended."""
-
-    prompt: str
-    texts: dict[int, str] = field(default_factory=dict)
-    errors: list[str] = field(default_factory=list)
-    is_done: bool = False
-    is_cut: bool = False
-    ended_at_s: float = 0.0
-
-    def is_complete(self, tokens: int) -> bool:
-        words = self.prompt.split()
-        expected = " ".join((words * (tokens // len(words) + 1))[:tokens])
-        return self.is_done and not self.errors and set(self.texts.values()) == {expected}
-
-
-async def read(client: httpx.AsyncClient, result: Read, **members: Any) -> None:
-    """Ask for a stream and read it to its end, whatever that is."""
-    body = {"model": "echo", "prompt": result.prompt, "stream": True, **members}
-    try:
-        async with client.stream("POST", "/v1/completions", json=body) as response:
-            async for line in response.aiter_lines():
-                for event in sse_events(iter([line])):
-                    note(result, event)
-    except httpx.TransportError:
-        result.is_cut = True
-    result.ended_at_s = time.monotonic()
-
-
-def note(result: Read, event: str) -> None:
-    if event == "[DONE]":
-        result.is_done = True
-        return
-    content = httpx.Response(200, content=event).json()
-    if "error" in content:
-        result.errors.append(content["error"]["code"])
-        return
-    for choice in content["choices"]:
-        result.texts[choice["index"]] = result.texts.get(choice["index"], "") + choice["text"]
-
-
-def new_client(service: Service) -> httpx.AsyncClient:
-    headers = {"authorization": f"Bearer {service.key}"}
-    limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
-    return httpx.AsyncClient(base_url=service.url, headers=headers, timeout=60, limits=limits)
-
-
-async def read_all(service: Service, requests: list[dict[str, Any]]) -> list[Read]:
-    """Read several streams at once, each of its own words."""
-    results = [Read(" ".join(f"{n}.{word}" for word in range(7))) for n in range(len(requests))]
-    async with new_client(service) as client, asyncio.TaskGroup() as group:
-        for result, members in zip(results, requests, strict=True):
-            group.create_task(read(client, result, **members))
-    return results
-
-
 async def read_while(
     service: Service, watch: Watch, tokens: int, happening: Callable[[], Any]
 ) -> tuple[list[Read], float]:
@@ -177,11 +118,6 @@ async def read_while(
 
 def kill(pid: int) -> None:
     os.kill(pid, signal.SIGKILL)
-
-
-def is_broken_off(result: Read) -> bool:
-    """Exactly one error event, and no word that all is well."""
-    return result.errors == ["engine_unavailable"] and not result.is_done and not result.is_cut
 
 
 async def test_every_ingress_replica_reads_from_every_engine_replica(
@@ -319,23 +255,8 @@ async def test_a_deadline_ends_the_stream_and_the_work(service: Service, watch: 
     assert freed_after_s < 2
 
 
-async def connect_send_cancel(service: Service, seed: int) -> None:
-    """One client that leaves up to 50 ms after it has sent its request."""
-    patience_s = random.Random(seed).uniform(0, 0.05)
-    async with new_client(service) as client:
-        asking = asyncio.ensure_future(
-            read(client, Read("a b c"), max_tokens=2000, stream=bool(seed % 3))
-        )
-        await asyncio.wait({asking}, timeout=patience_s)
-        asking.cancel()
-        await asyncio.wait({asking})
-
-
 async def test_500_clients_that_leave_at_once_leave_nothing(service: Service, watch: Watch):
-    for first in range(0, 500, 5):
-        await asyncio.gather(
-            *(connect_send_cancel(service, seed) for seed in range(first, first + 5))
-        )
+    await come_and_go(service, 500, model="echo", max_tokens=2000)
     left_after_s = await asyncio.to_thread(wait_until, lambda: total(watch(), "requests") == 0, 20)
     results = await read_all(service, [{"max_tokens": 5}] * 100)
 

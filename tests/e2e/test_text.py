@@ -1,10 +1,17 @@
 """Chat and completions by SmolLM2, through the official SDK."""
 
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Callable
+
 import httpx
 import pytest
 from openai import AsyncOpenAI
 
 from tests.service import Service, wait_until
+from tests.streams import Read, come_and_go, is_broken_off, read_all
 
 pytestmark = pytest.mark.e2e
 
@@ -118,3 +125,58 @@ def test_readers_that_leave_free_the_engine_within_two_seconds(service: Service)
 
     assert after_streams_s < 2
     assert after_whole_s < 2
+
+
+async def test_500_clients_that_leave_at_once_leave_nothing_in_the_engine(service: Service):
+    with service.watching(MODEL) as counts:
+        await come_and_go(service, 500, model=MODEL, max_tokens=500)
+        left_after_s = await asyncio.to_thread(
+            wait_until, lambda: counts()[MODEL][0]["requests"] == 0, 20
+        )
+        results = await read_all(service, [{"model": MODEL, "max_tokens": 2}] * 100)
+
+    assert left_after_s < 5
+    assert all(result.is_done and not result.errors for result in results)
+
+
+async def read_until_killed(service: Service, kill: Callable[[], None]) -> tuple[list[Read], float]:
+    """Twenty streams; once vLLM works on all, something is killed. Says when that was."""
+    with service.watching(MODEL) as counts:
+        request = {"model": MODEL, "max_tokens": 2000, "ignore_eos": True}
+        reading = asyncio.ensure_future(read_all(service, [request] * 20))
+        await asyncio.to_thread(wait_until, lambda: counts()[MODEL][0]["requests"] == 20, 20)
+        await asyncio.to_thread(kill)
+        killed_at_s = time.monotonic()
+        await asyncio.to_thread(
+            wait_until, lambda: all(each["requests"] == 0 for each in counts()[MODEL]), 2
+        )
+        return await reading, killed_at_s
+
+
+async def test_an_ingress_that_is_killed_leaves_nothing_in_the_engine(service: Service):
+    (pid,) = service.replica_pids()["ingress"]
+
+    results, _ = await read_until_killed(service, lambda: os.kill(pid, signal.SIGKILL))
+    await asyncio.to_thread(wait_until, lambda: is_ready(service), 60)
+
+    assert all(result.is_cut and not result.is_done for result in results)
+
+
+async def test_an_engine_that_is_killed_ends_its_streams_with_an_error(service: Service):
+    (pid,) = service.replica_pids()[MODEL]
+
+    results, killed_at_s = await read_until_killed(service, lambda: os.kill(pid, signal.SIGKILL))
+    await asyncio.to_thread(
+        wait_until, lambda: service.replica_pids()[MODEL] not in ([], [pid]), 180
+    )
+    await asyncio.to_thread(wait_until, lambda: is_ready(service), 60)
+
+    assert all(is_broken_off(result) for result in results)
+    assert max(result.ended_at_s for result in results) - killed_at_s < 2
+
+
+def is_ready(service: Service) -> bool:
+    try:
+        return httpx.get(f"{service.url}/ready").status_code == 200
+    except httpx.TransportError:
+        return False
