@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import ray
+import zmq
 from ray import serve
 from starlette.applications import Starlette
 
@@ -92,8 +93,12 @@ class IngressReplica:
     def _listen_to(self, nodes: set[str]) -> None:
         """Be within reach of the models: on loopback, until one runs on another node."""
         if self._is_on_one_node and nodes - {ray.get_runtime_context().get_node_id()}:
-            self._receiver.listen_at(ray.util.get_node_ip_address())
-            self._is_on_one_node = False
+            address = ray.util.get_node_ip_address()
+            try:
+                self._receiver.listen_at(address)
+                self._is_on_one_node = False
+            except zmq.ZMQError:  # tried again with the next look
+                logger.exception("cannot listen at %s: other nodes' models cannot stream", address)
 
     async def counts(self) -> dict[str, int]:
         """What is under way here; all but `pid`, `dropped` and `tasks` are 0 at rest."""
