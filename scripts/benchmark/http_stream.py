@@ -120,13 +120,19 @@ class Stream:
             for choice in chunk.get("choices") or ():
                 self.text += choice["delta"].get("content") or ""
 
-    def conclude(self, max_tokens: int) -> None:
-        """Says what is wrong with it, if something is, now that it has ended."""
+    def conclude(self, max_tokens: int | None) -> None:
+        """Says what is wrong with it, if something is, now that it has ended.
+
+        Args:
+            max_tokens: how many there must be; None where the model may end earlier.
+        """
         if self.error:
             return
         if not self.has_done:
             self.error = "ended without [DONE]"
-        elif self.tokens != max_tokens:
+        elif self.tokens is None:
+            self.error = "ended without usage"
+        elif max_tokens not in (None, self.tokens):
             self.error = f"{self.tokens} tokens of usage instead of {max_tokens}"
         elif self.reads_text:
             words = len(self.prompt.split())

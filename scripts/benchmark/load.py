@@ -43,6 +43,7 @@ class Load:
     max_tokens: int
     first_number: int  # of the prompts, which must differ from all others of the same server
     has_warm_up: bool = True
+    ignores_eos: bool = True  # vLLM's extension: others refuse it, and their answers may be shorter
     checks_text: bool = False  # the prompts are words, and a fake engine repeats them
 
 
@@ -147,7 +148,7 @@ class Generator:
                 stream.error = f"{type(error).__name__}: {error}"
                 self._gives_up = isinstance(error, TimeoutError)
                 self._connections[place].close()
-            stream.conclude(max_tokens)
+            stream.conclude(max_tokens if self._load.ignores_eos else None)
             streams.append(stream)
 
     async def _connected(self, place: int) -> Connection:
@@ -163,17 +164,17 @@ class Generator:
         return self._connections[place]
 
     def _to_request(self, prompt: str, max_tokens: int) -> bytes:
-        body = json.dumps(
-            {
-                "model": self._load.model,
-                "messages": [{"role": "user", "content": prompt}],
-                "stream": True,
-                "stream_options": {"include_usage": True},
-                "temperature": 0,
-                "max_tokens": max_tokens,
-                "ignore_eos": True,
-            }
-        )
+        members: dict[str, Any] = {
+            "model": self._load.model,
+            "messages": [{"role": "user", "content": prompt}],
+            "stream": True,
+            "stream_options": {"include_usage": True},
+            "temperature": 0,
+            "max_tokens": max_tokens,
+        }
+        if self._load.ignores_eos:
+            members["ignore_eos"] = True
+        body = json.dumps(members)
         return (
             f"POST {self._path} HTTP/1.1\r\nHost: {self._netloc}\r\n"
             f"Authorization: Bearer {self._load.key}\r\nContent-Type: application/json\r\n"

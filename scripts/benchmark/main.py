@@ -63,6 +63,7 @@ class Bench:
                 concurrency=concurrency,
                 requests=self.plan.requests or self.plan.rig.requests(concurrency),
                 max_tokens=self.plan.max_tokens or self.plan.rig.max_tokens,
+                ignores_eos=running.pid is not None,
                 first_number=(number * 1000 + concurrency) * 100_000,
             )
             figures = measure(load, running.pid)

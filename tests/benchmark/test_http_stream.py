@@ -90,6 +90,24 @@ def test_another_number_of_tokens_is_wrong():
     assert stream.error == "3 tokens of usage instead of 4"
 
 
+def test_a_model_that_may_end_earlier_is_right_with_any_number():
+    stream = Stream()
+
+    stream.feed(USAGE + DONE, 1.0)
+    stream.conclude(max_tokens=None)
+
+    assert stream.error == ""
+
+
+def test_a_stream_without_usage_is_wrong():
+    stream = Stream()
+
+    stream.feed(DONE, 1.0)
+    stream.conclude(max_tokens=None)
+
+    assert stream.error == "ended without usage"
+
+
 def test_an_error_event_is_kept():
     stream = Stream()
 
