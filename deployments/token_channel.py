@@ -38,7 +38,7 @@ _FAR_BEHIND_DELTAS = 32
 
 _CONNECT_TIMEOUT_S = 2.0
 _HEARTBEAT_MS = 300
-_HEARTBEAT_TIMEOUT_MS = 1200
+_HEARTBEAT_TIMEOUT_MS = 1000
 """A peer that died with its machine is noticed within the sum of the two; others at once."""
 
 _LAST_WORDS_MS = 1000

@@ -1,6 +1,7 @@
 """Clients that read streams, many at once, and say how each ended."""
 
 import asyncio
+import json
 import random
 import time
 from dataclasses import dataclass, field
@@ -33,6 +34,8 @@ async def read(client: httpx.AsyncClient, result: Read, **members: Any) -> None:
     body = {"model": "echo", "prompt": result.prompt, "stream": True, **members}
     try:
         async with client.stream("POST", "/v1/completions", json=body) as response:
+            if response.status_code != httpx.codes.OK:
+                result.errors.append(json.loads(await response.aread())["error"]["code"])
             async for line in response.aiter_lines():
                 for event in sse_events(iter([line])):
                     note(result, event)
@@ -45,7 +48,7 @@ def note(result: Read, event: str) -> None:
     if event == "[DONE]":
         result.is_done = True
         return
-    content = httpx.Response(200, content=event).json()
+    content = json.loads(event)
     if "error" in content:
         result.errors.append(content["error"]["code"])
         return

@@ -41,7 +41,9 @@ def configure(ingress_replicas: int, llm_replicas: int) -> list[dict[str, Any]]:
     }
     echo = application("echo", "llm", "LLM", engine={"tokens_per_s": TOKENS_PER_S})
     echo["deployments"][0]["num_replicas"] = llm_replicas
-    breaks = application("breaks", "llm", "LLM", engine={"fail_after_tokens": 3})
+    breaks = application(
+        "breaks", "llm", "LLM", engine={"fail_after_tokens": 3, "tokens_per_s": TOKENS_PER_S}
+    )
     return [ingress, echo, breaks]
 
 
