@@ -13,7 +13,6 @@ from api.backends import (
     Completion,
     Conversation,
     Delta,
-    FinishReason,
     Generation,
     Prompt,
     Sampling,
@@ -27,17 +26,13 @@ from api.errors import (
     Overloaded,
     ReplicaLost,
 )
+from deployments.engines.vllm_output import VllmOutput
 
 if TYPE_CHECKING:
     from vllm import SamplingParams
-    from vllm.outputs import CompletionOutput, PoolingRequestOutput, RequestOutput
-    from vllm.v1.engine.output_processor import RequestOutputCollector
 
 _INLINE_CHARS = 2000
 """Shorter prompts are tokenised on the event loop, in less time than a thread takes to start."""
-
-_FINISH_REASONS: dict[str, FinishReason] = {"stop": "stop", "length": "length"}
-"""vLLM has others, such as `repetition`: to a client they are a stop."""
 
 
 class VllmEngine:
@@ -116,7 +111,7 @@ class VllmEngine:
         params = self._to_params(generation.sampling, len(token_ids), is_streamed=emit is not None)
         choices: list[Delta] = []
         first_index = number * generation.sampling.n
-        output = _Output(first_index, emit or choices.append, self._note_progress)
+        output = VllmOutput(first_index, emit or choices.append, self._note_progress)
         # Two clients may choose the same id, and neither may abort the other's request.
         request_id = f"{generation.request_id}-{next(self._serial_numbers)}"
         with _translate_errors():
@@ -279,57 +274,6 @@ def _count_chars(prompt: str | Conversation) -> int:
     if isinstance(prompt, str):
         return len(prompt)
     return sum(len(message.content) for message in prompt.messages)
-
-
-class _Output:
-    """What becomes of one request to vLLM; every delta goes on the moment that it is there.
-
-    It stands in for the queue between vLLM's output handler, which serves all requests, and a task
-    of each (vLLM 0.32, v1/engine/output_processor.py: RequestOutputCollector). So no task wakes up
-    for a token: that was a quarter of this process's time.
-    """
-
-    def __init__(
-        self, first_index: int, emit: Callable[[Delta], None], note_progress: Callable[[], None]
-    ) -> None:
-        self.id: str | None = None
-        self.end: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.completion_tokens = self.cached_tokens = 0
-        self._note_progress = note_progress
-        self._first_index = first_index
-        self._emit = emit
-
-    def stand_in_for(self, queue: "RequestOutputCollector") -> None:
-        self.id = queue.request_id
-        if (earlier := queue.get_nowait()) is not None:
-            self._put(earlier)
-        queue.put = self._put
-
-    def _put(self, output: "RequestOutput | PoolingRequestOutput | Exception") -> None:
-        """Must not raise: that would end vLLM's handler, and with it every request."""
-        if self.end.done():
-            return
-        if isinstance(output, Exception):
-            self.end.set_exception(output)
-            return
-        self._note_progress()
-        self.cached_tokens = output.num_cached_tokens or self.cached_tokens
-        for choice in output.outputs:
-            self._take(choice)
-        if output.finished and not self.end.done():
-            self.end.set_result(None)
-
-    def _take(self, choice: "CompletionOutput") -> None:
-        self.completion_tokens += len(choice.token_ids)
-        reason = choice.finish_reason
-        if reason is None:
-            if choice.text:
-                self._emit(Delta(self._first_index + choice.index, choice.text))
-        elif reason in ("abort", "error"):
-            self.end.set_exception(EngineFailed("The engine failed to answer this request."))
-        else:
-            ours = _FINISH_REASONS.get(reason, "stop")
-            self._emit(Delta(self._first_index + choice.index, choice.text, ours))
 
 
 @contextmanager

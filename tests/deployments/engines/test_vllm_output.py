@@ -9,7 +9,7 @@ import pytest
 
 from api.backends import Delta
 from api.errors import EngineFailed
-from deployments.engines.vllm_engine import _Output
+from deployments.engines.vllm_output import VllmOutput
 
 
 @dataclass
@@ -38,7 +38,7 @@ class Asked:
     progress: int = 0
 
     def __post_init__(self) -> None:
-        self.output = _Output(self.first_index, self.deltas.append, self._note)
+        self.output = VllmOutput(self.first_index, self.deltas.append, self._note)
         self.queue = FakeQueue(self.earlier)
 
     def _note(self) -> None:
