@@ -292,8 +292,9 @@ async def test_a_sender_without_a_ticket_changes_nothing(service: Service, watch
     def flood() -> None:
         context = zmq.Context()
         context.setsockopt(zmq.LINGER, 0)  # most ports are others', and take nothing
+        sockets = []  # one that nobody holds is closed, with all that it has not sent yet
         for port in ports:
-            socket = context.socket(zmq.PUSH)
+            sockets.append(socket := context.socket(zmq.PUSH))
             socket.setsockopt(zmq.SNDTIMEO, 100)
             socket.connect(f"tcp://127.0.0.1:{port}")
             for _ in range(500):
