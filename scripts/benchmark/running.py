@@ -10,7 +10,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -22,6 +21,7 @@ from typing import Any
 
 from scripts import process_tree
 from scripts.benchmark.stacks import KEY, Launch, Model, Stack
+from scripts.service_environment import free_ports
 
 START_S = 300.0
 POLL_S = 0.5
@@ -82,7 +82,7 @@ def started(stack: Stack, model: Model, log: Path, interrupts: Interrupts) -> It
     """
     home = Path(tempfile.mkdtemp(prefix="bench-", dir=HOMES))
     try:
-        launch = stack.launch(model, home, free_port())
+        launch = stack.launch(model, home, free_ports(1)[0])
         with log.open("w") as output:
             root = process_tree.start(launch.command, cwd=launch.cwd, env=launch.env, log=output)
         try:
@@ -138,10 +138,3 @@ def _answers(port: int, model: str) -> bool:
 def _last_line(log: Path) -> str:
     lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
     return f"{lines[-1].strip()[:300]} (see {log})" if lines else f"see {log}"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
