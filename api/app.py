@@ -18,10 +18,12 @@ from api.embeddings import CreateEmbeddings
 from api.errors import MethodNotAllowed, RouteNotFound
 from api.health import Health, Ready
 from api.images import GenerateImages
-from api.limits import Limits
 from api.models import ListModels, RetrieveModel
 from api.registry import Models
 from api.request_id import RequestId
+from api.rules import Rules
+from api.schema.chat import ChatRequest
+from api.schema.completions import CompletionRequest
 from api.shield import Shield
 from api.text import TextEndpoint
 
@@ -35,7 +37,7 @@ Lifespan = Callable[[Starlette], AbstractAsyncContextManager[None]]
 def create_app(
     models: Models,
     keys: ApiKeys | None,
-    limits: Limits,
+    rules: Rules,
     *,
     lifespan: Lifespan | None = None,
     is_request_id_echoed: bool = False,
@@ -45,19 +47,21 @@ def create_app(
     Args:
         models: what to serve; may change while the application runs.
         keys: who may ask; None lets everyone.
-        limits: how much one request may be.
+        rules: what one request may be.
         lifespan: what to run alongside, from start-up to shutdown.
         is_request_id_echoed: the server around it writes `x-request-id` into responses itself.
     """
+    chat = TextEndpoint(ChatRequest, read_chat, models, rules)
+    completions = TextEndpoint(CompletionRequest, read_completion, models, rules)
     routes = [
         Route("/health", Health(), methods=["GET"]),
         Route("/ready", Ready(models), methods=["GET"]),
         Route("/v1/models", ListModels(models), methods=["GET"]),
         Route("/v1/models/{model_id:path}", RetrieveModel(models), methods=["GET"]),
-        Route("/v1/chat/completions", TextEndpoint(read_chat, models, limits), methods=["POST"]),
-        Route("/v1/completions", TextEndpoint(read_completion, models, limits), methods=["POST"]),
-        Route("/v1/embeddings", CreateEmbeddings(models, limits), methods=["POST"]),
-        Route("/v1/images/generations", GenerateImages(models, limits), methods=["POST"]),
+        Route("/v1/chat/completions", chat, methods=["POST"]),
+        Route("/v1/completions", completions, methods=["POST"]),
+        Route("/v1/embeddings", CreateEmbeddings(models, rules), methods=["POST"]),
+        Route("/v1/images/generations", GenerateImages(models, rules), methods=["POST"]),
     ]
     middleware = [
         Middleware(RequestId, is_echoed_outside=is_request_id_echoed),

@@ -6,82 +6,9 @@ implements the Protocols with Ray Serve; `tests/fakes.py` implements them with n
 
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
-FinishReason = Literal["stop", "length"]
-
-
-@dataclass(frozen=True, slots=True)
-class Message:
-    """One turn of a conversation."""
-
-    role: str
-    content: str
-    name: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Conversation:
-    """Turns to be rendered with the model's own chat template."""
-
-    messages: tuple[Message, ...]
-
-
-Prompt = str | tuple[int, ...] | Conversation
-"""Text, token ids as the model's tokenizer counts them, or a conversation."""
-
-
-@dataclass(frozen=True, slots=True)
-class Sampling:
-    """How to choose tokens. None leaves a value to the model's own generation config."""
-
-    temperature: float | None = None
-    top_p: float | None = None
-    n: int = 1
-    stop: tuple[str, ...] = ()
-    max_tokens: int | None = None
-    seed: int | None = None
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0
-    ignore_eos: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Generation:
-    """One request for text: every prompt is continued `sampling.n` times.
-
-    Choices are numbered prompt-major: `index = prompt_number * n + j`.
-    """
-
-    request_id: str
-    prompts: tuple[Prompt, ...]
-    sampling: Sampling
-
-
-@dataclass(frozen=True, slots=True)
-class Delta:
-    """Text that one choice grew by; the last one of a choice says why it ended."""
-
-    index: int
-    text: str
-    finish_reason: FinishReason | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """Exact token counts of one request; `cached_tokens` of the prompt came from a cache."""
-
-    prompt_tokens: int
-    completion_tokens: int = 0
-    cached_tokens: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Completion:
-    """The whole answer. After a stream `choices` is empty: the deltas have carried the text."""
-
-    choices: tuple[Delta, ...]
-    usage: Usage
+from api.generation import Completion, Delta, Generation, Usage
 
 
 class TextStream(Protocol):

@@ -8,11 +8,11 @@ from starlette.types import Receive, Scope, Send
 from api.backends import EmbeddingBackend, EmbeddingRequest, Embeddings
 from api.errors import InvalidRequest
 from api.exchange import deadline, read_json_body, send_json, while_connected
-from api.limits import Limits
-from api.parsing import read_request
+from api.parsing import Read, read_request
 from api.registry import Models
 from api.request_id import get_request_id
-from api.schema.embeddings import UNSUPPORTED, EmbeddingsRequest
+from api.rules import Rules
+from api.schema.embeddings import EmbeddingsRequest
 
 _FLOAT32_BYTES = 4
 
@@ -20,15 +20,17 @@ _FLOAT32_BYTES = 4
 class CreateEmbeddings:
     """The endpoint: read → look up → call → write."""
 
-    def __init__(self, models: Models, limits: Limits) -> None:
+    def __init__(self, models: Models, rules: Rules) -> None:
         """Serve the encoders among `models`."""
         self._models = models
-        self._limits = limits
+        self._limits = rules.limits
+        self._policy = rules.policy
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         body = await read_json_body(scope, receive, self._limits)
-        request = read_request(body, EmbeddingsRequest, UNSUPPORTED)
+        read = read_request(body, EmbeddingsRequest, self._policy.parameters)
+        request = read.request
         if len(request.input) > self._limits.max_embedding_inputs:
             raise InvalidRequest(
                 f"Invalid value for 'input': {len(request.input)} inputs are more than the limit "
@@ -37,20 +39,20 @@ class CreateEmbeddings:
             )
         backend = self._models.embedding(request.model)
         work = self._answer(
-            request, EmbeddingRequest(get_request_id(scope), tuple(request.input)), backend, send
+            read, EmbeddingRequest(get_request_id(scope), tuple(request.input)), backend, send
         )
         await while_connected(receive, work)
 
     async def _answer(
         self,
-        request: EmbeddingsRequest,
+        read: Read[EmbeddingsRequest],
         work: EmbeddingRequest,
         backend: EmbeddingBackend,
         send: Send,
     ) -> None:
         async with deadline(self._limits):
             embeddings = await backend.embed(work)
-        await send_json(send, to_response(request, embeddings))
+        await send_json(send, to_response(read.request, embeddings), headers=read.headers())
 
 
 def to_response(request: EmbeddingsRequest, embeddings: Embeddings) -> dict[str, Any]:

@@ -8,6 +8,7 @@ ApiError                      500 server_error
 │   ├── UnsupportedParameter  400                         unsupported_parameter
 │   ├── ContextLengthExceeded 400                         context_length_exceeded
 │   ├── WrongModelKind        400                         wrong_model_kind
+│   ├── InvalidImage          400                         invalid_image_url
 │   ├── InvalidApiKey         401                         invalid_api_key
 │   ├── RouteNotFound         404                         not_found
 │   ├── ModelNotFound         404                         model_not_found
@@ -123,6 +124,12 @@ class WrongModelKind(InvalidRequest):
     """The model exists, but serves another endpoint."""
 
     code = "wrong_model_kind"
+
+
+class InvalidImage(InvalidRequest):
+    """A picture in a message cannot be used."""
+
+    code = "invalid_image_url"
 
 
 class InvalidApiKey(InvalidRequest):

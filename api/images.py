@@ -10,32 +10,37 @@ from api.backends import ImageBackend, ImageRequest, Images
 from api.errors import InvalidRequest
 from api.exchange import deadline, read_json_body, send_json, while_connected
 from api.limits import Limits
-from api.parsing import read_request
+from api.parsing import Read, read_request
 from api.registry import Models
 from api.request_id import get_request_id
-from api.schema.images import UNSUPPORTED, ImagesRequest
+from api.rules import Rules
+from api.schema.images import ImagesRequest
 
 
 class GenerateImages:
     """The endpoint: read → look up → call → write."""
 
-    def __init__(self, models: Models, limits: Limits) -> None:
+    def __init__(self, models: Models, rules: Rules) -> None:
         """Serve the diffusion models among `models`."""
         self._models = models
-        self._limits = limits
+        self._limits = rules.limits
+        self._policy = rules.policy
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         body = await read_json_body(scope, receive, self._limits)
-        request = read_request(body, ImagesRequest, UNSUPPORTED)
+        read = read_request(body, ImagesRequest, self._policy.parameters)
+        request = read.request
         work = to_work(request, get_request_id(scope), self._limits)
         backend = self._models.diffusion(request.model)
-        await while_connected(receive, self._answer(work, backend, send))
+        await while_connected(receive, self._answer(read, work, backend, send))
 
-    async def _answer(self, work: ImageRequest, backend: ImageBackend, send: Send) -> None:
+    async def _answer(
+        self, read: Read[ImagesRequest], work: ImageRequest, backend: ImageBackend, send: Send
+    ) -> None:
         async with deadline(self._limits):
             images = await backend.generate(work)
-        await send_json(send, to_response(images))
+        await send_json(send, to_response(images), headers=read.headers())
 
 
 def to_work(request: ImagesRequest, request_id: str, limits: Limits) -> ImageRequest:

@@ -17,3 +17,10 @@ class Limits(BaseModel):
     max_embedding_inputs: int = Field(2048, ge=1, description="most inputs of one request")
     max_images: int = Field(10, ge=1, description="most images of one request")
     max_image_pixels: int = Field(4096 * 4096, ge=64, description="largest width × height")
+    max_input_images: int = Field(8, ge=1, description="most pictures in one chat request")
+    max_input_image_bytes: int = Field(
+        10 * 1024 * 1024, ge=1024, description="largest picture in a message, as a file"
+    )
+    max_input_image_pixels: int = Field(
+        20_000_000, ge=64, description="most pixels of a picture in a message"
+    )

@@ -15,7 +15,7 @@ class ListModels:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        cards = [entry.card() for entry in self._models.current]
+        cards = [card for entry in self._models.current for card in entry.cards()]
         await send_json(send, {"object": "list", "data": cards})
 
 
@@ -33,7 +33,7 @@ class RetrieveModel:
             ModelNotFound: no model of that id is configured.
         """
         model_id = scope["path_params"]["model_id"]
-        entry = self._models.current.find(model_id)
-        if entry is None:
+        card = self._models.current.find_card(model_id)
+        if card is None:
             raise model_not_found(model_id)
-        await send_json(send, entry.card())
+        await send_json(send, card)

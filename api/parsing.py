@@ -1,7 +1,9 @@
 """Bytes → a validated request, or an error that names the parameter at fault."""
 
-from collections.abc import Mapping
-from typing import Any, TypeVar
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
 import pydantic_core
 from pydantic import ValidationError
@@ -13,6 +15,7 @@ from api.errors import (
     UnknownParameter,
     UnsupportedParameter,
 )
+from api.policy import Parameters
 from api.schema.common import Request
 
 RequestModel = TypeVar("RequestModel", bound=Request)
@@ -20,14 +23,30 @@ RequestModel = TypeVar("RequestModel", bound=Request)
 _MAX_NAME_IN_MESSAGE = 64
 
 
+@dataclass(frozen=True, slots=True)
+class Read(Generic[RequestModel]):
+    """A request, and the parameters that it had and that are without effect."""
+
+    request: RequestModel
+    ignored: tuple[str, ...] = ()
+
+    def headers(self) -> dict[str, str]:
+        """What the response says about it; not every name that a client sends fits a header."""
+        names = [name for name in self.ignored if name.isascii() and name.isprintable()]
+        return {"x-ignored-parameters": ", ".join(names)} if names else {}
+
+
 def read_json_object(body: bytes) -> dict[str, Any]:
     """Decode a body that must be one JSON object in UTF-8, without NaN or infinity.
 
     Raises:
-        MalformedBody: it is anything else, or nested too deeply.
+        MalformedBody: it is anything else, is nested too deeply, or has a member twice.
     """
     try:
         value = pydantic_core.from_json(body, allow_inf_nan=False)
+        # The parser above refuses more, and keeps the last of two members; a proxy that checks
+        # requests may keep the first, and let pass what it should not.
+        json.loads(body, object_pairs_hook=_refuse_twins)
     except ValueError:
         # The parser's own message quotes nothing, but its wording is not ours to promise.
         raise MalformedBody("The request body is not valid JSON in UTF-8.") from None
@@ -36,31 +55,60 @@ def read_json_object(body: bytes) -> dict[str, Any]:
     return value
 
 
-def read_request(
-    body: bytes, model: type[RequestModel], unsupported: frozenset[str] = frozenset()
-) -> RequestModel:
-    """Turn a body into a request of the given schema.
+def _refuse_twins(pairs: list[tuple[str, Any]]) -> None:
+    if len({name for name, _ in pairs}) < len(pairs):
+        raise ValueError
 
-    Args:
-        body: the bytes of the HTTP body.
-        model: the schema.
-        unsupported: parameters that exist at OpenAI and cannot be honoured here.
+
+def read_request(
+    body: bytes, model: type[RequestModel], parameters: Parameters = "strict"
+) -> Read[RequestModel]:
+    """Turn a body into a request of the given schema.
 
     Raises:
         MalformedBody: the body is not a JSON object.
         MissingParameter, UnknownParameter, UnsupportedParameter, InvalidRequest: by parameter.
     """
     members = read_json_object(body)
-    for name, value in members.items():
-        if name in unsupported and value is not None:
-            raise UnsupportedParameter(
-                f"The parameter '{name}' is not supported by this service.", param=name
-            )
+    ignored = [name for name in members if name in model.reported and members[name] is not None]
+    refused = [name for name in members if name in model.refused and members[name] is not None]
+    if refused and parameters == "strict":
+        raise _unsupported(refused[0])
+    for name in [*ignored, *refused]:
+        if name not in model.model_fields:
+            del members[name]
     try:
-        return model.model_validate(members, strict=True)
+        return Read(model.model_validate(members, strict=True), tuple(ignored + refused))
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-        raise _to_invalid_request(first) from None
+        details = error.errors(include_url=False, include_input=False)
+    if parameters == "lenient" and (paths := _ignorable(details)):
+        for path in paths:
+            _remove(members, path)
+        ignored += [*refused, *map(_to_param, paths)]
+        try:
+            return Read(model.model_validate(members, strict=True), tuple(ignored))
+        except ValidationError as error:
+            details = error.errors(include_url=False, include_input=False)
+    raise _to_invalid_request(details[0])
+
+
+def _ignorable(details: Sequence[Mapping[str, Any]]) -> list[tuple[int | str, ...]]:
+    """The paths of what may be left out; nothing if anything else is wrong too."""
+    if all(detail["type"] in ("extra_forbidden", "unsupported") for detail in details):
+        return [detail["loc"] for detail in details]
+    return []
+
+
+def _remove(members: Any, path: tuple[int | str, ...]) -> None:
+    for part in path[:-1]:
+        members = members[part]
+    del members[path[-1]]
+
+
+def _unsupported(name: str) -> UnsupportedParameter:
+    return UnsupportedParameter(
+        f"The parameter '{name}' is not supported by this service.", param=name
+    )
 
 
 def _to_invalid_request(detail: Mapping[str, Any]) -> InvalidRequest:
@@ -69,6 +117,8 @@ def _to_invalid_request(detail: Mapping[str, Any]) -> InvalidRequest:
         return MissingParameter(f"Missing required parameter: '{param}'.", param=param)
     if detail["type"] == "extra_forbidden":
         return UnknownParameter(f"Unknown parameter: '{param}'.", param=param)
+    if detail["type"] == "unsupported":
+        return UnsupportedParameter(f"{detail['msg']}.", param=param)
     reason = str(detail["msg"]).removeprefix("Value error, ")
     if detail["type"] == "model_type":
         reason = "input should be an object"  # pydantic's words name our class

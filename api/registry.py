@@ -5,7 +5,7 @@ from start to end, however often the set changes while it runs.
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
 from api.backends import Backend, EmbeddingBackend, ImageBackend, LlmBackend
@@ -24,6 +24,32 @@ _ENDPOINTS: dict[Kind, str] = {
 _MAX_ID_IN_MESSAGE = 64
 
 
+UsagePlacement = Literal["own_chunk", "last_chunk"]
+"""Where a stream's usage goes: a chunk of its own as at OpenAI, or the last one with content."""
+
+
+@dataclass(frozen=True, slots=True)
+class TextOptions:
+    """What an LLM is to clients, beyond its name."""
+
+    adapters: tuple[str, ...] = ()
+    """Names of its LoRA adapters."""
+    default_max_tokens: int | None = None
+    """What a request gets that does not say; None leaves it to the endpoint."""
+    usage_placement: UsagePlacement = "own_chunk"
+    fingerprint: str = "fp_unknown"
+    """Changes with whatever could change its answers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Llm:
+    """An LLM as one request uses it."""
+
+    backend: LlmBackend
+    options: TextOptions = TextOptions()
+    adapter: str | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class ModelEntry:
     """One configured model."""
@@ -36,6 +62,8 @@ class ModelEntry:
     """Unix time at which it was deployed."""
     message: str | None = None
     """Why it is not ready, in one line; None when it is."""
+    text: TextOptions = field(default_factory=TextOptions)
+    """For an LLM."""
 
     def card(self) -> dict[str, Any]:
         """The model object of `/v1/models`. Source: OpenAI openapi.yaml, schema `Model`."""
@@ -46,13 +74,26 @@ class ModelEntry:
             "owned_by": "triptych",
         }
 
+    def cards(self) -> list[dict[str, Any]]:
+        """Its own card, and those of its adapters, with `parent` and `root` as vLLM has them."""
+        card = self.card()
+        adapters = [
+            {**card, "id": name, "root": name, "parent": self.id} for name in self.text.adapters
+        ]
+        return [card, *adapters]
+
 
 class Registry:
     """The models of one moment, in the order of the configuration."""
 
     def __init__(self, entries: Iterable[ModelEntry] = ()) -> None:
-        """Index the entries by id."""
+        """Index the entries by id, and adapters by every name that they go by."""
         self._entries = {entry.id: entry for entry in entries}
+        self._adapters: dict[str, tuple[ModelEntry, str]] = {}
+        for entry in self._entries.values():
+            for name in entry.text.adapters:
+                self._adapters.setdefault(name, (entry, name))
+                self._adapters[f"{entry.id}:{name}"] = (entry, name)
 
     def __iter__(self) -> Iterator[ModelEntry]:
         """Iterate over the entries."""
@@ -61,6 +102,36 @@ class Registry:
     def find(self, model_id: str) -> ModelEntry | None:
         """Look a model up, whatever its kind and state."""
         return self._entries.get(model_id)
+
+    def find_card(self, model_id: str) -> dict[str, Any] | None:
+        """The card of a model or adapter."""
+        entry = self.find(model_id)
+        if entry is not None:
+            return entry.card()
+        entry, name = self._adapters.get(model_id, (None, ""))
+        cards = entry.cards() if entry else []
+        return next((card for card in cards if card["id"] == name), None)
+
+    def get_llm(self, model_id: str, peft: str | None = None) -> Llm:
+        """An LLM by its id, or by a LoRA adapter's.
+
+        Three dialects name an adapter: by itself, as `model:adapter`, and beside the model as
+        `peft`. A name of a model always means the model.
+
+        Raises:
+            ModelNotFound: no such id, or the model has no such adapter.
+            Others as `get`.
+        """
+        entry, adapter = self._entries.get(model_id), peft
+        if entry is None and model_id in self._adapters:
+            entry, adapter = self._adapters[model_id]
+            if peft not in (None, adapter):
+                raise model_not_found(f"{model_id}:{peft}", param="peft")
+        backend = cast(LlmBackend, self.get(entry.id if entry else model_id, "llm"))
+        assert entry is not None, "`get` has found it"
+        if adapter is not None and adapter not in entry.text.adapters:
+            raise model_not_found(f"{entry.id}:{adapter}", param="peft")
+        return Llm(backend, entry.text, adapter)
 
     def get(self, model_id: str, kind: Kind) -> Backend:
         """Look a model up for use.
@@ -87,11 +158,11 @@ class Registry:
         return entry.backend
 
 
-def model_not_found(model_id: str) -> ModelNotFound:
+def model_not_found(model_id: str, param: str = "model") -> ModelNotFound:
     """The error for an id that is not configured."""
     shown = model_id[:_MAX_ID_IN_MESSAGE] + ("…" if len(model_id) > _MAX_ID_IN_MESSAGE else "")
     return ModelNotFound(
-        f"The model '{shown}' does not exist; GET /v1/models lists those that do.", param="model"
+        f"The model '{shown}' does not exist; GET /v1/models lists those that do.", param=param
     )
 
 
@@ -109,9 +180,9 @@ class Models:
         self.current = registry
         self.is_known = True
 
-    def llm(self, model_id: str) -> LlmBackend:
-        """The LLM of that id; raises what `Registry.get` raises."""
-        return cast(LlmBackend, self.current.get(model_id, "llm"))
+    def llm(self, model_id: str, peft: str | None = None) -> Llm:
+        """The LLM of that id; raises what `Registry.get_llm` raises."""
+        return self.current.get_llm(model_id, peft)
 
     def embedding(self, model_id: str) -> EmbeddingBackend:
         """The encoder of that id; raises what `Registry.get` raises."""

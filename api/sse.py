@@ -22,13 +22,18 @@ _HEADERS = [
 class EventStream:
     """An event stream on one response; nothing is sent before the first event."""
 
-    def __init__(self, send: Send, raw_send: Send | None = None) -> None:
+    def __init__(
+        self, send: Send, raw_send: Send | None = None, headers: dict[str, str] | None = None
+    ) -> None:
         """Write to the ASGI `send` of the response.
 
         Args:
             send: takes the start, which every layer around the application must see.
             raw_send: takes all else, past those layers: each costs as much as rendering a chunk.
+            headers: go out with the start, beside those of every event stream.
         """
+        own = [(name.encode(), value.encode("latin-1")) for name, value in (headers or {}).items()]
+        self._headers = [*_HEADERS, *own]
         self._send = send
         self._raw_send = raw_send or send
         self.is_started = False
@@ -40,7 +45,8 @@ class EventStream:
             return
         if not self.is_started:
             self.is_started = True
-            await self._send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
+            start = {"type": "http.response.start", "status": 200, "headers": self._headers}
+            await self._send(start)
         await self._raw_send({"type": "http.response.body", "body": body, "more_body": True})
 
     async def end(self) -> None:

@@ -1,21 +1,23 @@
 """The flow that chat and completions share: ask an LLM, answer whole or as a stream."""
 
-import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from json.encoder import encode_basestring_ascii
 from typing import Any, Protocol
 
 from starlette.types import Receive, Scope, Send
 
-from api.backends import Completion, Delta, Generation, LlmBackend, Sampling, TextStream, Usage
+from api.backends import LlmBackend, TextStream
 from api.errors import ApiError, InvalidRequest
 from api.exchange import deadline, read_json_body, send_json, while_connected
+from api.generation import Completion, Delta, Generation, Sampling, Usage
+from api.late_usage import HeldBack
 from api.limits import Limits
-from api.registry import Models
+from api.parsing import Read, read_request
+from api.registry import Models, TextOptions
 from api.request_id import get_request_id
+from api.rules import Rules
 from api.schema.common import TextRequest
 from api.shield import find_raw_send
 from api.sse import EventStream
@@ -37,6 +39,9 @@ class Answer(Protocol):
     def usage_chunk(self, usage: Usage) -> bytes:
         """The event that carries the usage, after all choices have ended."""
 
+    def closing_chunks(self, delta: Delta, usage: Usage) -> list[bytes]:
+        """The events for the last delta of all; the last of them carries the usage."""
+
 
 @dataclass(frozen=True, slots=True)
 class Heading:
@@ -45,26 +50,42 @@ class Heading:
     id: str
     model: str
     created_s: int
+    fingerprint: str
 
     @classmethod
-    def new(cls, prefix: str, request_id: str, model: str) -> "Heading":
+    def new(cls, prefix: str, request_id: str, model: str, options: TextOptions) -> "Heading":
         """Head an answer that begins now."""
-        return cls(f"{prefix}-{request_id}", model, int(time.time()))
+        return cls(f"{prefix}-{request_id}", model, int(time.time()), options.fingerprint)
 
 
-def to_sampling(request: TextRequest, max_tokens: int | None) -> Sampling:
+def to_sampling(
+    request: TextRequest, max_tokens: int | None, default_max_tokens: int | None, **more: Any
+) -> Sampling:
     """What a request says about choosing tokens, as the backends want it."""
+    allowed = request.allowed_token_ids
     return Sampling(
         temperature=request.temperature,
         # OpenAI allows 0, which means "only the likeliest token"; engines want it above 0.
         top_p=_SMALLEST_TOP_P if request.top_p == 0 else request.top_p,
+        top_k=request.top_k,
+        min_p=request.min_p,
+        repetition_penalty=request.repetition_penalty,
         n=request.n,
         stop=tuple(request.stop),
+        stop_token_ids=tuple(request.stop_token_ids),
+        include_stop_str_in_output=request.include_stop_str_in_output,
         max_tokens=max_tokens,
+        default_max_tokens=default_max_tokens,
+        min_tokens=request.min_tokens,
         seed=request.seed,
         presence_penalty=request.presence_penalty,
         frequency_penalty=request.frequency_penalty,
+        logit_bias=request.logit_bias or None,
+        bad_words=tuple(request.bad_words),
+        allowed_token_ids=None if allowed is None else tuple(allowed),
         ignore_eos=request.ignore_eos,
+        skip_special_tokens=request.skip_special_tokens,
+        **more,
     )
 
 
@@ -89,41 +110,74 @@ def check_text_request(request: TextRequest, prompts: int, limits: Limits) -> No
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """One request as read: what was sent, what it means for a model, how to word the answer."""
+    """One request as read: what it means for a model, and how to word the answer."""
 
-    request: TextRequest
     generation: Generation
     answer: Answer
+    usage_placement: str | None
+    """None if a stream is not to say its usage."""
+    headers: dict[str, str]
 
 
 class TextEndpoint:
     """An endpoint that asks an LLM: read → look up → call → write."""
 
     def __init__(
-        self, read: Callable[[bytes, str, Limits], Asked], models: Models, limits: Limits
+        self,
+        schema: type[TextRequest],
+        interpret: Callable[..., tuple[Generation, Answer]],
+        models: Models,
+        rules: Rules,
     ) -> None:
-        """Serve the LLMs among `models`; `read` takes the body, the request's id and the limits."""
-        self._read = read
+        """Serve the LLMs among `models`.
+
+        Args:
+            schema: of the body.
+            interpret: takes a request of that schema, the model, the request's id and the limits;
+                gives what to ask, and how to answer.
+            models: what to serve.
+            rules: what one request may be.
+        """
+        self._schema = schema
+        self._interpret = interpret
         self._models = models
-        self._limits = limits
+        self._limits = rules.limits
+        self._policy = rules.policy
+        self._prompt_log = rules.prompt_log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         body = await read_json_body(scope, receive, self._limits)
-        asked = self._read(body, get_request_id(scope), self._limits)
-        backend = self._models.llm(asked.request.model)
-        if asked.request.stream:
-            events = EventStream(send, find_raw_send(scope))
-            writing = _write_stream(asked, backend, self._limits, events)
+        read = read_request(body, self._schema, self._policy.parameters)
+        request = read.request
+        llm = self._models.llm(request.model, request.peft)
+        generation, answer = self._interpret(request, llm, get_request_id(scope), self._limits)
+        placement = find_usage_placement(request, llm.options)
+        asked = Asked(generation, answer, placement, self._to_headers(read))
+        if request.log_prompt and self._prompt_log:
+            self._prompt_log.keep(generation.request_id, request.model, body)
+        if request.stream:
+            events = EventStream(send, find_raw_send(scope), asked.headers)
+            writing = _write_stream(asked, llm.backend, self._limits, events)
         else:
-            writing = _write_whole(asked, backend, self._limits, send)
+            writing = _write_whole(asked, llm.backend, self._limits, send)
         await while_connected(receive, writing)
+
+    def _to_headers(self, read: Read[TextRequest]) -> dict[str, str]:
+        """Headers that say which parameters were without effect."""
+        unheard = []
+        if read.request.log_prompt and self._prompt_log is None:
+            unheard.append("log_prompt")
+        options = read.request.stream_options
+        if options is not None and options.include_obfuscation:
+            unheard.append("stream_options.include_obfuscation")
+        return Read(read.request, (*read.ignored, *unheard)).headers()
 
 
 async def _write_whole(asked: Asked, backend: LlmBackend, limits: Limits, send: Send) -> None:
     async with deadline(limits):
         completion = await backend.complete(asked.generation)
-    await send_json(send, asked.answer.whole(completion))
+    await send_json(send, asked.answer.whole(completion), headers=asked.headers)
 
 
 async def _write_stream(
@@ -146,36 +200,25 @@ async def _write_stream(
 async def _write_events(
     stream: TextStream, asked: Asked, limits: Limits, events: EventStream
 ) -> None:
-    """Write events as deltas come, then the usage if it was asked for."""
+    """Write events as deltas come, and the usage where it belongs."""
     answer = asked.answer
+    held_back = HeldBack() if asked.usage_placement == "last_chunk" else None
     async with deadline(limits):
         async for deltas in stream:
-            await events.write([chunk for delta in deltas for chunk in answer.chunks(delta)])
-    if wants_usage(asked.request):
+            ready: Sequence[Delta] = held_back.swap(deltas) if held_back else deltas
+            await events.write([chunk for delta in ready for chunk in answer.chunks(delta)])
+    if held_back and held_back.delta:
+        await events.write(answer.closing_chunks(held_back.delta, stream.completion.usage))
+    elif asked.usage_placement:
         await events.write([answer.usage_chunk(stream.completion.usage)])
     await events.end()
 
 
-def wants_usage(request: TextRequest) -> bool:
-    """Whether a stream is to end with its usage."""
-    return request.stream_options is not None and request.stream_options.include_usage
-
-
-def to_usage(usage: Usage) -> dict[str, Any]:
-    """Source: OpenAI openapi.yaml, schema `CompletionUsage`."""
-    return {
-        "prompt_tokens": usage.prompt_tokens,
-        "completion_tokens": usage.completion_tokens,
-        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
-        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
-    }
-
-
-def to_usage_chunk(head: bytes, usage: Usage) -> bytes:
-    """The event with the usage and no choices; `head` is an object's JSON up to its last field."""
-    return head + b',"choices":[],"usage":%b}' % json.dumps(to_usage(usage)).encode()
-
-
-def to_ascii_json(text: str) -> bytes:
-    """A JSON string in ASCII."""
-    return encode_basestring_ascii(text).encode("ascii")
+def find_usage_placement(request: TextRequest, options: TextOptions) -> str | None:
+    """Where a stream's usage goes; None if nobody has asked for it."""
+    asked = request.stream_options
+    if asked is None:
+        return None
+    placement = asked.usage_placement or options.usage_placement
+    # The dialect that has it in the last chunk knows no `include_usage`.
+    return placement if asked.include_usage or placement == "last_chunk" else None

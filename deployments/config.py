@@ -10,6 +10,10 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from api.limits import Limits
+from api.policy import Policy
+from api.registry import UsagePlacement
+
+MODEL_ID = r"[\w.:/@+-]+"
 
 
 class _Args(BaseModel):
@@ -22,11 +26,22 @@ class AuthArgs(_Args):
     required: bool = Field(True, description="False lets everyone in: only behind another gate")
 
 
+class PromptLogArgs(_Args):
+    """Prompts that may be kept."""
+
+    folder: Annotated[str, Field(min_length=1)]
+    retention_days: float = Field(30.0, gt=0, description="older files are deleted")
+
+
 class IngressArgs(_Args):
     """The HTTP face."""
 
     auth: AuthArgs = AuthArgs()
     limits: Limits = Limits()
+    policy: Policy = Policy()
+    prompt_log: PromptLogArgs | None = Field(
+        None, description="where prompts go whose requests say log_prompt; none are kept without"
+    )
     poll_interval_s: float = Field(
         2.0, gt=0, description="how often the set of models is looked up"
     )
@@ -35,10 +50,17 @@ class IngressArgs(_Args):
 class ModelArgs(_Args):
     """What every model has."""
 
-    id: Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[\w.:/@+-]+$")]
+    id: Annotated[str, Field(min_length=1, max_length=128, pattern=f"^{MODEL_ID}$")]
     """The name that clients use."""
     source: Annotated[str, Field(min_length=1)]
     """A local folder, a Hugging Face id (`org/name` or `org/name@revision`) or `demo:<name>`."""
+
+
+class AdapterArgs(_Args):
+    """A LoRA adapter of an LLM."""
+
+    id: Annotated[str, Field(min_length=1, max_length=128, pattern=f"^{MODEL_ID}$")]
+    source: Annotated[str, Field(min_length=1)]
 
 
 class LlmArgs(ModelArgs):
@@ -46,6 +68,26 @@ class LlmArgs(ModelArgs):
 
     engine: dict[str, Any] = Field(
         default_factory=dict, description="options of vLLM's AsyncEngineArgs, by their own names"
+    )
+    tool_call_parser: str | None = Field(
+        None, description="vLLM's parser of the model's tool calls, such as hermes or llama3_json"
+    )
+    chat_template: str | None = Field(
+        None, description="a file with a Jinja template that replaces the model's own"
+    )
+    template_options: frozenset[str] = Field(
+        frozenset(),
+        description="switches of the template that requests may set by chat_template_kwargs",
+    )
+    default_max_tokens: int | None = Field(
+        None, ge=1, description="max_tokens of a request that does not say"
+    )
+    stream_usage: UsagePlacement = Field(
+        "own_chunk", description="own_chunk as at OpenAI, or last_chunk: on the last content"
+    )
+    adapters: tuple[AdapterArgs, ...] = Field((), description="LoRA adapters: id and source")
+    adapters_dir: str | None = Field(
+        None, description="a folder whose subfolders are LoRA adapters too; looked at as it changes"
     )
     stall_timeout_s: float = Field(
         120.0, gt=0, description="work outstanding and no token for so long: restart the replica"

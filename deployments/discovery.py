@@ -33,6 +33,7 @@ class DiscoveredModel:
     state: State
     message: str | None
     deployed_at_s: int
+    args: Mapping[str, Any]
 
 
 async def fetch_details() -> dict[str, Any]:
@@ -55,7 +56,8 @@ def to_models(details: Mapping[str, Any]) -> Iterator[DiscoveredModel]:
         state = _to_state(application, kind)
         message = _to_message(application, kind) if state == "failed" else None
         deployed_at_s = int(application.get("last_deployed_time_s") or 0)
-        yield DiscoveredModel(name, str(model_id), kind, state, message, deployed_at_s)
+        args = config["args"]
+        yield DiscoveredModel(name, str(model_id), kind, state, message, deployed_at_s, args)
 
 
 def find_nodes(details: Mapping[str, Any]) -> set[str]:

@@ -7,16 +7,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from api.backends import (
-    Completion,
-    Delta,
-    EmbeddingRequest,
-    Embeddings,
-    Generation,
-    ImageRequest,
-    Images,
-)
+from api.backends import EmbeddingRequest, Embeddings, ImageRequest, Images
 from api.errors import ApiError, EngineFailed, ModelFailed, Overloaded, ReplicaLost
+from api.generation import Completion, Delta, Generation
 from deployments.token_channel import Receiver
 
 if TYPE_CHECKING:
@@ -46,12 +39,20 @@ class LlmHandle:
 
     async def complete(self, generation: Generation) -> Completion:
         """Write the whole answer."""
-        completion: Completion = await _call(self._complete, generation)
+        method = self._prefer(self._complete, generation.adapter)
+        completion: Completion = await _call(method, generation)
         return completion
 
     def stream(self, generation: Generation) -> "ChannelStream":
         """Write the answer piece by piece."""
-        return ChannelStream(self._stream, generation, self._receiver)
+        method = self._prefer(self._stream, generation.adapter)
+        return ChannelStream(method, generation, self._receiver)
+
+    def _prefer(
+        self, method: "DeploymentHandle[Any]", adapter: str | None
+    ) -> "DeploymentHandle[Any]":
+        """A replica that has the adapter already, if one is free."""
+        return method.options(multiplexed_model_id=adapter) if adapter else method
 
 
 class ChannelStream:

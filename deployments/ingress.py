@@ -13,7 +13,8 @@ from starlette.applications import Starlette
 
 from api.app import create_app
 from api.backends import Backend
-from api.registry import ModelEntry, Models, Registry
+from api.registry import ModelEntry, Models, Registry, TextOptions
+from api.rules import Rules
 from deployments.config import IngressArgs
 from deployments.discovery import (
     DEPLOYMENTS,
@@ -25,6 +26,8 @@ from deployments.discovery import (
 from deployments.handles import DiffusionHandle, EmbeddingHandle, LlmHandle
 from deployments.keys import NoApiKeys, load_api_keys
 from deployments.logs import configure_logs
+from deployments.prompt_log import PromptFiles
+from deployments.text_options import to_text_options
 from deployments.token_channel import Receiver
 
 logger = logging.getLogger(__name__)
@@ -46,6 +49,7 @@ class IngressReplica:
         except NoApiKeys as error:
             logger.error("the ingress does not start: %s", error)
             raise
+        self._prompt_log = PromptFiles(args.prompt_log) if args.prompt_log else None
         self._models = Models()
         self._backends: dict[tuple[str, str], Backend] = {}
 
@@ -54,7 +58,7 @@ class IngressReplica:
         return create_app(
             self._models,
             self._keys,
-            self._args.limits,
+            Rules(self._args.limits, self._args.policy, self._prompt_log),
             lifespan=self._lifespan,
             # Serve puts a request id into the request and appends it to the response, whatever the
             # application has written (ray/serve/_private/http_util.py: RequestIdMiddleware).
@@ -72,6 +76,8 @@ class IngressReplica:
         finally:
             polling.cancel()
             self._receiver.shut_down()
+            if self._prompt_log:
+                self._prompt_log.shut_down()
 
     async def _poll(self) -> None:
         while True:
@@ -82,13 +88,16 @@ class IngressReplica:
         try:
             details = await fetch_details()
             discovered = list(to_models(details))
+            # In a thread: it looks into folders, which may be on another machine.
+            texts = await asyncio.to_thread(lambda: [to_text_options(each) for each in discovered])
         except Exception:  # the controller restarts now and then; what was known goes on serving
             logger.exception("the models could not be looked up; keeping those known before")
             return
         self._listen_to(find_nodes(details))
         names = {(model.application, model.kind) for model in discovered}
         self._backends = {key: value for key, value in self._backends.items() if key in names}
-        self._models.swap(Registry(self._to_entry(model) for model in discovered))
+        entries = map(self._to_entry, discovered, texts)
+        self._models.swap(Registry(entries))
 
     def _listen_to(self, nodes: set[str]) -> None:
         """Be within reach of the models: on loopback, until one runs on another node."""
@@ -109,7 +118,7 @@ class IngressReplica:
             "tasks": len(asyncio.all_tasks()),
         }
 
-    def _to_entry(self, model: DiscoveredModel) -> ModelEntry:
+    def _to_entry(self, model: DiscoveredModel, text: TextOptions) -> ModelEntry:
         return ModelEntry(
             id=model.id,
             kind=model.kind,
@@ -117,6 +126,7 @@ class IngressReplica:
             backend=self._get_backend(model),
             created_s=model.deployed_at_s,
             message=model.message,
+            text=text,
         )
 
     def _get_backend(self, model: DiscoveredModel) -> Backend:

@@ -2,28 +2,40 @@
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Protocol
+from pathlib import Path
+from typing import Any, Protocol, cast
 
 from ray import serve
 
-from api.backends import Completion, Delta, Generation
+from api.generation import Completion, Delta, Generation
+from deployments.adapters import Adapters
 from deployments.config import LlmArgs
 from deployments.engines.fake_engines import FakeLlmEngine
+from deployments.engines.vllm_chat import ChatOptions
 from deployments.engines.vllm_engine import VllmEngine
 from deployments.handles import StreamEnd
 from deployments.loading import load_engine
 from deployments.token_channel import ReplyTo, Sender
+
+_MAX_LORAS = 4
+"""How many adapters one batch may hold unless the configuration says otherwise; vLLM's own is 1."""
 
 
 class LlmEngine(Protocol):
     """What runs the model; the docstrings of `VllmEngine` hold for all."""
 
     async def generate(
-        self, generation: Generation, emit: Callable[[Delta], None] | None = None
+        self,
+        generation: Generation,
+        emit: Callable[[Delta], None] | None = None,
+        adapter: Any = None,
     ) -> Completion:
         """Continue every prompt."""
+
+    async def load_adapter(self, name: str, number: int, folder: str) -> Any:
+        """A LoRA adapter as `generate` wants it."""
 
     @property
     def unfinished_requests(self) -> int:
@@ -45,16 +57,22 @@ class LlmReplica:
         """Load the model; on the event loop, because vLLM ties itself to the one that runs."""
         self._engine = load_engine(args, partial(_build_engine, args))
         self._sender = Sender()
+        self._get_adapter = _to_getter(Adapters(args, self._engine.load_adapter), args)
 
     async def complete(self, generation: Generation) -> Completion:
         """Write the whole answer; cancelling the call aborts the work."""
-        return await self._engine.generate(generation)
+        adapter = await self._find_adapter(generation)
+        return await self._engine.generate(generation, None, adapter)
 
     async def stream(self, generation: Generation, reply_to: ReplyTo) -> StreamEnd:
         """Write piece by piece to `reply_to`; the call lasts until the last piece is sent."""
         with self._sender.open(reply_to) as outlet:
-            completion = await self._engine.generate(generation, outlet.send)
+            adapter = await self._find_adapter(generation)
+            completion = await self._engine.generate(generation, outlet.send, adapter)
         return StreamEnd(completion, outlet.sent)
+
+    async def _find_adapter(self, generation: Generation) -> Any:
+        return await self._get_adapter(generation.adapter) if generation.adapter else None
 
     async def counts(self) -> dict[str, int]:
         """What is under way here; all but `pid`, `sockets` and `tasks` are 0 at rest.
@@ -83,7 +101,22 @@ class LlmReplica:
 def _build_engine(args: LlmArgs, folder: str | None) -> LlmEngine:
     if folder is None:
         return FakeLlmEngine(args.engine)
-    return VllmEngine(folder, args.engine, args.stall_timeout_s)
+    template = Path(args.chat_template).expanduser().read_text() if args.chat_template else None
+    chat = ChatOptions(args.tool_call_parser, template, args.template_options)
+    has_adapters = bool(args.adapters or args.adapters_dir)
+    lora = {"enable_lora": True, "max_loras": _MAX_LORAS} if has_adapters else {}
+    return VllmEngine(folder, {**lora, **args.engine}, args.stall_timeout_s, chat)
+
+
+def _to_getter(adapters: Adapters, args: LlmArgs) -> Callable[[str], Awaitable[Any]]:
+    """Tells Serve's router which adapters are here, so that it sends their requests here first."""
+    most = args.engine.get("max_cpu_loras") or args.engine.get("max_loras") or _MAX_LORAS
+
+    @serve.multiplexed(max_num_models_per_replica=most)
+    async def get(name: str) -> Any:
+        return await adapters.get(name)
+
+    return cast(Callable[[str], Awaitable[Any]], get)
 
 
 LLM = serve.deployment(

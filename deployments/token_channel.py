@@ -23,8 +23,8 @@ import msgspec
 import zmq
 from zmq.utils.monitor import parse_monitor_message
 
-from api.backends import Delta, FinishReason
 from api.errors import ReplicaLost
+from api.generation import Delta, Extra, FinishReason
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +60,7 @@ class _Item(msgspec.Struct, array_like=True, gc=False):
     index: int
     text: str
     finish_reason: FinishReason | None
+    extra: Extra | None = None
 
 
 _encoder = msgspec.msgpack.Encoder()
@@ -108,6 +109,8 @@ class Inbox:
 
 
 def _merge(deltas: list[Delta]) -> list[Delta]:
+    if any(delta.extra for delta in deltas):
+        return deltas
     texts: dict[int, list[str]] = {}
     reasons: dict[int, FinishReason | None] = {}
     for delta in deltas:
@@ -165,7 +168,8 @@ class Receiver:
             if inbox is None:
                 self.dropped += 1
             else:
-                inbox.put(item.number, Delta(item.index, item.text, item.finish_reason))
+                delta = Delta(item.index, item.text, item.finish_reason, item.extra)
+                inbox.put(item.number, delta)
 
 
 class Sender:
@@ -219,7 +223,9 @@ class Outlet:
 
     def send(self, delta: Delta) -> None:
         """Send a delta with the others of this tick; never blocks."""
-        item = _Item(self._ticket, self.sent, delta.index, delta.text, delta.finish_reason)
+        item = _Item(
+            self._ticket, self.sent, delta.index, delta.text, delta.finish_reason, delta.extra
+        )
         self._peer.post(item)
         self.sent += 1
 

@@ -7,24 +7,16 @@ decides what has happened by when.
 import asyncio
 import struct
 from collections.abc import AsyncIterator, Iterable, Sequence
+from typing import Any
 
 from starlette.applications import Starlette
 
 from api.app import create_app
 from api.auth import ApiKeys
-from api.backends import (
-    Completion,
-    Delta,
-    EmbeddingRequest,
-    Embeddings,
-    Generation,
-    Image,
-    ImageRequest,
-    Images,
-    Usage,
-)
-from api.limits import Limits
+from api.backends import EmbeddingRequest, Embeddings, Image, ImageRequest, Images
+from api.generation import Completion, Delta, Generation, Usage
 from api.registry import ModelEntry, Models, Registry
+from api.rules import Rules
 
 LLM, ENCODER, PAINTER = "llm", "org/encoder", "painter"
 """Ids of the three models that `build_app` serves."""
@@ -141,6 +133,7 @@ def join(batches: Iterable[tuple[Delta, ...]]) -> tuple[Delta, ...]:
             index,
             "".join(delta.text for delta in deltas if delta.index == index),
             next(delta.finish_reason for delta in reversed(deltas) if delta.index == index),
+            next((delta.extra for delta in deltas if delta.index == index and delta.extra), None),
         )
         for index in sorted({delta.index for delta in deltas})
     )
@@ -240,7 +233,7 @@ def build_app(
     painter: FakePainter | None = None,
     *,
     keys: ApiKeys | None = None,
-    limits: Limits | None = None,
+    **rules: Any,
 ) -> Starlette:
     """The real application around fake models; open to all unless there are keys."""
-    return create_app(build_models(llm, encoder, painter), keys, limits or Limits())
+    return create_app(build_models(llm, encoder, painter), keys, Rules(**rules))

@@ -1,63 +1,118 @@
 """The body of `POST /v1/chat/completions`. Source: OpenAI openapi.yaml."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, Field, field_validator
 
-from api.schema.common import Request, TextRequest, TokenCount
+from api.schema.common import REFUSED_OF_VLLM, TextRequest, TokenCount
+from api.schema.messages import Messages, check_tool_messages
+from api.schema.tools import FunctionTool, ResponseFormat, ToolChoiceField, refuse
 
-UNSUPPORTED = frozenset(
-    [
-        "audio",
-        "function_call",
-        "functions",
-        "logit_bias",
-        "logprobs",
-        "metadata",
-        "modalities",
-        "moderation",
-        "parallel_tool_calls",
-        "prediction",
-        "prompt_cache_key",
-        "prompt_cache_options",
-        "prompt_cache_retention",
-        "reasoning_effort",
-        "response_format",
-        "safety_identifier",
-        "service_tier",
-        "store",
-        "tool_choice",
-        "tools",
-        "top_logprobs",
-        "verbosity",
-        "web_search_options",
-    ]
-)
-"""OpenAI's parameters that cannot be honoured yet: refused by name, never dropped."""
+_MAX_TOP_LOGPROBS = 20
 
 
-def _join_text_parts(value: Any) -> Any:
-    """Content as an array of text parts is the concatenation of their texts."""
-    if not isinstance(value, list):
-        return value
-    if not all(isinstance(part, dict) and part.get("type") == "text" for part in value):
-        raise ValueError("only content parts of type 'text' are supported")
-    texts = [part.get("text") for part in value]
-    if not all(isinstance(text, str) for text in texts):
-        raise ValueError("a content part of type 'text' needs a 'text' that is a string")
-    return "".join(texts)
+def _check_store(value: bool) -> bool:
+    if value:
+        raise refuse("The parameter 'store' can only be false: this service keeps no answers")
+    return value
 
 
-class ChatMessage(Request):
-    """One message; `developer` is OpenAI's newer word for `system`."""
-
-    role: Literal["system", "developer", "user", "assistant"]
-    content: Annotated[str, BeforeValidator(_join_text_parts)]
-    name: Annotated[str, Field(min_length=1, max_length=256)] | None = None
+def _check_metadata(value: dict[str, str]) -> dict[str, str]:
+    if len(value) > 16 or any(len(key) > 64 or len(text) > 512 for key, text in value.items()):
+        raise ValueError("at most 16 pairs, of 64 and 512 characters")
+    return value
 
 
 class ChatRequest(TextRequest):
     """A conversation to be continued."""
 
-    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=2048)]
+    reported: ClassVar = frozenset(
+        [
+            "prompt_cache_key",
+            "prompt_cache_options",
+            "prompt_cache_retention",
+            "safety_identifier",
+            "metadata",
+            "user",
+        ]
+    )
+    refused: ClassVar = REFUSED_OF_VLLM | frozenset(
+        [
+            "audio",
+            "add_generation_prompt",
+            "chat_template",
+            "continue_final_message",
+            "documents",
+            "echo",
+            "media_io_kwargs",
+            "mm_processor_kwargs",
+            "return_prompt_text",
+            "function_call",
+            "functions",
+            "moderation",
+            "prediction",
+            "verbosity",
+            "web_search_options",
+        ]
+    )
+
+    messages: Messages
     max_completion_tokens: TokenCount | None = None
+    logprobs: bool = False
+    top_logprobs: Annotated[int, Field(ge=0, le=_MAX_TOP_LOGPROBS)] = 0
+    response_format: ResponseFormat | None = None
+    tools: Annotated[list[FunctionTool], Field(min_length=1, max_length=128)] | None = None
+    tool_choice: ToolChoiceField | None = None
+    parallel_tool_calls: bool = True
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = (
+        None
+    )
+    modalities: Annotated[list[Literal["text"]], Field(min_length=1)] | None = None
+    service_tier: Literal["auto", "default", "flex", "scale", "priority", "fast"] | None = None
+    store: Annotated[bool, AfterValidator(_check_store)] = False
+    metadata: Annotated[dict[str, str], AfterValidator(_check_metadata)] | None = None
+
+    # Extensions, by vLLM's names.
+    include_reasoning: bool = True
+    chat_template_kwargs: Annotated[dict[str, bool], Field(max_length=16)] = Field(
+        default_factory=dict
+    )
+
+    # Extensions of other services.
+    loglikelihood: bool = False
+    """Report the log probability of every token of the prompt but the first."""
+
+    @field_validator("messages", mode="after")
+    @classmethod
+    def _results_follow_calls(cls, messages: Any) -> Any:
+        check_tool_messages(messages)
+        return messages
+
+    @field_validator("top_logprobs", mode="after")
+    @classmethod
+    def _needs_logprobs(cls, value: int, info: Any) -> int:
+        if value and not info.data.get("logprobs", True):
+            raise ValueError("it is only allowed when 'logprobs' is true")
+        return value
+
+    @field_validator("tool_choice", mode="after")
+    @classmethod
+    def _names_a_tool(cls, choice: Any, info: Any) -> Any:
+        """Validated after `tools`, in the order of the fields."""
+        tools = info.data.get("tools", [])  # None if not given; absent if wrong itself
+        if tools is None and choice is not None and choice.type != "none":
+            raise ValueError("it is only allowed together with 'tools'")
+        names = {tool.function.name for tool in tools or []}
+        wanted = [choice.function] if choice and choice.function else []
+        if choice and choice.allowed_tools:
+            wanted = [tool.function for tool in choice.allowed_tools.tools]
+        if names and any(function.name not in names for function in wanted):
+            raise ValueError("it names a function that is not among 'tools'")
+        return choice
+
+    @field_validator("tools", mode="after")
+    @classmethod
+    def _names_differ(cls, tools: Any) -> Any:
+        if tools and len({tool.function.name for tool in tools}) < len(tools):
+            raise ValueError("two functions have the same name")
+        return tools

@@ -1,11 +1,14 @@
 """What the schemas share: strictness, and the parameters of every text request."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-_MAX_TOKENS = 2**31 - 1
+MAX_TOKENS = 2**31 - 1
 _MAX_STOP_SEQUENCES = 4
+_MAX_TOKEN_IDS = 16_384
+_MAX_BIASES = 300
+_MAX_BAD_WORDS = 64
 
 
 class Request(BaseModel):
@@ -14,6 +17,11 @@ class Request(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, strict=True, allow_inf_nan=False, hide_input_in_errors=True
     )
+
+    refused: ClassVar[frozenset[str]] = frozenset()
+    """Parameters that exist elsewhere and cannot be honoured here."""
+    reported: ClassVar[frozenset[str]] = frozenset()
+    """Parameters that change no answer: taken, and reported as without effect."""
 
     @model_validator(mode="before")
     @classmethod
@@ -35,13 +43,14 @@ StopSequences = Annotated[
 ]
 """A string or up to four. Source: OpenAI openapi.yaml, `StopConfiguration`."""
 
-TokenCount = Annotated[int, Field(ge=1, le=_MAX_TOKENS)]
+TokenCount = Annotated[int, Field(ge=1, le=MAX_TOKENS)]
+TokenId = Annotated[int, Field(ge=0, le=MAX_TOKENS)]
 ModelId = Annotated[str, Field(min_length=1)]
 
 
 def check_token_ids(ids: list[Any]) -> tuple[int, ...]:
     """Accept a non-empty list of token ids as the model's tokenizer counts them."""
-    if not ids or not all(type(token) is int and 0 <= token <= _MAX_TOKENS for token in ids):
+    if not ids or not all(type(token) is int and 0 <= token <= MAX_TOKENS for token in ids):
         raise ValueError("token ids must be a non-empty array of integers, none of them negative")
     return tuple(ids)
 
@@ -68,10 +77,65 @@ def _to_text(item: Any) -> str | tuple[int, ...]:
 Texts = Annotated[list[str | tuple[int, ...]], BeforeValidator(to_texts)]
 
 
+def _to_biases(value: Any) -> Any:
+    """`{"50256": -100}` → {50256: -100.0}; a null bias is no bias."""
+    if not isinstance(value, dict) or len(value) > _MAX_BIASES:
+        raise ValueError(f"must be an object of at most {_MAX_BIASES} token ids and biases")
+    return {_to_token_id(key): bias for key, bias in value.items() if bias is not None}
+
+
+def _to_token_id(key: Any) -> Any:
+    is_number = isinstance(key, str) and key.isascii() and key.isdigit() and len(key) < 11
+    if not is_number or int(key) > MAX_TOKENS:
+        raise ValueError("its keys must be token ids")
+    return int(key)
+
+
+Biases = Annotated[dict[int, Annotated[float, Field(ge=-100, le=100)]], BeforeValidator(_to_biases)]
+"""Token id → what is added to its logit. Source: OpenAI openapi.yaml, `logit_bias`."""
+
+
 class StreamOptions(Request):
     """Options of a streamed answer."""
 
     include_usage: bool = False
+    include_obfuscation: bool = False
+    """OpenAI pads its chunks against eavesdroppers who measure them; here they come as they are."""
+    usage_placement: Literal["own_chunk", "last_chunk"] | None = None
+    """Ours: where the usage goes; None leaves it to the model's configuration."""
+
+
+REFUSED_OF_VLLM = frozenset(
+    [
+        "add_special_tokens",
+        "cache_salt",
+        "ec_transfer_params",
+        "kv_transfer_params",
+        "length_penalty",
+        "logprob_token_ids",
+        "mm_payload",
+        "priority",
+        "prompt_logprobs",
+        "repetition_detection",
+        "request_id",
+        "return_mm_kwargs",
+        "return_token_ids",
+        "return_token_offsets",
+        "return_tokens_as_token_ids",
+        "routed_experts_prompt_start",
+        "session_id",
+        "spaces_between_special_tokens",
+        "stream_interval",
+        "structured_outputs",
+        "thinking_token_budget",
+        "truncate_prompt_tokens",
+        "truncation_side",
+        "use_beam_search",
+        "vllm_xargs",
+        "watermarking",
+    ]
+)
+"""What vLLM's own server takes for both: internals, and what could harm others or reads files."""
 
 
 class TextRequest(Request):
@@ -86,8 +150,32 @@ class TextRequest(Request):
     seed: Annotated[int, Field(ge=-(2**63), le=2**63 - 1)] | None = None
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] = 0.0
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] = 0.0
+    logit_bias: Biases | None = None
     stream: bool = False
     stream_options: StreamOptions | None = None
     user: str | None = None
+
+    # Extensions, by vLLM's names.
+    top_k: Annotated[int, Field(ge=-1, le=MAX_TOKENS)] | None = None
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    repetition_penalty: Annotated[float, Field(gt=0, le=100)] | None = None
+    min_tokens: Annotated[int, Field(ge=0, le=MAX_TOKENS)] = 0
+    stop_token_ids: Annotated[list[TokenId], Field(max_length=_MAX_TOKEN_IDS)] = Field(
+        default_factory=list
+    )
+    bad_words: Annotated[
+        list[Annotated[str, Field(min_length=1, max_length=256)]],
+        Field(max_length=_MAX_BAD_WORDS),
+    ] = Field(default_factory=list)
+    allowed_token_ids: (
+        Annotated[list[TokenId], Field(min_length=1, max_length=_MAX_TOKEN_IDS)] | None
+    ) = None
+    include_stop_str_in_output: bool = False
+    skip_special_tokens: bool = True
     ignore_eos: bool = False
-    """vLLM's extension: go on to `max_tokens` whatever the model says; for load tests."""
+
+    # Extensions of other services.
+    peft: ModelId | None = None
+    """A LoRA adapter of `model`."""
+    log_prompt: bool = False
+    """Whether the prompt may be kept; see the service's prompt log."""

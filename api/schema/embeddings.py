@@ -1,15 +1,15 @@
 """The body of `POST /v1/embeddings`. Source: OpenAI openapi.yaml."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from api.schema.common import ModelId, Request, Texts
-
-UNSUPPORTED = frozenset({"dimensions"})
-"""OpenAI's parameters that cannot be honoured yet: refused by name, never dropped."""
 
 
 class EmbeddingsRequest(Request):
     """Texts to be embedded."""
+
+    reported: ClassVar = frozenset({"user"})
+    refused: ClassVar = frozenset({"dimensions"})
 
     model: ModelId
     input: Texts

@@ -1,25 +1,11 @@
 """The body of `POST /v1/images/generations`. Source: OpenAI openapi.yaml, and what peers add."""
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
 
 from api.schema.common import ModelId, Request
-
-UNSUPPORTED = frozenset(
-    [
-        "background",
-        "moderation",
-        "output_compression",
-        "output_format",
-        "partial_images",
-        "quality",
-        "stream",
-        "style",
-    ]
-)
-"""OpenAI's parameters that cannot be honoured yet: refused by name, never dropped."""
 
 _SIZE = re.compile(r"([1-9][0-9]{0,4})[xX*×]([1-9][0-9]{0,4})")
 
@@ -36,6 +22,24 @@ def _to_size(value: Any) -> Any:
 
 class ImagesRequest(Request):
     """A picture to be drawn."""
+
+    reported: ClassVar = frozenset(["safety_identifier", "user"])
+    refused: ClassVar = frozenset(
+        [
+            "background",
+            "complexity",
+            "frame_count",
+            "frame_duration_ms",
+            "moderation",
+            "output_compression",
+            "output_format",
+            "partial_images",
+            "quality",
+            "stream",
+            "style",
+            "svg",
+        ]
+    )
 
     model: ModelId
     prompt: Annotated[str, Field(min_length=1, max_length=32_000)]

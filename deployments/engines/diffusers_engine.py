@@ -5,8 +5,9 @@ import io
 import secrets
 from typing import TYPE_CHECKING, Any
 
-from api.backends import Image, ImageRequest, Images, Usage
+from api.backends import Image, ImageRequest, Images
 from api.errors import InvalidRequest
+from api.generation import Usage
 from deployments.config import DiffusionOptions
 from deployments.engines.hardware import pick_device, pick_dtype
 from deployments.engines.worker import Cancellation, Worker

@@ -7,8 +7,9 @@ longest of the whole request.
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from api.backends import EmbeddingRequest, Embeddings, Usage
+from api.backends import EmbeddingRequest, Embeddings
 from api.errors import ContextLengthExceeded, InvalidRequest
+from api.generation import Usage
 from deployments.config import EncoderOptions
 from deployments.engines.hardware import pick_device, pick_dtype
 from deployments.engines.worker import Cancellation, Worker

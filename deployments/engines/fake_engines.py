@@ -13,20 +13,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from api.backends import (
-    Completion,
-    Conversation,
-    Delta,
-    EmbeddingRequest,
-    Embeddings,
-    Generation,
-    Image,
-    ImageRequest,
-    Images,
-    Prompt,
-    Usage,
-)
+from api.backends import EmbeddingRequest, Embeddings, Image, ImageRequest, Images
 from api.errors import EngineFailed
+from api.generation import Completion, Conversation, Delta, Generation, Message, Prompt, Usage
 
 _DIMENSIONS = 8
 _SIZE_PX = 64
@@ -55,10 +44,15 @@ class FakeLlmEngine:
         self.aborted = 0
 
     async def generate(
-        self, generation: Generation, emit: Callable[[Delta], None] | None = None
+        self,
+        generation: Generation,
+        emit: Callable[[Delta], None] | None = None,
+        adapter: str | None = None,
     ) -> Completion:
-        """Write all choices at the configured speed; a token is a word."""
+        """Write all choices at the configured speed; a token is a word, an adapter shouts."""
         words = [_to_words(prompt) for prompt in generation.prompts]
+        if adapter:
+            words = [[word.upper() for word in prompt] for prompt in words]
         self._running += 1
         try:
             async with asyncio.TaskGroup() as group:
@@ -102,6 +96,10 @@ class FakeLlmEngine:
             emit(Delta(index, "", end.finish_reason))
         return end, tokens
 
+    async def load_adapter(self, name: str, number: int, folder: str) -> str:
+        """Nothing to load."""
+        return name
+
     @property
     def unfinished_requests(self) -> int:
         """Requests under way."""
@@ -116,10 +114,15 @@ class FakeLlmEngine:
 
 def _to_words(prompt: Prompt) -> list[str]:
     if isinstance(prompt, Conversation):
-        return " ".join(message.content for message in prompt.messages).split() or ["…"]
+        return " ".join(_to_text(message) for message in prompt.messages).split() or ["…"]
     if isinstance(prompt, str):
         return prompt.split() or ["…"]
     return [str(token) for token in prompt]
+
+
+def _to_text(message: Message) -> str:
+    parts = message.content if isinstance(message.content, tuple) else (message.content or "",)
+    return " ".join(part for part in parts if isinstance(part, str))
 
 
 class FakeEncoderEngine:

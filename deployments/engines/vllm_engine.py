@@ -1,44 +1,58 @@
 """vLLM's `AsyncLLM`, in process: prompts in, deltas out, nothing of its HTTP server."""
 
 import asyncio
-import copy
 import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from api.backends import (
-    Completion,
-    Conversation,
-    Delta,
-    Generation,
-    Prompt,
-    Sampling,
-    Usage,
-)
-from api.errors import (
-    ApiError,
-    ContextLengthExceeded,
-    EngineFailed,
-    InvalidRequest,
-    Overloaded,
-    ReplicaLost,
-)
+from api.errors import ApiError, EngineFailed, ReplicaLost
+from api.generation import Completion, Conversation, Delta, Generation, Prompt, Sampling, Usage
+from deployments.engines.token_texts import TokenTexts
+from deployments.engines.tokenization import PromptTokenizer, is_simple
+from deployments.engines.vllm_chat import ChatOptions, Rendered, VllmChat
+from deployments.engines.vllm_errors import translate_errors
 from deployments.engines.vllm_output import VllmOutput
+from deployments.engines.vllm_params import find_max_tokens, is_greedy, to_params
+from deployments.engines.vllm_reading import PromptReading
 
 if TYPE_CHECKING:
-    from vllm import SamplingParams
+    from vllm.lora.request import LoRARequest
 
-_INLINE_CHARS = 2000
-"""Shorter prompts are tokenised on the event loop, in less time than a thread takes to start."""
+DEFAULTS = {
+    "enable_log_requests": False,
+    # vLLM's statistics would cost a fifth of this process's time, and nobody reads them here.
+    "disable_log_stats": True,
+    # One backend, because some requests make vLLM's own choice of one go wrong for others; and no
+    # blanks between the parts of JSON, for a small model can write them until it must stop.
+    "structured_outputs_config": {"backend": "xgrammar", "disable_any_whitespace": True},
+}
+"""Fields of AsyncEngineArgs that are other than vLLM's."""
+
+
+@dataclass(slots=True)
+class _Run:
+    """One request to vLLM: some of the choices of one prompt."""
+
+    rendered: Rendered
+    prompt: Prompt
+    first_index: int
+    n: int
+    lora: "LoRARequest | None"
 
 
 class VllmEngine:
     """One vLLM engine; it runs in processes of its own and is driven from this event loop."""
 
-    def __init__(self, model: str, options: dict[str, Any], stall_timeout_s: float) -> None:
+    def __init__(
+        self,
+        model: str,
+        options: dict[str, Any],
+        stall_timeout_s: float,
+        chat: ChatOptions = ChatOptions(),  # noqa: B008  # frozen
+    ) -> None:
         """Load the model; takes from seconds to minutes, and blocks.
 
         Args:
@@ -46,6 +60,7 @@ class VllmEngine:
             options: fields of vLLM's AsyncEngineArgs.
             stall_timeout_s: after so long without a token for outstanding work, `check_health`
                 fails.
+            chat: how it chats.
 
         Raises:
             TypeError: an option does not exist.
@@ -54,144 +69,166 @@ class VllmEngine:
         from vllm import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 
-        # vLLM's statistics would cost a fifth of this process's time, and nobody reads them here.
-        defaults = {"model": model, "enable_log_requests": False, "disable_log_stats": True}
-        self._engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**{**defaults, **options}))
-        self._tokenizer = self._engine.get_tokenizer()
-        # A copy, because a fast tokenizer cannot be used by two threads at once.
-        self._threads_tokenizer = copy.deepcopy(self._tokenizer)
-        self._vocabulary = len(self._tokenizer)
+        engine_args = AsyncEngineArgs(**{"model": model, **DEFAULTS, **options})
+        self._engine = AsyncLLM.from_engine_args(engine_args)
+        self._tokenizer = PromptTokenizer(self._engine.get_tokenizer())
+        self._texts = TokenTexts(self._tokenizer.tokenizer)
+        self._chat = VllmChat(self._engine, chat, options.get("reasoning_parser"))
         self._context_tokens: int = self._engine.model_config.max_model_len
         self._defaults = self._engine.model_config.get_diff_sampling_param()
-        self._tokenizing = ThreadPoolExecutor(1, "tokenizer")
+        self._defaults.pop("max_tokens", None)
         self._stall_timeout_s = stall_timeout_s
         self._last_progress_s = time.monotonic()
         self._outstanding = 0
         self._serial_numbers = itertools.count()
 
     async def generate(
-        self, generation: Generation, emit: Callable[[Delta], None] | None = None
+        self,
+        generation: Generation,
+        emit: Callable[[Delta], None] | None = None,
+        lora: "LoRARequest | None" = None,
     ) -> Completion:
         """Continue every prompt. Cancelling this call aborts the work in the engine.
 
         Args:
             generation: what to generate.
             emit: takes the deltas as they come; without it the choices are in the result.
+            lora: the adapter to use.
 
         Raises:
             ContextLengthExceeded, InvalidRequest: the prompts do not fit this model.
             Overloaded: the engine's queue is full.
             EngineFailed, ReplicaLost: it failed at this request, or altogether.
         """
-        prompts = [await self._tokenize(prompt) for prompt in generation.prompts]
+        sampling = generation.sampling
+        rendered = [
+            await self._render(prompt, sampling, is_streamed=emit is not None)
+            for prompt in generation.prompts
+        ]
         runs = [
-            self._run(generation, number, token_ids, emit)
-            for number, token_ids in enumerate(prompts)
+            run
+            for number, prompt in enumerate(generation.prompts)
+            for run in self._to_runs(rendered[number], prompt, number * sampling.n, sampling, lora)
         ]
         with self._working():
-            results = [await runs[0]] if len(runs) == 1 else await _gather(runs)
+            working = [self._run(generation, run, emit) for run in runs]
+            results = [await working[0]] if len(working) == 1 else await _gather(working)
         choices = [choice for result in results for choice in result.choices]
         usage = Usage(
-            prompt_tokens=sum(result.usage.prompt_tokens for result in results),
+            prompt_tokens=sum(len(each.token_ids) for each in rendered),
             completion_tokens=sum(result.usage.completion_tokens for result in results),
-            cached_tokens=sum(result.usage.cached_tokens for result in results),
+            cached_tokens=sum(
+                result.usage.cached_tokens
+                for run, result in zip(runs, results, strict=True)
+                if run.first_index % sampling.n == 0
+            ),
+            reasoning_tokens=sum(result.usage.reasoning_tokens for result in results),
         )
         return Completion(tuple(choices), usage)
 
-    async def _run(
+    def _to_runs(
         self,
-        generation: Generation,
-        number: int,
-        token_ids: list[int],
-        emit: Callable[[Delta], None] | None,
-    ) -> Completion:
-        """Continue one prompt; its choices are numbered from `number * n` on."""
-        from vllm.inputs.engine import tokens_input
+        rendered: Rendered,
+        prompt: Prompt,
+        first_index: int,
+        sampling: Sampling,
+        lora: "LoRARequest | None",
+    ) -> Iterator[_Run]:
+        """One run for all choices, or, where vLLM takes no more at a time, one for each."""
+        step = 1 if is_greedy(sampling, self._defaults) else sampling.n
+        for index in range(first_index, first_index + sampling.n, step):
+            yield _Run(rendered, prompt, index, step, lora)
 
-        params = self._to_params(generation.sampling, len(token_ids), is_streamed=emit is not None)
+    async def _run(
+        self, generation: Generation, run: _Run, emit: Callable[[Delta], None] | None
+    ) -> Completion:
+        """Continue one prompt; its choices are numbered from `run.first_index` on."""
+        sampling, rendered = generation.sampling, run.rendered
         choices: list[Delta] = []
-        first_index = number * generation.sampling.n
-        output = VllmOutput(first_index, emit or choices.append, self._note_progress)
+        reading = self._to_reading(sampling, run)
+        output = VllmOutput(run.first_index, emit or choices.append, self._note_progress, reading)
         # Two clients may choose the same id, and neither may abort the other's request.
         request_id = f"{generation.request_id}-{next(self._serial_numbers)}"
-        with _translate_errors():
+        with translate_errors(_find_culprit(generation)):
+            params = to_params(
+                sampling,
+                self._defaults,
+                n=run.n,
+                max_tokens=find_max_tokens(sampling, len(rendered.token_ids), self._context_tokens),
+                is_streamed=emit is not None,
+                structured_outputs=rendered.structured_outputs,
+            )
+            params.skip_special_tokens = rendered.skip_special_tokens
             try:
                 output.stand_in_for(
-                    await self._engine.add_request(request_id, tokens_input(token_ids), params)
+                    await self._engine.add_request(
+                        request_id, rendered.prompt, params, lora_request=run.lora, **rendered.more
+                    )
                 )
                 await output.end
-            except asyncio.CancelledError:
+            except BaseException:
                 await self._engine.abort(output.id or request_id, internal=output.id is not None)
                 raise
         choices.sort(key=lambda choice: choice.index)
-        usage = Usage(len(token_ids), output.completion_tokens, output.cached_tokens)
+        is_wanted = sampling.max_tokens != 0
+        usage = Usage(
+            len(rendered.token_ids),
+            output.completion_tokens if is_wanted else 0,
+            output.cached_tokens,
+            reading.reasoning_tokens if reading else 0,
+        )
         return Completion(tuple(choices), usage)
 
-    async def _tokenize(self, prompt: Prompt) -> list[int]:
-        """Token ids of a prompt, special tokens included.
+    def _to_reading(self, sampling: Sampling, run: _Run) -> PromptReading | None:
+        """None where there is nothing but text to be read."""
+        has_more = sampling.logprobs is not None or sampling.prompt_logprobs is not None
+        if not has_more and not sampling.echo and run.rendered.new_reader is None:
+            return None
+        echoed = self._tokenizer.to_text(run.prompt) if sampling.echo else ""
+        return PromptReading(
+            sampling, self._texts, run.rendered.token_ids, echoed, run.rendered.new_reader
+        )
+
+    async def _render(self, prompt: Prompt, sampling: Sampling, *, is_streamed: bool) -> Rendered:
+        """A prompt as the engine takes it.
 
         Raises:
             InvalidRequest: a token id is not in the vocabulary, or the template refuses the roles.
         """
-        if isinstance(prompt, tuple):
-            if max(prompt) >= self._vocabulary:
-                raise InvalidRequest(
-                    f"Invalid value for 'prompt': this model's token ids end at "
-                    f"{self._vocabulary - 1}.",
-                    param="prompt",
-                )
-            return list(prompt)
-        if _count_chars(prompt) < _INLINE_CHARS:
-            return _encode(self._tokenizer, prompt)
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(
-            self._tokenizing, _encode, self._threads_tokenizer, prompt
+        from vllm.inputs.engine import tokens_input
+        from vllm.sampling_params import StructuredOutputsParams
+
+        if isinstance(prompt, Conversation):
+            self._chat.check(prompt)
+            if not (self._chat.is_simple and is_simple(prompt)):
+                return await self._chat.render(prompt, sampling, is_streamed=is_streamed)
+        token_ids = await self._tokenizer.to_ids(prompt)
+        schema = sampling.json_schema
+        return Rendered(
+            tokens_input(token_ids),
+            token_ids,
+            StructuredOutputsParams(json=schema) if schema is not None else None,
+            sampling.skip_special_tokens,
+            new_reader=None,
+            more={},
         )
 
-    def _to_params(
-        self, sampling: Sampling, prompt_tokens: int, *, is_streamed: bool
-    ) -> "SamplingParams":
-        """What vLLM wants to know, with the model's own generation config for what is not given."""
-        from vllm import SamplingParams
-        from vllm.sampling_params import RequestOutputKind
+    async def load_adapter(self, name: str, number: int, folder: str) -> "LoRARequest":
+        """Load a LoRA adapter now, so that a broken one fails here and not amid others' work.
 
-        kind = RequestOutputKind.DELTA if is_streamed else RequestOutputKind.FINAL_ONLY
-        chosen = {"temperature": sampling.temperature, "top_p": sampling.top_p}
-        given = {name: value for name, value in chosen.items() if value is not None}
-        return SamplingParams(
-            **{
-                **self._defaults,
-                **given,
-                "n": sampling.n,
-                "stop": list(sampling.stop),
-                "max_tokens": self._max_tokens(sampling.max_tokens, prompt_tokens),
-                "seed": sampling.seed,
-                "presence_penalty": sampling.presence_penalty,
-                "frequency_penalty": sampling.frequency_penalty,
-                "ignore_eos": sampling.ignore_eos,
-                "output_kind": kind,
-            }
-        )
-
-    def _max_tokens(self, asked: int | None, prompt_tokens: int) -> int:
-        """How many tokens may be written: what is asked for, or all that fit.
-
-        Source of the wording: what OpenAI's API answers in this case.
+        Raises:
+            EngineFailed: vLLM cannot load it.
         """
-        room = self._context_tokens - prompt_tokens
-        if room < 1:
-            raise ContextLengthExceeded(
-                f"This model's maximum context length is {self._context_tokens} tokens, but the "
-                f"prompt has {prompt_tokens}. Please shorten the prompt."
-            )
-        if asked is not None and asked > room:
-            raise ContextLengthExceeded(
-                f"This model's maximum context length is {self._context_tokens} tokens, but "
-                f"{prompt_tokens + asked} were requested ({prompt_tokens} in the prompt, {asked} "
-                "in the completion). Please shorten the prompt or ask for fewer tokens.",
-                param="max_tokens",
-            )
-        return asked or room
+        from vllm.lora.request import LoRARequest
+
+        request = LoRARequest(name, number, folder)
+        try:
+            is_loaded = await self._engine.add_lora(request)
+        except Exception as error:  # whatever was wrong in there, as text from another process
+            raise EngineFailed("The adapter could not be loaded.") from error
+        if not is_loaded:
+            raise EngineFailed("The adapter could not be loaded.")
+        return request
 
     def _note_progress(self) -> None:
         self._last_progress_s = time.monotonic()
@@ -217,7 +254,7 @@ class VllmEngine:
         Raises:
             ReplicaLost: it is dead, or has had work for too long without a token.
         """
-        with _translate_errors():
+        with translate_errors():
             await self._engine.check_health()
         stalled_s = time.monotonic() - self._last_progress_s
         if self._outstanding and stalled_s > self._stall_timeout_s:
@@ -225,7 +262,7 @@ class VllmEngine:
 
     def shut_down(self) -> None:
         """End the engine's processes."""
-        self._tokenizing.shutdown(wait=False)
+        self._tokenizer.shut_down()
         self._engine.shutdown()
 
 
@@ -239,58 +276,11 @@ async def _gather(runs: Sequence[Any]) -> list[Completion]:
     return [task.result() for task in tasks]
 
 
-def _encode(tokenizer: Any, prompt: str | Conversation) -> list[int]:
-    if isinstance(prompt, str):
-        return list(tokenizer.encode(prompt))
-    return _encode_conversation(tokenizer, prompt)
-
-
-def _encode_conversation(tokenizer: Any, conversation: Conversation) -> list[int]:
-    from jinja2 import TemplateError
-
-    messages = [
-        {"role": message.role, "content": message.content}
-        | ({"name": message.name} if message.name else {})
-        for message in conversation.messages
-    ]
-    try:
-        token_ids = tokenizer.apply_chat_template(
-            messages, add_generation_prompt=True, tokenize=True, return_dict=False
-        )
-    except TemplateError:
-        raise InvalidRequest(
-            "Invalid value for 'messages': this model's chat template does not take this "
-            "sequence of roles.",
-            param="messages",
-        ) from None
-    except ValueError:
-        raise InvalidRequest(
-            "This model has no chat template; use /v1/completions.", param="model"
-        ) from None
-    return list(token_ids)
-
-
-def _count_chars(prompt: str | Conversation) -> int:
-    if isinstance(prompt, str):
-        return len(prompt)
-    return sum(len(message.content) for message in prompt.messages)
-
-
-@contextmanager
-def _translate_errors() -> Iterator[None]:
-    """Map vLLM's errors to our tree; their texts stay in the log."""
-    from vllm import exceptions as vllm_errors
-    from vllm.v1.engine.exceptions import EngineDeadError
-
-    try:
-        yield
-    except EngineDeadError as error:
-        raise ReplicaLost("The engine that worked on this request was lost.") from error
-    except (vllm_errors.QueueOverflowError, vllm_errors.MaxQueuedTokensError) as error:
-        raise Overloaded("The model has more requests than it can take; try again.") from error
-    except vllm_errors.VLLMValidationError as error:
-        raise InvalidRequest(
-            "The model does not accept this request's parameters.", param=error.parameter
-        ) from error
-    except vllm_errors.VLLMError as error:
-        raise EngineFailed("The engine failed to answer this request.") from error
+def _find_culprit(generation: Generation) -> str | None:
+    """What is at fault when vLLM refuses something without a name: most often a schema."""
+    if generation.sampling.json_schema is not None:
+        return "response_format"
+    has_tools = any(
+        isinstance(prompt, Conversation) and prompt.tools for prompt in generation.prompts
+    )
+    return "tools" if has_tools else None

@@ -2,10 +2,10 @@
 
 import asyncio
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
-from api.backends import Delta, FinishReason
 from api.errors import EngineFailed
+from api.generation import Delta, Extra, FinishReason
 
 if TYPE_CHECKING:
     from vllm.outputs import CompletionOutput, PoolingRequestOutput, RequestOutput
@@ -13,6 +13,15 @@ if TYPE_CHECKING:
 
 _FINISH_REASONS: dict[str, FinishReason] = {"stop": "stop", "length": "length"}
 """vLLM has others, such as `repetition`: to a client they are a stop."""
+
+
+class Reading(Protocol):
+    """Finds more than text in what a model writes."""
+
+    def read(
+        self, output: "RequestOutput", choice: "CompletionOutput", reason: FinishReason | None
+    ) -> tuple[str, FinishReason | None, Extra | None]:
+        """What a piece holds: text, why it ended, and what else; may raise."""
 
 
 class VllmOutput:
@@ -24,7 +33,11 @@ class VllmOutput:
     """
 
     def __init__(
-        self, first_index: int, emit: Callable[[Delta], None], note_progress: Callable[[], None]
+        self,
+        first_index: int,
+        emit: Callable[[Delta], None],
+        note_progress: Callable[[], None],
+        reading: Reading | None = None,
     ) -> None:
         """Number choices from `first_index` on; `emit` takes them, piece by piece."""
         self.id: str | None = None
@@ -33,6 +46,7 @@ class VllmOutput:
         self._note_progress = note_progress
         self._first_index = first_index
         self._emit = emit
+        self._reading = reading
 
     def stand_in_for(self, queue: "RequestOutputCollector") -> None:
         """Take the queue's place, and what is in it.
@@ -55,18 +69,28 @@ class VllmOutput:
         self._note_progress()
         self.cached_tokens = output.num_cached_tokens or self.cached_tokens
         for choice in output.outputs:
-            self._take(choice)
+            self._take(output, choice)
         if output.finished and not self.end.done():
             self.end.set_result(None)
 
-    def _take(self, choice: "CompletionOutput") -> None:
+    def _take(self, output: "RequestOutput", choice: "CompletionOutput") -> None:
         self.completion_tokens += len(choice.token_ids)
-        reason = choice.finish_reason
-        if reason is None:
-            if choice.text:
-                self._emit(Delta(self._first_index + choice.index, choice.text))
-        elif reason in ("abort", "error"):
-            self.end.set_exception(EngineFailed("The engine failed to answer this request."))
-        else:
-            ours = _FINISH_REASONS.get(reason, "stop")
-            self._emit(Delta(self._first_index + choice.index, choice.text, ours))
+        reason: FinishReason | None = None
+        if choice.finish_reason in ("abort", "error"):
+            self._fail(EngineFailed("The engine failed to answer this request."))
+            return
+        if choice.finish_reason is not None:
+            reason = _FINISH_REASONS.get(choice.finish_reason, "stop")
+        text, extra = choice.text, None
+        if self._reading is not None and not self.end.done():
+            try:
+                text, reason, extra = self._reading.read(output, choice, reason)
+            except Exception as error:  # a parser of vLLM's, and there are many
+                self._fail(error)
+                return
+        if text or extra is not None or reason is not None:
+            self._emit(Delta(self._first_index + choice.index, text, reason, extra))
+
+    def _fail(self, error: Exception) -> None:
+        if not self.end.done():
+            self.end.set_exception(error)

@@ -3,12 +3,28 @@ from typing import Any
 
 import pytest
 
-from api.backends import Conversation, Delta, Message
-from api.chat import to_generation
+from api.chat import ChatAnswer, to_generation
+from api.generation import (
+    Conversation,
+    Delta,
+    Extra,
+    Message,
+    TokenLogprob,
+    Tool,
+    ToolCallDelta,
+    Tools,
+)
+from api.limits import Limits
+from api.registry import Llm, TextOptions
 from api.schema.chat import ChatRequest
+from api.text import Heading
 from tests.asgi import Response, request
 from tests.fakes import ENCODER, LLM, PAINTER, FakeLlm, build_app
 
+TOOL = {
+    "type": "function",
+    "function": {"name": "f", "description": "does", "parameters": {"type": "object"}},
+}
 URL = "/v1/chat/completions"
 BODY = {"model": LLM, "messages": [{"role": "user", "content": "Hi"}]}
 
@@ -18,7 +34,8 @@ async def ask(llm: FakeLlm | None = None, **members: Any) -> Response:
 
 
 def generation_of(**members: Any) -> Any:
-    return to_generation(ChatRequest.model_validate({**BODY, **members}), "req_1")
+    request = ChatRequest.model_validate({**BODY, **members})
+    return to_generation(request, Llm(FakeLlm()), "req_1", Limits())
 
 
 async def test_answer_is_a_chat_completion() -> None:
@@ -30,6 +47,7 @@ async def test_answer_is_a_chat_completion() -> None:
         "id": f"chatcmpl-{response.headers['x-request-id']}",
         "object": "chat.completion",
         "model": LLM,
+        "system_fingerprint": "fp_unknown",
         "choices": [
             {
                 "index": 0,
@@ -43,6 +61,7 @@ async def test_answer_is_a_chat_completion() -> None:
             "completion_tokens": 2,
             "total_tokens": 7,
             "prompt_tokens_details": {"cached_tokens": 0},
+            "completion_tokens_details": {"reasoning_tokens": 0},
         },
     }
 
@@ -78,7 +97,7 @@ async def test_chunk_is_a_chat_completion_chunk() -> None:
     response = await ask(stream=True)
 
     chunk = response.events()[0]
-    assert chunk.keys() == {"id", "object", "created", "model", "choices"}
+    assert chunk.keys() == {"id", "object", "created", "model", "system_fingerprint", "choices"}
     assert chunk["id"] == f"chatcmpl-{response.headers['x-request-id']}"
     assert chunk["object"] == "chat.completion.chunk"
     assert chunk["model"] == LLM
@@ -137,12 +156,8 @@ async def test_delta_without_news_is_not_sent() -> None:
 
 @pytest.mark.parametrize("model", ['quo"te\\', "é", "a\nb"])
 async def test_unusual_model_id_survives_the_stream(model: str) -> None:
-    from api.chat import ChatAnswer
-    from api.text import Heading
-
-    answer = ChatAnswer(
-        ChatRequest.model_validate({**BODY, "model": model}), Heading.new("chatcmpl", "r", model)
-    )
+    request = ChatRequest.model_validate({**BODY, "model": model})
+    answer = ChatAnswer(request, Heading.new("chatcmpl", "r", model, TextOptions()), None)
 
     assert json.loads(answer.chunks(Delta(0, "a"))[0])["model"] == model
 
@@ -204,3 +219,133 @@ async def test_bad_parameter_returns_400() -> None:
     response = await ask(messages=[{"role": "robot", "content": "Hi"}])
 
     assert response.error() == (400, "invalid_value", "messages[0].role")
+
+
+def token(text: str, logprob: float | None, *top: TokenLogprob) -> TokenLogprob:
+    return TokenLogprob(text, logprob, text.encode(), top)
+
+
+def worded(text: str, logprob: float) -> dict[str, Any]:
+    return {"token": text, "logprob": logprob, "bytes": list(text.encode())}
+
+
+async def test_logprobs_come_with_their_content() -> None:
+    extra = Extra(logprobs=(token("é", -0.5, token("é", -0.5), token("e", -1.0)),))
+    llm = FakeLlm([(Delta(0, "é", None, extra),), (Delta(0, "", "stop"),)])
+
+    response = await ask(llm, stream=True, logprobs=True, top_logprobs=2)
+
+    content = [{**worded("é", -0.5), "top_logprobs": [worded("é", -0.5), worded("e", -1.0)]}]
+    assert [chunk["choices"][0]["logprobs"] for chunk in response.events()[:-1]] == [
+        None,
+        {"content": content, "refusal": None},
+        None,
+    ]
+    assert llm.generations[0].sampling.logprobs == 2
+
+
+async def test_logprobs_of_a_token_that_shows_nothing_come_too() -> None:
+    llm = FakeLlm([(Delta(0, "", None, Extra(logprobs=(token("x", -0.5),))),)])
+
+    response = await ask(llm, stream=True, logprobs=True)
+
+    assert response.events()[1]["choices"][0]["delta"] == {"content": ""}
+
+
+@pytest.mark.parametrize("is_streamed", [True, False])
+async def test_loglikelihood_leaves_out_the_first_token(is_streamed: bool) -> None:
+    extra = Extra(prompt_logprobs=(token("a", None), token("b", -1.0)))
+    llm = FakeLlm([(Delta(0, "x", "stop", extra),)])
+
+    response = await ask(llm, stream=is_streamed, loglikelihood=True)
+
+    first = response.events()[0] if is_streamed else response.json()
+    assert first["choices"][0]["loglikelihood"] == [worded("b", -1.0)]
+    assert llm.generations[0].sampling.prompt_logprobs == 0
+
+
+CALLS = (
+    Delta(0, "", None, Extra(tool_calls=(ToolCallDelta(0, "call_1", "f", '{"a"'),))),
+    Delta(0, "", None, Extra(tool_calls=(ToolCallDelta(0, None, None, ":1}"),))),
+    Delta(0, "", "tool_calls"),
+)
+
+
+async def test_tool_calls_stream_by_index() -> None:
+    response = await ask(FakeLlm([CALLS]), stream=True, tools=[TOOL])
+
+    assert [chunk["choices"][0]["delta"] for chunk in response.events()[1:-1]] == [
+        {
+            "tool_calls": [
+                {
+                    "index": 0,
+                    "id": "call_1",
+                    "type": "function",
+                    "function": {"name": "f", "arguments": '{"a"'},
+                }
+            ]
+        },
+        {"tool_calls": [{"index": 0, "function": {"arguments": ":1}"}}]},
+        {},
+    ]
+    assert response.events()[-2]["choices"][0]["finish_reason"] == "tool_calls"
+
+
+async def test_tool_calls_stand_in_the_message() -> None:
+    call = Extra(tool_calls=(ToolCallDelta(0, "call_1", "f", "{}"),))
+
+    response = await ask(FakeLlm([(Delta(0, "", "tool_calls", call),)]), tools=[TOOL])
+
+    message = response.json()["choices"][0]["message"]
+    assert message["content"] is None
+    assert message["tool_calls"] == [
+        {"id": "call_1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    ]
+
+
+@pytest.mark.parametrize("is_wanted", [True, False])
+async def test_thoughts_are_shown_when_wanted(is_wanted: bool) -> None:
+    thoughts = Extra(reasoning="hm", logprobs=(token("hm", -1.0),))
+    llm = FakeLlm([(Delta(0, "", None, thoughts), Delta(0, "Hi", "stop"))])
+
+    response = await ask(llm, stream=True, include_reasoning=is_wanted, logprobs=True)
+
+    deltas = [chunk["choices"][0]["delta"] for chunk in response.events()[:-1]]
+    thinking = [{"reasoning": "hm"}] if is_wanted else []
+    assert deltas == [{"role": "assistant", "content": ""}, *thinking, {"content": "Hi"}, {}]
+
+
+@pytest.mark.parametrize(
+    ("choice", "expected"),
+    [
+        (None, ("auto", None)),
+        ("none", ("none", None)),
+        ("required", ("required", None)),
+        ({"type": "function", "function": {"name": "f"}}, ("named", "f")),
+    ],
+)
+def test_tools_reach_the_model(choice: Any, expected: Any) -> None:
+    tools = generation_of(tools=[TOOL], tool_choice=choice).prompts[0].tools
+
+    assert tools.tools == (Tool("f", "does", {"type": "object"}),)
+    assert (tools.choice, tools.name) == expected
+
+
+def test_tools_that_are_not_allowed_are_not_on_offer() -> None:
+    other = {"type": "function", "function": {"name": "g"}}
+    allowed = {"type": "allowed_tools", "allowed_tools": {"mode": "required", "tools": [other]}}
+
+    tools = generation_of(tools=[TOOL, other], tool_choice=allowed).prompts[0].tools
+
+    assert tools == Tools((Tool("g"),), "required")
+
+
+async def test_service_tier_is_the_one_that_was_used() -> None:
+    assert (await ask(service_tier="auto")).json()["service_tier"] == "default"
+    assert "service_tier" not in (await ask()).json()
+
+
+async def test_what_has_no_effect_is_listed() -> None:
+    response = await ask(user="ann", metadata={"a": "b"}, log_prompt=True)
+
+    assert response.headers["x-ignored-parameters"] == "user, metadata, log_prompt"

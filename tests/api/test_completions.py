@@ -2,9 +2,10 @@ from typing import Any
 
 import pytest
 
-from api.backends import Delta
 from api.completions import to_generation
+from api.generation import Delta, Extra, TokenLogprob
 from api.limits import Limits
+from api.registry import Llm
 from api.schema.completions import CompletionRequest
 from tests.asgi import Response, request
 from tests.fakes import ENCODER, LLM, PAINTER, FakeLlm, build_app
@@ -18,7 +19,8 @@ async def ask(llm: FakeLlm | None = None, **members: Any) -> Response:
 
 
 def generation_of(**members: Any) -> Any:
-    return to_generation(CompletionRequest.model_validate({**BODY, **members}), "req_1")
+    request = CompletionRequest.model_validate({**BODY, **members})
+    return to_generation(request, Llm(FakeLlm()), "req_1")
 
 
 async def test_answer_is_a_text_completion() -> None:
@@ -30,12 +32,14 @@ async def test_answer_is_a_text_completion() -> None:
         "id": f"cmpl-{response.headers['x-request-id']}",
         "object": "text_completion",
         "model": LLM,
+        "system_fingerprint": "fp_unknown",
         "choices": [{"index": 0, "text": "Hello", "logprobs": None, "finish_reason": "stop"}],
         "usage": {
             "prompt_tokens": 5,
             "completion_tokens": 2,
             "total_tokens": 7,
             "prompt_tokens_details": {"cached_tokens": 0},
+            "completion_tokens_details": {"reasoning_tokens": 0},
         },
     }
 
@@ -88,7 +92,9 @@ async def test_prompts_reach_the_model(prompt: Any, prompts: tuple[Any, ...]) ->
 
 @pytest.mark.parametrize(("members", "max_tokens"), [({}, 16), ({"max_tokens": 5}, 5)])
 def test_max_tokens_is_16_unless_given(members: dict[str, int], max_tokens: int) -> None:
-    assert generation_of(**members).sampling.max_tokens == max_tokens
+    sampling = generation_of(**members).sampling
+
+    assert (sampling.max_tokens or sampling.default_max_tokens) == max_tokens
 
 
 async def test_choices_of_all_prompts_are_limited_together() -> None:
@@ -115,6 +121,51 @@ async def test_model_of_another_kind_returns_400(model: str) -> None:
 
 
 async def test_unsupported_parameter_returns_400() -> None:
-    response = await ask(echo=True)
+    response = await ask(suffix="!")
 
-    assert response.error() == (400, "unsupported_parameter", "echo")
+    assert response.error() == (400, "unsupported_parameter", "suffix")
+
+
+@pytest.mark.parametrize(("echo", "status"), [(True, 200), (False, 400)])
+async def test_nothing_may_be_written_if_the_prompt_is_the_answer(echo: bool, status: int) -> None:
+    response = await ask(echo=echo, max_tokens=0)
+
+    assert response.status == status
+    if status == 400:
+        assert response.error() == (400, "invalid_value", "max_tokens")
+
+
+def token(text: str, logprob: float | None, *top: TokenLogprob) -> TokenLogprob:
+    return TokenLogprob(text, logprob, text.encode(), top)
+
+
+LIKELY = (
+    Delta(0, "", None, Extra(prompt_logprobs=(token("Once", None),))),
+    Delta(0, " a", None, Extra(logprobs=(token(" a", -0.5, token(" b", -0.7)),))),
+    Delta(0, "", "stop", Extra(logprobs=(token("x", float("-inf")),))),
+)
+
+
+async def test_logprobs_are_parallel_arrays() -> None:
+    llm = FakeLlm([LIKELY])
+
+    response = await ask(llm, logprobs=1, echo=True, stream=True)
+
+    *chunks, _ = response.events()
+    assert [chunk["choices"][0]["logprobs"] for chunk in chunks] == [
+        {"text_offset": [0], "token_logprobs": [None], "tokens": ["Once"], "top_logprobs": [None]},
+        {
+            "text_offset": [4],
+            "token_logprobs": [-0.5],
+            "tokens": [" a"],
+            "top_logprobs": [{" b": -0.7, " a": -0.5}],
+        },
+        {
+            "text_offset": [6],
+            "token_logprobs": [-9999.0],
+            "tokens": ["x"],
+            "top_logprobs": [{"x": -9999.0}],
+        },
+    ]
+    sampling = llm.generations[0].sampling
+    assert (sampling.echo, sampling.logprobs, sampling.prompt_logprobs) == (True, 1, 1)

@@ -1,8 +1,8 @@
 import pytest
 
 from api.app import create_app
-from api.limits import Limits
 from api.registry import ModelEntry, Models, Registry, State
+from api.rules import Rules
 from tests.asgi import Response, request
 from tests.fakes import FakeEncoder, FakeLlm, build_app
 
@@ -12,7 +12,7 @@ def entry(model_id: str, state: State, message: str | None = None) -> ModelEntry
 
 
 async def ask_ready(models: Models) -> Response:
-    return await request(create_app(models, None, Limits()), "GET", "/ready")
+    return await request(create_app(models, None, Rules()), "GET", "/ready")
 
 
 async def test_health_is_ok() -> None:
@@ -25,7 +25,7 @@ async def test_health_is_ok() -> None:
 async def test_health_is_ok_whatever_the_models() -> None:
     models = Models(Registry([entry("a", "failed")]))
 
-    response = await request(create_app(models, None, Limits()), "GET", "/health")
+    response = await request(create_app(models, None, Rules()), "GET", "/health")
 
     assert response.status == 200
 
@@ -87,7 +87,7 @@ async def test_not_ready_before_the_models_are_known() -> None:
 
 async def test_ready_follows_the_models() -> None:
     models = Models()
-    app = create_app(models, None, Limits())
+    app = create_app(models, None, Rules())
 
     before = await request(app, "GET", "/ready")
     models.swap(Registry([entry("a", "ready")]))

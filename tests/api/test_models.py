@@ -2,15 +2,15 @@ import pytest
 from starlette.applications import Starlette
 
 from api.app import create_app
-from api.limits import Limits
 from api.registry import ModelEntry, Models, Registry
+from api.rules import Rules
 from tests.asgi import request
 from tests.fakes import DEPLOYED_AT_S, ENCODER, LLM, PAINTER, FakeLlm, build_app, build_models
 
 
 def app_with(*model_ids: str) -> Starlette:
     entries = [ModelEntry(each, "llm", "failed", FakeLlm(), 0) for each in model_ids]
-    return create_app(Models(Registry(entries)), None, Limits())
+    return create_app(Models(Registry(entries)), None, Rules())
 
 
 async def test_list_holds_all_models_in_order() -> None:
@@ -75,7 +75,7 @@ async def test_unknown_id_returns_404(path: str) -> None:
 
 async def test_models_are_those_of_the_moment() -> None:
     models = build_models()
-    app = create_app(models, None, Limits())
+    app = create_app(models, None, Rules())
 
     models.swap(Registry([ModelEntry("new", "llm", "ready", FakeLlm(), 0)]))
     listed = await request(app, "GET", "/v1/models")

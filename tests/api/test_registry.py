@@ -135,6 +135,6 @@ def test_swap_makes_models_known() -> None:
 def test_each_kind_has_a_lookup_of_its_own() -> None:
     models = Models(Registry(entry(kind, model_id=kind) for kind in KINDS))
 
-    assert models.llm("llm") is BACKENDS["llm"]
+    assert models.llm("llm").backend is BACKENDS["llm"]
     assert models.embedding("embedding") is BACKENDS["embedding"]
     assert models.diffusion("diffusion") is BACKENDS["diffusion"]

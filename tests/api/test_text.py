@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from api.backends import Delta, Sampling, Usage
 from api.errors import (
     ApiError,
     ContextLengthExceeded,
@@ -20,9 +19,12 @@ from api.errors import (
     Overloaded,
     ReplicaLost,
 )
+from api.generation import Delta, Sampling, Usage
 from api.limits import Limits
+from api.registry import TextOptions
 from api.schema.common import StreamOptions, TextRequest
-from api.text import Heading, check_text_request, to_ascii_json, to_sampling, to_usage
+from api.text import Heading, check_text_request, to_sampling
+from api.wording import to_ascii_json, to_usage
 from tests.asgi import Response, check_error, post, read_events, request
 from tests.fakes import HELLO, LLM, FakeLlm, build_app
 
@@ -175,6 +177,7 @@ async def test_usage_comes_last_when_asked_for(path: str, body: Any) -> None:
         "completion_tokens": 2,
         "total_tokens": 7,
         "prompt_tokens_details": {"cached_tokens": 4},
+        "completion_tokens_details": {"reasoning_tokens": 0},
     }
     assert done == "[DONE]"
 
@@ -383,7 +386,7 @@ def sample(**members: Any) -> TextRequest:
 
 
 def test_sampling_of_a_bare_request_leaves_all_to_the_model() -> None:
-    assert to_sampling(sample(), None) == Sampling()
+    assert to_sampling(sample(), None, None) == Sampling()
 
 
 def test_sampling_holds_all_that_the_request_says() -> None:
@@ -397,13 +400,45 @@ def test_sampling_holds_all_that_the_request_says() -> None:
         frequency_penalty=-1.0,
         max_tokens=9,
         ignore_eos=True,
+        top_k=4,
+        min_p=0.1,
+        repetition_penalty=1.1,
+        min_tokens=2,
+        stop_token_ids=[1, 2],
+        bad_words=["c"],
+        allowed_token_ids=[3, 4],
+        include_stop_str_in_output=True,
+        skip_special_tokens=False,
+        logit_bias={"5": -1.0, "6": None},
     )
 
-    assert to_sampling(said, 7) == Sampling(0.5, 0.9, 3, ("a", "b"), 7, -1, 1.0, -1.0, True)
+    assert to_sampling(said, 7, 8, logprobs=2) == Sampling(
+        temperature=0.5,
+        top_p=0.9,
+        n=3,
+        stop=("a", "b"),
+        seed=-1,
+        presence_penalty=1.0,
+        frequency_penalty=-1.0,
+        max_tokens=7,
+        default_max_tokens=8,
+        ignore_eos=True,
+        top_k=4,
+        min_p=0.1,
+        repetition_penalty=1.1,
+        min_tokens=2,
+        stop_token_ids=(1, 2),
+        bad_words=("c",),
+        allowed_token_ids=(3, 4),
+        include_stop_str_in_output=True,
+        skip_special_tokens=False,
+        logit_bias={5: -1.0},
+        logprobs=2,
+    )
 
 
 def test_top_p_of_0_leaves_only_the_likeliest_token() -> None:
-    top_p = to_sampling(sample(top_p=0.0), None).top_p
+    top_p = to_sampling(sample(top_p=0.0), None, None).top_p
 
     assert top_p is not None
     assert 0 < top_p < 0.001
@@ -430,11 +465,12 @@ def test_usage_adds_up() -> None:
         "completion_tokens": 4,
         "total_tokens": 7,
         "prompt_tokens_details": {"cached_tokens": 0},
+        "completion_tokens_details": {"reasoning_tokens": 0},
     }
 
 
 def test_heading_holds_prefix_and_time() -> None:
-    heading = Heading.new("cmpl", "req_1", "m")
+    heading = Heading.new("cmpl", "req_1", "m", TextOptions())
 
     assert (heading.id, heading.model) == ("cmpl-req_1", "m")
     assert heading.created_s > 1_700_000_000

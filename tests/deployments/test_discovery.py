@@ -54,7 +54,7 @@ def models(*applications: dict[str, Any]) -> list[DiscoveredModel]:
 
 def test_ready_model() -> None:
     assert models(application()) == [
-        DiscoveredModel("app0", "org/m", "llm", "ready", None, 1_700_000_000)
+        DiscoveredModel("app0", "org/m", "llm", "ready", None, 1_700_000_000, {"id": "org/m"})
     ]
 
 

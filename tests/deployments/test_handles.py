@@ -7,18 +7,7 @@ import pytest
 from ray import exceptions as ray_errors
 from ray.serve import exceptions as serve_errors
 
-from api.backends import (
-    Completion,
-    Delta,
-    EmbeddingRequest,
-    Embeddings,
-    Generation,
-    Image,
-    ImageRequest,
-    Images,
-    Sampling,
-    Usage,
-)
+from api.backends import EmbeddingRequest, Embeddings, Image, ImageRequest, Images
 from api.errors import (
     ApiError,
     ContextLengthExceeded,
@@ -27,6 +16,7 @@ from api.errors import (
     Overloaded,
     ReplicaLost,
 )
+from api.generation import Completion, Delta, Generation, Sampling, Usage
 from deployments.handles import (
     DiffusionHandle,
     EmbeddingHandle,

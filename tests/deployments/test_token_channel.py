@@ -13,8 +13,8 @@ import psutil
 import pytest
 import zmq
 
-from api.backends import Delta
 from api.errors import ReplicaLost
+from api.generation import Delta
 from deployments.token_channel import Inbox, Outlet, Receiver, ReplyTo, Sender
 
 PATIENCE_S = 5.0
@@ -210,9 +210,9 @@ async def test_deltas_of_one_tick_are_one_message(sender: Sender, tap: Tap) -> N
     await asyncio.sleep(0)
 
     assert tap.next_message() == [
-        (b"1" * 16, 0, 0, "a", None),
-        (b"2" * 16, 0, 1, "b", "stop"),
-        (b"1" * 16, 1, 0, "c", None),
+        (b"1" * 16, 0, 0, "a", None, None),
+        (b"2" * 16, 0, 1, "b", "stop", None),
+        (b"1" * 16, 1, 0, "c", None, None),
     ]
     assert not tap.has_more()
 
@@ -226,8 +226,8 @@ async def test_each_tick_is_a_message_of_its_own(sender: Sender, tap: Tap) -> No
     await asyncio.sleep(0)
 
     assert [tap.next_message(), tap.next_message()] == [
-        [(b"1" * 16, 0, 0, "a", None)],
-        [(b"1" * 16, 1, 0, "b", None)],
+        [(b"1" * 16, 0, 0, "a", None, None)],
+        [(b"1" * 16, 1, 0, "b", None, None)],
     ]
     assert not tap.has_more()
 
@@ -251,7 +251,7 @@ async def test_delta_that_cannot_be_written_takes_no_later_one_with_it(
     outlet.send(Delta(0, "later"))
     await asyncio.sleep(0)
 
-    assert tap.next_message() == [(b"1" * 16, 1, 0, "later", None)]
+    assert tap.next_message() == [(b"1" * 16, 1, 0, "later", None, None)]
 
 
 async def test_unknown_ticket_is_dropped_and_counted(receiver: Receiver, sender: Sender) -> None:
@@ -274,7 +274,7 @@ async def test_unknown_ticket_is_dropped_and_counted(receiver: Receiver, sender:
         msgspec.msgpack.encode([(b"1" * 16, 0, "0", "a", None)]),
         msgspec.msgpack.encode([(b"1" * 16, 0, 0, "a", "tired")]),
         msgspec.msgpack.encode([(b"1" * 16, 0, 0)]),
-        msgspec.msgpack.encode([(b"1" * 16, 0, 0, "a", None)])[:-2],
+        msgspec.msgpack.encode([(b"1" * 16, 0, 0, "a", None, None)])[:-2],
         msgspec.msgpack.encode([(b"1" * 16, 0, 0, b"\xff\xfe", None)]),
     ],
     ids=repr,

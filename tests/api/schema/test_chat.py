@@ -5,14 +5,15 @@ import pytest
 
 from api.errors import ApiError, MissingParameter, UnknownParameter, UnsupportedParameter
 from api.parsing import read_request
-from api.schema.chat import UNSUPPORTED, ChatMessage, ChatRequest
+from api.schema.chat import ChatRequest
+from api.schema.messages import ChatMessage, ImageUrl
 
 USER = {"role": "user", "content": "Hi"}
 
 
 def read(**members: Any) -> ChatRequest:
     body = {"model": "m", "messages": [USER], **members}
-    return read_request(json.dumps(body).encode(), ChatRequest, UNSUPPORTED)
+    return read_request(json.dumps(body).encode(), ChatRequest).request
 
 
 def read_message(**members: Any) -> ChatMessage:
@@ -36,7 +37,7 @@ def test_roles(role: str) -> None:
     assert read_message(role=role).role == role
 
 
-@pytest.mark.parametrize("role", ["tool", "function", "User", "", 1, None])
+@pytest.mark.parametrize("role", ["function", "User", "", 1, None])
 def test_any_other_role_is_refused(role: Any) -> None:
     assert message_refusal(role=role).param == "messages[1].role"
 
@@ -71,7 +72,12 @@ def test_content_may_be_text_parts(parts: list[Any], text: str) -> None:
         1,
         {},
         ["Hi"],
-        [{"type": "image_url", "image_url": {"url": "http://a/b.png"}}],
+        [{"type": "image_url", "image_url": "http://a/b.png"}],
+        [{"type": "image_url", "image_url": {"url": 1}}],
+        [{"type": "image_url", "image_url": {"url": "data:", "colour": "red"}}],
+        [{"type": "image_url", "image_url": {"url": "data:", "detail": "huge"}}],
+        [{"type": "text", "text": "a", "colour": "red"}],
+        [{"type": "text", "text": "a"}] * 2049,
         [{"type": "text", "text": "a"}, {"type": "input_audio"}],
         [{"type": "text"}],
         [{"type": "text", "text": 1}],
@@ -101,6 +107,71 @@ def test_message_of_an_answer_can_be_sent_back() -> None:
     assert read(messages=[answer]).messages == [ChatMessage(role="assistant", content="Hi")]
 
 
+def test_call_of_a_tool_and_its_result_can_be_sent_back() -> None:
+    call = {"id": "call_1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    answer = {"role": "assistant", "content": None, "tool_calls": [call], "annotations": []}
+    result = {"role": "tool", "tool_call_id": "call_1", "content": "7"}
+
+    first, second = read(messages=[answer, result]).messages
+
+    assert first.content is None
+    assert first.tool_calls[0].function.name == "f"
+    assert (second.tool_call_id, second.content) == ("call_1", "7")
+
+
+@pytest.mark.parametrize(
+    ("messages", "param"),
+    [
+        ([USER, {"role": "tool", "content": "7"}], "messages[1]"),
+        ([{**USER, "tool_call_id": "call_1"}], "messages[0]"),
+        ([{**USER, "refusal": "no"}], "messages[0]"),
+        ([{"role": "tool", "content": "7", "tool_call_id": "call_1"}], "messages"),
+        (
+            [{"role": "assistant", "tool_calls": [{"id": "1"}]}],
+            "messages[0].tool_calls[0].function",
+        ),
+    ],
+    ids=repr,
+)
+def test_turns_that_do_not_fit_together_are_refused(messages: Any, param: str) -> None:
+    assert refusal(messages=messages).param == param
+
+
+@pytest.mark.parametrize("name", ["reasoning", "reasoning_content"])
+def test_thoughts_can_be_sent_back(name: str) -> None:
+    assert read_message(role="assistant", **{name: "hm"}).reasoning == "hm"
+
+
+def test_pictures_and_texts_stay_apart_in_order() -> None:
+    parts = [
+        {"type": "text", "text": "What is"},
+        {"type": "image_url", "image_url": {"url": "data:x", "detail": "low"}},
+        {"type": "text", "text": "?"},
+    ]
+
+    assert read_message(content=parts).content == ("What is", ImageUrl("data:x"), "?")
+
+
+def test_only_the_user_shows_pictures() -> None:
+    parts = [{"type": "image_url", "image_url": {"url": "data:x"}}]
+
+    assert message_refusal(role="system", content=parts).param == "messages[1].content"
+
+
+@pytest.mark.parametrize(
+    ("messages", "roles"),
+    [
+        (json.dumps([{"role": "system", "content": "a"}, USER]), ["system", "user"]),
+        ("Hi", ["user"]),
+        ("[1, 2]", ["user"]),
+        ("[]", ["user"]),
+        ('{"role": "user"}', ["user"]),
+    ],
+)
+def test_messages_may_be_a_string_of_json_or_of_the_user(messages: str, roles: list[str]) -> None:
+    assert [message.role for message in read(messages=messages).messages] == roles
+
+
 def test_content_is_required() -> None:
     error = message_refusal(content=None)
 
@@ -115,7 +186,7 @@ def test_unknown_member_of_a_message_is_named() -> None:
     assert error.param == "messages[1].colour"
 
 
-@pytest.mark.parametrize("messages", [[], "Hi", {}, 1])
+@pytest.mark.parametrize("messages", [[], {}, 1])
 def test_bad_messages_are_refused(messages: Any) -> None:
     assert refusal(messages=messages).param == "messages"
 
@@ -143,7 +214,7 @@ def test_bad_max_completion_tokens_is_refused(value: Any) -> None:
     assert refusal(max_completion_tokens=value).param == "max_completion_tokens"
 
 
-@pytest.mark.parametrize("name", sorted(UNSUPPORTED))
+@pytest.mark.parametrize("name", sorted(ChatRequest.refused))
 def test_unsupported_parameter_is_refused_by_name(name: str) -> None:
     error = refusal(**{name: 1})
 
@@ -151,13 +222,13 @@ def test_unsupported_parameter_is_refused_by_name(name: str) -> None:
     assert error.param == name
 
 
-@pytest.mark.parametrize("name", sorted(UNSUPPORTED))
+@pytest.mark.parametrize("name", sorted(ChatRequest.refused))
 def test_unsupported_parameter_may_be_null(name: str) -> None:
     assert read(**{name: None}) == read()
 
 
 def test_nothing_is_both_supported_and_not() -> None:
-    assert not UNSUPPORTED & set(ChatRequest.model_fields)
+    assert not ChatRequest.refused & set(ChatRequest.model_fields)
 
 
 def test_unknown_parameter_is_refused_by_name() -> None:
@@ -165,3 +236,102 @@ def test_unknown_parameter_is_refused_by_name() -> None:
 
     assert type(error) is UnknownParameter
     assert error.param == "max_token"
+
+
+FUNCTION = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+NAMED = {"type": "function", "function": {"name": "f"}}
+
+
+@pytest.mark.parametrize("choice", ["none", "auto", "required", NAMED])
+def test_tool_choices(choice: Any) -> None:
+    assert read(tools=[FUNCTION], tool_choice=choice).tool_choice is not None
+
+
+def test_some_of_the_tools_may_be_allowed() -> None:
+    allowed = {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": [NAMED]}}
+
+    choice = read(tools=[FUNCTION], tool_choice=allowed).tool_choice
+
+    assert choice is not None
+    assert choice.allowed_tools is not None
+
+
+@pytest.mark.parametrize(
+    ("members", "param"),
+    [
+        ({"tool_choice": "auto"}, "tool_choice"),
+        ({"tools": [FUNCTION], "tool_choice": "f"}, "tool_choice"),
+        ({"tools": [FUNCTION], "tool_choice": {"type": "required"}}, "tool_choice"),
+        ({"tools": [FUNCTION], "tool_choice": {"type": "function"}}, "tool_choice"),
+        (
+            {
+                "tools": [FUNCTION],
+                "tool_choice": {"type": "function", "function": {"name": "g"}},
+            },
+            "tool_choice",
+        ),
+        ({"tools": []}, "tools"),
+        ({"tools": [FUNCTION] * 2}, "tools"),
+        ({"tools": [FUNCTION] * 129}, "tools"),
+        ({"tools": [{"type": "custom", "custom": {"name": "f"}}]}, "tools[0].type"),
+        ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools[0].function.name"),
+        (
+            {
+                "tools": [
+                    {"type": "function", "function": {"name": "f", "parameters": {"type": "x"}}}
+                ]
+            },
+            "tools[0].function.parameters",
+        ),
+        ({"response_format": {"type": "grammar"}}, "response_format.type"),
+        ({"response_format": {"type": "json_schema"}}, "response_format"),
+        ({"response_format": {"type": "text", "schema": {}}}, "response_format"),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"schema": {}}}},
+            "response_format.json_schema.name",
+        ),
+        ({"top_logprobs": 1}, "top_logprobs"),
+        ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
+        ({"logprobs": True, "top_logprobs": -1}, "top_logprobs"),
+        ({"metadata": {"a": 1}}, "metadata.a"),
+        ({"metadata": {"a" * 65: "b"}}, "metadata"),
+        (
+            {"chat_template_kwargs": {"enable_thinking": "yes"}},
+            "chat_template_kwargs.enable_thinking",
+        ),
+        ({"reasoning_effort": "great"}, "reasoning_effort"),
+        ({"modalities": ["audio"]}, "modalities[0]"),
+        ({"service_tier": "gold"}, "service_tier"),
+    ],
+    ids=repr,
+)
+def test_wrong_value_is_refused_by_name(members: Any, param: str) -> None:
+    assert refusal(**members).param == param
+
+
+def test_answers_are_not_stored() -> None:
+    assert read(store=False) == read()
+    assert type(refusal(store=True)) is UnsupportedParameter
+
+
+@pytest.mark.parametrize(
+    ("response_format", "wanted"),
+    [
+        ({"type": "text"}, None),
+        ({"type": "json_object"}, {"type": "object"}),
+        ({"type": "json_object", "schema": {"type": "array"}}, {"type": "array"}),
+        (
+            {"type": "json_schema", "json_schema": {"name": "n", "schema": {"type": "null"}}},
+            {"type": "null"},
+        ),
+        ({"type": "json_schema", "json_schema": {"name": "n", "strict": True}}, {"type": "object"}),
+    ],
+    ids=repr,
+)
+def test_response_format_says_which_schema_the_answer_has(
+    response_format: Any, wanted: Any
+) -> None:
+    read_format = read(response_format=response_format).response_format
+
+    assert read_format is not None
+    assert read_format.wanted == wanted

@@ -13,7 +13,7 @@ class Prompted(Request):
 
 
 def read(**members: Any) -> TextRequest:
-    return read_request(json.dumps({"model": "m", **members}).encode(), TextRequest)
+    return read_request(json.dumps({"model": "m", **members}).encode(), TextRequest).request
 
 
 def refusal(**members: Any) -> ApiError:
@@ -23,7 +23,7 @@ def refusal(**members: Any) -> ApiError:
 
 
 def read_prompt(value: Any) -> list[str | tuple[int, ...]]:
-    return read_request(json.dumps({"prompt": value}).encode(), Prompted).prompt
+    return read_request(json.dumps({"prompt": value}).encode(), Prompted).request.prompt
 
 
 def test_only_the_model_is_required() -> None:

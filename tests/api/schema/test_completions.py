@@ -5,12 +5,12 @@ import pytest
 
 from api.errors import ApiError, MissingParameter, UnknownParameter, UnsupportedParameter
 from api.parsing import read_request
-from api.schema.completions import UNSUPPORTED, CompletionRequest
+from api.schema.completions import CompletionRequest
 
 
 def read(**members: Any) -> CompletionRequest:
     body = {"model": "m", "prompt": "Once", **members}
-    return read_request(json.dumps(body).encode(), CompletionRequest, UNSUPPORTED)
+    return read_request(json.dumps(body).encode(), CompletionRequest).request
 
 
 def refusal(**members: Any) -> ApiError:
@@ -34,7 +34,7 @@ def test_empty_prompt_is_refused() -> None:
     assert refusal(prompt="").param == "prompt"
 
 
-@pytest.mark.parametrize("name", sorted(UNSUPPORTED))
+@pytest.mark.parametrize("name", sorted(CompletionRequest.refused))
 def test_unsupported_parameter_is_refused_by_name(name: str) -> None:
     error = refusal(**{name: 1})
 
@@ -43,7 +43,7 @@ def test_unsupported_parameter_is_refused_by_name(name: str) -> None:
 
 
 def test_nothing_is_both_supported_and_not() -> None:
-    assert not UNSUPPORTED & set(CompletionRequest.model_fields)
+    assert not CompletionRequest.refused & set(CompletionRequest.model_fields)
 
 
 @pytest.mark.parametrize("name", ["messages", "max_completion_tokens", "guided_json"])
@@ -52,3 +52,15 @@ def test_parameter_of_another_endpoint_is_unknown(name: str) -> None:
 
     assert type(error) is UnknownParameter
     assert error.param == name
+
+
+@pytest.mark.parametrize("logprobs", [6, -1, True])
+def test_bad_logprobs_are_refused(logprobs: Any) -> None:
+    assert refusal(logprobs=logprobs).param == "logprobs"
+
+
+def test_best_of_must_be_n() -> None:
+    error = refusal(best_of=3, n=2)
+
+    assert (type(error), error.param) == (UnsupportedParameter, "best_of")
+    assert read(best_of=2, n=2).best_of == 2

@@ -7,17 +7,9 @@ import pytest
 from PIL import Image as PillowImage
 from pydantic import ValidationError
 
-from api.backends import (
-    Conversation,
-    Delta,
-    EmbeddingRequest,
-    Generation,
-    ImageRequest,
-    Message,
-    Prompt,
-    Sampling,
-)
+from api.backends import EmbeddingRequest, ImageRequest
 from api.errors import EngineFailed
+from api.generation import Conversation, Delta, Generation, Message, Prompt, Sampling
 from deployments.engines.fake_engines import (
     FakeDiffusionEngine,
     FakeEncoderEngine,

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from api.backends import Delta
 from api.errors import EngineFailed
+from api.generation import Delta
 from deployments.engines.vllm_output import VllmOutput
 
 

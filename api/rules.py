@@ -1,0 +1,16 @@
+"""What the operator has decided about requests, whatever the model."""
+
+from dataclasses import dataclass, field
+
+from api.limits import Limits
+from api.policy import Policy
+from api.prompt_log import PromptLog
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """How large requests may be, what becomes of what cannot be honoured, what is kept."""
+
+    limits: Limits = field(default_factory=Limits)
+    policy: Policy = field(default_factory=Policy)
+    prompt_log: PromptLog | None = None

@@ -1,0 +1,166 @@
+"""What a JSON schema may be before an engine compiles it: small, shallow, and of plain patterns.
+
+An engine turns schemas into grammars with code whose cost nobody bounds, and a pattern with nested
+quantifiers or a huge count can keep it busy for minutes. Limits: hardening guide, guard G10; at
+most as deep and as large as OpenAI allows or more.
+"""
+
+import re
+from collections.abc import Iterator
+from re import _constants as regex  # type: ignore[attr-defined]
+from re import _parser as regex_parser  # type: ignore[attr-defined]
+from typing import Any
+
+import msgspec
+
+_MAX_BYTES = 64 * 1024
+_MAX_DEPTH = 32
+_MAX_NODES = 1000
+_MAX_ENUM_VALUES = 500
+_MAX_PATTERN_CHARS = 512
+_MAX_COUNT = 1024
+"""The largest `{n,m}`, `maxLength`, `maxItems` and their like: engines unroll them."""
+
+_TYPES = frozenset(["string", "number", "integer", "boolean", "object", "array", "null"])
+_COUNTS = (
+    "minLength",
+    "maxLength",
+    "minItems",
+    "maxItems",
+    "minProperties",
+    "maxProperties",
+    "minContains",
+    "maxContains",
+)
+_SUBSCHEMA_MAPS = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
+_LOOKS = (regex.ASSERT, regex.ASSERT_NOT, regex.GROUPREF, regex.GROUPREF_EXISTS)
+_REPEATS = (regex.MAX_REPEAT, regex.MIN_REPEAT, regex.POSSESSIVE_REPEAT)
+
+
+def check_json_schema(schema: dict[str, Any]) -> dict[str, Any]:
+    """Accept a schema that an engine can take at once.
+
+    Raises:
+        ValueError: it is too large or too deep, or something in it is not a JSON schema or cannot
+            be compiled safely; the message is for the client.
+    """
+    _check_depth(schema)
+    if len(msgspec.json.encode(schema)) > _MAX_BYTES:
+        raise ValueError(f"the JSON schema is larger than {_MAX_BYTES} bytes")
+    nodes = list(_subschemas(schema))
+    if len(nodes) > _MAX_NODES:
+        raise ValueError(f"the JSON schema has more than {_MAX_NODES} parts")
+    for node in nodes:
+        _check_node(node, schema)
+    return schema
+
+
+def _check_depth(schema: dict[str, Any]) -> None:
+    level: list[Any] = [schema]
+    for _ in range(_MAX_DEPTH):
+        level = [child for node in level for child in _children(node)]
+        if not level:
+            return
+    raise ValueError(f"the JSON schema is nested more than {_MAX_DEPTH} levels deep")
+
+
+def _children(node: Any) -> list[Any]:
+    values = node.values() if isinstance(node, dict) else node
+    return [value for value in values if isinstance(value, dict | list)]
+
+
+def _subschemas(schema: Any) -> Iterator[dict[str, Any]]:
+    """The schema and all that stand in it; what merely looks like one, in an enum, does not."""
+    if not isinstance(schema, dict):
+        return
+    yield schema
+    for key, value in schema.items():
+        if key in ("enum", "const", "default", "examples"):
+            continue
+        if key in _SUBSCHEMA_MAPS:
+            if not isinstance(value, dict):
+                raise ValueError(f"in the JSON schema, '{key}' must be an object")
+            members = list(value.values())
+        else:
+            members = value if isinstance(value, list) else [value]
+        for member in members:
+            yield from _subschemas(member)
+
+
+def _check_node(node: dict[str, Any], root: dict[str, Any]) -> None:
+    types = node.get("type", [])
+    for name in types if isinstance(types, list) else [types]:
+        if name not in _TYPES:
+            raise ValueError("the JSON schema has a 'type' that does not exist")
+    enum = node.get("enum", [None])
+    if not isinstance(enum, list) or not enum or len(enum) > _MAX_ENUM_VALUES:
+        raise ValueError(f"in the JSON schema, 'enum' must hold 1 to {_MAX_ENUM_VALUES} values")
+    for key in _COUNTS:
+        count = node.get(key, 0)
+        if type(count) is not int or not 0 <= count <= _MAX_COUNT:
+            raise ValueError(f"in the JSON schema, '{key}' must be from 0 to {_MAX_COUNT}")
+    if "$ref" in node:
+        _check_reference(node["$ref"], root)
+    for pattern in [node.get("pattern", ""), *node.get("patternProperties", {})]:
+        check_pattern(pattern)
+
+
+def _check_reference(reference: Any, root: dict[str, Any]) -> None:
+    """A reference must lead somewhere within, and not straight back to itself."""
+    seen: set[str] = set()
+    while True:
+        if not isinstance(reference, str) or not (reference + "/").startswith("#/"):
+            raise ValueError("in the JSON schema, a '$ref' must begin with '#/'")
+        if reference in seen:
+            raise ValueError("in the JSON schema, a '$ref' leads back to itself")
+        seen.add(reference)
+        target: Any = root
+        for part in reference.split("/")[1:]:
+            name = part.replace("~1", "/").replace("~0", "~")
+            if not isinstance(target, dict) or name not in target:
+                raise ValueError("in the JSON schema, a '$ref' leads nowhere")
+            target = target[name]
+        if not isinstance(target, dict) or "$ref" not in target:
+            return
+        reference = target["$ref"]
+
+
+def check_pattern(pattern: Any) -> None:
+    """Accept a regular expression whose cost is plain: no nested or huge repeats, no look-around.
+
+    Raises:
+        ValueError: it is anything else.
+    """
+    if not isinstance(pattern, str) or len(pattern) > _MAX_PATTERN_CHARS:
+        raise ValueError(
+            f"in the JSON schema, a pattern must be a string of at most {_MAX_PATTERN_CHARS} "
+            "characters"
+        )
+    try:
+        parsed = regex_parser.parse(pattern)
+    except (re.error, OverflowError, RecursionError):
+        raise ValueError("in the JSON schema, a pattern is not a regular expression") from None
+    _check_pattern_part(parsed, is_repeated=False)
+
+
+def _check_pattern_part(part: Any, is_repeated: bool) -> None:
+    for operation, argument in part:
+        if operation in _LOOKS:
+            raise ValueError("in the JSON schema, a pattern looks around or back")
+        is_repeating = is_repeated
+        if operation in _REPEATS and argument[1] > 1:
+            is_open = argument[1] is regex.MAXREPEAT
+            if is_repeated or (argument[1] > _MAX_COUNT and not is_open):
+                raise ValueError("in the JSON schema, a pattern repeats too much")
+            is_repeating = True
+        for inner in _pattern_parts(operation, argument):
+            _check_pattern_part(inner, is_repeating)
+
+
+def _pattern_parts(operation: Any, argument: Any) -> list[Any]:
+    """What stands in a part of a pattern, as CPython's `re._parser` has it."""
+    if operation is regex.BRANCH:
+        return list(argument[1])
+    if operation is regex.ATOMIC_GROUP:
+        return [argument]
+    return [argument[-1]] if operation in (*_REPEATS, regex.SUBPATTERN) else []

@@ -1,0 +1,295 @@
+"""Conversations → prompts, with vLLM's renderers and parsers for tools, thoughts, pictures."""
+
+import asyncio
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from api.errors import InvalidImage, InvalidRequest, UnsupportedParameter
+from api.generation import Conversation, ImageInput, Message, Sampling, Tools
+from deployments.engines.vllm_errors import translate_errors
+from deployments.engines.vllm_reading import ChoiceReader
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+    from vllm.sampling_params import StructuredOutputsParams
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+_FORCED_ONLY = "triptych_forced"
+_IMAGE_FORMATS = ("PNG", "JPEG", "WEBP")
+_MIN_SIDE_PX = 8
+
+
+@dataclass(frozen=True, slots=True)
+class ChatOptions:
+    """How one model chats, beyond what its folder says."""
+
+    tool_call_parser: str | None = None
+    chat_template: str | None = None
+    """The template itself, not its path."""
+    template_options: frozenset[str] = frozenset()
+    """The switches of the template that a request may set."""
+    max_image_pixels: int = 20_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """A conversation as the engine takes it."""
+
+    prompt: Any
+    """vLLM's `EngineInput`."""
+    token_ids: Sequence[int]
+    structured_outputs: "StructuredOutputsParams | None"
+    skip_special_tokens: bool
+    new_reader: Callable[[], ChoiceReader] | None
+    more: dict[str, Any]
+    """Further arguments of `AsyncLLM.add_request`."""
+
+
+class VllmChat:
+    """Renders for one engine."""
+
+    def __init__(
+        self, engine: "AsyncLLM", options: ChatOptions, reasoning_parser: str | None
+    ) -> None:
+        """Find the parsers.
+
+        Raises:
+            TypeError: vLLM has no parser of that name, or it does not suit the model.
+        """
+        from vllm.renderers.online_renderer import OnlineRenderer
+
+        _register_forced_only()
+        self._options = options
+        self._config = engine.model_config
+        self._tokenizer = engine.get_tokenizer()
+        self._renderer = OnlineRenderer(
+            engine.model_config,
+            engine.renderer,
+            request_logger=None,
+            chat_template=options.chat_template,
+            chat_template_content_format="auto",
+            enable_auto_tools=True,
+            tool_parser=options.tool_call_parser or _FORCED_ONLY,
+            reasoning_parser=reasoning_parser,
+        )
+        self._has_reasoning = reasoning_parser is not None
+        self.is_simple = (
+            not self._has_reasoning
+            and options.chat_template is None
+            and not self._config.is_multimodal_model
+            and type(engine.renderer).__name__ == "HfRenderer"
+        )
+        """Whether a conversation of texts is what the tokenizer's own template makes of it."""
+
+    def check(self, conversation: Conversation) -> None:
+        """Check what the model cannot do.
+
+        Raises:
+            InvalidRequest: it takes no pictures, knows no such switch, or calls no tools by itself.
+        """
+        if not self._config.is_multimodal_model and _has_images(conversation):
+            raise InvalidRequest(
+                "Invalid value for 'messages': this model reads text only, and there is an image.",
+                param="messages",
+            )
+        for name in conversation.template_options:
+            if name not in self._options.template_options:
+                raise UnsupportedParameter(
+                    f"This model's chat template has no switch '{name[:64]}'.",
+                    param=f"chat_template_kwargs.{name[:64]}",
+                )
+        tools = conversation.tools
+        if tools and tools.choice == "auto" and self._options.tool_call_parser is None:
+            raise UnsupportedParameter(
+                "This model does not call tools by itself; 'tool_choice' must be 'none', "
+                "'required' or name a function.",
+                param="tool_choice",
+            )
+
+    async def render(
+        self, conversation: Conversation, sampling: Sampling, *, is_streamed: bool
+    ) -> Rendered:
+        """Render with the model's template.
+
+        Raises:
+            InvalidRequest: the template does not take it, or a picture cannot be read.
+        """
+        from vllm.exceptions import VLLMError
+
+        request = await self._to_request(conversation, sampling)
+        try:
+            with translate_errors("messages"):
+                result = await self._renderer.render_chat(request)
+        except (InvalidRequest, VLLMError):
+            raise
+        except (ValueError, TypeError) as error:  # of Jinja, transformers and vLLM
+            raise _template_refuses() from error
+        if not isinstance(result, tuple):
+            raise _template_refuses()
+        _, (prompt,) = result
+        new_parser = self._to_new_parser(request)
+        more: dict[str, Any] = {}
+        if self._has_reasoning and new_parser is not None:
+            kwargs = self._renderer.effective_chat_template_kwargs(request)
+            ended = request.resolve_reasoning_ended(new_parser(), prompt["prompt_token_ids"])
+            more["reasoning_ended"] = ended
+            more["reasoning_parser_kwargs"] = {"chat_template_kwargs": kwargs}
+        new_reader = new_parser and partial(
+            _new_reader, new_parser, request, is_streamed=is_streamed
+        )
+        return Rendered(
+            prompt,
+            prompt["prompt_token_ids"],
+            request.extract_structured_outputs(),
+            request.skip_special_tokens,
+            new_reader,
+            more,
+        )
+
+    async def _to_request(
+        self, conversation: Conversation, sampling: Sampling
+    ) -> "ChatCompletionRequest":
+        from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+        from vllm.renderers import TokenizeParams
+        from vllm.sampling_params import StructuredOutputsParams
+
+        class Request(ChatCompletionRequest):
+            """The lengths are checked by us, whose message has both numbers."""
+
+            def build_tok_params(self, model_config: Any) -> TokenizeParams:
+                return TokenizeParams(max_total_tokens=None, add_special_tokens=False)
+
+        schema = sampling.json_schema
+        members: dict[str, Any] = {
+            "messages": [{"role": "user", "content": ""}],
+            "reasoning_effort": conversation.reasoning_effort,
+            "chat_template_kwargs": dict(conversation.template_options) or None,
+            "skip_special_tokens": sampling.skip_special_tokens,
+            "structured_outputs": StructuredOutputsParams(json=schema) if schema else None,
+        }
+        if conversation.tools is not None:
+            members |= _to_tool_members(conversation.tools)
+        with translate_errors("tools"):
+            request = Request(**members)
+        # Put in afterwards: vLLM's check of messages copies them, and costs more than all else.
+        request.messages = [await self._to_message(message) for message in conversation.messages]
+        return request
+
+    async def _to_message(self, message: Message) -> Any:
+        worded: dict[str, Any] = {"role": message.role, "content": message.content}
+        if isinstance(message.content, tuple):
+            worded["content"] = [await self._to_part(part) for part in message.content]
+        if message.name:
+            worded["name"] = message.name
+        if message.reasoning:
+            worded["reasoning"] = message.reasoning
+        if message.tool_call_id:
+            worded["tool_call_id"] = message.tool_call_id
+        if message.tool_calls:
+            worded["tool_calls"] = [
+                {
+                    "id": call.id,
+                    "type": "function",
+                    "function": {"name": call.name, "arguments": call.arguments},
+                }
+                for call in message.tool_calls
+            ]
+        return worded
+
+    async def _to_part(self, part: str | ImageInput) -> dict[str, Any]:
+        if isinstance(part, str):
+            return {"type": "text", "text": part}
+        most = self._options.max_image_pixels
+        image = await asyncio.to_thread(open_image, part.data, most)
+        return {"type": "image_pil", "image_pil": image}
+
+    def _to_new_parser(self, request: "ChatCompletionRequest") -> Callable[[], Any] | None:
+        parser = self._renderer.parser
+        has_tools = bool(request.tools) and request.tool_choice != "none"
+        if parser is None or not (self._has_reasoning or has_tools):
+            return None
+        return partial(
+            parser,
+            self._tokenizer,
+            request.tools,
+            chat_template_kwargs=self._renderer.effective_chat_template_kwargs(request),
+            model_config=self._config,
+        )
+
+
+def _new_reader(
+    new_parser: Callable[[], Any], request: "ChatCompletionRequest", *, is_streamed: bool
+) -> ChoiceReader:
+    return ChoiceReader(new_parser(), request, is_streamed=is_streamed)
+
+
+def _to_tool_members(tools: Tools) -> dict[str, Any]:
+    functions = [
+        {
+            "name": tool.name,
+            "description": tool.description,
+            "parameters": tool.parameters,
+            # A call that the caller forces is held to its schema: the model need not want it.
+            "strict": True if tools.choice in ("required", "named") else tool.strict,
+        }
+        for tool in tools.tools
+    ]
+    named = {"type": "function", "function": {"name": tools.name}}
+    return {
+        "tools": [{"type": "function", "function": function} for function in functions],
+        "tool_choice": named if tools.choice == "named" else tools.choice,
+        "parallel_tool_calls": tools.is_parallel,
+    }
+
+
+def _has_images(conversation: Conversation) -> bool:
+    return any(isinstance(message.content, tuple) for message in conversation.messages)
+
+
+def _template_refuses() -> InvalidRequest:
+    return InvalidRequest(
+        "Invalid value for 'messages': this model's chat template does not take this sequence of "
+        "messages.",
+        param="messages",
+    )
+
+
+def open_image(data: bytes, max_pixels: int) -> "Image":
+    """Decode the first frame of a picture, once its size is known to be harmless.
+
+    Raises:
+        InvalidImage: it is not one, or too large, or too small.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(data), formats=_IMAGE_FORMATS) as image:
+            width_px, height_px = image.size
+            if width_px * height_px > max_pixels:
+                raise InvalidImage(f"An image has more than {max_pixels} pixels.", param="messages")
+            if min(width_px, height_px) < _MIN_SIDE_PX:
+                raise InvalidImage(
+                    f"An image is less than {_MIN_SIDE_PX} pixels wide or high.", param="messages"
+                )
+            return image.convert("RGB")
+    except InvalidImage:
+        raise
+    except Exception:  # of Pillow and its codecs; their words may quote the file or an address
+        raise InvalidImage("An image cannot be read.", param="messages") from None
+
+
+def _register_forced_only() -> None:
+    """A parser for models that call no tools by themselves: a forced call is JSON of its schema."""
+    from vllm.tool_parsers.abstract_tool_parser import ToolParser, ToolParserManager
+
+    if _FORCED_ONLY in ToolParserManager.tool_parsers:
+        return
+
+    class ForcedOnly(ToolParser):
+        """All that it needs is in its base class."""
+
+    ToolParserManager.register_module(_FORCED_ONLY, module=ForcedOnly)

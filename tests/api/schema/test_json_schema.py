@@ -1,0 +1,99 @@
+from typing import Any
+
+import pytest
+
+from api.schema.json_schema import check_json_schema, check_pattern
+
+
+def nested(depth: int, key: str = "items") -> dict[str, Any]:
+    schema: dict[str, Any] = {"type": "string"}
+    for _ in range(depth):
+        schema = {"type": "array", key: schema}
+    return schema
+
+
+def str_or_number(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {},
+        {"type": "object", "properties": {"type": {"type": "string"}}, "required": ["type"]},
+        {"type": ["string", "null"]},
+        {"enum": ["a", 1, None, {"type": "whatever"}]},
+        {"const": {"$ref": "http://nowhere"}},
+        {"properties": {"pattern": {"type": "string", "pattern": "^[a-z]{1,9}-(x|y)+$"}}},
+        {"$defs": {"n": {"properties": {"next": {"$ref": "#/$defs/n"}}}}, "$ref": "#/$defs/n"},
+        {"properties": {"next": {"$ref": "#"}}},
+        {"$defs": {"a/b": {}}, "$ref": "#/$defs/a~1b"},
+        {"type": "string", "maxLength": 1024},
+        nested(30),
+    ],
+    ids=lambda schema: repr(schema)[:60],
+)
+def test_plain_schema_is_taken(schema: dict[str, Any]) -> None:
+    assert check_json_schema(schema) == schema
+
+
+@pytest.mark.parametrize(
+    ("schema", "reason"),
+    [
+        ({"type": "nonsense"}, "'type'"),
+        ({"type": [1]}, "'type'"),
+        ({"enum": []}, "'enum'"),
+        ({"enum": list(range(501))}, "'enum'"),
+        ({"enum": "a"}, "'enum'"),
+        ({"properties": []}, "'properties'"),
+        ({"properties": {"a": {"type": "x"}}}, "'type'"),
+        ({"maxLength": 100_000}, "'maxLength'"),
+        ({"minItems": -1}, "'minItems'"),
+        ({"maxItems": True}, "'maxItems'"),
+        ({"$ref": "http://169.254.169.254/"}, r"'\$ref'"),
+        ({"$ref": "#/$defs/missing"}, "leads nowhere"),
+        ({"$ref": "#"}, "leads back"),
+        ({"$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}}}, "leads back"),
+        ({"anyOf": [{"pattern": "(a+)+"}]}, "repeats too much"),
+        ({"patternProperties": {"(a*)*": {}}}, "repeats too much"),
+        (nested(40), "levels deep"),
+        (nested(10_000), "levels deep"),
+        ({"properties": {str(n): {} for n in range(1001)}}, "parts"),
+        ({"description": "x" * 70_000}, "larger"),
+    ],
+    ids=str_or_number,
+)
+def test_schema_that_could_hurt_is_refused(schema: dict[str, Any], reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        check_json_schema(schema)
+
+
+@pytest.mark.parametrize(
+    "pattern", ["", "^a+$", r"\d{4}-\d{2}", "(a|b)*", "[^,]*,[^,]*", "(ab){3}", "(?:x{1,2})?"]
+)
+def test_plain_pattern_is_taken(pattern: str) -> None:
+    check_pattern(pattern)
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        1,
+        "(",
+        "^(a+)+$",
+        "(a*)*",
+        "((a|b)+c)*",
+        "(|.*)*$",
+        "(a{1,9}){1,9}",
+        r"\d{1,100000}",
+        "a(?=b)",
+        "(?<!a)b",
+        r"(a)\1",
+        "a" * 513,
+        "(" * 400 + ")" * 400,
+    ],
+    ids=lambda value: repr(value)[:30],
+)
+def test_pattern_that_could_hurt_is_refused(pattern: Any) -> None:
+    with pytest.raises(ValueError, match="pattern"):
+        check_pattern(pattern)
