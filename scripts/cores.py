@@ -1,4 +1,4 @@
-"""Keeps all that can wait a moment away from the cores that vLLM's CPU workers are bound to.
+"""Keeps what passes tokens on away from the cores that vLLM's CPU workers are bound to.
 
 vLLM binds each worker to cores of its own and leaves one or more to everything else, but nothing
 keeps everything else there: a proxy that wakes up on a worker's core stops the whole engine, which
@@ -15,16 +15,8 @@ from dataclasses import dataclass
 import psutil
 
 WORKER = "VLLM::Worker"
-ENGINE = "VLLM::"
-LLM = re.compile(r"ray::ServeReplica:[^:]+:LLM\b")
-MOVABLE = re.compile(
-    r"ray::ServeReplica:[^:]+:Ingress\b"
-    r"|ray::(ServeController|ProxyActor|HAProxyManager)\b"
-    r"|ray::\w+Agent\b|ray-dashboard-"
-    r"|\S*/(gcs_server|haproxy) "
-    r"|\S*python\S* .*/(dashboard|log_monitor)\.py "
-)
-"""Not the raylet: replicas to come inherit its cores, and some of them compute."""
+REPLICA = re.compile(r"ray::ServeReplica:[^:]+:(Ingress|LLM)\b")
+PROXY = "haproxy"
 PERIOD_S = 5.0
 
 
@@ -33,7 +25,7 @@ class Seen:
     """A process as it is now."""
 
     pid: int
-    parent: int
+    name: str
     title: str
     cores: frozenset[int]
 
@@ -45,7 +37,6 @@ class Parting:
         """Look at nothing yet."""
         self._root_pid = root_pid
         self._renewed_at_s = 0.0
-        self._moved: frozenset[int] = frozenset()
 
     def renew(self) -> None:
         """Look again, unless that was a moment ago; replicas come and go."""
@@ -53,11 +44,9 @@ class Parting:
             return
         self._renewed_at_s = time.monotonic()
         with contextlib.suppress(psutil.NoSuchProcess):
-            seen = list(look(psutil.Process(self._root_pid).children(recursive=True)))
-            all_cores = frozenset(os.sched_getaffinity(0))
-            for pid, cores in moves(seen, all_cores, self._moved).items():
+            seen = look(psutil.Process(self._root_pid).children(recursive=True))
+            for pid, cores in moves(seen, frozenset(os.sched_getaffinity(0))).items():
                 move(pid, cores)
-                self._moved |= {pid}
 
 
 def look(processes: Iterable[psutil.Process]) -> Iterable[Seen]:
@@ -65,30 +54,21 @@ def look(processes: Iterable[psutil.Process]) -> Iterable[Seen]:
         with contextlib.suppress(psutil.Error):
             title = " ".join(process.cmdline())
             cores = frozenset(process.cpu_affinity() or ())
-            yield Seen(process.pid, process.ppid(), title, cores)
+            yield Seen(process.pid, process.name(), title, cores)
 
 
-def moves(
-    seen: list[Seen], all_cores: frozenset[int], moved: frozenset[int]
-) -> dict[int, frozenset[int]]:
-    """Which processes to bind to which cores.
-
-    Args:
-        seen: all processes of the service.
-        all_cores: what there is.
-        moved: processes bound earlier; who is bound otherwise has its own reasons, and stays.
-    """
-    free = all_cores.difference(*(each.cores for each in seen if each.title.startswith(WORKER)))
-    if not free:
+def moves(seen: Iterable[Seen], all_cores: frozenset[int]) -> dict[int, frozenset[int]]:
+    """Which processes to bind to which cores; none where workers leave no core free."""
+    seen = list(seen)
+    bound = [process.cores for process in seen if process.title.startswith(WORKER)]
+    free = all_cores.difference(*bound)
+    if not free or free == all_cores:
         return {}
-    engines = {each.parent for each in seen if each.title.startswith(ENGINE)}
-    return {
-        each.pid: free
-        for each in seen
-        if each.cores != free
-        and (each.cores == all_cores or each.pid in moved)
-        and (MOVABLE.match(each.title) or (LLM.match(each.title) and each.pid in engines))
-    }
+    return {process.pid: free for process in seen if is_serving(process) and process.cores != free}
+
+
+def is_serving(process: Seen) -> bool:
+    return process.name == PROXY or REPLICA.match(process.title) is not None
 
 
 def move(pid: int, cores: frozenset[int]) -> None:
