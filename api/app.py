@@ -82,5 +82,7 @@ async def _raise_ours(request: Request, error: Exception) -> Response:
     """Turn what the router raises into an error of ours, for the shield to write."""
     assert isinstance(error, HTTPException)
     if error.status_code == 405:
-        raise MethodNotAllowed(f"This URL does not take the method {request.method}.")
+        refusal = MethodNotAllowed(f"This URL does not take the method {request.method}.")
+        refusal.allowed = (error.headers or {}).get("Allow", "")
+        raise refusal
     raise RouteNotFound("There is no such URL; the API lives under /v1.")

@@ -162,6 +162,11 @@ class MethodNotAllowed(InvalidRequest):
 
     status = 405
     code = "method_not_allowed"
+    allowed: str = ""
+
+    def headers(self) -> dict[str, str]:
+        """Name the methods that it takes, as RFC 9110 §15.5.6 requires of a 405."""
+        return {"allow": self.allowed} if self.allowed else {}
 
 
 class BodyTimeout(InvalidRequest):

@@ -1,6 +1,7 @@
 """The one place where errors become responses: ours as they are, all others as a plain 500."""
 
 import logging
+import time
 
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -11,6 +12,7 @@ from api.request_id import get_request_id
 
 logger = logging.getLogger(__name__)
 
+_VERSION = b"2020-10-01"
 _RAW_SEND = "triptych.raw_send"
 
 
@@ -27,12 +29,13 @@ class Shield:
             await self._app(scope, receive, send)
             return
         is_started = False
+        began_s = time.perf_counter()
         scope[_RAW_SEND] = send
 
         async def noting_send(message: Message) -> None:
             nonlocal is_started
             is_started = True
-            await send(message)
+            await send(_with_headers(message, began_s))
 
         try:
             await self._app(scope, receive, noting_send)
@@ -41,14 +44,23 @@ class Shield:
         except ApiError as error:
             if is_started:
                 raise
-            await send_json(send, error.body(), error.status, error.headers())
+            await send_json(noting_send, error.body(), error.status, error.headers())
         except Exception:  # the outermost layer: whatever it is, the client gets a clean 500
             logger.exception("request %s failed", get_request_id(scope))
             if is_started:
                 # Re-raised, so that the server breaks the connection instead of ending it cleanly.
                 raise
             fault = InternalError("The server had an error while processing the request.")
-            await send_json(send, fault.body(), fault.status)
+            await send_json(noting_send, fault.body(), fault.status)
+
+
+def _with_headers(message: Message, began_s: float) -> Message:
+    """What OpenAI's API says with every answer: its version, and how long the answer took."""
+    if message["type"] != "http.response.start":
+        return message
+    took_ms = round((time.perf_counter() - began_s) * 1000)
+    own = [(b"openai-version", _VERSION), (b"openai-processing-ms", b"%d" % took_ms)]
+    return {**message, "headers": [*message["headers"], *own]}
 
 
 def find_raw_send(scope: Scope) -> Send | None:
