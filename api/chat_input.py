@@ -40,13 +40,14 @@ def to_conversation(request: ChatRequest, limits: Limits) -> Conversation:
 
 
 def _to_message(message: ChatMessage, param: str, limits: Limits) -> Message:
+    content = _to_content(message.content, param, limits)
     calls = tuple(
         ToolCall(call.id, call.function.name, call.function.arguments)
         for call in message.tool_calls
     )
     return Message(
         role="system" if message.role == "developer" else message.role,
-        content=_to_content(message.content, param, limits) or message.refusal,
+        content=message.refusal if content is None else content,
         name=message.name,
         tool_calls=calls,
         tool_call_id=message.tool_call_id,

@@ -15,6 +15,7 @@ from deployments.engines.vllm_reading import ChoiceReader
 if TYPE_CHECKING:
     from PIL.Image import Image
     from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+    from vllm.renderers.online_renderer import OnlineRenderer
     from vllm.sampling_params import StructuredOutputsParams
     from vllm.v1.engine.async_llm import AsyncLLM
 
@@ -66,15 +67,20 @@ class VllmChat:
         self._options = options
         self._config = engine.model_config
         self._tokenizer = engine.get_tokenizer()
-        self._renderer = OnlineRenderer(
-            engine.model_config,
-            engine.renderer,
-            request_logger=None,
-            chat_template=options.chat_template,
-            chat_template_content_format="auto",
-            enable_auto_tools=True,
-            tool_parser=options.tool_call_parser or _FORCED_ONLY,
-            reasoning_parser=reasoning_parser,
+        # A forced call is JSON of its schema whatever the model's own format is: some of those
+        # leave room for blanks without end.
+        self._forced, self._renderer = (
+            OnlineRenderer(
+                engine.model_config,
+                engine.renderer,
+                request_logger=None,
+                chat_template=options.chat_template,
+                chat_template_content_format="auto",
+                enable_auto_tools=True,
+                tool_parser=tool_parser,
+                reasoning_parser=reasoning_parser,
+            )
+            for tool_parser in (_FORCED_ONLY, options.tool_call_parser or _FORCED_ONLY)
         )
         self._has_reasoning = reasoning_parser is not None
         self.is_simple = (
@@ -120,10 +126,12 @@ class VllmChat:
         """
         from vllm.exceptions import VLLMError
 
+        is_forced = conversation.tools and conversation.tools.choice in ("required", "named")
+        renderer = self._forced if is_forced else self._renderer
         request = await self._to_request(conversation, sampling)
         try:
             with translate_errors("messages"):
-                result = await self._renderer.render_chat(request)
+                result = await renderer.render_chat(request)
         except (InvalidRequest, VLLMError):
             raise
         except (ValueError, TypeError) as error:  # of Jinja, transformers and vLLM
@@ -131,10 +139,10 @@ class VllmChat:
         if not isinstance(result, tuple):
             raise _template_refuses()
         _, (prompt,) = result
-        new_parser = self._to_new_parser(request)
+        new_parser = self._to_new_parser(request, renderer)
         more: dict[str, Any] = {}
         if self._has_reasoning and new_parser is not None:
-            kwargs = self._renderer.effective_chat_template_kwargs(request)
+            kwargs = renderer.effective_chat_template_kwargs(request)
             ended = request.resolve_reasoning_ended(new_parser(), prompt["prompt_token_ids"])
             more["reasoning_ended"] = ended
             more["reasoning_parser_kwargs"] = {"chat_template_kwargs": kwargs}
@@ -207,8 +215,10 @@ class VllmChat:
         image = await asyncio.to_thread(open_image, part.data, most)
         return {"type": "image_pil", "image_pil": image}
 
-    def _to_new_parser(self, request: "ChatCompletionRequest") -> Callable[[], Any] | None:
-        parser = self._renderer.parser
+    def _to_new_parser(
+        self, request: "ChatCompletionRequest", renderer: "OnlineRenderer"
+    ) -> Callable[[], Any] | None:
+        parser = renderer.parser
         has_tools = bool(request.tools) and request.tool_choice != "none"
         if parser is None or not (self._has_reasoning or has_tools):
             return None
@@ -216,7 +226,7 @@ class VllmChat:
             parser,
             self._tokenizer,
             request.tools,
-            chat_template_kwargs=self._renderer.effective_chat_template_kwargs(request),
+            chat_template_kwargs=renderer.effective_chat_template_kwargs(request),
             model_config=self._config,
         )
 

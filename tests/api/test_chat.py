@@ -349,3 +349,17 @@ async def test_what_has_no_effect_is_listed() -> None:
     response = await ask(user="ann", metadata={"a": "b"}, log_prompt=True)
 
     assert response.headers["x-ignored-parameters"] == "user, metadata, log_prompt"
+
+
+@pytest.mark.parametrize(
+    ("message", "content"),
+    [
+        ({"role": "user", "content": ""}, ""),
+        ({"role": "assistant", "refusal": "No."}, "No."),
+        ({"role": "assistant", "content": "", "refusal": "No."}, ""),
+    ],
+)
+def test_an_empty_text_is_a_text(message: Any, content: str) -> None:
+    (prompt,) = generation_of(messages=[message]).prompts
+
+    assert prompt.messages[0].content == content

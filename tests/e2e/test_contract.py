@@ -259,7 +259,15 @@ HOSTILE: list[tuple[dict[str, Any], str | None]] = [
             {"type": "nonsense"},
         )
     ],
-    ({"response_format": {"type": "json_object", "schema": {"multipleOf": 7}}}, "response_format"),
+    (
+        {
+            "response_format": {
+                "type": "json_object",
+                "schema": {"type": "integer", "multipleOf": 7},
+            }
+        },
+        "response_format",
+    ),
     (
         {
             "messages": [

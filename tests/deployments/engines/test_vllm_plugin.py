@@ -1,18 +1,23 @@
 """The random generator that vLLM's workers use on a CPU."""
 
-import torch
-
-from deployments.engines.vllm_plugin import RewindableGenerator
+from typing import Any
 
 
-def draw(generator: torch.Generator) -> list[float]:
+def new_generator(seed: int) -> Any:
+    from deployments.engines.vllm_plugin import RewindableGenerator
+
+    return RewindableGenerator(device="cpu").manual_seed(seed)
+
+
+def draw(generator: Any) -> list[float]:
+    import torch
+
     numbers: list[float] = torch.empty(3).exponential_(generator=generator).tolist()
     return numbers
 
 
 def test_winding_back_begins_again_with_the_same_seed() -> None:
-    generator = RewindableGenerator(device="cpu")
-    generator.manual_seed(5)
+    generator = new_generator(5)
     first = draw(generator)
     generator.set_offset(generator.get_offset() - 4)
 
@@ -21,6 +26,6 @@ def test_winding_back_begins_again_with_the_same_seed() -> None:
 
 
 def test_numbers_are_those_of_any_generator() -> None:
-    generator = RewindableGenerator(device="cpu")
+    import torch
 
-    assert draw(generator.manual_seed(7)) == draw(torch.Generator().manual_seed(7))
+    assert draw(new_generator(7)) == draw(torch.Generator().manual_seed(7))
