@@ -25,4 +25,4 @@ def register() -> None:
     from vllm.platforms import current_platform
 
     if current_platform.is_cpu():
-        torch.Generator = RewindableGenerator  # type: ignore[misc]
+        torch.Generator = RewindableGenerator
