@@ -2,7 +2,7 @@ import pytest
 
 from api.backends import Backend
 from api.errors import ModelFailed, ModelNotFound, ModelStarting, WrongModelKind
-from api.registry import Kind, ModelEntry, Models, Registry, State
+from api.registry import Kind, ModelEntry, Models, Registry, State, TextOptions
 from tests.fakes import FakeEncoder, FakeLlm, FakePainter
 
 BACKENDS: dict[Kind, Backend] = {
@@ -138,3 +138,63 @@ def test_each_kind_has_a_lookup_of_its_own() -> None:
     assert models.llm("llm").backend is BACKENDS["llm"]
     assert models.embedding("embedding") is BACKENDS["embedding"]
     assert models.diffusion("diffusion") is BACKENDS["diffusion"]
+
+
+def with_adapters(model_id: str, *names: str) -> ModelEntry:
+    text = TextOptions(adapters=names)
+    return ModelEntry(model_id, "llm", "ready", BACKENDS["llm"], 1_700_000_000, text=text)
+
+
+ADAPTED = Registry([with_adapters("base", "one", "two", "other"), with_adapters("other", "one")])
+
+
+@pytest.mark.parametrize(
+    ("model_id", "peft", "adapter"),
+    [
+        ("base", None, None),
+        ("one", None, "one"),
+        ("base:two", None, "two"),
+        ("base", "two", "two"),
+        ("one", "one", "one"),
+        ("other:one", None, "one"),
+    ],
+)
+def test_an_adapter_goes_by_three_names(model_id: str, peft: str | None, adapter: str) -> None:
+    assert ADAPTED.get_llm(model_id, peft).adapter == adapter
+
+
+def test_a_name_of_a_model_means_the_model() -> None:
+    llm = ADAPTED.get_llm("other")
+
+    assert (llm.adapter, llm.options.adapters) == (None, ("one",))
+
+
+@pytest.mark.parametrize(
+    ("model_id", "peft", "param"),
+    [
+        ("base:three", None, "model"),
+        ("base", "three", "peft"),
+        ("base", "../../etc", "peft"),
+        ("one", "two", "peft"),
+        ("other", "two", "peft"),
+    ],
+)
+def test_an_unknown_adapter_is_not_found(model_id: str, peft: str | None, param: str) -> None:
+    with pytest.raises(ModelNotFound) as caught:
+        ADAPTED.get_llm(model_id, peft)
+
+    assert caught.value.param == param
+
+
+def test_adapters_have_cards_with_their_parent() -> None:
+    (first, *others) = with_adapters("base", "one", "two").cards()
+
+    assert "parent" not in first
+    assert [(card["id"], card["parent"], card["object"]) for card in others] == [
+        ("one", "base", "model"),
+        ("two", "base", "model"),
+    ]
+    card = ADAPTED.find_card("base:two")
+    assert card is not None
+    assert card["id"] == "two"
+    assert ADAPTED.find_card("base:three") is None

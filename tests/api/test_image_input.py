@@ -1,0 +1,64 @@
+import base64
+
+import pytest
+
+from api.errors import InvalidImage
+from api.image_input import read_image
+from api.limits import Limits
+
+PNG = b"\x89PNG\r\n\x1a\n" + b"rest"
+
+
+def to_url(data: bytes, kind: str = "png") -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+
+
+@pytest.mark.parametrize(
+    ("data", "kind"),
+    [(PNG, "png"), (b"\xff\xd8\xff\xe0", "jpeg"), (b"RIFF\0\0\0\0WEBPVP8 ", "webp"), (PNG, "PNG")],
+)
+def test_files_of_three_formats_are_read(data: bytes, kind: str) -> None:
+    assert read_image(to_url(data, kind), "p", Limits()) == data
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "http://169.254.169.254/",
+        "http://127.0.0.1:8265/api/version",
+        "http://[::ffff:127.0.0.1]",
+        "http://2130706433",
+        "https://good.example\\@127.0.0.1/",
+        "file:///etc/passwd",
+        "FILE://x",
+        "gopher://x",
+        "data:image/svg+xml;base64,AAAA",
+        "data:image/gif;base64,AAAA",
+        "data:text/html;base64,AAAA",
+        "data:image/png,AAAA",
+        "data:image/png;base64,A",
+        "data:image/png;base64,@@@@",
+        "data:image/png;base64,AAAA\n",
+        "data:image/png;base64,é",
+        to_url(b""),
+        to_url(b"GIF89a"),
+        to_url(b"RIFF\0\0\0\0WAVE"),
+        to_url(b"II*\0"),
+    ],
+    ids=lambda url: url[:32],
+)
+def test_anything_else_is_refused_without_a_word_of_it(url: str) -> None:
+    with pytest.raises(InvalidImage) as caught:
+        read_image(url, "messages[0].content", Limits())
+
+    assert caught.value.param == "messages[0].content"
+    assert not url or url not in caught.value.message
+
+
+def test_a_file_over_the_limit_is_refused_before_it_is_decoded() -> None:
+    limits = Limits(max_input_image_bytes=1024)
+
+    assert len(read_image(to_url(PNG + bytes(1000)), "p", limits)) == 1012
+    with pytest.raises(InvalidImage, match="1024"):
+        read_image("data:image/png;base64," + "@" * 2000, "p", limits)
