@@ -25,11 +25,16 @@ DEFAULTS = {
     "enable_log_requests": False,
     # vLLM's statistics would cost a fifth of this process's time, and nobody reads them here.
     "disable_log_stats": True,
-    # One backend, because some requests make vLLM's own choice of one go wrong for others; and no
-    # blanks between the parts of JSON, for a small model can write them until it must stop.
-    "structured_outputs_config": {"backend": "xgrammar", "disable_any_whitespace": True},
 }
 """Fields of AsyncEngineArgs that are other than vLLM's."""
+
+STRUCTURED_OUTPUTS = {
+    # One backend, because some requests make vLLM's own choice of one go wrong for others; and no
+    # blanks between the parts of JSON, for a small model can write them until it must stop.
+    "backend": "xgrammar",
+    "disable_any_whitespace": True,
+}
+"""Fields of StructuredOutputsConfig that are other than vLLM's."""
 
 
 @dataclass(slots=True)
@@ -67,9 +72,18 @@ class VllmEngine:
             Exception: whatever vLLM raises when it cannot load the model.
         """
         from vllm import AsyncEngineArgs
+        from vllm.config import StructuredOutputsConfig
         from vllm.v1.engine.async_llm import AsyncLLM
 
-        engine_args = AsyncEngineArgs(**{"model": model, **DEFAULTS, **options})
+        structured = {**STRUCTURED_OUTPUTS, **options.get("structured_outputs_config", {})}
+        engine_args = AsyncEngineArgs(
+            **{
+                "model": model,
+                **DEFAULTS,
+                **options,
+                "structured_outputs_config": StructuredOutputsConfig(**structured),
+            }
+        )
         self._engine = AsyncLLM.from_engine_args(engine_args)
         self._tokenizer = PromptTokenizer(self._engine.get_tokenizer())
         self._texts = TokenTexts(self._tokenizer.tokenizer)

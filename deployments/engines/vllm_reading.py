@@ -23,7 +23,7 @@ class ChoiceReader:
         self._request = request
         self._is_streamed = is_streamed
         self._token_ids: list[int] = []
-        self._has_calls = False
+        self._has_calls = self._has_reasoning = False
         self.reasoning_tokens = 0
 
     def read(
@@ -49,9 +49,20 @@ class ChoiceReader:
             )
             calls = tuple(_to_call(index, call) for index, call in enumerate(found or ()))
         self._has_calls = self._has_calls or bool(calls)
-        if reason is not None:
-            self.reasoning_tokens = self._parser.count_reasoning_tokens(self._token_ids)
+        self._has_reasoning = self._has_reasoning or bool(reasoning)
+        if reason is not None and self._has_reasoning:
+            self.reasoning_tokens = self._count_reasoning_tokens()
         return text or "", reasoning or "", calls, self._to_reason(reason)
+
+    def _count_reasoning_tokens(self) -> int:
+        """Some parsers of vLLM count only from a mark that stands in the prompt already."""
+        counted: int = self._parser.count_reasoning_tokens(self._token_ids)
+        thoughts = self._parser.reasoning_parser
+        if counted or thoughts is None:
+            return counted
+        is_ended = thoughts.is_reasoning_end(self._token_ids)
+        content = thoughts.extract_content_ids(self._token_ids) if is_ended else []
+        return len(self._token_ids) - len(content)
 
     def _to_reason(self, reason: FinishReason | None) -> FinishReason | None:
         """A call that the caller has named ends with `stop`, as at OpenAI."""

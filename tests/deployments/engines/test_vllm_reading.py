@@ -3,6 +3,8 @@
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
 from api.generation import Extra, Sampling, TokenLogprob, ToolCallDelta
 from deployments.engines.token_texts import TokenTexts
 from deployments.engines.vllm_reading import ChoiceReader, PromptReading
@@ -110,6 +112,8 @@ class Parser:
     def parse(self, text: str, request: Any, auto: bool, ids: Any) -> Any:
         return "T", None, [SimpleNamespace(id="call_1", name="f", arguments="{}")]
 
+    reasoning_parser = None
+
     def count_reasoning_tokens(self, ids: Any) -> int:
         return len(ids)
 
@@ -152,3 +156,32 @@ def test_a_call_that_was_named_ends_with_stop() -> None:
 
     assert named.read(choice("x", 1), [1], "stop")[-1] == "stop"
     assert named.read(choice("x", 1), [1], "length")[-1] == "length"
+
+
+class Thoughts:
+    """Token 3 ends them."""
+
+    def is_reasoning_end(self, ids: Any) -> bool:
+        return 3 in ids
+
+    def extract_content_ids(self, ids: Any) -> Any:
+        return ids[ids.index(3) + 1 :]
+
+
+class ForgetfulParser(Parser):
+    """Counts nothing, as vLLM's do when the thoughts began in the prompt."""
+
+    reasoning_parser: Any = Thoughts()
+
+    def count_reasoning_tokens(self, ids: Any) -> int:
+        return 0
+
+
+@pytest.mark.parametrize(("ids", "expected"), [([1, 2, 3, 1], 3), ([1, 2], 2)])
+def test_thoughts_that_began_in_the_prompt_are_counted_too(ids: list[int], expected: int) -> None:
+    request: Any = SimpleNamespace(tool_choice="none")
+    parser: Any = ForgetfulParser()
+    forgetful = ChoiceReader(parser, request, is_streamed=True)
+    forgetful.read(choice("HM", *ids), [1], "stop")
+
+    assert forgetful.reasoning_tokens == expected
