@@ -37,7 +37,8 @@ def test_an_unknown_model_raises_not_found_error(service: Service):
         ({"max_tokens": 100_000}, "maximum context length is 4096"),
         ({"messages": []}, "'messages'"),
         ({"extra_body": {"no_such_thing": 1}}, "'no_such_thing'"),
-        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "'tools'"),
+        ({"tool_choice": "auto"}, "'tool_choice'"),
+        ({"extra_body": {"web_search_options": {}}}, "'web_search_options'"),
         ({"messages": [{"role": "user", "content": "word " * 5000}]}, "maximum context length"),
     ],
 )
