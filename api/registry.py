@@ -37,6 +37,8 @@ class TextOptions:
     default_max_tokens: int | None = None
     """What a request gets that does not say; None leaves it to the endpoint."""
     usage_placement: UsagePlacement = "own_chunk"
+    unsupported: frozenset[str] = frozenset()
+    """Parameters that this service honours, but not with this model."""
     fingerprint: str = "fp_unknown"
     """Changes with whatever could change its answers."""
 

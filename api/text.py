@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from starlette.types import Receive, Scope, Send
 
 from api.backends import LlmBackend, TextStream
-from api.errors import ApiError, InvalidRequest
+from api.errors import ApiError, InvalidRequest, UnsupportedParameter
 from api.exchange import deadline, read_json_body, send_json, while_connected
 from api.generation import Completion, Delta, Generation, Sampling, Usage
 from api.late_usage import HeldBack
@@ -149,8 +149,9 @@ class TextEndpoint:
         """Answer one request."""
         body = await read_json_body(scope, receive, self._limits)
         read = read_request(body, self._schema, self._policy.parameters)
+        llm = self._models.llm(read.request.model, read.request.peft)
+        read = self._leave_out(read, llm.options.unsupported)
         request = read.request
-        llm = self._models.llm(request.model, request.peft)
         generation, answer = self._interpret(request, llm, get_request_id(scope), self._limits)
         placement = find_usage_placement(request, llm.options)
         asked = Asked(generation, answer, placement, self._to_headers(read))
@@ -162,6 +163,20 @@ class TextEndpoint:
         else:
             writing = _write_whole(asked, llm.backend, self._limits, send)
         await while_connected(receive, writing)
+
+    def _leave_out(self, read: Read[TextRequest], unsupported: frozenset[str]) -> Read[TextRequest]:
+        """Treat what this one model cannot honour as what none can."""
+        request = read.request
+        names = [name for name in unsupported if name in request.model_fields_set]
+        if not names:
+            return read
+        if self._policy.parameters == "strict":
+            raise UnsupportedParameter(
+                f"The parameter '{names[0]}' is not supported by this model.", param=names[0]
+            )
+        fields = type(request).model_fields
+        defaults = {name: fields[name].get_default(call_default_factory=True) for name in names}
+        return Read(request.model_copy(update=defaults), (*read.ignored, *names))
 
     def _to_headers(self, read: Read[TextRequest]) -> dict[str, str]:
         """Headers that say which parameters were without effect."""

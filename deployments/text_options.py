@@ -24,8 +24,19 @@ def to_text_options(model: DiscoveredModel) -> TextOptions:
         adapters=tuple(list_adapters(args)),
         default_max_tokens=args.default_max_tokens,
         usage_placement=args.stream_usage,
+        unsupported=_to_unsupported(args),
         fingerprint=_to_fingerprint(model),
     )
+
+
+def _to_unsupported(args: LlmArgs) -> frozenset[str]:
+    """What would have no effect."""
+    unsupported = set()
+    if not args.engine.get("reasoning_parser"):
+        unsupported.add("reasoning_effort")
+    if not args.template_options:
+        unsupported.add("chat_template_kwargs")
+    return frozenset(unsupported)
 
 
 def _to_fingerprint(model: DiscoveredModel) -> str:

@@ -15,7 +15,7 @@ from api.app import create_app
 from api.auth import ApiKeys
 from api.backends import EmbeddingRequest, Embeddings, Image, ImageRequest, Images
 from api.generation import Completion, Delta, Generation, Usage
-from api.registry import ModelEntry, Models, Registry
+from api.registry import ModelEntry, Models, Registry, TextOptions
 from api.rules import Rules
 
 LLM, ENCODER, PAINTER = "llm", "org/encoder", "painter"
@@ -214,12 +214,14 @@ def build_models(
     llm: FakeLlm | None = None,
     encoder: FakeEncoder | None = None,
     painter: FakePainter | None = None,
+    text: TextOptions | None = None,
 ) -> Models:
     """Three ready models, one of each kind."""
+    writer = llm or FakeLlm()
     return Models(
         Registry(
             [
-                ModelEntry(LLM, "llm", "ready", llm or FakeLlm(), DEPLOYED_AT_S),
+                ModelEntry(LLM, "llm", "ready", writer, DEPLOYED_AT_S, text=text or TextOptions()),
                 ModelEntry(ENCODER, "embedding", "ready", encoder or FakeEncoder(), DEPLOYED_AT_S),
                 ModelEntry(PAINTER, "diffusion", "ready", painter or FakePainter(), DEPLOYED_AT_S),
             ]
@@ -233,7 +235,8 @@ def build_app(
     painter: FakePainter | None = None,
     *,
     keys: ApiKeys | None = None,
+    text: TextOptions | None = None,
     **rules: Any,
 ) -> Starlette:
     """The real application around fake models; open to all unless there are keys."""
-    return create_app(build_models(llm, encoder, painter), keys, Rules(**rules))
+    return create_app(build_models(llm, encoder, painter, text), keys, Rules(**rules))

@@ -149,9 +149,7 @@ class VllmChat:
         # Piece by piece even if there is only one: read as a whole, a list of calls that was cut at
         # `max_tokens` would lose those that are complete.
         by_pieces = is_streamed or bool(is_forced and not self._has_reasoning)
-        new_reader = new_parser and partial(
-            _new_reader, new_parser, request, is_streamed=by_pieces
-        )
+        new_reader = new_parser and partial(_new_reader, new_parser, request, is_streamed=by_pieces)
         return Rendered(
             prompt,
             prompt["prompt_token_ids"],

@@ -15,6 +15,7 @@ from api.generation import (
     Tools,
 )
 from api.limits import Limits
+from api.policy import Policy
 from api.registry import Llm, TextOptions
 from api.schema.chat import ChatRequest
 from api.text import Heading
@@ -363,3 +364,24 @@ def test_an_empty_text_is_a_text(message: Any, content: str) -> None:
     (prompt,) = generation_of(messages=[message]).prompts
 
     assert prompt.messages[0].content == content
+
+
+UNABLE = TextOptions(unsupported=frozenset({"reasoning_effort"}))
+
+
+async def test_what_one_model_cannot_do_is_refused_by_name() -> None:
+    app = build_app(text=UNABLE)
+    response = await request(app, "POST", URL, json_body={**BODY, "reasoning_effort": "low"})
+
+    assert response.error() == (400, "unsupported_parameter", "reasoning_effort")
+
+
+async def test_what_one_model_cannot_do_is_left_out_and_listed_when_lenient() -> None:
+    llm = FakeLlm()
+    app = build_app(llm, text=UNABLE, policy=Policy(parameters="lenient"))
+    response = await request(app, "POST", URL, json_body={**BODY, "reasoning_effort": "low"})
+
+    assert response.headers["x-ignored-parameters"] == "reasoning_effort"
+    (prompt,) = llm.generations[0].prompts
+    assert isinstance(prompt, Conversation)
+    assert prompt.reasoning_effort is None

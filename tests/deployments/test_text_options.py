@@ -24,6 +24,13 @@ def test_options_are_those_of_the_configuration() -> None:
     assert options.adapters == ("a",)
 
 
+def test_what_the_model_cannot_do_is_unsupported() -> None:
+    able = options_of(engine={"reasoning_parser": "qwen3"}, template_options=["enable_thinking"])
+
+    assert options_of().unsupported == {"reasoning_effort", "chat_template_kwargs"}
+    assert able.unsupported == frozenset()
+
+
 def test_the_fingerprint_changes_with_the_configuration_only() -> None:
     assert options_of().fingerprint == options_of().fingerprint
     assert options_of().fingerprint != options_of(engine={"seed": 1}).fingerprint

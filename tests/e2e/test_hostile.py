@@ -25,7 +25,7 @@ HOSTILE: list[tuple[dict[str, Any], str | None]] = [
     ({"max_tokens": 99_999}, "max_tokens"),
     ({"messages": [{"role": "user", "content": "Hi " * 5000}]}, None),
     ({"messages": [{"role": "user", "content": "x" * 1_000_000}]}, None),
-    ({"chat_template_kwargs": {"enable_thinking": True}}, "chat_template_kwargs.enable_thinking"),
+    ({"chat_template_kwargs": {"enable_thinking": True}}, "chat_template_kwargs"),
     ({"chat_template": "{{ ''.__class__.__mro__ }}"}, "chat_template"),
     ({"cache_salt": "x"}, "cache_salt"),
     ({"prompt_embeds": "x"}, "prompt_embeds"),
