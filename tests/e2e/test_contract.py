@@ -98,6 +98,7 @@ def test_a_streamed_call_is_the_same_as_a_whole_one(service: Service, choice: An
         "temperature": 0,
         "tools": TOOLS[:1],
         "tool_choice": choice,
+        "parallel_tool_calls": False,
         "max_tokens": 120,
     }
     whole = client.chat.completions.create(**members).choices[0]

