@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -17,6 +18,7 @@ from api.completions import read_completion
 from api.embeddings import CreateEmbeddings
 from api.errors import MethodNotAllowed, RouteNotFound
 from api.health import Health, Ready
+from api.image_input import fetch_images
 from api.images import GenerateImages
 from api.models import ListModels, RetrieveModel
 from api.registry import Models
@@ -51,7 +53,10 @@ def create_app(
         lifespan: what to run alongside, from start-up to shutdown.
         is_request_id_echoed: the server around it writes `x-request-id` into responses itself.
     """
-    chat = TextEndpoint(ChatRequest, read_chat, models, rules)
+    prepare = None
+    if rules.image_fetcher is not None:
+        prepare = partial(fetch_images, fetcher=rules.image_fetcher, limits=rules.limits)
+    chat = TextEndpoint(ChatRequest, read_chat, models, rules, prepare)
     completions = TextEndpoint(CompletionRequest, read_completion, models, rules)
     routes = [
         Route("/health", Health(), methods=["GET"]),

@@ -1,8 +1,7 @@
 """A chat request's messages and tools → a `Conversation` for a model."""
 
-from api.errors import InvalidRequest
 from api.generation import Choice, Conversation, ImageInput, Message, Tool, ToolCall, Tools
-from api.image_input import read_image
+from api.image_input import check_image_count, read_image
 from api.limits import Limits
 from api.schema.chat import ChatRequest
 from api.schema.messages import ChatMessage, Content
@@ -15,18 +14,7 @@ def to_conversation(request: ChatRequest, limits: Limits) -> Conversation:
     Raises:
         InvalidRequest: a picture cannot be used, or there are too many.
     """
-    pictures = sum(
-        not isinstance(part, str)
-        for message in request.messages
-        if isinstance(message.content, tuple)
-        for part in message.content
-    )
-    if pictures > limits.max_input_images:
-        raise InvalidRequest(
-            f"Invalid value for 'messages': {pictures} images are more than the limit of "
-            f"{limits.max_input_images}.",
-            param="messages",
-        )
+    check_image_count(request, limits)
     messages = tuple(
         _to_message(message, f"messages[{index}].content", limits)
         for index, message in enumerate(request.messages)

@@ -1,15 +1,18 @@
-"""Pictures in messages: only `data:` URLs, of three formats, within limits, before any decoding.
+"""Pictures in messages: `data:` URLs of three formats, within limits, before any decoding.
 
-A URL that the service would have to fetch is refused: whoever may name one could make the service
-talk to machines that only it can reach.
+A URL that the service would have to fetch is refused, unless there is a fetcher: whoever may name
+one could make the service talk to machines that only it can reach.
 """
 
 import base64
 import binascii
 import re
+from typing import Protocol
 
-from api.errors import InvalidImage
+from api.errors import InvalidImage, InvalidRequest
 from api.limits import Limits
+from api.schema.chat import ChatRequest
+from api.schema.messages import ChatMessage, ImageUrl
 
 _DATA_URL = re.compile(r"data:image/(?:png|jpeg|jpg|webp);base64,", re.IGNORECASE)
 
@@ -45,3 +48,61 @@ def _is_known(data: bytes) -> bool:
     """Sources: PNG specification §5.2; ITU-T T.81 §B.1.1.3; WebP container specification."""
     is_webp = data[:4] == b"RIFF" and data[8:12] == b"WEBP"
     return data.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")) or is_webp
+
+
+def check_image_count(request: ChatRequest, limits: Limits) -> None:
+    """Count the pictures of all messages.
+
+    Raises:
+        InvalidRequest: there are too many.
+    """
+    pictures = sum(
+        not isinstance(part, str)
+        for message in request.messages
+        if isinstance(message.content, tuple)
+        for part in message.content
+    )
+    if pictures > limits.max_input_images:
+        raise InvalidRequest(
+            f"Invalid value for 'messages': {pictures} images are more than the limit of "
+            f"{limits.max_input_images}.",
+            param="messages",
+        )
+
+
+class ImageFetcher(Protocol):
+    """Fetches pictures from where the operator allows it."""
+
+    async def fetch(self, url: str, max_bytes: int) -> bytes:
+        """The bytes at a URL; raises InvalidImage, which does not say why."""
+
+
+async def fetch_images(request: ChatRequest, fetcher: ImageFetcher, limits: Limits) -> ChatRequest:
+    """Replace each URL that must be fetched by one that holds what was there.
+
+    Raises:
+        InvalidRequest: there are too many pictures.
+        InvalidImage: one may not be fetched, or cannot be.
+    """
+    check_image_count(request, limits)
+    messages = [await _fetch_message(message, fetcher, limits) for message in request.messages]
+    return request.model_copy(update={"messages": messages})
+
+
+async def _fetch_message(
+    message: ChatMessage, fetcher: ImageFetcher, limits: Limits
+) -> ChatMessage:
+    if not isinstance(message.content, tuple):
+        return message
+    content = tuple([await _fetch_part(part, fetcher, limits) for part in message.content])
+    return message.model_copy(update={"content": content})
+
+
+async def _fetch_part(
+    part: str | ImageUrl, fetcher: ImageFetcher, limits: Limits
+) -> str | ImageUrl:
+    if isinstance(part, str) or part.url[:5].lower() == "data:":
+        return part
+    data = await fetcher.fetch(part.url, limits.max_input_image_bytes)
+    # Of whatever kind it is: that is looked at where it is read.
+    return ImageUrl(f"data:image/png;base64,{base64.b64encode(data).decode()}")

@@ -17,3 +17,6 @@ class Policy(BaseModel):
         description="strict refuses parameters that cannot be honoured, lenient leaves them out "
         "and lists them in the response header x-ignored-parameters",
     )
+    image_hosts: frozenset[str] = Field(
+        frozenset(), description="hosts from which pictures in messages may be fetched, by https"
+    )

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from api.image_input import ImageFetcher
 from api.limits import Limits
 from api.policy import Policy
 from api.prompt_log import PromptLog
@@ -14,3 +15,4 @@ class Rules:
     limits: Limits = field(default_factory=Limits)
     policy: Policy = field(default_factory=Policy)
     prompt_log: PromptLog | None = None
+    image_fetcher: ImageFetcher | None = None

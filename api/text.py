@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -128,6 +128,7 @@ class TextEndpoint:
         interpret: Callable[..., tuple[Generation, Answer]],
         models: Models,
         rules: Rules,
+        prepare: Callable[[Any], Awaitable[Any]] | None = None,
     ) -> None:
         """Serve the LLMs among `models`.
 
@@ -137,6 +138,7 @@ class TextEndpoint:
                 gives what to ask, and how to answer.
             models: what to serve.
             rules: what one request may be.
+            prepare: makes another request of it first, which may take a while.
         """
         self._schema = schema
         self._interpret = interpret
@@ -144,6 +146,7 @@ class TextEndpoint:
         self._limits = rules.limits
         self._policy = rules.policy
         self._prompt_log = rules.prompt_log
+        self._prepare = prepare
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -152,6 +155,8 @@ class TextEndpoint:
         llm = self._models.llm(read.request.model, read.request.peft)
         read = self._leave_out(read, llm.options.unsupported)
         request = read.request
+        if self._prepare is not None:
+            request = await self._prepare(request)
         generation, answer = self._interpret(request, llm, get_request_id(scope), self._limits)
         placement = find_usage_placement(request, llm.options)
         asked = Asked(generation, answer, placement, self._to_headers(read))

@@ -24,6 +24,7 @@ from deployments.discovery import (
     to_models,
 )
 from deployments.handles import DiffusionHandle, EmbeddingHandle, LlmHandle
+from deployments.image_fetcher import HttpsImages
 from deployments.keys import NoApiKeys, load_api_keys
 from deployments.logs import configure_logs
 from deployments.prompt_log import PromptFiles
@@ -58,12 +59,17 @@ class IngressReplica:
         return create_app(
             self._models,
             self._keys,
-            Rules(self._args.limits, self._args.policy, self._prompt_log),
+            self._to_rules(),
             lifespan=self._lifespan,
             # Serve puts a request id into the request and appends it to the response, whatever the
             # application has written (ray/serve/_private/http_util.py: RequestIdMiddleware).
             is_request_id_echoed=True,
         )
+
+    def _to_rules(self) -> Rules:
+        policy = self._args.policy
+        fetcher = HttpsImages(policy.image_hosts) if policy.image_hosts else None
+        return Rules(self._args.limits, policy, self._prompt_log, fetcher)
 
     @asynccontextmanager
     async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:

@@ -3,8 +3,11 @@ import base64
 import pytest
 
 from api.errors import InvalidImage
+from api.generation import Conversation, ImageInput
 from api.image_input import read_image
 from api.limits import Limits
+from tests.asgi import request
+from tests.fakes import LLM, FakeLlm, build_app
 
 PNG = b"\x89PNG\r\n\x1a\n" + b"rest"
 
@@ -62,3 +65,52 @@ def test_a_file_over_the_limit_is_refused_before_it_is_decoded() -> None:
     assert len(read_image(to_url(PNG + bytes(1000)), "p", limits)) == 1012
     with pytest.raises(InvalidImage, match="1024"):
         read_image("data:image/png;base64," + "@" * 2000, "p", limits)
+
+
+class Shelf:
+    """A fetcher that has one picture."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    async def fetch(self, url: str, max_bytes: int) -> bytes:
+        self.asked.append(url)
+        return PNG
+
+
+def showing(*urls: str) -> dict[str, object]:
+    parts = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
+    return {"model": LLM, "messages": [{"role": "user", "content": parts}]}
+
+
+async def test_a_url_is_fetched_when_the_operator_allows_some() -> None:
+    llm, shelf = FakeLlm(), Shelf()
+    app = build_app(llm, image_fetcher=shelf)
+    body = showing("https://good.example/a.png", to_url(PNG + b"2"))
+
+    response = await request(app, "POST", "/v1/chat/completions", json_body=body)
+
+    assert response.status == 200
+    assert shelf.asked == ["https://good.example/a.png"]
+    (prompt,) = llm.generations[0].prompts
+    assert isinstance(prompt, Conversation)
+    assert prompt.messages[0].content == (ImageInput(PNG), ImageInput(PNG + b"2"))
+
+
+async def test_nothing_is_fetched_when_there_is_too_much() -> None:
+    shelf = Shelf()
+    app = build_app(image_fetcher=shelf, limits=Limits(max_input_images=1))
+    body = showing("https://good.example/a.png", "https://good.example/b.png")
+
+    response = await request(app, "POST", "/v1/chat/completions", json_body=body)
+
+    assert response.error() == (400, "invalid_value", "messages")
+    assert shelf.asked == []
+
+
+async def test_a_url_is_refused_when_there_is_no_fetcher() -> None:
+    body = showing("https://good.example/a.png")
+
+    response = await request(build_app(), "POST", "/v1/chat/completions", json_body=body)
+
+    assert response.error() == (400, "invalid_image_url", "messages[0].content")
