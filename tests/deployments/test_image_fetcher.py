@@ -1,15 +1,19 @@
 """Guard G13: what may be fetched, where a name may lead, and that failures all sound the same."""
 
-import asyncio
 import ssl
-import subprocess
 from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
 from aiohttp import web
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PrivateFormat
+from cryptography.x509.oid import NameOID
 
 from api.errors import InvalidImage
 from deployments.image_fetcher import HttpsImages, PublicResolver, to_target
@@ -84,23 +88,33 @@ async def test_a_public_name_leads_to_its_addresses() -> None:
     assert (found["host"], found["hostname"], found["port"]) == ("8.8.8.8", "good.example", 443)
 
 
+def make_certificate() -> bytes:
+    """A key, and a certificate that it has signed for itself."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "good.example")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("good.example")]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, serialization.NoEncryption())
+    return private + certificate.public_bytes(Encoding.PEM)
+
+
 @pytest.fixture
 async def images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[HttpsImages]:
     """A server of its own certificate on loopback, which is public for once."""
-    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
-    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 1"
-    await asyncio.to_thread(
-        subprocess.run,
-        [
-            *command.split(),
-            *("-subj", "/CN=good.example", "-addext", "subjectAltName=DNS:good.example"),
-            *("-keyout", key, "-out", certificate),
-        ],
-        check=True,
-        capture_output=True,
-    )
+    certificate = tmp_path / "certificate.pem"
+    certificate.write_bytes(make_certificate())
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(certificate, key)
+    context.load_cert_chain(certificate)
     app = web.Application()
     app.router.add_get("/picture", lambda _: web.Response(body=b"x" * 1000))
     app.router.add_get("/elsewhere", lambda _: web.Response(status=302, headers={"location": "/"}))
