@@ -5,6 +5,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -39,7 +40,9 @@ def configure(ingress_replicas: int, llm_replicas: int) -> list[dict[str, Any]]:
             }
         ],
     }
-    echo = application("echo", "llm", "LLM", engine={"tokens_per_s": TOKENS_PER_S})
+    adapter = {"id": "loud", "source": str(Path(__file__).parent)}  # the fake needs no files
+    engine = {"tokens_per_s": TOKENS_PER_S}
+    echo = application("echo", "llm", "LLM", engine=engine, adapters=[adapter])
     echo["deployments"][0]["num_replicas"] = llm_replicas
     breaks = application(
         "breaks", "llm", "LLM", engine={"fail_after_tokens": 3, "tokens_per_s": TOKENS_PER_S}
@@ -107,10 +110,11 @@ def total(counts: dict[str, list[Counts]], what: str) -> int:
 
 
 async def read_while(
-    service: Service, watch: Watch, tokens: int, happening: Callable[[], Any]
+    service: Service, watch: Watch, tokens: int, happening: Callable[[], Any], **members: Any
 ) -> tuple[list[Read], float]:
     """Read 20 streams; once all run, let something happen. Says when that was."""
-    reading = asyncio.ensure_future(read_all(service, [{"max_tokens": tokens}] * 20))
+    requests = [{"max_tokens": tokens, **members}] * 20
+    reading = asyncio.ensure_future(read_all(service, requests))
     await asyncio.to_thread(wait_until, lambda: total(watch(), "requests") == 20, 20)
     await asyncio.sleep(0.5)
     happened_at_s = time.monotonic()
@@ -141,6 +145,20 @@ async def test_every_ingress_replica_reads_from_every_engine_replica(
     assert all(result.is_complete(30) for result in results)
     assert [replica["sockets"] for replica in watch()["echo"]] == [INGRESS_REPLICAS] * LLM_REPLICAS
     assert [replica["dropped"] for replica in watch()["ingress"]] == [0] * INGRESS_REPLICAS
+
+
+async def test_requests_go_to_the_replica_that_has_their_adapter(service: Service, watch: Watch):
+    await read_all(service, [{"model": "loud", "max_tokens": 2}])
+    await asyncio.sleep(3)  # Serve tells its routers
+    seen: list[list[int]] = []
+
+    def look() -> None:
+        seen.append(sorted(replica["requests"] for replica in watch()["echo"]))
+
+    results, _ = await read_while(service, watch, 60, look, model="loud")
+
+    assert seen == [[0, 20]]
+    assert all(result.is_complete(60) for result in results)
 
 
 async def test_choices_interleave_and_each_is_whole(service: Service):
