@@ -31,7 +31,7 @@ class FakeLlmOptions(BaseModel):
 
 
 class FakeLlmEngine:
-    """Repeats the words of the prompt: once, or up to `max_tokens` if that is given."""
+    """Repeats the words of the prompt: once, or as many as `max_tokens` or its default says."""
 
     def __init__(self, options: dict[str, Any]) -> None:
         """Check the options.
@@ -80,7 +80,7 @@ class FakeLlmEngine:
         generation: Generation,
         emit: Callable[[Delta], None] | None,
     ) -> tuple[Delta, int]:
-        max_tokens = generation.sampling.max_tokens
+        max_tokens = generation.sampling.max_tokens or generation.sampling.default_max_tokens
         words = itertools.islice(itertools.cycle(prompt), max_tokens or len(prompt))
         text, tokens = "", 0
         for word in words:

@@ -172,3 +172,28 @@ async def test_fakes_are_always_well_and_shut_down() -> None:
     llm.shut_down()
     encoder.shut_down()
     diffusion.shut_down()
+
+
+@pytest.mark.parametrize(
+    ("sampling", "text"),
+    [
+        (Sampling(), "a b"),
+        (Sampling(default_max_tokens=3), "a b a"),
+        (Sampling(max_tokens=1, default_max_tokens=3), "a"),
+    ],
+)
+async def test_an_answer_is_as_long_as_asked_for_or_the_default(
+    sampling: Sampling, text: str
+) -> None:
+    completion = await FakeLlmEngine({}).generate(Generation("r", ("a b",), sampling))
+
+    assert completion.choices[0].text == text
+
+
+async def test_an_adapter_shouts() -> None:
+    engine = FakeLlmEngine({})
+    adapter = await engine.load_adapter("loud", 1, "/")
+
+    completion = await engine.generate(Generation("r", ("a b",), Sampling()), None, adapter)
+
+    assert completion.choices[0].text == "A B"
