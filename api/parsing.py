@@ -36,6 +36,10 @@ class Read(Generic[RequestModel]):
         return {"x-ignored-parameters": ", ".join(names)} if names else {}
 
 
+class _Twins(ValueError):
+    """An object has two members of one name."""
+
+
 def read_json_object(body: bytes) -> dict[str, Any]:
     """Decode a body that must be one JSON object in UTF-8, without NaN or infinity.
 
@@ -47,6 +51,8 @@ def read_json_object(body: bytes) -> dict[str, Any]:
         # The parser above refuses more, and keeps the last of two members; a proxy that checks
         # requests may keep the first, and let pass what it should not.
         json.loads(body, object_pairs_hook=_refuse_twins)
+    except _Twins:
+        raise MalformedBody("The request body has an object with a member twice.") from None
     except ValueError:
         # The parser's own message quotes nothing, but its wording is not ours to promise.
         raise MalformedBody("The request body is not valid JSON in UTF-8.") from None
@@ -57,7 +63,7 @@ def read_json_object(body: bytes) -> dict[str, Any]:
 
 def _refuse_twins(pairs: list[tuple[str, Any]]) -> None:
     if len({name for name, _ in pairs}) < len(pairs):
-        raise ValueError
+        raise _Twins
 
 
 def read_request(

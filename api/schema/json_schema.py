@@ -21,6 +21,13 @@ _MAX_PATTERN_CHARS = 512
 _MAX_COUNT = 1024
 """The largest `{n,m}`, `maxLength`, `maxItems` and their like: engines unroll them."""
 
+_LONG, _MAX_LENGTHS = 180, 540
+"""A length of so many characters or more costs xgrammar 0.2.8 about 1.6 s of a slow core, shorter
+ones in proportion; three of the long ones, then."""
+
+_MAX_REPEATS = 1024
+"""Parts that the `{n,m}` of all patterns unroll to: each costs it a millisecond."""
+
 _TYPES = frozenset(["string", "number", "integer", "boolean", "object", "array", "null"])
 _COUNTS = (
     "minLength",
@@ -52,6 +59,7 @@ def check_json_schema(schema: dict[str, Any]) -> dict[str, Any]:
         raise ValueError(f"the JSON schema has more than {_MAX_NODES} parts")
     for node in nodes:
         _check_node(node, schema)
+    _check_lengths(nodes)
     return schema
 
 
@@ -101,8 +109,26 @@ def _check_node(node: dict[str, Any], root: dict[str, Any]) -> None:
             raise ValueError(f"in the JSON schema, '{key}' must be from 0 to {_MAX_COUNT}")
     if "$ref" in node:
         _check_reference(node["$ref"], root)
-    for pattern in [node.get("pattern", ""), *node.get("patternProperties", {})]:
-        check_pattern(pattern)
+
+
+def _check_lengths(nodes: list[dict[str, Any]]) -> None:
+    """Bound what the engine unrolls; the same length or pattern in several places costs once."""
+    lengths = {(node.get("minLength", 0), node.get("maxLength", 0)) for node in nodes}
+    if sum(min(max(pair), _LONG) for pair in lengths) > _MAX_LENGTHS:
+        raise ValueError(
+            "the JSON schema has too many different 'minLength' and 'maxLength': it would take the "
+            "engine too long"
+        )
+    patterns = {
+        pattern
+        for node in nodes
+        for pattern in [node.get("pattern", ""), *node.get("patternProperties", {})]
+        if check_pattern(pattern)
+    }
+    if sum(check_pattern(pattern) for pattern in patterns) > _MAX_REPEATS:
+        raise ValueError(
+            f"in the JSON schema, the repeats of all patterns make more than {_MAX_REPEATS} parts"
+        )
 
 
 def _check_reference(reference: Any, root: dict[str, Any]) -> None:
@@ -125,8 +151,11 @@ def _check_reference(reference: Any, root: dict[str, Any]) -> None:
         reference = target["$ref"]
 
 
-def check_pattern(pattern: Any) -> None:
+def check_pattern(pattern: Any) -> int:
     """Accept a regular expression whose cost is plain: no nested or huge repeats, no look-around.
+
+    Returns:
+        How many parts its `{n,m}` unroll to.
 
     Raises:
         ValueError: it is anything else.
@@ -140,10 +169,11 @@ def check_pattern(pattern: Any) -> None:
         parsed = regex_parser.parse(pattern)
     except (re.error, OverflowError, RecursionError):
         raise ValueError("in the JSON schema, a pattern is not a regular expression") from None
-    _check_pattern_part(parsed, is_repeated=False)
+    return _check_pattern_part(parsed, is_repeated=False)
 
 
-def _check_pattern_part(part: Any, is_repeated: bool) -> None:
+def _check_pattern_part(part: Any, is_repeated: bool) -> int:
+    repeats = 0
     for operation, argument in part:
         if operation in _LOOKS:
             raise ValueError("in the JSON schema, a pattern looks around or back")
@@ -153,8 +183,17 @@ def _check_pattern_part(part: Any, is_repeated: bool) -> None:
             if is_repeated or (argument[1] > _MAX_COUNT and not is_open):
                 raise ValueError("in the JSON schema, a pattern repeats too much")
             is_repeating = True
+            repeats += 0 if is_open else argument[1] * _size(argument[2])
         for inner in _pattern_parts(operation, argument):
-            _check_pattern_part(inner, is_repeating)
+            repeats += _check_pattern_part(inner, is_repeating)
+    return repeats
+
+
+def _size(part: Any) -> int:
+    """How many characters or classes of them a part of a pattern has."""
+    return sum(
+        sum(map(_size, _pattern_parts(operation, argument))) or 1 for operation, argument in part
+    )
 
 
 def _pattern_parts(operation: Any, argument: Any) -> list[Any]:

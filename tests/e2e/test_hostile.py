@@ -41,6 +41,8 @@ HOSTILE: list[tuple[dict[str, Any], str | None]] = [
             {"type": "string", "pattern": "^(a+)+$"},
             {"type": "string", "pattern": "(|.*)$" * 2 + "(b*)*"},
             {"type": "string", "pattern": r"\d{1,100000}"},
+            {"anyOf": [{"type": "string", "pattern": "[a-z]{1024}" * 40}] * 20},
+            {"anyOf": [{"type": "string", "maxLength": 1000 + n} for n in range(20)]},
             {"$ref": "http://169.254.169.254/"},
             {"$ref": "#"},
             {"enum": list(range(100_000))},
