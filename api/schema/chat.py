@@ -5,6 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import AfterValidator, Field, field_validator
 
 from api.schema.common import REFUSED_OF_VLLM, TextRequest, TokenCount
+from api.schema.json_schema import check_lengths
 from api.schema.messages import Messages, check_tool_messages
 from api.schema.tools import FunctionTool, ResponseFormat, ToolChoiceField, refuse
 
@@ -108,11 +109,16 @@ class ChatRequest(TextRequest):
             wanted = [tool.function for tool in choice.allowed_tools.tools]
         if names and any(function.name not in names for function in wanted):
             raise ValueError("it names a function that is not among 'tools'")
+        if choice and (choice.type == "required" or choice.allowed_tools):
+            check_lengths([tool.function.parameters or {} for tool in tools or []])
         return choice
 
     @field_validator("tools", mode="after")
     @classmethod
     def _names_differ(cls, tools: Any) -> Any:
-        if tools and len({tool.function.name for tool in tools}) < len(tools):
+        functions = [tool.function for tool in tools]
+        if len({function.name for function in functions}) < len(functions):
             raise ValueError("two functions have the same name")
+        # The engine holds a model to the schemas of these all together.
+        check_lengths([each.parameters or {} for each in functions if each.strict])
         return tools

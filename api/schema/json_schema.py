@@ -59,7 +59,7 @@ def check_json_schema(schema: dict[str, Any]) -> dict[str, Any]:
         raise ValueError(f"the JSON schema has more than {_MAX_NODES} parts")
     for node in nodes:
         _check_node(node, schema)
-    _check_lengths(nodes)
+    check_lengths([schema])
     return schema
 
 
@@ -111,8 +111,13 @@ def _check_node(node: dict[str, Any], root: dict[str, Any]) -> None:
         _check_reference(node["$ref"], root)
 
 
-def _check_lengths(nodes: list[dict[str, Any]]) -> None:
-    """Bound what the engine unrolls; the same length or pattern in several places costs once."""
+def check_lengths(schemas: list[dict[str, Any]]) -> None:
+    """Bound what the engine unrolls; the same length or pattern in several places costs once.
+
+    Raises:
+        ValueError: it is too much for schemas that are compiled together.
+    """
+    nodes = [node for schema in schemas for node in _subschemas(schema)]
     lengths = {(node.get("minLength", 0), node.get("maxLength", 0)) for node in nodes}
     if sum(min(max(pair), _LONG) for pair in lengths) > _MAX_LENGTHS:
         raise ValueError(

@@ -335,3 +335,26 @@ def test_response_format_says_which_schema_the_answer_has(
 
     assert read_format is not None
     assert read_format.wanted == wanted
+
+
+def tool_of_length(number: int, *, strict: bool) -> dict[str, Any]:
+    parameters = {"type": "string", "maxLength": 900 + number}
+    function = {"name": f"f{number}", "parameters": parameters, "strict": strict}
+    return {"type": "function", "function": function}
+
+
+@pytest.mark.parametrize(
+    ("choice", "strict", "param"),
+    [("auto", False, None), ("required", False, "tool_choice"), ("auto", True, "tools")],
+)
+def test_schemas_that_are_compiled_together_are_bounded_together(
+    choice: str, strict: bool, param: str | None
+) -> None:
+    members = {
+        "tools": [tool_of_length(number, strict=strict) for number in range(5)],
+        "tool_choice": choice,
+    }
+    if param is None:
+        assert read(**members)
+    else:
+        assert refusal(**members).param == param
