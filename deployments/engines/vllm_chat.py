@@ -4,7 +4,7 @@ import asyncio
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 from api.errors import InvalidImage, InvalidRequest, UnsupportedParameter
@@ -162,15 +162,7 @@ class VllmChat:
     async def _to_request(
         self, conversation: Conversation, sampling: Sampling
     ) -> "ChatCompletionRequest":
-        from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
-        from vllm.renderers import TokenizeParams
         from vllm.sampling_params import StructuredOutputsParams
-
-        class Request(ChatCompletionRequest):
-            """The lengths are checked by us, whose message has both numbers."""
-
-            def build_tok_params(self, model_config: Any) -> TokenizeParams:
-                return TokenizeParams(max_total_tokens=None, add_special_tokens=False)
 
         schema = sampling.json_schema
         members: dict[str, Any] = {
@@ -183,7 +175,7 @@ class VllmChat:
         if conversation.tools is not None:
             members |= _to_tool_members(conversation.tools)
         with translate_errors("tools"):
-            request = Request(**members)
+            request = _request_class()(**members)
         # Put in afterwards: vLLM's check of messages copies them, and costs more than all else.
         request.messages = [await self._to_message(message) for message in conversation.messages]
         return request
@@ -230,6 +222,20 @@ class VllmChat:
             chat_template_kwargs=renderer.effective_chat_template_kwargs(request),
             model_config=self._config,
         )
+
+
+@cache
+def _request_class() -> "type[ChatCompletionRequest]":
+    from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+    from vllm.renderers import TokenizeParams
+
+    class Request(ChatCompletionRequest):
+        """The lengths are checked by us, whose message has both numbers."""
+
+        def build_tok_params(self, model_config: Any) -> TokenizeParams:
+            return TokenizeParams(max_total_tokens=None, add_special_tokens=False)
+
+    return Request
 
 
 def _new_reader(
