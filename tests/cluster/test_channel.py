@@ -40,9 +40,10 @@ def configure(ingress_replicas: int, llm_replicas: int) -> list[dict[str, Any]]:
             }
         ],
     }
-    adapter = {"id": "loud", "source": str(Path(__file__).parent)}  # the fake needs no files
+    folder = str(Path(__file__).parent)  # the fake needs no files of an adapter
+    adapters = [{"id": name, "source": folder} for name in ("loud", "first")]
     engine = {"tokens_per_s": TOKENS_PER_S}
-    echo = application("echo", "llm", "LLM", engine=engine, adapters=[adapter])
+    echo = application("echo", "llm", "LLM", engine=engine, adapters=adapters)
     echo["deployments"][0]["num_replicas"] = llm_replicas
     breaks = application(
         "breaks", "llm", "LLM", engine={"fail_after_tokens": 3, "tokens_per_s": TOKENS_PER_S}
@@ -65,6 +66,8 @@ def watch(service: Service) -> Iterator[Watch]:
         wait_until(lambda: len(watch()["ingress"]) == INGRESS_REPLICAS, timeout_s=60)
         wait_until(lambda: len(watch()["echo"]) == LLM_REPLICAS, timeout_s=60)
         asyncio.run(read_all(service, [{"max_tokens": 2}] * 20))
+        # From its first adapter on a replica has a few tasks more: they tell Serve which it has.
+        asyncio.run(read_all(service, [{"model": "first", "max_tokens": 2}] * 4))
         yield watch
 
 
