@@ -21,6 +21,3 @@ class Limits(BaseModel):
     max_input_image_bytes: int = Field(
         10 * 1024 * 1024, ge=1024, description="largest picture in a message, as a file"
     )
-    max_input_image_pixels: int = Field(
-        20_000_000, ge=64, description="most pixels of a picture in a message"
-    )
