@@ -10,12 +10,16 @@ ApiError                      500 server_error
 │   ├── WrongModelKind        400                         wrong_model_kind
 │   ├── InvalidImage          400                         invalid_image_url
 │   ├── InvalidApiKey         401                         invalid_api_key
+│   ├── InsufficientPermissions 403                       insufficient_permissions
 │   ├── RouteNotFound         404                         not_found
 │   ├── ModelNotFound         404                         model_not_found
+│   ├── KeyNotFound           404                         key_not_found
 │   ├── MethodNotAllowed      405                         method_not_allowed
 │   ├── BodyTimeout           408                         request_timeout
 │   ├── PayloadTooLarge       413                         payload_too_large
 │   └── UnsupportedMediaType  415                         unsupported_media_type
+├── RateLimited               429 rate_limit_error        rate_limit_exceeded    retry when it says
+│   └── InsufficientQuota     429 insufficient_quota      insufficient_quota     never retried
 ├── InternalError             500 server_error            internal_error
 ├── EngineFailed              500 server_error            engine_error
 ├── DeadlineExceeded          504 server_error            deadline_exceeded      never retried
@@ -52,7 +56,7 @@ class ApiError(Exception):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle as a call: the default would lose the keyword-only argument."""
-        return _rebuild, (type(self), self.message, self.param)
+        return _rebuild, (type(self), self.message, self.param), self.__dict__
 
     def body(self) -> dict[str, Any]:
         """The JSON object of OpenAI's error format, all four keys there.
@@ -143,6 +147,13 @@ class InvalidApiKey(InvalidRequest):
         return {"www-authenticate": "Bearer"}
 
 
+class InsufficientPermissions(InvalidRequest):
+    """The key is known, but does not open this."""
+
+    status = 403
+    code = "insufficient_permissions"
+
+
 class RouteNotFound(InvalidRequest):
     """There is no such URL."""
 
@@ -155,6 +166,13 @@ class ModelNotFound(InvalidRequest):
 
     status = 404
     code = "model_not_found"
+
+
+class KeyNotFound(InvalidRequest):
+    """There is no API key of that id or name."""
+
+    status = 404
+    code = "key_not_found"
 
 
 class MethodNotAllowed(InvalidRequest):
@@ -188,6 +206,35 @@ class UnsupportedMediaType(InvalidRequest):
 
     status = 415
     code = "unsupported_media_type"
+
+
+class RateLimited(ApiError):
+    """The key is at one of its limits."""
+
+    status = 429
+    type = "rate_limit_error"
+    code = "rate_limit_exceeded"
+    retry_after_ms: int | None = None
+    """None if waiting does not help."""
+    limit_headers: dict[str, str] = {}  # noqa: RUF012  # replaced, never changed
+    """How the key's limits stand."""
+
+    def headers(self) -> dict[str, str]:
+        """When to try again: in seconds for all clients, in milliseconds for OpenAI's SDKs."""
+        if self.retry_after_ms is None:
+            return {**self.limit_headers, "x-should-retry": "false"}
+        return {
+            **self.limit_headers,
+            "retry-after": str(-(-self.retry_after_ms // 1000)),
+            "retry-after-ms": str(self.retry_after_ms),
+        }
+
+
+class InsufficientQuota(RateLimited):
+    """The key's quota of the day or the month is used up."""
+
+    type = "insufficient_quota"
+    code = "insufficient_quota"
 
 
 class InternalError(ApiError):
