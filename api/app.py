@@ -12,7 +12,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from api.auth import ApiKeys, Auth
+from api.administration import Administration
+from api.auth import Auth, Keys
 from api.chat import read_chat
 from api.completions import read_completion
 from api.embeddings import CreateEmbeddings
@@ -20,6 +21,8 @@ from api.errors import MethodNotAllowed, RouteNotFound
 from api.health import Health, Ready
 from api.image_input import fetch_images
 from api.images import GenerateImages
+from api.keys import AllKeys, OneKey, RotateKey
+from api.limits import Limits
 from api.models import ListModels, RetrieveModel
 from api.registry import Models
 from api.request_id import RequestId
@@ -28,6 +31,7 @@ from api.schema.chat import ChatRequest
 from api.schema.completions import CompletionRequest
 from api.shield import Shield
 from api.text import TextEndpoint
+from api.usage import ReportUsage
 
 logger = logging.getLogger(__name__)
 
@@ -38,9 +42,10 @@ Lifespan = Callable[[Starlette], AbstractAsyncContextManager[None]]
 
 def create_app(
     models: Models,
-    keys: ApiKeys | None,
+    keys: Keys | None,
     rules: Rules,
     *,
+    administration: Administration | None = None,
     lifespan: Lifespan | None = None,
     is_request_id_echoed: bool = False,
 ) -> Starlette:
@@ -48,25 +53,17 @@ def create_app(
 
     Args:
         models: what to serve; may change while the application runs.
-        keys: who may ask; None lets everyone.
+        keys: who may ask, which may change too; None lets everyone.
         rules: what one request may be.
+        administration: of keys and usage; without it there are no URLs for either.
         lifespan: what to run alongside, from start-up to shutdown.
         is_request_id_echoed: the server around it writes `x-request-id` into responses itself.
     """
-    prepare = None
-    if rules.image_fetcher is not None:
-        prepare = partial(fetch_images, fetcher=rules.image_fetcher, limits=rules.limits)
-    chat = TextEndpoint(ChatRequest, read_chat, models, rules, prepare)
-    completions = TextEndpoint(CompletionRequest, read_completion, models, rules)
     routes = [
         Route("/health", Health(), methods=["GET"]),
-        Route("/ready", Ready(models), methods=["GET"]),
-        Route("/v1/models", ListModels(models), methods=["GET"]),
-        Route("/v1/models/{model_id:path}", RetrieveModel(models), methods=["GET"]),
-        Route("/v1/chat/completions", chat, methods=["POST"]),
-        Route("/v1/completions", completions, methods=["POST"]),
-        Route("/v1/embeddings", CreateEmbeddings(models, rules), methods=["POST"]),
-        Route("/v1/images/generations", GenerateImages(models, rules), methods=["POST"]),
+        Route("/ready", Ready(models, keys), methods=["GET"]),
+        *_model_routes(models, rules),
+        *(_administration_routes(administration, rules.limits) if administration else ()),
     ]
     middleware = [
         Middleware(RequestId, is_echoed_outside=is_request_id_echoed),
@@ -81,6 +78,33 @@ def create_app(
     )
     app.router.redirect_slashes = False
     return app
+
+
+def _model_routes(models: Models, rules: Rules) -> list[Route]:
+    prepare = None
+    if rules.image_fetcher is not None:
+        prepare = partial(fetch_images, fetcher=rules.image_fetcher, limits=rules.limits)
+    chat = TextEndpoint("chat/completions", ChatRequest, read_chat, models, rules, prepare)
+    completions = TextEndpoint("completions", CompletionRequest, read_completion, models, rules)
+    return [
+        Route("/v1/models", ListModels(models), methods=["GET"]),
+        Route("/v1/models/{model_id:path}", RetrieveModel(models), methods=["GET"]),
+        Route("/v1/chat/completions", chat, methods=["POST"]),
+        Route("/v1/completions", completions, methods=["POST"]),
+        Route("/v1/embeddings", CreateEmbeddings(models, rules), methods=["POST"]),
+        Route("/v1/images/generations", GenerateImages(models, rules), methods=["POST"]),
+    ]
+
+
+def _administration_routes(administration: Administration, limits: Limits) -> list[Route]:
+    all_keys, one_key = AllKeys(administration, limits), OneKey(administration, limits)
+    rotate = RotateKey(administration, limits)
+    return [
+        Route("/v1/keys", all_keys, methods=["GET", "POST"]),
+        Route("/v1/keys/{key_id}", one_key, methods=["GET", "POST", "DELETE"]),
+        Route("/v1/keys/{key_id}/rotate", rotate, methods=["POST"]),
+        Route("/v1/usage", ReportUsage(administration), methods=["GET"]),
+    ]
 
 
 async def _raise_ours(request: Request, error: Exception) -> Response:

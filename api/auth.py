@@ -1,77 +1,192 @@
 """Bearer keys: everything is private unless its exact path is listed as public."""
 
-import hashlib
 import hmac
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import cast
 
 from starlette.datastructures import Headers
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Send
+from starlette.types import Scope as AsgiScope
 
-from api.errors import InvalidApiKey
+from api.errors import InsufficientPermissions, InvalidApiKey, KeysUnknown
+from api.key_format import digest
+from api.tenancy import Key, Scope
 
 _MAX_KEY_CHARS = 256
+_SCOPE_KEY = "triptych.key"
+
+ANYONE = Key("anonymous", "anonymous", "default", may_log_prompts=True)
+"""Who asks where authentication is off."""
 
 
-class ApiKeys:
-    """The keys that open the service, kept as digests only."""
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One secret that opens for a key; a key that is being rotated has two."""
 
-    def __init__(self, keys: Iterable[str]) -> None:
-        """Digest the keys.
+    key: Key
+    digest: bytes = field(repr=False)
+    until_s: float | None = None
+    """Unix time at which this secret ends, whatever the key."""
 
-        Raises:
-            ValueError: there is none, or one that no client could offer.
-        """
-        keys = list(keys)
-        if not keys:
-            raise ValueError("at least one API key is needed")
-        if not all(key and _is_well_formed(key) for key in keys):
-            raise ValueError(f"an API key is 1 to {_MAX_KEY_CHARS} ASCII characters")
-        self._digests = [_digest(key) for key in keys]
+    def is_open_at(self, now_s: float) -> bool:
+        """Whether it lets anyone in."""
+        return (self.until_s is None or now_s < self.until_s) and self.key.is_valid_at(now_s)
+
+
+_NOBODY = Entry(Key("", "", "", is_disabled=True), bytes(32))
+
+
+class KeyRing:
+    """Who may enter, at one moment; never changed, only replaced."""
+
+    def __init__(self, entries: Iterable[Entry], pepper: bytes) -> None:
+        """Index entries whose digests were made with `pepper`."""
+        self._entries = {entry.digest: entry for entry in entries}
+        self._pepper = pepper
+
+    def __len__(self) -> int:
+        """How many secrets there are."""
+        return len(self._entries)
 
     def __repr__(self) -> str:
         """Show how many there are, and nothing of what they are."""
-        return f"ApiKeys({len(self._digests)})"
+        return f"KeyRing({len(self)})"
 
-    def accept(self, key: str) -> bool:
-        """Whether this is one of the keys; takes the same time whichever it is, or if none."""
-        offered = _digest(key)
-        matches = [hmac.compare_digest(offered, digest) for digest in self._digests]
-        return any(matches)
+    def find(self, offered: str, now_s: float) -> Key | None:
+        """The key that a secret opens for.
+
+        Whatever is offered, and whether it is known, costs one digest and one comparison.
+        """
+        if not _is_well_formed(offered):
+            return None
+        found = digest(self._pepper, offered)
+        entry = self._entries.get(found, _NOBODY)
+        if not hmac.compare_digest(found, entry.digest) or not entry.is_open_at(now_s):
+            return None
+        return entry.key
 
 
-def _is_well_formed(key: str) -> bool:
-    return key.isascii() and len(key) <= _MAX_KEY_CHARS
+def to_entries(secrets: Iterable[str], pepper: bytes) -> list[Entry]:
+    """Entries for bare secrets: they open all models, without limits, and administer nothing.
+
+    Raises:
+        ValueError: there is none, or one that no client could offer.
+    """
+    secrets = list(secrets)
+    if not secrets:
+        raise ValueError("at least one API key is needed")
+    if not all(_is_well_formed(secret) for secret in secrets):
+        raise ValueError(f"an API key is 1 to {_MAX_KEY_CHARS} ASCII characters")
+    return [_to_entry(digest(pepper, secret)) for secret in secrets]
 
 
-def _digest(key: str) -> bytes:
-    return hashlib.sha256(key.encode()).digest()
+def _to_entry(made: bytes) -> Entry:
+    # Nothing but the digest tells these keys apart, and a part of it opens nothing.
+    name = f"env-{made.hex()[:8]}"
+    return Entry(Key(name, name, "default", may_log_prompts=True), made)
+
+
+def _is_well_formed(secret: str) -> bool:
+    return 0 < len(secret) <= _MAX_KEY_CHARS and secret.isascii()
+
+
+class Keys:
+    """Where the current key ring is to be had: one writer swaps it, requests read it."""
+
+    def __init__(self, current: KeyRing, on_failure: Callable[[], None] | None = None) -> None:
+        """Start with keys that need no looking up.
+
+        Args:
+            current: opens at once; whoever is not on it cannot be told yet.
+            on_failure: called for each request that is refused with a 401.
+        """
+        self.current = current
+        self.is_known = False
+        """False until the keys have been looked up once."""
+        self.note: str | None = None
+        """Why the current ring may be out of date."""
+        self.on_failure = on_failure
+
+    @classmethod
+    def of_environment(cls, secrets: Iterable[str], pepper: bytes) -> "Keys":
+        """Bare secrets, and nothing to look up.
+
+        Raises:
+            ValueError: as `to_entries`.
+        """
+        keys = cls(KeyRing(to_entries(secrets, pepper), pepper))
+        keys.is_known = True
+        return keys
+
+    def swap(self, ring: KeyRing) -> None:
+        """Replace the ring for all requests that begin from now on."""
+        self.current = ring
+        self.is_known = True
+        self.note = None
 
 
 class Auth:
-    """Middleware: let a request pass when it is public, or carries a key that is accepted."""
+    """Middleware: let a request pass when it is public, or carries a key that opens."""
 
-    def __init__(self, app: ASGIApp, keys: ApiKeys | None, public_paths: frozenset[str]) -> None:
+    def __init__(self, app: ASGIApp, keys: Keys | None, public_paths: frozenset[str]) -> None:
         """Wrap an ASGI application; `keys` of None turns authentication off."""
         self._app = app
         self._keys = keys
         self._public_paths = public_paths
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Check the key.
+    async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
+        """Check the key, and leave it in the scope.
 
         Raises:
-            InvalidApiKey: there is none, or it is not accepted.
+            InvalidApiKey: there is none, or it opens nothing.
+            KeysUnknown: nobody can tell yet.
         """
-        if scope["type"] == "http" and self._keys and scope["path"] not in self._public_paths:
-            _check(Headers(scope=scope).get("authorization"), self._keys)
+        if scope["type"] == "http" and scope["path"] not in self._public_paths:
+            scope[_SCOPE_KEY] = ANYONE if self._keys is None else _check(scope, self._keys)
         await self._app(scope, receive, send)
 
 
-def _check(authorization: str | None, keys: ApiKeys) -> None:
-    if not authorization:
+def _check(scope: AsgiScope, keys: Keys) -> Key:
+    try:
+        key = keys.current.find(_read_secret(scope), time.time())
+        if key is None and keys.is_known:
+            raise InvalidApiKey("The API key is not valid.")
+    except InvalidApiKey:
+        if keys.on_failure is not None:
+            keys.on_failure()
+        raise
+    if key is None:
+        raise KeysUnknown("The API keys are not known yet; try again shortly.")
+    return key
+
+
+def _read_secret(scope: AsgiScope) -> str:
+    authorizations = Headers(scope=scope).getlist("authorization")
+    if not any(authorizations):
         raise InvalidApiKey(
             "No API key was given; send it in the header 'Authorization: Bearer YOUR_KEY'."
         )
-    scheme, _, key = authorization.partition(" ")
-    if scheme.lower() != "bearer" or not _is_well_formed(key) or not keys.accept(key):
+    scheme, _, secret = authorizations[0].partition(" ")
+    # Of two headers a proxy in front may have checked the other one.
+    if len(authorizations) > 1 or scheme.lower() != "bearer":
         raise InvalidApiKey("The API key is not valid.")
+    return secret
+
+
+def get_key(scope: AsgiScope) -> Key:
+    """The key that this request came with."""
+    return cast(Key, scope[_SCOPE_KEY])
+
+
+def get_key_for(scope: AsgiScope, wanted: Scope) -> Key:
+    """The key that this request came with, if it has a scope.
+
+    Raises:
+        InsufficientPermissions: it has not.
+    """
+    key = get_key(scope)
+    if wanted not in key.scopes:
+        raise InsufficientPermissions(f"This API key lacks the scope '{wanted}'.")
+    return key

@@ -5,10 +5,11 @@ implements the Protocols with Ray Serve; `tests/fakes.py` implements them with n
 """
 
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from api.generation import Completion, Delta, Generation, Usage
+from api.tenancy import Origin
 
 
 class TextStream(Protocol):
@@ -44,6 +45,7 @@ class EmbeddingRequest:
 
     request_id: str
     inputs: tuple[str | tuple[int, ...], ...]
+    origin: Origin = field(default_factory=Origin)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +77,7 @@ class ImageRequest:
     num_inference_steps: int | None
     guidance_scale: float | None
     seed: int | None
+    origin: Origin = field(default_factory=Origin)
 
 
 @dataclass(frozen=True, slots=True)

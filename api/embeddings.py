@@ -5,9 +5,12 @@ from typing import Any
 
 from starlette.types import Receive, Scope, Send
 
+from api.admission import Place, admitted
+from api.auth import get_key_for
 from api.backends import EmbeddingBackend, EmbeddingRequest, Embeddings
 from api.errors import InvalidRequest
 from api.exchange import deadline, read_json_body, send_json, while_connected
+from api.origin import to_origin
 from api.parsing import Read, read_request
 from api.registry import Models
 from api.request_id import get_request_id
@@ -23,13 +26,14 @@ class CreateEmbeddings:
     def __init__(self, models: Models, rules: Rules) -> None:
         """Serve the encoders among `models`."""
         self._models = models
+        self._rules = rules
         self._limits = rules.limits
-        self._policy = rules.policy
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
+        key = get_key_for(scope, "embeddings")
         body = await read_json_body(scope, receive, self._limits)
-        read = read_request(body, EmbeddingsRequest, self._policy.parameters)
+        read = read_request(body, EmbeddingsRequest, self._rules.policy.parameters)
         request = read.request
         if len(request.input) > self._limits.max_embedding_inputs:
             raise InvalidRequest(
@@ -37,22 +41,24 @@ class CreateEmbeddings:
                 f"of {self._limits.max_embedding_inputs}.",
                 param="input",
             )
-        backend = self._models.embedding(request.model)
-        work = self._answer(
-            read, EmbeddingRequest(get_request_id(scope), tuple(request.input)), backend, send
-        )
-        await while_connected(receive, work)
+        backend = self._models.for_key(key).get_embedding(request.model)
+        origin = to_origin(key, request, endpoint="embeddings", salt=self._rules.salt)
+        work = EmbeddingRequest(get_request_id(scope), tuple(request.input), origin)
+        async with admitted(self._rules.limiter, key) as place:
+            await while_connected(receive, self._answer(read, work, backend, place, send))
 
     async def _answer(
         self,
         read: Read[EmbeddingsRequest],
         work: EmbeddingRequest,
         backend: EmbeddingBackend,
+        place: Place,
         send: Send,
     ) -> None:
         async with deadline(self._limits):
             embeddings = await backend.embed(work)
-        await send_json(send, to_response(read.request, embeddings), headers=read.headers())
+        headers = {**read.headers(), **place.headers}
+        await send_json(send, to_response(read.request, embeddings), headers=headers)
 
 
 def to_response(request: EmbeddingsRequest, embeddings: Embeddings) -> dict[str, Any]:

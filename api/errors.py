@@ -25,6 +25,7 @@ ApiError                      500 server_error
 ├── DeadlineExceeded          504 server_error            deadline_exceeded      never retried
 └── Unavailable               503 service_unavailable_error
     ├── Overloaded            503                         server_is_overloaded   retry
+    ├── KeysUnknown           503                         keys_unknown           retry
     ├── ModelStarting         503                         model_starting         retry
     ├── ModelFailed           503                         model_unavailable      never retried
     └── ReplicaLost           503                         engine_unavailable     retry
@@ -267,6 +268,13 @@ class Overloaded(Unavailable):
     """All slots and all places in the queue are taken."""
 
     retry_after_s = 1
+
+
+class KeysUnknown(Unavailable):
+    """The API keys have not been looked up yet, so nobody can say whether this one opens."""
+
+    code = "keys_unknown"
+    retry_after_s = 2
 
 
 class ModelStarting(Unavailable):

@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 import msgspec
 
+from api.tenancy import Origin
+
 FinishReason = Literal["stop", "length", "tool_calls"]
 
 
@@ -126,6 +128,7 @@ class Generation:
     sampling: Sampling
     adapter: str | None = None
     """The name of a LoRA adapter of the model."""
+    origin: Origin = field(default_factory=Origin)
 
 
 class TokenLogprob(msgspec.Struct, frozen=True, array_like=True, gc=False):

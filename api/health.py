@@ -1,7 +1,10 @@
 """`GET /health`: this process answers. `GET /ready`: every model does."""
 
+from typing import Any
+
 from starlette.types import Receive, Scope, Send
 
+from api.auth import Keys
 from api.exchange import send_json
 from api.registry import Models
 
@@ -15,11 +18,12 @@ class Health:
 
 
 class Ready:
-    """200 when every configured model can take requests, else 503; the body says which cannot."""
+    """200 when keys are known and every model takes requests, else 503; the body says why not."""
 
-    def __init__(self, models: Models) -> None:
-        """Report on `models`."""
+    def __init__(self, models: Models, keys: Keys | None) -> None:
+        """Report on `models`, and on `keys` unless authentication is off."""
         self._models = models
+        self._keys = keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -28,12 +32,21 @@ class Ready:
             for entry in self._models.current
         }
         status = self._status()
-        await send_json(
-            send, {"status": status, "models": states}, 200 if status == "ready" else 503
-        )
+        body: dict[str, Any] = {"status": status, "models": states}
+        if self._keys is not None:
+            body["keys"] = {"state": _to_state(self._keys), "message": self._keys.note}
+        await send_json(send, body, 200 if status == "ready" else 503)
 
     def _status(self) -> str:
         states = {entry.state for entry in self._models.current}
-        if not self._models.is_known or "starting" in states:
+        is_known = self._models.is_known and (self._keys is None or self._keys.is_known)
+        if not is_known or "starting" in states:
             return "starting"
         return "failed" if "failed" in states else "ready"
+
+
+def _to_state(keys: Keys) -> str:
+    """Keys that may be out of date serve on, so these do not make the service unready."""
+    if not keys.is_known:
+        return "unknown"
+    return "known" if keys.note is None else "stale"

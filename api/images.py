@@ -6,15 +6,19 @@ from typing import Any
 
 from starlette.types import Receive, Scope, Send
 
+from api.admission import Place, admitted
+from api.auth import get_key_for
 from api.backends import ImageBackend, ImageRequest, Images
 from api.errors import InvalidRequest
 from api.exchange import deadline, read_json_body, send_json, while_connected
 from api.limits import Limits
+from api.origin import to_origin
 from api.parsing import Read, read_request
 from api.registry import Models
 from api.request_id import get_request_id
 from api.rules import Rules
 from api.schema.images import ImagesRequest
+from api.tenancy import Origin
 
 
 class GenerateImages:
@@ -23,27 +27,39 @@ class GenerateImages:
     def __init__(self, models: Models, rules: Rules) -> None:
         """Serve the diffusion models among `models`."""
         self._models = models
+        self._rules = rules
         self._limits = rules.limits
-        self._policy = rules.policy
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
+        key = get_key_for(scope, "images")
         body = await read_json_body(scope, receive, self._limits)
-        read = read_request(body, ImagesRequest, self._policy.parameters)
+        read = read_request(body, ImagesRequest, self._rules.policy.parameters)
         request = read.request
-        work = to_work(request, get_request_id(scope), self._limits)
-        backend = self._models.diffusion(request.model)
-        await while_connected(receive, self._answer(read, work, backend, send))
+        origin = to_origin(key, request, endpoint="images/generations", salt=self._rules.salt)
+        work = to_work(request, get_request_id(scope), origin, self._limits)
+        backend = self._models.for_key(key).get_diffusion(request.model)
+        async with admitted(self._rules.limiter, key, request.n) as place:
+            await while_connected(receive, self._answer(read, work, backend, place, send))
 
     async def _answer(
-        self, read: Read[ImagesRequest], work: ImageRequest, backend: ImageBackend, send: Send
+        self,
+        read: Read[ImagesRequest],
+        work: ImageRequest,
+        backend: ImageBackend,
+        place: Place,
+        send: Send,
     ) -> None:
         async with deadline(self._limits):
             images = await backend.generate(work)
-        await send_json(send, to_response(images), headers=read.headers())
+        headers = {**read.headers(), **place.headers}
+        await send_json(send, to_response(images), headers=headers)
+        place.drawn = len(images.images)
 
 
-def to_work(request: ImagesRequest, request_id: str, limits: Limits) -> ImageRequest:
+def to_work(
+    request: ImagesRequest, request_id: str, origin: Origin, limits: Limits
+) -> ImageRequest:
     """What the request asks of the model.
 
     Raises:
@@ -71,6 +87,7 @@ def to_work(request: ImagesRequest, request_id: str, limits: Limits) -> ImageReq
         num_inference_steps=request.num_inference_steps,
         guidance_scale=request.guidance_scale,
         seed=request.seed,
+        origin=origin,
     )
 
 

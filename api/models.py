@@ -2,12 +2,13 @@
 
 from starlette.types import Receive, Scope, Send
 
+from api.auth import get_key
 from api.exchange import send_json
 from api.registry import Models, model_not_found
 
 
 class ListModels:
-    """All models that are configured, whatever their state: `/ready` tells that."""
+    """All models that the key may use, whatever their state: `/ready` tells that."""
 
     def __init__(self, models: Models) -> None:
         """List `models`."""
@@ -15,7 +16,7 @@ class ListModels:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        cards = [card for entry in self._models.current for card in entry.cards()]
+        cards = self._models.for_key(get_key(scope)).cards()
         await send_json(send, {"object": "list", "data": cards})
 
 
@@ -30,10 +31,10 @@ class RetrieveModel:
         """Answer one request.
 
         Raises:
-            ModelNotFound: no model of that id is configured.
+            ModelNotFound: there is no model of that id, or not for this key.
         """
         model_id = scope["path_params"]["model_id"]
-        card = self._models.current.find_card(model_id)
+        card = self._models.for_key(get_key(scope)).find_card(model_id)
         if card is None:
             raise model_not_found(model_id)
         await send_json(send, card)

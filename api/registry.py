@@ -5,11 +5,12 @@ from start to end, however often the set changes while it runs.
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, cast
 
 from api.backends import Backend, EmbeddingBackend, ImageBackend, LlmBackend
 from api.errors import ModelFailed, ModelNotFound, ModelStarting, WrongModelKind
+from api.tenancy import Key
 
 Kind = Literal["llm", "embedding", "diffusion"]
 
@@ -66,6 +67,8 @@ class ModelEntry:
     """Why it is not ready, in one line; None when it is."""
     text: TextOptions = field(default_factory=TextOptions)
     """For an LLM."""
+    is_hidden: bool = False
+    """Whether it is there for its adapters only, because a key may use these and not itself."""
 
     def card(self) -> dict[str, Any]:
         """The model object of `/v1/models`. Source: OpenAI openapi.yaml, schema `Model`."""
@@ -79,10 +82,22 @@ class ModelEntry:
     def cards(self) -> list[dict[str, Any]]:
         """Its own card, and those of its adapters, with `parent` and `root` as vLLM has them."""
         card = self.card()
+        own = [] if self.is_hidden else [card]
         adapters = [
             {**card, "id": name, "root": name, "parent": self.id} for name in self.text.adapters
         ]
-        return [card, *adapters]
+        return [*own, *adapters]
+
+    def for_key(self, key: Key) -> "ModelEntry | None":
+        """What a key may use of it; an adapter is allowed by its own name or by `model:adapter`."""
+        names = self.text.adapters
+        adapters = tuple(
+            name for name in names if key.may_use(name) or key.may_use(f"{self.id}:{name}")
+        )
+        is_hidden = not key.may_use(self.id)
+        if is_hidden and not adapters:
+            return None
+        return replace(self, text=replace(self.text, adapters=adapters), is_hidden=is_hidden)
 
 
 class Registry:
@@ -90,9 +105,11 @@ class Registry:
 
     def __init__(self, entries: Iterable[ModelEntry] = ()) -> None:
         """Index the entries by id, and adapters by every name that they go by."""
-        self._entries = {entry.id: entry for entry in entries}
+        self._all = {entry.id: entry for entry in entries}
+        self._entries = {id: entry for id, entry in self._all.items() if not entry.is_hidden}
+        self._views: dict[tuple[str, ...], Registry] = {}
         self._adapters: dict[str, tuple[ModelEntry, str]] = {}
-        for entry in self._entries.values():
+        for entry in self._all.values():
             for name in entry.text.adapters:
                 self._adapters.setdefault(name, (entry, name))
                 self._adapters[f"{entry.id}:{name}"] = (entry, name)
@@ -100,6 +117,20 @@ class Registry:
     def __iter__(self) -> Iterator[ModelEntry]:
         """Iterate over the entries."""
         return iter(self._entries.values())
+
+    def for_key(self, key: Key) -> "Registry":
+        """The models that a key may use, as if there were no others."""
+        if "*" in key.models:
+            return self
+        view = self._views.get(key.models)
+        if view is None:
+            seen = [entry.for_key(key) for entry in self._all.values()]
+            view = self._views[key.models] = Registry(filter(None, seen))
+        return view
+
+    def cards(self) -> list[dict[str, Any]]:
+        """The cards of all models and adapters."""
+        return [card for entry in self._all.values() for card in entry.cards()]
 
     def find(self, model_id: str) -> ModelEntry | None:
         """Look a model up, whatever its kind and state."""
@@ -129,11 +160,20 @@ class Registry:
             entry, adapter = self._adapters[model_id]
             if peft not in (None, adapter):
                 raise model_not_found(f"{model_id}:{peft}", param="peft")
-        backend = cast(LlmBackend, self.get(entry.id if entry else model_id, "llm"))
-        assert entry is not None, "`get` has found it"
+        if entry is None:
+            raise model_not_found(model_id)
+        backend = cast(LlmBackend, _get_backend(entry, "llm"))
         if adapter is not None and adapter not in entry.text.adapters:
             raise model_not_found(f"{entry.id}:{adapter}", param="peft")
         return Llm(backend, entry.text, adapter)
+
+    def get_embedding(self, model_id: str) -> EmbeddingBackend:
+        """The encoder of that id; raises what `get` raises."""
+        return cast(EmbeddingBackend, self.get(model_id, "embedding"))
+
+    def get_diffusion(self, model_id: str) -> ImageBackend:
+        """The image model of that id; raises what `get` raises."""
+        return cast(ImageBackend, self.get(model_id, "diffusion"))
 
     def get(self, model_id: str, kind: Kind) -> Backend:
         """Look a model up for use.
@@ -147,17 +187,21 @@ class Registry:
         entry = self._entries.get(model_id)
         if entry is None:
             raise model_not_found(model_id)
-        if entry.kind != kind:
-            raise WrongModelKind(
-                f"The model '{entry.id}' is of kind '{entry.kind}': it serves "
-                f"{_ENDPOINTS[entry.kind]}, not this endpoint.",
-                param="model",
-            )
-        if entry.state == "starting":
-            raise ModelStarting(f"The model '{entry.id}' is being loaded; try again shortly.")
-        if entry.state == "failed":
-            raise ModelFailed(f"The model '{entry.id}' could not be loaded.", param="model")
-        return entry.backend
+        return _get_backend(entry, kind)
+
+
+def _get_backend(entry: ModelEntry, kind: Kind) -> Backend:
+    if entry.kind != kind:
+        raise WrongModelKind(
+            f"The model '{entry.id}' is of kind '{entry.kind}': it serves "
+            f"{_ENDPOINTS[entry.kind]}, not this endpoint.",
+            param="model",
+        )
+    if entry.state == "starting":
+        raise ModelStarting(f"The model '{entry.id}' is being loaded; try again shortly.")
+    if entry.state == "failed":
+        raise ModelFailed(f"The model '{entry.id}' could not be loaded.", param="model")
+    return entry.backend
 
 
 def model_not_found(model_id: str, param: str = "model") -> ModelNotFound:
@@ -182,14 +226,6 @@ class Models:
         self.current = registry
         self.is_known = True
 
-    def llm(self, model_id: str, peft: str | None = None) -> Llm:
-        """The LLM of that id; raises what `Registry.get_llm` raises."""
-        return self.current.get_llm(model_id, peft)
-
-    def embedding(self, model_id: str) -> EmbeddingBackend:
-        """The encoder of that id; raises what `Registry.get` raises."""
-        return cast(EmbeddingBackend, self.current.get(model_id, "embedding"))
-
-    def diffusion(self, model_id: str) -> ImageBackend:
-        """The image model of that id; raises what `Registry.get` raises."""
-        return cast(ImageBackend, self.current.get(model_id, "diffusion"))
+    def for_key(self, key: Key) -> Registry:
+        """The current registry, as a key may see it."""
+        return self.current.for_key(key)

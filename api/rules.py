@@ -4,8 +4,10 @@ from dataclasses import dataclass, field
 
 from api.image_input import ImageFetcher
 from api.limits import Limits
+from api.origin import Salt
 from api.policy import Policy
 from api.prompt_log import PromptLog
+from api.rate_limits import Limiter
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,3 +18,5 @@ class Rules:
     policy: Policy = field(default_factory=Policy)
     prompt_log: PromptLog | None = None
     image_fetcher: ImageFetcher | None = None
+    limiter: Limiter | None = None
+    salt: Salt | None = None

@@ -3,24 +3,29 @@
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from starlette.types import Receive, Scope, Send
 
+from api.admission import admitted
+from api.auth import get_key_for
 from api.backends import LlmBackend, TextStream
 from api.errors import ApiError, InvalidRequest, UnsupportedParameter
 from api.exchange import deadline, read_json_body, send_json, while_connected
 from api.generation import Completion, Delta, Generation, Sampling, Usage
 from api.late_usage import HeldBack
 from api.limits import Limits
+from api.origin import to_origin
 from api.parsing import Read, read_request
-from api.registry import Models, TextOptions
+from api.prompt_log import PromptLog
+from api.registry import Llm, Models, TextOptions
 from api.request_id import get_request_id
 from api.rules import Rules
 from api.schema.common import TextRequest
 from api.shield import find_raw_send
 from api.sse import EventStream
+from api.tenancy import Key
 
 logger = logging.getLogger(__name__)
 
@@ -124,6 +129,7 @@ class TextEndpoint:
 
     def __init__(
         self,
+        endpoint: str,
         schema: type[TextRequest],
         interpret: Callable[..., tuple[Generation, Answer]],
         models: Models,
@@ -133,6 +139,7 @@ class TextEndpoint:
         """Serve the LLMs among `models`.
 
         Args:
+            endpoint: its path without `/v1/`.
             schema: of the body.
             interpret: takes a request of that schema, the model, the request's id and the limits;
                 gives what to ask, and how to answer.
@@ -142,32 +149,48 @@ class TextEndpoint:
         """
         self._schema = schema
         self._interpret = interpret
+        self._endpoint = endpoint
         self._models = models
+        self._rules = rules
         self._limits = rules.limits
-        self._policy = rules.policy
-        self._prompt_log = rules.prompt_log
         self._prepare = prepare
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
+        key = get_key_for(scope, "chat")
         body = await read_json_body(scope, receive, self._limits)
-        read = read_request(body, self._schema, self._policy.parameters)
-        llm = self._models.llm(read.request.model, read.request.peft)
+        read = read_request(body, self._schema, self._rules.policy.parameters)
+        llm = self._models.for_key(key).get_llm(read.request.model, read.request.peft)
         read = self._leave_out(read, llm.options.unsupported)
-        request = read.request
+        prompt_log = self._rules.prompt_log if key.may_log_prompts else None
+        # Before the pictures of other servers: fetching them is work that the key asks for.
+        async with admitted(self._rules.limiter, key) as place:
+            headers = {**_to_headers(read, prompt_log), **place.headers}
+            asked = await self._to_asked(read.request, llm, key, get_request_id(scope), headers)
+            if read.request.log_prompt and prompt_log:
+                prompt_log.keep(asked.generation.request_id, read.request.model, body)
+            if read.request.stream:
+                events = EventStream(send, find_raw_send(scope), headers)
+                writing = _write_stream(asked, llm.backend, self._limits, events)
+            else:
+                writing = _write_whole(asked, llm.backend, self._limits, send)
+            await while_connected(receive, writing)
+
+    async def _to_asked(
+        self, request: Any, llm: Llm, key: Key, request_id: str, headers: dict[str, str]
+    ) -> Asked:
         if self._prepare is not None:
             request = await self._prepare(request)
-        generation, answer = self._interpret(request, llm, get_request_id(scope), self._limits)
+        generation, answer = self._interpret(request, llm, request_id, self._limits)
+        origin = to_origin(
+            key,
+            request,
+            endpoint=self._endpoint,
+            salt=self._rules.salt,
+            is_streamed=request.stream,
+        )
         placement = find_usage_placement(request, llm.options)
-        asked = Asked(generation, answer, placement, self._to_headers(read))
-        if request.log_prompt and self._prompt_log:
-            self._prompt_log.keep(generation.request_id, request.model, body)
-        if request.stream:
-            events = EventStream(send, find_raw_send(scope), asked.headers)
-            writing = _write_stream(asked, llm.backend, self._limits, events)
-        else:
-            writing = _write_whole(asked, llm.backend, self._limits, send)
-        await while_connected(receive, writing)
+        return Asked(replace(generation, origin=origin), answer, placement, headers)
 
     def _leave_out(self, read: Read[TextRequest], unsupported: frozenset[str]) -> Read[TextRequest]:
         """Treat what this one model cannot honour as what none can."""
@@ -175,7 +198,7 @@ class TextEndpoint:
         names = [name for name in unsupported if name in request.model_fields_set]
         if not names:
             return read
-        if self._policy.parameters == "strict":
+        if self._rules.policy.parameters == "strict":
             raise UnsupportedParameter(
                 f"The parameter '{names[0]}' is not supported by this model.", param=names[0]
             )
@@ -183,15 +206,16 @@ class TextEndpoint:
         defaults = {name: fields[name].get_default(call_default_factory=True) for name in names}
         return Read(request.model_copy(update=defaults), (*read.ignored, *names))
 
-    def _to_headers(self, read: Read[TextRequest]) -> dict[str, str]:
-        """Headers that say which parameters were without effect."""
-        unheard = []
-        if read.request.log_prompt and self._prompt_log is None:
-            unheard.append("log_prompt")
-        options = read.request.stream_options
-        if options is not None and options.include_obfuscation:
-            unheard.append("stream_options.include_obfuscation")
-        return Read(read.request, (*read.ignored, *unheard)).headers()
+
+def _to_headers(read: Read[TextRequest], prompt_log: PromptLog | None) -> dict[str, str]:
+    """Headers that say which parameters were without effect."""
+    unheard = []
+    if read.request.log_prompt and prompt_log is None:
+        unheard.append("log_prompt")
+    options = read.request.stream_options
+    if options is not None and options.include_obfuscation:
+        unheard.append("stream_options.include_obfuscation")
+    return Read(read.request, (*read.ignored, *unheard)).headers()
 
 
 async def _write_whole(asked: Asked, backend: LlmBackend, limits: Limits, send: Send) -> None:

@@ -5,16 +5,22 @@ Each takes its typed `args` and makes one application with one deployment.
 
 from ray.serve import Application
 
-from deployments.config import DiffusionArgs, EmbeddingArgs, IngressArgs, LlmArgs
+from deployments.config import DiffusionArgs, EmbeddingArgs, IngressArgs, LedgerArgs, LlmArgs
 from deployments.diffusion import Diffusion
 from deployments.embedding import Embedding
 from deployments.ingress import Ingress
+from deployments.ledger import Ledger
 from deployments.llm import LLM
 
 
 def ingress(args: IngressArgs) -> Application:
     """The HTTP face; one to a service."""
     return Ingress.bind(args)
+
+
+def ledger(args: LedgerArgs) -> Application:
+    """Keys, limits and usage; at most one to a service."""
+    return Ledger.bind(args)
 
 
 def llm(args: LlmArgs) -> Application:

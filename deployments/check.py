@@ -20,21 +20,24 @@ from deployments.config import (
     DiffusionArgs,
     EmbeddingArgs,
     IngressArgs,
+    LedgerArgs,
     LlmArgs,
     application_name,
 )
-from deployments.discovery import DEPLOYMENTS, KINDS
+from deployments.discovery import DEPLOYMENTS, KINDS, LEDGER, LEDGER_PATH
 from deployments.loading import FAKE_SOURCE
 
 _PACKAGE = "deployments.app:"
 _ARGS: Mapping[str, type[BaseModel]] = {
     "deployments.app:ingress": IngressArgs,
+    LEDGER_PATH: LedgerArgs,
     "deployments.app:llm": LlmArgs,
     "deployments.app:embedding": EmbeddingArgs,
     "deployments.app:diffusion": DiffusionArgs,
 }
 _DEPLOYMENTS: Mapping[str, str] = {
     "deployments.app:ingress": "Ingress",
+    LEDGER_PATH: LEDGER,
     **{path: DEPLOYMENTS[kind] for path, kind in KINDS.items()},
 }
 
@@ -192,6 +195,9 @@ def _duplicates(applications: list[Any]) -> Iterator[str]:
     ingresses = [item for item in applications if item.get("import_path") == f"{_PACKAGE}ingress"]
     if len(ingresses) != 1:
         yield f"applications: one {_PACKAGE}ingress is needed, not {len(ingresses)}"
+    ledgers = [item for item in applications if item.get("import_path") == LEDGER_PATH]
+    if len(ledgers) > 1:
+        yield f"applications: {len(ledgers)} ledgers would each keep limits of their own"
 
 
 def _import_problem(import_path: str) -> str | None:

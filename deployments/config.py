@@ -47,6 +47,25 @@ class IngressArgs(_Args):
     )
 
 
+class LedgerArgs(_Args):
+    """Keys, limits and usage."""
+
+    database: str | None = Field(
+        None,
+        description="where keys and usage are kept: sqlite:///FILE or postgresql://…; without, "
+        "TRIPTYCH_DATABASE_URL, else triptych.db in the home folder",
+    )
+    redis: str | None = Field(
+        None, description="redis://…: limits are kept there, and not beside the ledger"
+    )
+    audit_log: str | None = Field(
+        None, description="a file of JSON lines; logs/audit.jsonl in the home folder without"
+    )
+    poll_interval_s: float = Field(
+        1.0, gt=0, description="how often it is looked whether keys have changed"
+    )
+
+
 class ModelArgs(_Args):
     """What every model has."""
 
@@ -54,6 +73,9 @@ class ModelArgs(_Args):
     """The name that clients use."""
     source: Annotated[str, Field(min_length=1)]
     """A local folder, a Hugging Face id (`org/name` or `org/name@revision`) or `demo:<name>`."""
+    max_waiting: int = Field(
+        1024, ge=0, description="requests that wait in a replica for their turn; more are refused"
+    )
 
 
 class AdapterArgs(_Args):

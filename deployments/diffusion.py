@@ -1,5 +1,6 @@
 """One replica of an image model: Ray's lifecycle around an engine."""
 
+import os
 from functools import partial
 from typing import Protocol
 
@@ -7,15 +8,22 @@ from ray import serve
 
 from api.backends import ImageRequest, Images
 from deployments.config import DiffusionArgs
+from deployments.desk import Desk
 from deployments.engines.diffusers_engine import DiffusersEngine
 from deployments.engines.fake_engines import FakeDiffusionEngine
+from deployments.fair_queue import FairQueue
 from deployments.loading import load_engine
+from deployments.work import Work
 
 
 class DiffusionEngine(Protocol):
     """What runs the model; the docstrings of `DiffusersEngine` hold for all."""
 
-    async def generate(self, request: ImageRequest) -> Images:
+    @property
+    def capacity(self) -> int:
+        """How many requests it works on at once."""
+
+    async def generate(self, request: ImageRequest, work: Work | None = None) -> Images:
         """Draw all images."""
 
     def check_health(self) -> None:
@@ -28,13 +36,22 @@ class DiffusionEngine(Protocol):
 class DiffusionReplica:
     """Serves one model to the ingress replicas."""
 
-    def __init__(self, args: DiffusionArgs) -> None:
+    async def __init__(  # type: ignore[misc]  # Serve awaits it
+        self, args: DiffusionArgs
+    ) -> None:
         """Load the model."""
         self._engine = load_engine(args, partial(_build_engine, args))
+        queue = FairQueue(self._engine.capacity, args.max_waiting)
+        self._desk = Desk(args.id, "diffusion", queue)
 
     async def generate(self, request: ImageRequest) -> Images:
         """Draw all images; cancelling the call stops the work between two steps."""
-        return await self._engine.generate(request)
+        async with self._desk.take_in(request.request_id, request.origin) as work:
+            return await self._engine.generate(request, work)
+
+    async def counts(self) -> dict[str, int]:
+        """What is under way here; all but `pid` is 0 at rest."""
+        return {"pid": os.getpid(), **self._desk.counts()}
 
     def check_health(self) -> None:
         """Prove that the engine works; Serve replaces the replica when this raises."""
@@ -42,8 +59,9 @@ class DiffusionReplica:
 
     def __del__(self) -> None:
         """End the engine's thread with the replica."""
-        if hasattr(self, "_engine"):
+        if hasattr(self, "_desk"):
             self._engine.shut_down()
+            self._desk.shut_down()
 
 
 def _build_engine(args: DiffusionArgs, folder: str | None) -> DiffusionEngine:
@@ -52,7 +70,8 @@ def _build_engine(args: DiffusionArgs, folder: str | None) -> DiffusionEngine:
 
 Diffusion = serve.deployment(
     name="Diffusion",
-    max_ongoing_requests=16,
+    # Whoever waits does so in the replica, where turns are fair: up to `max_waiting`.
+    max_ongoing_requests=2048,
     max_queued_requests=256,
     max_constructor_retry_count=1,
     health_check_period_s=10,

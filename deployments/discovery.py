@@ -4,11 +4,13 @@
 details (ray.serve._private, 2.60) cost under one, hold each application's `args`, and are awaited.
 """
 
+import asyncio
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
 from api.registry import Kind, State
+from deployments.ledger_messages import LedgerAddress
 
 KINDS: Mapping[str, Kind] = {
     "deployments.app:llm": "llm",
@@ -20,6 +22,10 @@ KINDS: Mapping[str, Kind] = {
 DEPLOYMENTS: Mapping[Kind, str] = {"llm": "LLM", "embedding": "Embedding", "diffusion": "Diffusion"}
 """Kind → the name of the one deployment in its application."""
 
+LEDGER_PATH = "deployments.app:ledger"
+LEDGER = "Ledger"
+
+_LEDGER_TIMEOUT_S = 5.0
 _SOURCE_ERROR = "SourceError: "
 
 
@@ -58,6 +64,32 @@ def to_models(details: Mapping[str, Any]) -> Iterator[DiscoveredModel]:
         deployed_at_s = int(application.get("last_deployed_time_s") or 0)
         args = config["args"]
         yield DiscoveredModel(name, str(model_id), kind, state, message, deployed_at_s, args)
+
+
+async def find_ledger() -> LedgerAddress | None:
+    """Where the ledger listens; None if the configuration has none.
+
+    Raises:
+        Exception: it, or the controller, is not up.
+    """
+    name = find_ledger_application(await fetch_details())
+    if name is None:
+        return None
+    from ray import serve
+
+    handle = serve.get_deployment_handle(LEDGER, app_name=name, _check_exists=False)
+    async with asyncio.timeout(_LEDGER_TIMEOUT_S):
+        address: LedgerAddress = await handle.address.remote()
+    return address
+
+
+def find_ledger_application(details: Mapping[str, Any]) -> str | None:
+    """The name of the application that keeps keys, limits and usage."""
+    for name, application in details["applications"].items():
+        config = application.get("deployed_app_config") or {}
+        if config.get("import_path") == LEDGER_PATH and application["status"] != "DELETING":
+            return str(name)
+    return None
 
 
 def find_nodes(details: Mapping[str, Any]) -> set[str]:

@@ -1,5 +1,6 @@
 """One replica of an encoder: Ray's lifecycle around an engine."""
 
+import os
 from functools import partial
 from typing import Protocol
 
@@ -7,15 +8,22 @@ from ray import serve
 
 from api.backends import EmbeddingRequest, Embeddings
 from deployments.config import EmbeddingArgs
+from deployments.desk import Desk
 from deployments.engines.encoder_engine import EncoderEngine
 from deployments.engines.fake_engines import FakeEncoderEngine
+from deployments.fair_queue import FairQueue
 from deployments.loading import load_engine
+from deployments.work import Work
 
 
 class EmbeddingEngine(Protocol):
     """What runs the model; the docstrings of `EncoderEngine` hold for all."""
 
-    async def embed(self, request: EmbeddingRequest) -> Embeddings:
+    @property
+    def capacity(self) -> int:
+        """How many requests it works on at once."""
+
+    async def embed(self, request: EmbeddingRequest, work: Work | None = None) -> Embeddings:
         """Embed all inputs."""
 
     def check_health(self) -> None:
@@ -28,13 +36,22 @@ class EmbeddingEngine(Protocol):
 class EmbeddingReplica:
     """Serves one model to the ingress replicas."""
 
-    def __init__(self, args: EmbeddingArgs) -> None:
+    async def __init__(  # type: ignore[misc]  # Serve awaits it
+        self, args: EmbeddingArgs
+    ) -> None:
         """Load the model."""
         self._engine = load_engine(args, partial(_build_engine, args))
+        queue = FairQueue(self._engine.capacity, args.max_waiting)
+        self._desk = Desk(args.id, "embedding", queue)
 
     async def embed(self, request: EmbeddingRequest) -> Embeddings:
         """Embed all inputs; cancelling the call stops the work."""
-        return await self._engine.embed(request)
+        async with self._desk.take_in(request.request_id, request.origin) as work:
+            return await self._engine.embed(request, work)
+
+    async def counts(self) -> dict[str, int]:
+        """What is under way here; all but `pid` is 0 at rest."""
+        return {"pid": os.getpid(), **self._desk.counts()}
 
     def check_health(self) -> None:
         """Prove that the engine works; Serve replaces the replica when this raises."""
@@ -42,8 +59,9 @@ class EmbeddingReplica:
 
     def __del__(self) -> None:
         """End the engine's thread with the replica."""
-        if hasattr(self, "_engine"):
+        if hasattr(self, "_desk"):
             self._engine.shut_down()
+            self._desk.shut_down()
 
 
 def _build_engine(args: EmbeddingArgs, folder: str | None) -> EmbeddingEngine:
@@ -52,7 +70,8 @@ def _build_engine(args: EmbeddingArgs, folder: str | None) -> EmbeddingEngine:
 
 Embedding = serve.deployment(
     name="Embedding",
-    max_ongoing_requests=64,
+    # Whoever waits does so in the replica, where turns are fair: up to `max_waiting`.
+    max_ongoing_requests=2048,
     max_queued_requests=1024,
     max_constructor_retry_count=1,
     health_check_period_s=10,

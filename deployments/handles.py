@@ -40,7 +40,7 @@ class LlmHandle:
     async def complete(self, generation: Generation) -> Completion:
         """Write the whole answer."""
         method = self._prefer(self._complete, generation.adapter)
-        completion: Completion = await _call(method, generation)
+        completion: Completion = await call(method, generation)
         return completion
 
     def stream(self, generation: Generation) -> "ChannelStream":
@@ -64,8 +64,8 @@ class ChannelStream:
         """Open an inbox and make the call."""
         self._receiver = receiver
         self._inbox = receiver.open()
-        call = _call(method, generation, self._inbox.reply_to)
-        self._calling: asyncio.Task[StreamEnd] = asyncio.create_task(call)
+        calling = call(method, generation, self._inbox.reply_to)
+        self._calling: asyncio.Task[StreamEnd] = asyncio.create_task(calling)
         self._calling.add_done_callback(lambda _: self._inbox.wake())
         self._completion: Completion | None = None
 
@@ -120,7 +120,7 @@ class EmbeddingHandle:
 
     async def embed(self, request: EmbeddingRequest) -> Embeddings:
         """Embed all inputs."""
-        embeddings: Embeddings = await _call(self._embed, request)
+        embeddings: Embeddings = await call(self._embed, request)
         return embeddings
 
 
@@ -133,11 +133,11 @@ class DiffusionHandle:
 
     async def generate(self, request: ImageRequest) -> Images:
         """Draw all images."""
-        images: Images = await _call(self._generate, request)
+        images: Images = await call(self._generate, request)
         return images
 
 
-async def _call(method: "DeploymentHandle[Any]", *args: Any) -> Any:
+async def call(method: "DeploymentHandle[Any]", *args: Any) -> Any:
     """Call and wait; whoever stops waiting cancels the call in the replica too."""
     with translate_ray_errors():
         # Called in here: whoever is cancelled before that has nothing under way.

@@ -1,10 +1,13 @@
-"""One replica of the HTTP face: finds the models, and answers for them."""
+"""One replica of the HTTP face: finds the models, the keys and the ledger, and answers for them."""
 
 import asyncio
+import contextlib
 import logging
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from functools import cache, partial
+from typing import TYPE_CHECKING, Any
 
 import ray
 import zmq
@@ -15,41 +18,48 @@ from api.app import create_app
 from api.backends import Backend
 from api.registry import ModelEntry, Models, Registry, TextOptions
 from api.rules import Rules
+from deployments.administration import LedgerAdministration
 from deployments.config import IngressArgs
 from deployments.discovery import (
     DEPLOYMENTS,
+    LEDGER,
     DiscoveredModel,
     fetch_details,
+    find_ledger,
+    find_ledger_application,
     find_nodes,
     to_models,
 )
 from deployments.handles import DiffusionHandle, EmbeddingHandle, LlmHandle
 from deployments.image_fetcher import HttpsImages
-from deployments.keys import NoApiKeys, load_api_keys
+from deployments.keys import NoApiKeys, ServiceKeys
+from deployments.ledger_link import LedgerLink
+from deployments.limiter import LedgerLimiter
 from deployments.logs import configure_logs
+from deployments.pepper import load_pepper, to_cache_salt
 from deployments.prompt_log import PromptFiles
 from deployments.text_options import to_text_options
 from deployments.token_channel import Receiver
 
+if TYPE_CHECKING:
+    from ray.serve.handle import DeploymentHandle
+
 logger = logging.getLogger(__name__)
+
+_REPORT_S = 10.0
 
 
 class IngressReplica:
     """Builds the application around a registry that one background task keeps up to date."""
 
     def __init__(self, args: IngressArgs) -> None:
-        """Read the keys.
-
-        Raises:
-            NoApiKeys: authentication is on, and there is none.
-        """
+        """Read the keys of the environment."""
         configure_logs()
         self._args = args
-        try:
-            self._keys = load_api_keys(args.auth)
-        except NoApiKeys as error:
-            logger.error("the ingress does not start: %s", error)
-            raise
+        self._pepper = load_pepper()
+        self._keys = ServiceKeys(self._pepper) if args.auth.required else None
+        self._link: LedgerLink | None = None
+        self._ledger: DeploymentHandle[Any] | None = None
         self._prompt_log = PromptFiles(args.prompt_log) if args.prompt_log else None
         self._models = Models()
         self._backends: dict[tuple[str, str], Backend] = {}
@@ -58,8 +68,9 @@ class IngressReplica:
         """Called by Serve inside the replica; everything it needs is there by then."""
         return create_app(
             self._models,
-            self._keys,
+            self._keys.keys if self._keys else None,
             self._to_rules(),
+            administration=LedgerAdministration(lambda: self._ledger),
             lifespan=self._lifespan,
             # Serve puts a request id into the request and appends it to the response, whatever the
             # application has written (ray/serve/_private/http_util.py: RequestIdMiddleware).
@@ -69,18 +80,35 @@ class IngressReplica:
     def _to_rules(self) -> Rules:
         policy = self._args.policy
         fetcher = HttpsImages(policy.image_hosts) if policy.image_hosts else None
-        return Rules(self._args.limits, policy, self._prompt_log, fetcher)
+        return Rules(
+            limits=self._args.limits,
+            policy=policy,
+            prompt_log=self._prompt_log,
+            image_fetcher=fetcher,
+            limiter=LedgerLimiter(lambda: self._link),
+            salt=cache(partial(to_cache_salt, self._pepper)),
+        )
 
     @asynccontextmanager
     async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
         self._receiver = Receiver()
         self._is_on_one_node = True
-        await self._look_up_models()
-        polling = asyncio.create_task(self._poll())
+        self._link = LedgerLink(find_ledger, self._keys.take if self._keys else None)
+        if self._keys:
+            self._link.on_lost = self._keys.note_loss
+        try:
+            await self._look_up_models()
+        except NoApiKeys as error:
+            logger.error("the ingress does not start: %s", error)
+            raise
+        self._link.start()
+        background = [asyncio.create_task(self._poll()), asyncio.create_task(self._report())]
         try:
             yield
         finally:
-            polling.cancel()
+            for task in background:
+                task.cancel()
+            self._link.shut_down()
             self._receiver.shut_down()
             if self._prompt_log:
                 self._prompt_log.shut_down()
@@ -88,7 +116,16 @@ class IngressReplica:
     async def _poll(self) -> None:
         while True:
             await asyncio.sleep(self._args.poll_interval_s)
-            await self._look_up_models()
+            with contextlib.suppress(NoApiKeys):  # nobody gets in, and that is that
+                await self._look_up_models()
+
+    async def _report(self) -> None:
+        """Tell the audit log how many requests were refused for their key: not each of them."""
+        while self._keys and self._link:
+            await asyncio.sleep(_REPORT_S)
+            if failures := self._keys.take_failures():
+                logger.warning("%d requests came without a valid key", failures)
+                self._link.audit("auth_failures", count=failures, seconds=_REPORT_S)
 
     async def _look_up_models(self) -> None:
         try:
@@ -99,11 +136,26 @@ class IngressReplica:
         except Exception:  # the controller restarts now and then; what was known goes on serving
             logger.exception("the models could not be looked up; keeping those known before")
             return
+        self._find_ledger(details)
         self._listen_to(find_nodes(details))
         names = {(model.application, model.kind) for model in discovered}
         self._backends = {key: value for key, value in self._backends.items() if key in names}
         entries = map(self._to_entry, discovered, texts)
         self._models.swap(Registry(entries))
+
+    def _find_ledger(self, details: Mapping[str, Any]) -> None:
+        """Know where administrators' wishes go.
+
+        Raises:
+            NoApiKeys: there is no ledger, and no key of the environment either.
+        """
+        name = find_ledger_application(details)
+        if name is None:
+            self._ledger = None
+            if self._keys and not self._keys.keys.is_known:
+                self._keys.do_without_ledger()
+        elif self._ledger is None:
+            self._ledger = serve.get_deployment_handle(LEDGER, app_name=name, _check_exists=False)
 
     def _listen_to(self, nodes: set[str]) -> None:
         """Be within reach of the models: on loopback, until one runs on another node."""
@@ -122,6 +174,7 @@ class IngressReplica:
             "streams": len(self._receiver),
             "dropped": self._receiver.dropped,
             "tasks": len(asyncio.all_tasks()),
+            **(self._link.counts() if self._link else {}),
         }
 
     def _to_entry(self, model: DiscoveredModel, text: TextOptions) -> ModelEntry:

@@ -1,9 +1,17 @@
-"""Where the API keys come from: the environment, else the file that `scripts/serve` makes."""
+"""Who may enter: the environment's keys, else those in `scripts/serve`'s file, and the ledger's."""
 
+import hmac
+import logging
 import os
+from collections.abc import Iterator
+from datetime import UTC, datetime
 
-from api.auth import ApiKeys
-from deployments.config import AuthArgs, find_home
+from api.auth import Entry, KeyRing, Keys, to_entries
+from deployments.config import find_home
+from deployments.ledger_messages import KeySet
+from deployments.pepper import to_pepper_mark
+
+logger = logging.getLogger(__name__)
 
 _VARIABLE = "TRIPTYCH_API_KEYS"
 
@@ -12,22 +20,68 @@ class NoApiKeys(Exception):
     """Authentication is on, and there is no key."""
 
 
-def load_api_keys(auth: AuthArgs) -> ApiKeys | None:
-    """Read the keys; None when authentication is explicitly off.
+class ServiceKeys:
+    """The key ring of one ingress replica, and where its keys come from."""
 
-    Raises:
-        NoApiKeys: it is on, and there is none; the message says how to make one.
-    """
-    if not auth.required:
-        return None
-    keys = _read().replace(",", " ").split()
-    if not keys:
-        raise NoApiKeys(
-            f"no API key is configured: set {_VARIABLE} to one or more, separated by commas, or "
-            "run ./scripts/serve, which makes one (or set auth: {required: false} in the "
-            "ingress's args, behind a gate of your own)"
-        )
-    return ApiKeys(keys)
+    def __init__(self, pepper: bytes) -> None:
+        """Read the environment's keys; the ledger's are not known yet.
+
+        Raises:
+            ValueError: one of them is none that a client could offer.
+        """
+        secrets = _read().replace(",", " ").split()
+        self._own = to_entries(secrets, pepper) if secrets else []
+        self._pepper = pepper
+        self._failures = 0
+        self.keys = Keys(KeyRing(self._own, pepper), self._note_failure)
+
+    def do_without_ledger(self) -> None:
+        """There is none in the configuration: the environment's keys are all.
+
+        Raises:
+            NoApiKeys: there are none; the message says how to make one.
+        """
+        if not self._own:
+            raise NoApiKeys(
+                f"no API key is configured: set {_VARIABLE} to one or more, separated by commas, "
+                "or run ./scripts/serve, which makes one, or add the application of "
+                "deployments.app:ledger and make keys with ./scripts/keys (or set "
+                "auth: {required: false} in the ingress's args, behind a gate of your own)"
+            )
+        self.keys.is_known = True
+
+    def take(self, key_set: KeySet) -> None:
+        """Let in the ledger's keys, as they are now."""
+        if not hmac.compare_digest(key_set.pepper_mark, to_pepper_mark(self._pepper)):
+            self._warn("this node has another TRIPTYCH_PEPPER than the ledger's")
+            return
+        self.keys.swap(KeyRing([*self._own, *_to_entries(key_set)], self._pepper))
+        if key_set.note:
+            self._warn(key_set.note)
+
+    def note_loss(self) -> None:
+        """The ledger cannot be reached: those who were let in still are."""
+        since = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC"
+        self._warn(f"the ledger cannot be reached since {since}; the keys known then hold")
+
+    def take_failures(self) -> int:
+        """How many requests were refused for their key since the last call."""
+        failures, self._failures = self._failures, 0
+        return failures
+
+    def _warn(self, note: str) -> None:
+        logger.error("keys: %s", note)
+        self.keys.note = note
+
+    def _note_failure(self) -> None:
+        self._failures += 1
+
+
+def _to_entries(key_set: KeySet) -> Iterator[Entry]:
+    for stored in key_set.keys:
+        yield Entry(stored.key, stored.digest)
+        if stored.previous_digest is not None:
+            yield Entry(stored.key, stored.previous_digest, stored.previous_until_s)
 
 
 def _read() -> str:

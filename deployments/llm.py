@@ -3,6 +3,7 @@
 import asyncio
 import os
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -12,12 +13,15 @@ from ray import serve
 from api.generation import Completion, Delta, Generation
 from deployments.adapters import Adapters
 from deployments.config import LlmArgs
+from deployments.desk import Desk, DeskWork
 from deployments.engines.fake_engines import FakeLlmEngine
 from deployments.engines.vllm_chat import ChatOptions
 from deployments.engines.vllm_engine import VllmEngine
+from deployments.fair_queue import FairQueue
 from deployments.handles import StreamEnd
 from deployments.loading import load_engine
 from deployments.token_channel import ReplyTo, Sender
+from deployments.work import Work
 
 _MAX_LORAS = 4
 """How many adapters one batch may hold unless the configuration says otherwise; vLLM's own is 1."""
@@ -31,11 +35,16 @@ class LlmEngine(Protocol):
         generation: Generation,
         emit: Callable[[Delta], None] | None = None,
         adapter: Any = None,
+        work: Work | None = None,
     ) -> Completion:
         """Continue every prompt."""
 
     async def load_adapter(self, name: str, number: int, folder: str) -> Any:
         """A LoRA adapter as `generate` wants it."""
+
+    @property
+    def capacity(self) -> int:
+        """How many sequences it works on at once."""
 
     @property
     def unfinished_requests(self) -> int:
@@ -57,19 +66,31 @@ class LlmReplica:
         """Load the model; on the event loop, because vLLM ties itself to the one that runs."""
         self._engine = load_engine(args, partial(_build_engine, args))
         self._sender = Sender()
+        self._desk = Desk(args.id, "llm", FairQueue(self._engine.capacity, args.max_waiting))
         self._get_adapter = _to_getter(Adapters(args, self._engine.load_adapter), args)
 
     async def complete(self, generation: Generation) -> Completion:
         """Write the whole answer; cancelling the call aborts the work."""
-        adapter = await self._find_adapter(generation)
-        return await self._engine.generate(generation, None, adapter)
+        async with self._take_in(generation) as work:
+            adapter = await self._find_adapter(generation)
+            completion = await self._engine.generate(generation, None, adapter, work)
+            work.finish_reason = completion.choices[0].finish_reason
+            return completion
 
     async def stream(self, generation: Generation, reply_to: ReplyTo) -> StreamEnd:
         """Write piece by piece to `reply_to`; the call lasts until the last piece is sent."""
-        with self._sender.open(reply_to) as outlet:
-            adapter = await self._find_adapter(generation)
-            completion = await self._engine.generate(generation, outlet.send, adapter)
-        return StreamEnd(completion, outlet.sent)
+        async with self._take_in(generation) as work:
+            with self._sender.open(reply_to) as outlet:
+                try:
+                    adapter = await self._find_adapter(generation)
+                    completion = await self._engine.generate(generation, outlet.send, adapter, work)
+                finally:
+                    work.first_s = outlet.first_s
+                work.finish_reason = outlet.finish_reason
+            return StreamEnd(completion, outlet.sent)
+
+    def _take_in(self, generation: Generation) -> AbstractAsyncContextManager[DeskWork]:
+        return self._desk.take_in(generation.request_id, generation.origin, generation.adapter)
 
     async def _find_adapter(self, generation: Generation) -> Any:
         return await self._get_adapter(generation.adapter) if generation.adapter else None
@@ -84,6 +105,7 @@ class LlmReplica:
             "requests": self._engine.unfinished_requests,
             "streams": self._sender.outlets,
             "sockets": self._sender.peers,
+            **self._desk.counts(),
             "tasks": len(asyncio.all_tasks()),
         }
 
@@ -96,6 +118,8 @@ class LlmReplica:
         if hasattr(self, "_sender"):
             self._sender.shut_down()
             self._engine.shut_down()
+        if hasattr(self, "_desk"):
+            self._desk.shut_down()
 
 
 def _build_engine(args: LlmArgs, folder: str | None) -> LlmEngine:
@@ -121,7 +145,8 @@ def _to_getter(adapters: Adapters, args: LlmArgs) -> Callable[[str], Awaitable[A
 
 LLM = serve.deployment(
     name="LLM",
-    max_ongoing_requests=256,
+    # Whoever waits does so in the replica, where turns are fair: up to `max_waiting`.
+    max_ongoing_requests=4096,
     max_queued_requests=1024,
     max_constructor_retry_count=1,
     health_check_period_s=5,

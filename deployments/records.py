@@ -1,9 +1,9 @@
-"""What is kept of every request: the usage record."""
+"""What is kept: a record of every request, and the keys."""
 
 import uuid
 from dataclasses import dataclass, field
 
-from api.tenancy import Kind
+from api.tenancy import Key, Kind
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,3 +47,15 @@ class UsageRecord:
     def tokens(self) -> int:
         """What counts against token limits: pictures are counted as images instead."""
         return 0 if self.kind == "diffusion" else self.prompt_tokens + self.completion_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class StoredKey:
+    """A key, and by which secrets it is known."""
+
+    key: Key
+    digest: bytes
+    previous_digest: bytes | None
+    """The secret before the last rotation, …"""
+    previous_until_s: float | None
+    """… which opens until this Unix time."""

@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 import logging
 import secrets
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
@@ -220,6 +221,10 @@ class Outlet:
         self._ticket = ticket
         self._is_lost = False
         self.sent = 0
+        self.first_s: float | None = None
+        """When the first delta was sent, by the monotonic clock."""
+        self.finish_reason: FinishReason | None = None
+        """Of the choice that ended first."""
 
     def send(self, delta: Delta) -> None:
         """Send a delta with the others of this tick; never blocks."""
@@ -227,6 +232,10 @@ class Outlet:
             self._ticket, self.sent, delta.index, delta.text, delta.finish_reason, delta.extra
         )
         self._peer.post(item)
+        if not self.sent:
+            self.first_s = time.monotonic()
+        if delta.finish_reason is not None and self.finish_reason is None:
+            self.finish_reason = delta.finish_reason
         self.sent += 1
 
     def lose(self) -> None:

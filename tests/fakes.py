@@ -6,17 +6,22 @@ decides what has happened by when.
 
 import asyncio
 import struct
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from typing import Any
 
 from starlette.applications import Starlette
 
+from api.administration import NewSecret, UsageQuery, UsageRow
 from api.app import create_app
-from api.auth import ApiKeys
+from api.auth import Entry, KeyRing, Keys
 from api.backends import EmbeddingRequest, Embeddings, Image, ImageRequest, Images
+from api.errors import InvalidRequest, KeyNotFound
 from api.generation import Completion, Delta, Generation, Usage
+from api.key_fields import apply_changes
+from api.key_format import digest
 from api.registry import ModelEntry, Models, Registry, TextOptions
 from api.rules import Rules
+from api.tenancy import Key
 
 LLM, ENCODER, PAINTER = "llm", "org/encoder", "painter"
 """Ids of the three models that `build_app` serves."""
@@ -210,6 +215,97 @@ class FakePainter:
         return Images(images, request.width_px or 64, request.height_px or 48, self.usage)
 
 
+SECRET, PEPPER = "sk-one", b"pepper"
+"""A secret that opens for the key of `keys_of`."""
+
+
+def keys_of(key: Key, *, is_known: bool = True) -> Keys:
+    """One key, which `SECRET` opens for."""
+    keys = Keys(KeyRing([Entry(key, digest(PEPPER, SECRET))], PEPPER))
+    keys.is_known = is_known
+    return keys
+
+
+class FakeAdmission:
+    """An `Admission` that notes what is given back."""
+
+    def __init__(self) -> None:
+        self.headers = {"x-ratelimit-limit-requests": "9"}
+        self.released: list[int] = []
+
+    def release(self, images: int = 0) -> None:
+        self.released.append(images)
+
+
+class FakeLimiter:
+    """A `Limiter` that lets everybody in, or nobody."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.error = error
+        self.asked: list[tuple[Key, int]] = []
+        self.admissions: list[FakeAdmission] = []
+
+    async def admit(self, key: Key, images: int = 0) -> FakeAdmission:
+        self.asked.append((key, images))
+        if self.error is not None:
+            raise self.error
+        self.admissions.append(FakeAdmission())
+        return self.admissions[-1]
+
+    @property
+    def released(self) -> list[list[int]]:
+        return [admission.released for admission in self.admissions]
+
+
+class FakeAdministration:
+    """An `Administration` in memory; its secrets are numbered."""
+
+    def __init__(self, rows: Sequence[UsageRow] = ()) -> None:
+        self.keys: dict[str, Key] = {}
+        self.rows = rows
+        self.queries: list[UsageQuery] = []
+        self.graces_s: list[float] = []
+        self._secrets = 0
+
+    async def create_key(self, fields: Mapping[str, Any]) -> NewSecret:
+        if any(key.name == fields["name"] for key in self.keys.values()):
+            raise InvalidRequest("Another key has the name.", param="name")
+        key = Key(**{"id": f"key{len(self.keys):05}", "tenant": fields["name"], **fields})
+        self.keys[key.id] = key
+        return self._to_new(key)
+
+    async def list_keys(self) -> Sequence[Key]:
+        return list(self.keys.values())
+
+    async def get_key(self, id_or_name: str) -> Key:
+        for key in self.keys.values():
+            if id_or_name in (key.id, key.name):
+                return key
+        raise KeyNotFound("There is no such key.")
+
+    async def change_key(self, id_or_name: str, changes: Mapping[str, Any]) -> Key:
+        key = apply_changes(await self.get_key(id_or_name), changes)
+        self.keys[key.id] = key
+        return key
+
+    async def rotate_key(self, id_or_name: str, grace_s: float) -> NewSecret:
+        key = await self.get_key(id_or_name)
+        self.graces_s.append(grace_s)
+        return self._to_new(key)
+
+    async def delete_key(self, id_or_name: str) -> None:
+        key = await self.get_key(id_or_name)
+        del self.keys[key.id]
+
+    async def report_usage(self, query: UsageQuery) -> Sequence[UsageRow]:
+        self.queries.append(query)
+        return self.rows
+
+    def _to_new(self, key: Key) -> NewSecret:
+        self._secrets += 1
+        return NewSecret(key, f"secret {self._secrets}")
+
+
 def build_models(
     llm: FakeLlm | None = None,
     encoder: FakeEncoder | None = None,
@@ -234,9 +330,11 @@ def build_app(
     encoder: FakeEncoder | None = None,
     painter: FakePainter | None = None,
     *,
-    keys: ApiKeys | None = None,
+    keys: Keys | None = None,
+    administration: FakeAdministration | None = None,
     text: TextOptions | None = None,
     **rules: Any,
 ) -> Starlette:
     """The real application around fake models; open to all unless there are keys."""
-    return create_app(build_models(llm, encoder, painter, text), keys, Rules(**rules))
+    models = build_models(llm, encoder, painter, text)
+    return create_app(models, keys, Rules(**rules), administration=administration)

@@ -34,7 +34,6 @@ class ChatRequest(TextRequest):
             "prompt_cache_retention",
             "safety_identifier",
             "metadata",
-            "user",
         ]
     )
     refused: ClassVar = REFUSED_OF_VLLM | frozenset(

@@ -13,7 +13,6 @@ _MAX_LOGPROBS = 5
 class CompletionRequest(TextRequest):
     """Prompts to be continued."""
 
-    reported: ClassVar = frozenset(["user"])
     refused: ClassVar = REFUSED_OF_VLLM | {"prompt_embeds", "response_format", "suffix"}
 
     prompt: Texts

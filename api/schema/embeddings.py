@@ -8,7 +8,6 @@ from api.schema.common import ModelId, Request, Texts
 class EmbeddingsRequest(Request):
     """Texts to be embedded."""
 
-    reported: ClassVar = frozenset({"user"})
     refused: ClassVar = frozenset({"dimensions"})
 
     model: ModelId

@@ -23,7 +23,7 @@ def _to_size(value: Any) -> Any:
 class ImagesRequest(Request):
     """A picture to be drawn."""
 
-    reported: ClassVar = frozenset(["safety_identifier", "user"])
+    reported: ClassVar = frozenset(["safety_identifier"])
     refused: ClassVar = frozenset(
         [
             "background",

@@ -3,6 +3,7 @@
 import copy
 import io
 import secrets
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from api.backends import Image, ImageRequest, Images
@@ -11,6 +12,7 @@ from api.generation import Usage
 from deployments.config import DiffusionOptions
 from deployments.engines.hardware import pick_device, pick_dtype
 from deployments.engines.worker import Cancellation, Worker
+from deployments.work import Work
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PilImage
@@ -48,22 +50,38 @@ class DiffusersEngine:
         self._native_px = _find_sample_size(self._pipeline) * self._scale
         self._worker = Worker("diffusion")
 
-    async def generate(self, request: ImageRequest) -> Images:
+    @property
+    def capacity(self) -> int:
+        """Requests that it draws at once."""
+        return 1
+
+    async def generate(self, request: ImageRequest, work: Work | None = None) -> Images:
         """Draw all images. Cancelling this call stops the work after the current step.
 
         Raises:
             InvalidRequest: the size or the prompt does not fit this model.
+            Overloaded: `work.begin` says so.
         """
+        work = work or Work()
         width_px, height_px = self._check_size(request)
         prompt_tokens = self._count_tokens(request.prompt, "prompt")
         if request.negative_prompt:
             prompt_tokens += self._count_tokens(request.negative_prompt, "negative_prompt")
         seeds = self._to_seeds(request)
-        images = await self._worker.run(
-            lambda cancellation: self._draw(request, width_px, height_px, seeds, cancellation)
-        )
+        await work.begin(tokens=0)  # its key's limits count pictures
+        work.usage = Usage(prompt_tokens)
+
+        def draw(cancellation: Cancellation) -> tuple[Image, ...]:
+            def after_step(step: int) -> None:
+                work.note_steps(request.n, step + 1, width_px * height_px)
+                cancellation.check()
+
+            return self._draw(request, width_px, height_px, seeds, after_step)
+
+        images = await self._worker.run(draw)
         latents = (width_px // self._scale) * (height_px // self._scale)
-        usage = Usage(prompt_tokens, completion_tokens=latents * request.n)
+        work.usage = usage = Usage(prompt_tokens, completion_tokens=latents * request.n)
+        work.images = request.n
         return Images(images, width_px, height_px, usage)
 
     def _draw(
@@ -72,12 +90,12 @@ class DiffusersEngine:
         width_px: int,
         height_px: int,
         seeds: list[int],
-        cancellation: Cancellation,
+        after_step: Callable[[int], None],
     ) -> tuple[Image, ...]:
         import torch
 
-        def after_step(pipeline: Any, step: int, timestep: Any, values: Any) -> Any:
-            cancellation.check()
+        def on_step_end(pipeline: Any, step: int, timestep: Any, values: Any) -> Any:
+            after_step(step)
             return values
 
         options = self._options
@@ -93,7 +111,7 @@ class DiffusersEngine:
             ),
             # On the CPU whatever the device, so that a seed means the same picture everywhere.
             generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
-            callback_on_step_end=after_step,
+            callback_on_step_end=on_step_end,
         )
         pairs = zip(drawn.images, seeds, strict=True)
         return tuple(Image(_to_png(image), seed) for image, seed in pairs)

@@ -13,6 +13,7 @@ from api.generation import Usage
 from deployments.config import EncoderOptions
 from deployments.engines.hardware import pick_device, pick_dtype
 from deployments.engines.worker import Cancellation, Worker
+from deployments.work import Work
 
 if TYPE_CHECKING:
     import numpy as np
@@ -47,21 +48,37 @@ class EncoderEngine:
         self._is_normalized = isinstance(self._model[-1], Normalize)
         self._prefix, self._suffix = self._special_tokens()
         self._prompt = self._find_prompt(options.prompt_name)
+        self._tokenizing = Worker("tokenizer")
         self._worker = Worker("encoder")
 
-    async def embed(self, request: EmbeddingRequest) -> Embeddings:
+    @property
+    def capacity(self) -> int:
+        """Requests that it takes at once: one computes, and the next one is at hand."""
+        return 2
+
+    async def embed(self, request: EmbeddingRequest, work: Work | None = None) -> Embeddings:
         """Embed all inputs. Cancelling this call stops the work after the current batch.
 
         Raises:
             ContextLengthExceeded: an input is too long for the model.
             InvalidRequest: a token id is not in the vocabulary.
+            RateLimited, Overloaded: `work.begin` says so.
         """
-        return await self._worker.run(lambda cancellation: self._embed(request, cancellation))
+        work = work or Work()
+        sequences = await self._tokenizing.run(lambda _: self._tokenize(request.inputs))
+        usage = Usage(prompt_tokens=sum(len(ids) for ids in sequences))
+        await work.begin(usage.prompt_tokens)
+        work.usage = usage
+        vectors, dimensions = await self._worker.run(
+            lambda cancellation: self._embed(sequences, cancellation)
+        )
+        return Embeddings(vectors, dimensions, usage)
 
-    def _embed(self, request: EmbeddingRequest, cancellation: Cancellation) -> Embeddings:
+    def _embed(
+        self, sequences: Sequence[Sequence[int]], cancellation: Cancellation
+    ) -> tuple[bytes, int]:
         import numpy as np
 
-        sequences = self._tokenize(request.inputs)
         vectors: np.ndarray | None = None  # (N, D) float32
         for batch in to_batches([len(ids) for ids in sequences], self._max_batch_tokens):
             cancellation.check()
@@ -70,8 +87,7 @@ class EncoderEngine:
                 vectors = np.empty((len(sequences), rows.shape[1]), np.dtype("<f4"))
             vectors[batch] = rows
         assert vectors is not None, "a request has at least one input"
-        usage = Usage(prompt_tokens=sum(len(ids) for ids in sequences))
-        return Embeddings(vectors.tobytes(), vectors.shape[1], usage)
+        return vectors.tobytes(), vectors.shape[1]
 
     def _forward(self, sequences: Sequence[Sequence[int]]) -> "np.ndarray":
         """One pass over one batch: (B, D) float32."""
@@ -152,6 +168,7 @@ class EncoderEngine:
 
     def shut_down(self) -> None:
         """Take no more work."""
+        self._tokenizing.shut_down()
         self._worker.shut_down()
 
 

@@ -15,7 +15,17 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from api.backends import EmbeddingRequest, Embeddings, Image, ImageRequest, Images
 from api.errors import EngineFailed
-from api.generation import Completion, Conversation, Delta, Generation, Message, Prompt, Usage
+from api.generation import (
+    Completion,
+    Conversation,
+    Delta,
+    Generation,
+    Message,
+    Prompt,
+    Sampling,
+    Usage,
+)
+from deployments.work import Work
 
 _DIMENSIONS = 8
 _SIZE_PX = 64
@@ -28,6 +38,7 @@ class FakeLlmOptions(BaseModel):
 
     tokens_per_s: float = Field(1000.0, gt=0, description="speed of each choice")
     fail_after_tokens: int | None = Field(None, description="raise once so many are written")
+    max_num_seqs: int = Field(100_000, ge=1, description="how many choices it writes at once")
 
 
 class FakeLlmEngine:
@@ -48,16 +59,24 @@ class FakeLlmEngine:
         generation: Generation,
         emit: Callable[[Delta], None] | None = None,
         adapter: str | None = None,
+        work: Work | None = None,
     ) -> Completion:
         """Write all choices at the configured speed; a token is a word, an adapter shouts."""
+        work = work or Work()
+        sampling = generation.sampling
         words = [_to_words(prompt) for prompt in generation.prompts]
         if adapter:
             words = [[word.upper() for word in prompt] for prompt in words]
+        limits = [self._find_limit(prompt, sampling) for prompt in words]
+        prompt_tokens = sum(map(len, words))
+        most_tokens = prompt_tokens + sampling.n * sum(limits)
+        await work.begin(most_tokens, size=len(words) * sampling.n)
+        written = [0]
         self._running += 1
         try:
             async with asyncio.TaskGroup() as group:
                 writing = [
-                    group.create_task(self._write(index, prompt, generation, emit))
+                    group.create_task(self._write(index, prompt, generation, emit, written))
                     for index, prompt in enumerate(
                         prompt for prompt in words for _ in range(generation.sampling.n)
                     )
@@ -69,9 +88,11 @@ class FakeLlmEngine:
             raise
         finally:
             self._running -= 1
-        written = [task.result() for task in writing]
-        usage = Usage(sum(map(len, words)), sum(tokens for _, tokens in written))
-        return Completion(() if emit else tuple(choice for choice, _ in written), usage)
+            work.usage = Usage(prompt_tokens, written[0])
+        return Completion(() if emit else tuple(task.result() for task in writing), work.usage)
+
+    def _find_limit(self, prompt: list[str], sampling: Sampling) -> int:
+        return sampling.max_tokens or sampling.default_max_tokens or len(prompt)
 
     async def _write(
         self,
@@ -79,26 +100,34 @@ class FakeLlmEngine:
         prompt: list[str],
         generation: Generation,
         emit: Callable[[Delta], None] | None,
-    ) -> tuple[Delta, int]:
-        max_tokens = generation.sampling.max_tokens or generation.sampling.default_max_tokens
-        words = itertools.islice(itertools.cycle(prompt), max_tokens or len(prompt))
-        text, tokens = "", 0
-        for word in words:
+        written: list[int],
+    ) -> Delta:
+        sampling = generation.sampling
+        words = itertools.islice(itertools.cycle(prompt), self._find_limit(prompt, sampling))
+        text = ""
+        for tokens, word in enumerate(words):
             await asyncio.sleep(1 / self._options.tokens_per_s)
             if tokens == self._options.fail_after_tokens:
                 raise EngineFailed("The engine failed to answer this request.")
             piece = word if not tokens else f" {word}"
-            text, tokens = text + piece, tokens + 1
+            text += piece
+            written[0] += 1
             if emit:
                 emit(Delta(index, piece))
-        end = Delta(index, text, "length" if max_tokens else "stop")
+        is_cut = sampling.max_tokens or sampling.default_max_tokens
+        end = Delta(index, text, "length" if is_cut else "stop")
         if emit:
             emit(Delta(index, "", end.finish_reason))
-        return end, tokens
+        return end
 
     async def load_adapter(self, name: str, number: int, folder: str) -> str:
         """Nothing to load."""
         return name
+
+    @property
+    def capacity(self) -> int:
+        """How many choices it writes at once."""
+        return self._options.max_num_seqs
 
     @property
     def unfinished_requests(self) -> int:
@@ -128,11 +157,16 @@ def _to_text(message: Message) -> str:
 class FakeEncoderEngine:
     """Turns a text into a vector of its checksum; a token is a word."""
 
-    async def embed(self, request: EmbeddingRequest) -> Embeddings:
+    capacity = 1
+
+    async def embed(self, request: EmbeddingRequest, work: Work | None = None) -> Embeddings:
         """Embed all inputs."""
-        rows = [self._to_row(repr(item)) for item in request.inputs]
+        work = work or Work()
         tokens = sum(len(_to_words(item)) for item in request.inputs)
-        return Embeddings(b"".join(rows), _DIMENSIONS, Usage(tokens))
+        await work.begin(tokens)
+        work.usage = Usage(tokens)
+        rows = [self._to_row(repr(item)) for item in request.inputs]
+        return Embeddings(b"".join(rows), _DIMENSIONS, work.usage)
 
     def _to_row(self, text: str) -> bytes:
         checksums = [zlib.crc32(f"{text}{axis}".encode()) / 2**32 for axis in range(_DIMENSIONS)]
@@ -148,16 +182,22 @@ class FakeEncoderEngine:
 class FakeDiffusionEngine:
     """Draws one flat colour, taken from the seed."""
 
-    async def generate(self, request: ImageRequest) -> Images:
+    capacity = 1
+
+    async def generate(self, request: ImageRequest, work: Work | None = None) -> Images:
         """Draw all images."""
+        work = work or Work()
+        await work.begin(0)
         width_px, height_px = request.width_px or _SIZE_PX, request.height_px or _SIZE_PX
         first = request.seed or 0
         images = [
             Image(_to_png(width_px, height_px, seed), seed)
             for seed in range(first, first + request.n)
         ]
-        usage = Usage(len(request.prompt.split()), request.n)
-        return Images(tuple(images), width_px, height_px, usage)
+        work.usage = Usage(len(request.prompt.split()), request.n)
+        work.note_steps(request.n, request.num_inference_steps or 1, width_px * height_px)
+        work.images = request.n
+        return Images(tuple(images), width_px, height_px, work.usage)
 
     def check_health(self) -> None:
         """It is never ill."""

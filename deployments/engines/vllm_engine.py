@@ -17,6 +17,7 @@ from deployments.engines.vllm_errors import translate_errors
 from deployments.engines.vllm_output import VllmOutput
 from deployments.engines.vllm_params import find_max_tokens, is_greedy, to_params
 from deployments.engines.vllm_reading import PromptReading
+from deployments.work import Work
 
 if TYPE_CHECKING:
     from vllm.lora.request import LoRARequest
@@ -45,7 +46,10 @@ class _Run:
     prompt: Prompt
     first_index: int
     n: int
+    max_tokens: int
     lora: "LoRARequest | None"
+    output: VllmOutput | None = None
+    reading: PromptReading | None = None
 
 
 class VllmEngine:
@@ -101,6 +105,7 @@ class VllmEngine:
         generation: Generation,
         emit: Callable[[Delta], None] | None = None,
         lora: "LoRARequest | None" = None,
+        work: Work | None = None,
     ) -> Completion:
         """Continue every prompt. Cancelling this call aborts the work in the engine.
 
@@ -108,10 +113,11 @@ class VllmEngine:
             generation: what to generate.
             emit: takes the deltas as they come; without it the choices are in the result.
             lora: the adapter to use.
+            work: is told what it will take, and what it has taken.
 
         Raises:
             ContextLengthExceeded, InvalidRequest: the prompts do not fit this model.
-            Overloaded: the engine's queue is full.
+            RateLimited, Overloaded: `work.begin` says so.
             EngineFailed, ReplicaLost: it failed at this request, or altogether.
         """
         sampling = generation.sampling
@@ -124,21 +130,21 @@ class VllmEngine:
             for number, prompt in enumerate(generation.prompts)
             for run in self._to_runs(rendered[number], prompt, number * sampling.n, sampling, lora)
         ]
+        work = work or Work()
+        if salt := generation.origin.cache_salt:
+            for each in rendered:
+                each.prompt["cache_salt"] = salt
+        prompt_tokens = sum(len(each.token_ids) for each in rendered)
+        most_tokens = prompt_tokens + sum(run.n * run.max_tokens for run in runs)
+        await work.begin(most_tokens, size=sum(run.n for run in runs))
         with self._working():
-            working = [self._run(generation, run, emit) for run in runs]
-            results = [await working[0]] if len(working) == 1 else await _gather(working)
-        choices = [choice for result in results for choice in result.choices]
-        usage = Usage(
-            prompt_tokens=sum(len(each.token_ids) for each in rendered),
-            completion_tokens=sum(result.usage.completion_tokens for result in results),
-            cached_tokens=sum(
-                result.usage.cached_tokens
-                for run, result in zip(runs, results, strict=True)
-                if run.first_index % sampling.n == 0
-            ),
-            reasoning_tokens=sum(result.usage.reasoning_tokens for result in results),
-        )
-        return Completion(tuple(choices), usage)
+            try:
+                working = [self._run(generation, run, emit) for run in runs]
+                results = [await working[0]] if len(working) == 1 else await _gather(working)
+            finally:
+                work.usage = _count(runs, sampling, prompt_tokens)
+        choices = tuple(choice for result in results for choice in result)
+        return Completion(choices, work.usage)
 
     def _to_runs(
         self,
@@ -149,18 +155,21 @@ class VllmEngine:
         lora: "LoRARequest | None",
     ) -> Iterator[_Run]:
         """One run for all choices, or, where vLLM takes no more at a time, one for each."""
+        max_tokens = find_max_tokens(sampling, len(rendered.token_ids), self._context_tokens)
         step = 1 if is_greedy(sampling, self._defaults) else sampling.n
         for index in range(first_index, first_index + sampling.n, step):
-            yield _Run(rendered, prompt, index, step, lora)
+            yield _Run(rendered, prompt, index, step, max_tokens, lora)
 
     async def _run(
         self, generation: Generation, run: _Run, emit: Callable[[Delta], None] | None
-    ) -> Completion:
+    ) -> list[Delta]:
         """Continue one prompt; its choices are numbered from `run.first_index` on."""
         sampling, rendered = generation.sampling, run.rendered
         choices: list[Delta] = []
-        reading = self._to_reading(sampling, run)
-        output = VllmOutput(run.first_index, emit or choices.append, self._note_progress, reading)
+        run.reading = self._to_reading(sampling, run)
+        run.output = output = VllmOutput(
+            run.first_index, emit or choices.append, self._note_progress, run.reading
+        )
         # Two clients may choose the same id, and neither may abort the other's request.
         request_id = f"{generation.request_id}-{next(self._serial_numbers)}"
         with translate_errors(_find_culprit(generation)):
@@ -168,7 +177,7 @@ class VllmEngine:
                 sampling,
                 self._defaults,
                 n=run.n,
-                max_tokens=find_max_tokens(sampling, len(rendered.token_ids), self._context_tokens),
+                max_tokens=run.max_tokens,
                 is_streamed=emit is not None,
                 structured_outputs=rendered.structured_outputs,
             )
@@ -184,14 +193,7 @@ class VllmEngine:
                 await self._engine.abort(output.id or request_id, internal=output.id is not None)
                 raise
         choices.sort(key=lambda choice: choice.index)
-        is_wanted = sampling.max_tokens != 0
-        usage = Usage(
-            len(rendered.token_ids),
-            output.completion_tokens if is_wanted else 0,
-            output.cached_tokens,
-            reading.reasoning_tokens if reading else 0,
-        )
-        return Completion(tuple(choices), usage)
+        return choices
 
     def _to_reading(self, sampling: Sampling, run: _Run) -> PromptReading | None:
         """None where there is nothing but text to be read."""
@@ -258,6 +260,11 @@ class VllmEngine:
             self._outstanding -= 1
 
     @property
+    def capacity(self) -> int:
+        """How many sequences it decodes at once; more wait in it."""
+        return int(self._engine.vllm_config.scheduler_config.max_num_seqs)
+
+    @property
     def unfinished_requests(self) -> int:
         """Sequences that vLLM has not finished or aborted, by its own count."""
         return int(self._engine.output_processor.get_num_unfinished_requests())
@@ -280,7 +287,19 @@ class VllmEngine:
         self._engine.shutdown()
 
 
-async def _gather(runs: Sequence[Any]) -> list[Completion]:
+def _count(runs: Sequence[_Run], sampling: Sampling, prompt_tokens: int) -> Usage:
+    """What the runs have taken so far; a prompt's cached tokens count once."""
+    begun = [(run, run.output) for run in runs if run.output is not None]
+    is_wanted = sampling.max_tokens != 0  # else vLLM has written one that nobody asked for
+    return Usage(
+        prompt_tokens,
+        sum(output.completion_tokens for _, output in begun) if is_wanted else 0,
+        sum(output.cached_tokens for run, output in begun if run.first_index % sampling.n == 0),
+        sum(run.reading.reasoning_tokens for run, _ in begun if run.reading is not None),
+    )
+
+
+async def _gather(runs: Sequence[Any]) -> list[list[Delta]]:
     """Run all; the first failure, or a cancellation, aborts the others."""
     try:
         async with asyncio.TaskGroup() as group:

@@ -61,20 +61,21 @@ class VllmOutput:
 
     def _put(self, output: "RequestOutput | PoolingRequestOutput | Exception") -> None:
         """Must not raise: that would end vLLM's handler, and with it every request."""
+        if isinstance(output, Exception):
+            self._fail(output)
+            return
+        # Counted even when nobody waits any more: an abort brings what had been written by then.
+        self.cached_tokens = output.num_cached_tokens or self.cached_tokens
+        self.completion_tokens += sum(len(choice.token_ids) for choice in output.outputs)
         if self.end.done():
             return
-        if isinstance(output, Exception):
-            self.end.set_exception(output)
-            return
         self._note_progress()
-        self.cached_tokens = output.num_cached_tokens or self.cached_tokens
         for choice in output.outputs:
             self._take(output, choice)
         if output.finished and not self.end.done():
             self.end.set_result(None)
 
     def _take(self, output: "RequestOutput", choice: "CompletionOutput") -> None:
-        self.completion_tokens += len(choice.token_ids)
         reason: FinishReason | None = None
         if choice.finish_reason in ("abort", "error"):
             self._fail(EngineFailed("The engine failed to answer this request."))

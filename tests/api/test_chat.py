@@ -346,10 +346,33 @@ async def test_service_tier_is_the_one_that_was_used() -> None:
     assert "service_tier" not in (await ask()).json()
 
 
+@pytest.mark.parametrize("is_wanted", [True, False])
+async def test_thoughts_stand_beside_the_answer_if_they_are_wanted(is_wanted: bool) -> None:
+    llm = FakeLlm([(Delta(0, "42", "stop", Extra(reasoning="Hm.")),)])
+
+    response = await ask(llm, include_reasoning=is_wanted)
+
+    message = response.json()["choices"][0]["message"]
+    assert message["content"] == "42"
+    assert message.get("reasoning") == ("Hm." if is_wanted else None)
+
+
+@pytest.mark.parametrize(
+    "choice", [{"type": "function", "extra": 1}, {"type": "allowed_tools", "extra": 1}]
+)
+async def test_lenient_refuses_what_is_wrong_even_without_the_unknown(choice: Any) -> None:
+    app = build_app(policy=Policy(parameters="lenient"))
+    body = {**BODY, "tools": [TOOL], "tool_choice": choice}
+
+    response = await request(app, "POST", URL, json_body=body)
+
+    assert response.error() == (400, "invalid_value", "tool_choice")
+
+
 async def test_what_has_no_effect_is_listed() -> None:
     response = await ask(user="ann", metadata={"a": "b"}, log_prompt=True)
 
-    assert response.headers["x-ignored-parameters"] == "user, metadata, log_prompt"
+    assert response.headers["x-ignored-parameters"] == "metadata, log_prompt"
 
 
 @pytest.mark.parametrize(

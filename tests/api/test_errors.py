@@ -4,7 +4,7 @@ import re
 import pytest
 
 from api import errors
-from api.errors import ApiError, InvalidApiKey, InvalidRequest
+from api.errors import ApiError, InvalidApiKey, InvalidRequest, RateLimited
 from tests.asgi import check_error
 
 
@@ -45,6 +45,9 @@ def test_param_is_null_in_the_body_when_there_is_none() -> None:
         (errors.Overloaded, {"retry-after": "1"}),
         (errors.ModelStarting, {"retry-after": "5"}),
         (errors.ReplicaLost, {"retry-after": "1"}),
+        (errors.KeysUnknown, {"retry-after": "2"}),
+        (errors.RateLimited, {"x-should-retry": "false"}),
+        (errors.InsufficientQuota, {"x-should-retry": "false"}),
         (errors.ModelFailed, {"x-should-retry": "false"}),
         (errors.DeadlineExceeded, {"x-should-retry": "false"}),
         (errors.InvalidApiKey, {"www-authenticate": "Bearer"}),
@@ -65,13 +68,33 @@ def test_an_error_can_ask_for_a_retry() -> None:
 
 @pytest.mark.parametrize("cls", [cls for cls in ALL if 400 <= cls.status < 500])
 def test_errors_of_the_client_are_never_retried_by_its_status(cls: type[ApiError]) -> None:
-    assert issubclass(cls, InvalidRequest)
-    assert cls.type == "invalid_request_error"
-    assert cls.status not in (409, 429)
+    """But for a key at its limits, whose headers say when."""
+    assert issubclass(cls, InvalidRequest) != issubclass(cls, RateLimited)
+    assert (cls.type == "invalid_request_error") == issubclass(cls, InvalidRequest)
+    assert cls.status != 409
+    assert (cls.status == 429) == issubclass(cls, RateLimited)
+
+
+@pytest.mark.parametrize(("wait_ms", "wait_s"), [(1, "1"), (1000, "1"), (1001, "2")])
+def test_a_key_at_its_limit_is_told_when_to_come_back(wait_ms: int, wait_s: str) -> None:
+    """In seconds rounded up, so that nobody comes too early; and also after a pickle."""
+    error = RateLimited("Too many requests.")
+    error.retry_after_ms = wait_ms
+    error.limit_headers = {"x-ratelimit-limit-requests": "9"}
+
+    headers = pickle.loads(pickle.dumps(error)).headers()
+
+    assert headers == {
+        "x-ratelimit-limit-requests": "9",
+        "retry-after": wait_s,
+        "retry-after-ms": str(wait_ms),
+    }
 
 
 def test_drawing_in_the_docstring_is_the_tree() -> None:
-    line = re.compile(r"^[│├└─ ]*(\w+) +([45]\d\d)(?: (?:server|service|invalid)\w*)?(?: +(\w+))?")
+    line = re.compile(
+        r"^[│├└─ ]*(\w+) +([45]\d\d)(?: (?:server|service|invalid|rate_limit_e)\w*)?(?: +(\w+))?"
+    )
     drawn = {
         match[1]: (int(match[2]), match[3])
         for match in map(line.match, (errors.__doc__ or "").splitlines())

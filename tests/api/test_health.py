@@ -3,8 +3,9 @@ import pytest
 from api.app import create_app
 from api.registry import ModelEntry, Models, Registry, State
 from api.rules import Rules
+from api.tenancy import Key
 from tests.asgi import Response, request
-from tests.fakes import FakeEncoder, FakeLlm, build_app
+from tests.fakes import FakeEncoder, FakeLlm, build_app, keys_of
 
 
 def entry(model_id: str, state: State, message: str | None = None) -> ModelEntry:
@@ -83,6 +84,32 @@ async def test_not_ready_before_the_models_are_known() -> None:
 
     assert response.status == 503
     assert response.json() == {"status": "starting", "models": {}}
+
+
+@pytest.mark.parametrize(
+    ("is_known", "note", "state", "status", "word"),
+    [
+        (True, None, "known", 200, "ready"),
+        (True, "the store does not answer", "stale", 200, "ready"),
+        (False, None, "unknown", 503, "starting"),
+        (False, "the store does not answer", "unknown", 503, "starting"),
+    ],
+)
+async def test_ready_says_how_the_keys_are(
+    is_known: bool, note: str | None, state: str, status: int, word: str
+) -> None:
+    """Keys that are out of date go on opening, so the service is as ready as before."""
+    keys = keys_of(Key("k", "k", "t"), is_known=is_known)
+    keys.note = note
+
+    response = await request(build_app(keys=keys), "GET", "/ready")
+
+    assert (response.status, response.json()["status"]) == (status, word)
+    assert response.json()["keys"] == {"state": state, "message": note}
+
+
+async def test_ready_says_nothing_of_keys_that_nobody_needs() -> None:
+    assert "keys" not in (await request(build_app(), "GET", "/ready")).json()
 
 
 async def test_ready_follows_the_models() -> None:

@@ -97,6 +97,20 @@ async def test_a_url_is_fetched_when_the_operator_allows_some() -> None:
     assert prompt.messages[0].content == (ImageInput(PNG), ImageInput(PNG + b"2"))
 
 
+async def test_a_text_is_left_as_it_is() -> None:
+    llm, shelf = FakeLlm(), Shelf()
+    body = {"model": LLM, "messages": "Hi"}
+
+    await request(
+        build_app(llm, image_fetcher=shelf), "POST", "/v1/chat/completions", json_body=body
+    )
+
+    assert shelf.asked == []
+    (prompt,) = llm.generations[0].prompts
+    assert isinstance(prompt, Conversation)
+    assert prompt.messages[0].content == "Hi"
+
+
 async def test_nothing_is_fetched_when_there_is_too_much() -> None:
     shelf = Shelf()
     app = build_app(image_fetcher=shelf, limits=Limits(max_input_images=1))

@@ -1,4 +1,5 @@
 import base64
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -6,11 +7,13 @@ import pytest
 from api.backends import ImageRequest
 from api.errors import InvalidRequest
 from api.limits import Limits
+from api.tenancy import Origin
 from tests.asgi import Response, post, request
 from tests.fakes import ENCODER, LLM, PAINTER, FakePainter, build_app
 
 URL = "/v1/images/generations"
 BODY = {"model": PAINTER, "prompt": "a dot"}
+ORIGIN = Origin("anonymous", "default", endpoint="images/generations", model=PAINTER)
 
 
 async def ask(painter: FakePainter | None = None, **members: Any) -> Response:
@@ -66,6 +69,7 @@ async def test_bare_request_leaves_all_to_the_model() -> None:
             num_inference_steps=None,
             guidance_scale=None,
             seed=None,
+            origin=ORIGIN,
         )
     ]
 
@@ -96,6 +100,7 @@ async def test_all_that_the_request_says_reaches_the_model() -> None:
             num_inference_steps=4,
             guidance_scale=0.0,
             seed=0,
+            origin=replace(ORIGIN, user="ann"),
         )
     ]
 

@@ -3,6 +3,7 @@ import pytest
 from api.backends import Backend
 from api.errors import ModelFailed, ModelNotFound, ModelStarting, WrongModelKind
 from api.registry import Kind, ModelEntry, Models, Registry, State, TextOptions
+from api.tenancy import Key
 from tests.fakes import FakeEncoder, FakeLlm, FakePainter
 
 BACKENDS: dict[Kind, Backend] = {
@@ -133,11 +134,11 @@ def test_swap_makes_models_known() -> None:
 
 
 def test_each_kind_has_a_lookup_of_its_own() -> None:
-    models = Models(Registry(entry(kind, model_id=kind) for kind in KINDS))
+    registry = Registry(entry(kind, model_id=kind) for kind in KINDS)
 
-    assert models.llm("llm").backend is BACKENDS["llm"]
-    assert models.embedding("embedding") is BACKENDS["embedding"]
-    assert models.diffusion("diffusion") is BACKENDS["diffusion"]
+    assert registry.get_llm("llm").backend is BACKENDS["llm"]
+    assert registry.get_embedding("embedding") is BACKENDS["embedding"]
+    assert registry.get_diffusion("diffusion") is BACKENDS["diffusion"]
 
 
 def with_adapters(model_id: str, *names: str) -> ModelEntry:
@@ -198,3 +199,93 @@ def test_adapters_have_cards_with_their_parent() -> None:
     assert card is not None
     assert card["id"] == "two"
     assert ADAPTED.find_card("base:three") is None
+
+
+def seen_with(*globs: str) -> Registry:
+    return ADAPTED.for_key(Key("k", "k", "t", models=globs))
+
+
+@pytest.mark.parametrize(
+    ("globs", "ids"),
+    [
+        (("*",), ["base", "one", "two", "other", "other", "one"]),
+        (("nothing", "*"), ["base", "one", "two", "other", "other", "one"]),
+        (("base",), ["base"]),
+        (("base", "two"), ["base", "two"]),
+        (("base*",), ["base", "one", "two", "other"]),
+        (("base:*",), ["one", "two", "other"]),
+        (("one",), ["one", "one"]),
+        (("other:one",), ["one"]),
+        (("t?o",), ["two"]),
+        (("BASE", "bas", "one:base"), []),
+        ((), []),
+    ],
+)
+def test_a_key_sees_the_models_and_adapters_of_its_globs(
+    globs: tuple[str, ...], ids: list[str]
+) -> None:
+    assert [card["id"] for card in seen_with(*globs).cards()] == ids
+
+
+@pytest.mark.parametrize("model_id", ["two", "base:two"])
+def test_an_adapter_may_be_used_without_its_model(model_id: str) -> None:
+    seen = seen_with("two")
+    card = seen.find_card(model_id)
+
+    assert seen.get_llm(model_id).adapter == "two"
+    assert seen.get_llm(model_id).options.adapters == ("two",)
+    assert card is not None
+    assert (card["id"], card["parent"]) == ("two", "base")
+
+
+@pytest.mark.parametrize(
+    ("globs", "model_id", "peft", "param"),
+    [
+        (("two",), "base", None, "model"),
+        (("two",), "base", "two", "model"),
+        (("two",), "one", None, "model"),
+        (("two",), "two", "one", "peft"),
+        (("base",), "two", None, "model"),
+        (("base",), "base:two", None, "model"),
+        (("base",), "base", "two", "peft"),
+        ((), "base", None, "model"),
+    ],
+)
+def test_what_a_key_may_not_use_is_not_found(
+    globs: tuple[str, ...], model_id: str, peft: str | None, param: str
+) -> None:
+    with pytest.raises(ModelNotFound) as caught:
+        seen_with(*globs).get_llm(model_id, peft)
+
+    assert caught.value.param == param
+
+
+def test_a_hidden_model_has_no_card() -> None:
+    seen = seen_with("two")
+
+    assert seen.find_card("base") is None
+    assert seen.find("base") is None
+    assert list(seen) == []
+
+
+def test_a_name_means_an_adapter_that_the_key_may_use() -> None:
+    """Among all models `one` is the adapter of `base`, which this key knows nothing of."""
+    llm = seen_with("other:one").get_llm("one")
+
+    assert (llm.adapter, llm.options.adapters) == ("one", ("one",))
+
+
+def test_a_view_is_made_once_for_all_keys_of_the_same_globs() -> None:
+    assert seen_with("base") is seen_with("base")
+    assert seen_with("base") is not seen_with("two")
+    assert seen_with("*") is ADAPTED
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("state", ["ready", "starting", "failed"])
+def test_what_is_not_allowed_is_not_found_before_kind_and_state(kind: Kind, state: State) -> None:
+    models = Models(Registry([entry(kind, state)]))
+    seen = models.for_key(Key("k", "k", "t", models=("b",)))
+
+    with pytest.raises(ModelNotFound):
+        seen.get("a", "llm")

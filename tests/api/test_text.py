@@ -192,6 +192,13 @@ async def test_no_chunk_has_usage_unless_asked_for(path: str, body: Any, options
 
 
 @BOTH
+async def test_padding_that_is_asked_for_is_listed_as_without_effect(path: str, body: Any) -> None:
+    response = await stream(FakeLlm(), path, body, stream_options={"include_obfuscation": True})
+
+    assert response.headers["x-ignored-parameters"] == "stream_options.include_obfuscation"
+
+
+@BOTH
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: error.code)
 async def test_error_of_the_model_has_its_status(path: str, body: Any, error: ApiError) -> None:
     response = await request(build_app(FakeLlm(error=error)), "POST", path, json_body=body)

@@ -22,6 +22,14 @@ def application(name: str, kind: str, deployment: str, **args: Any) -> dict[str,
     }
 
 
+LEDGER = {
+    "name": "ledger",
+    "route_prefix": None,
+    "import_path": "deployments.app:ledger",
+    "args": {},
+    "deployments": [{"name": "Ledger", "ray_actor_options": _ACTOR}],
+}
+
 APPLICATIONS = [
     {
         "name": "ingress",
@@ -36,6 +44,7 @@ APPLICATIONS = [
     application("vectors", "embedding", "Embedding"),
     application("colours", "diffusion", "Diffusion"),
     application("missing", "llm", "LLM", source="/no/such/folder"),
+    LEDGER,
 ]
 
 
@@ -44,4 +53,22 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """The service; tests that change its applications put them back."""
     home: Path = tmp_path_factory.mktemp("home")
     with running({"applications": APPLICATIONS}, home) as service:
+        yield service
+
+
+@pytest.fixture(scope="module")
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """Three ingress replicas, a ledger, and models that write slowly enough to be interrupted."""
+    home: Path = tmp_path_factory.mktemp("fleet")
+    ingress = {
+        **APPLICATIONS[0],
+        "deployments": [{"name": "Ingress", "num_replicas": 3, "ray_actor_options": _ACTOR}],
+    }
+    echo = application("echo", "llm", "LLM", engine={"tokens_per_s": 50})
+    echo["deployments"][0]["num_replicas"] = 2
+    narrow = application("narrow", "llm", "LLM", engine={"tokens_per_s": 50, "max_num_seqs": 8})
+    vectors = application("vectors", "embedding", "Embedding")
+    colours = application("colours", "diffusion", "Diffusion")
+    config = {"applications": [ingress, echo, narrow, vectors, colours, LEDGER]}
+    with running(config, home) as service:
         yield service

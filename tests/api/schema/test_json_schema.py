@@ -78,7 +78,8 @@ def test_schema_that_could_hurt_is_refused(schema: dict[str, Any], reason: str) 
 
 
 @pytest.mark.parametrize(
-    "pattern", ["", "^a+$", r"\d{4}-\d{2}", "(a|b)*", "[^,]*,[^,]*", "(ab){3}", "(?:x{1,2})?"]
+    "pattern",
+    ["", "^a+$", r"\d{4}-\d{2}", "(a|b)*", "[^,]*,[^,]*", "(ab){3}", "(?:x{1,2})?", "(?>ab)c"],
 )
 def test_plain_pattern_is_taken(pattern: str) -> None:
     check_pattern(pattern)

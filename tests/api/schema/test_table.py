@@ -142,8 +142,10 @@ NEEDS: dict[str, dict[str, Any]] = {
     "tool_choice": {"tools": [FUNCTION]},
     "top_logprobs": {"logprobs": True},
 }
-ELSEWHERE = {"stream", "log_prompt", "modalities", "store", "best_of"}
-"""`stream` and `log_prompt` are seen to in test_text.py; of the rest only one value is taken."""
+ELSEWHERE = {"stream", "log_prompt", "user", "modalities", "store", "best_of"}
+"""The first is seen to in test_text.py, the next two in files of their own; of the rest only one
+value is taken.
+"""
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,71 @@
+"""What was done to keys and configuration, by whom: one JSON object a line, only ever added to.
+
+Fields hold no secrets, digests, prompts or outputs; that is up to those who give them.
+"""
+
+import errno
+import json
+import logging
+import os
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+logger = logging.getLogger(__name__)
+
+_MAX_CHARS = 256
+
+
+class AuditLog:
+    """A file that several processes may write to."""
+
+    def __init__(self, path: Path, **common: Any) -> None:
+        """Write to `path`; each event has the fields of `common` too, such as `actor`."""
+        self._path = path
+        self._common = common
+        self._is_failing = False
+
+    def with_fields(self, **common: Any) -> "AuditLog":
+        """The same log, with further fields for each event."""
+        return AuditLog(self._path, **{**self._common, **common})
+
+    def write(self, event: str, **fields: Any) -> None:
+        """Add one event. If that fails the work goes on, and the service's log says so once.
+
+        There are: key_created, key_changed, key_rotated, key_disabled, key_enabled, key_deleted,
+        auth_failures, config_loaded.
+        """
+        moment = datetime.now(UTC).isoformat(timespec="milliseconds")
+        members = {"time": moment, "event": event, **_cap({**self._common, **fields})}
+        # ASCII: a control character in a name can neither end a line nor move a terminal's cursor.
+        line = json.dumps(members, ensure_ascii=True).encode() + b"\n"
+        try:
+            self._append(line)
+        except OSError as error:
+            if not self._is_failing:
+                logger.error("the audit log %s cannot be written: %s", self._path, error.strerror)
+            self._is_failing = True
+        else:
+            self._is_failing = False
+
+    def _append(self, line: bytes) -> None:
+        """Write in one piece, so that lines of several processes do not mix."""
+        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+        descriptor = os.open(self._path, flags, 0o600)
+        try:
+            if os.write(descriptor, line) < len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        finally:
+            os.close(descriptor)
+
+
+def _cap(value: Any) -> Any:
+    if isinstance(value, str):
+        return value[:_MAX_CHARS]
+    if isinstance(value, Mapping):
+        return {name: _cap(member) for name, member in value.items()}
+    if isinstance(value, list | tuple):
+        return [_cap(item) for item in value]
+    return value

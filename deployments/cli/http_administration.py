@@ -1,0 +1,157 @@
+"""Keys and usage of a running service, over its HTTP API."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, is_dataclass
+from datetime import UTC, datetime, timedelta
+from types import TracebackType
+from typing import Any
+from urllib.parse import quote
+
+import aiohttp
+from yarl import URL
+
+from api.administration import NewSecret, UsageQuery, UsageRow
+from api.errors import ApiError, InvalidRequest, KeyNotFound, Unavailable
+from api.tenancy import Key, KeyLimits
+
+_TIMEOUT_S = 30
+
+
+class HttpAdministration:
+    """The port `api.administration.Administration` for those who have an admin key."""
+
+    def __init__(self, url: str, admin_key: str) -> None:
+        """Talk to the service at `url`, within `async with`."""
+        self._root = url.rstrip("/").removesuffix("/v1")
+        self._admin_key = admin_key
+
+    async def __aenter__(self) -> "HttpAdministration":
+        """Open the connections' pool."""
+        self._session = aiohttp.ClientSession(
+            headers={"authorization": f"Bearer {self._admin_key}"},
+            timeout=aiohttp.ClientTimeout(total=_TIMEOUT_S),
+        )
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close it."""
+        await self._session.close()
+
+    async def create_key(self, fields: Mapping[str, Any]) -> NewSecret:
+        """See the port, as for all methods."""
+        return _to_new_secret(await self._call("POST", "/v1/keys", body=_to_body(fields)))
+
+    async def list_keys(self) -> Sequence[Key]:
+        """List them, oldest first."""
+        return [_to_key(member) for member in (await self._call("GET", "/v1/keys"))["data"]]
+
+    async def get_key(self, id_or_name: str) -> Key:
+        """Get one key."""
+        return _to_key(await self._call("GET", _path(id_or_name)))
+
+    async def change_key(self, id_or_name: str, changes: Mapping[str, Any]) -> Key:
+        """Change one."""
+        return _to_key(await self._call("POST", _path(id_or_name), body=_to_body(changes)))
+
+    async def rotate_key(self, id_or_name: str, grace_s: float) -> NewSecret:
+        """Give one a new secret."""
+        path = f"{_path(id_or_name)}/rotate"
+        return _to_new_secret(await self._call("POST", path, body={"grace_s": grace_s}))
+
+    async def delete_key(self, id_or_name: str) -> None:
+        """Forget one."""
+        await self._call("DELETE", _path(id_or_name))
+
+    async def report_usage(self, query: UsageQuery) -> Sequence[UsageRow]:
+        """Sum up usage of whole days, which is all that the API can be asked for."""
+        params = {
+            "from": _to_day(query.from_s),
+            "to": _to_day(query.to_s, days_before=1),
+            "group_by": ",".join(query.group_by),
+            "key": query.key_id,
+            "tenant": query.tenant,
+            "model": query.model,
+        }
+        given = {name: value for name, value in params.items() if value is not None}
+        return [UsageRow(**row) for row in (await self._call("GET", "/v1/usage", given))["data"]]
+
+    async def _call(
+        self, method: str, path: str, params: dict[str, str] | None = None, body: Any = None
+    ) -> dict[str, Any]:
+        """The answer's JSON object.
+
+        Raises:
+            ApiError: what the service says is wrong, or that it cannot be reached.
+        """
+        try:
+            url = URL(self._root + path, encoded=True)
+            # No redirects: the key is for this service only.
+            request = self._session.request(
+                method, url, params=params, json=body, allow_redirects=False
+            )
+            async with request as answer:
+                content = await answer.json(content_type=None)
+                status = answer.status
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            reason = str(error) or type(error).__name__
+            raise Unavailable(f"{self._root} does not answer as it should: {reason}") from None
+        if not isinstance(content, dict) or 300 <= status < 400:
+            raise Unavailable(f"{self._root} does not answer as it should: status {status}")
+        if status >= 400:
+            raise _to_error(status, content)
+        return content
+
+
+def _path(id_or_name: str) -> str:
+    return f"/v1/keys/{quote(id_or_name, safe='')}"
+
+
+def _to_day(moment_s: float, *, days_before: int = 0) -> str:
+    moment = datetime.fromtimestamp(moment_s, UTC) - timedelta(days=days_before)
+    return f"{moment:%Y-%m-%d}"
+
+
+def _to_error(status: int, content: dict[str, Any]) -> ApiError:
+    error = content.get("error")
+    members = error if isinstance(error, dict) else {}
+    message = str(members.get("message") or f"the service answered with status {status}")
+    if members.get("code") == KeyNotFound.code:
+        return KeyNotFound(message)
+    return (InvalidRequest if status < 500 else Unavailable)(message)
+
+
+def _to_body(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of `Key` → the schemas of `api.key_fields`."""
+    names = {"expires_at_s": "expires_at", "is_disabled": "disabled"}
+    body = {names.get(name, name): value for name, value in fields.items()}
+    if "scopes" in body:
+        body["scopes"] = sorted(body["scopes"])
+    if is_dataclass(limits := body.get("limits")) and not isinstance(limits, type):
+        body["limits"] = asdict(limits)
+    return body
+
+
+def _to_new_secret(shown: Mapping[str, Any]) -> NewSecret:
+    return NewSecret(_to_key(shown), shown["key"])
+
+
+def _to_key(shown: Mapping[str, Any]) -> Key:
+    """The inverse of `api.key_fields.to_key_object`."""
+    return Key(
+        id=shown["id"],
+        name=shown["name"],
+        tenant=shown["tenant"],
+        models=tuple(shown["models"]),
+        scopes=frozenset(shown["scopes"]),
+        limits=KeyLimits(**shown["limits"]),
+        priority=shown["priority"],
+        may_log_prompts=shown["may_log_prompts"],
+        created_at_s=shown["created_at"],
+        expires_at_s=shown["expires_at"],
+        is_disabled=shown["disabled"],
+    )

@@ -1,0 +1,61 @@
+"""The secret that the digests of keys are made with: without it, a copy of them is of no use."""
+
+import hmac
+import os
+import secrets
+import tempfile
+from pathlib import Path
+
+from deployments.config import find_home
+
+_VARIABLE = "TRIPTYCH_PEPPER"
+_MIN_CHARS = 32
+
+
+def load_pepper() -> bytes:
+    """Read it from the environment, else from its file, which is made if it is not there.
+
+    Raises:
+        ValueError: it is too short.
+        OSError: the file cannot be read or made.
+    """
+    if from_environment := os.environ.get(_VARIABLE):
+        return _check(from_environment, _VARIABLE)
+    path = find_home() / "pepper"
+    if not path.exists():
+        _make(path)
+    return _check(path.read_text(encoding="utf-8"), str(path))
+
+
+def _check(text: str, source: str) -> bytes:
+    pepper = text.strip()  # files and mounted secrets end with a new line
+    if len(pepper) < _MIN_CHARS:
+        raise ValueError(f"{source}: at least {_MIN_CHARS} characters are needed")
+    return pepper.encode()
+
+
+def _make(path: Path) -> None:
+    """Put a whole file in its place at once: of several makers one wins, and all read its file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, draft = tempfile.mkstemp(prefix=".pepper-", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "w") as file:
+            file.write(secrets.token_hex(32) + "\n")
+            os.fchmod(descriptor, 0o400)
+            file.flush()
+            os.fsync(descriptor)
+        os.link(draft, path)
+    except FileExistsError:
+        pass  # another process was first
+    finally:
+        os.unlink(draft)
+
+
+def to_pepper_mark(pepper: bytes) -> bytes:
+    """What two holders of a pepper may tell each other of it."""
+    return hmac.digest(pepper, b"the same pepper", "sha256")[:8]
+
+
+def to_cache_salt(pepper: bytes, tenant: str) -> str:
+    """What keeps a tenant's cached prefixes apart: nobody outside can make another tenant's."""
+    return hmac.digest(pepper, b"cache salt of " + tenant.encode(), "sha256").hex()

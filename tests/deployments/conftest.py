@@ -1,0 +1,33 @@
+"""Databases of both kinds, each test's its own."""
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.postgres import make_database, running_postgres
+
+_numbers = itertools.count()
+
+
+@pytest.fixture(scope="session")
+def postgres_port() -> Iterator[int]:
+    """Where a PostgreSQL of ours listens."""
+    with running_postgres() as port:
+        yield port
+
+
+@pytest.fixture
+def postgresql_url(postgres_port: int) -> str:
+    """A database on it, without tables."""
+    return make_database(postgres_port, f"test_{next(_numbers)}")
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A database without tables, of each kind in turn."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'triptych.db'}"
+    url: str = request.getfixturevalue("postgresql_url")
+    return url

@@ -1,0 +1,361 @@
+"""Both ends of the ledger's connections, in one process and without Ray."""
+
+import asyncio
+import contextlib
+import json
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import uvloop
+
+from api.errors import InsufficientQuota, RateLimited, Unavailable
+from api.rate_limits import Amounts
+from api.tenancy import KeyLimits
+from deployments import ledger_link, ledger_server
+from deployments.audit import AuditLog
+from deployments.ledger_link import LedgerLink
+from deployments.ledger_messages import Connection, KeySet, LedgerAddress, to_ledger_decoder
+from deployments.ledger_server import LedgerServer
+from deployments.limits.accounts import Accounts
+from deployments.limits.state import SqliteState
+from deployments.limits.store import LocalStore
+from deployments.records import UsageRecord
+from deployments.store.database import StoreError
+
+LOOPBACK = "127.0.0.1"
+
+
+class FakeTable:
+    """A usage table that can be out of reach; it outlives ledgers."""
+
+    def __init__(self):
+        self.records: dict[str, UsageRecord] = {}
+        self.is_broken = False
+        self.groups: list[int] = []
+
+    async def known(self, ids):
+        return self.records.keys() & set(ids)
+
+    async def add(self, records):
+        await asyncio.sleep(0)
+        if self.is_broken:
+            raise StoreError("the database is away")
+        self.groups.append(len(records))
+        for record in records:
+            self.records.setdefault(record.id, record)
+
+
+class Rig:
+    """A ledger that can be killed and comes back, and links to it."""
+
+    def __init__(self, folder: Path, **limits: int):
+        self.folder = folder
+        self.table = FakeTable()
+        self.limits = KeyLimits(**limits)
+        self.address: LedgerAddress | None = None
+        self.links: list[LedgerLink] = []
+
+    async def start(self) -> None:
+        state = SqliteState(self.folder / "limits.db")
+        self.accounts = Accounts(state)
+        self.store = LocalStore(self.accounts, state)
+        await self.store.set_limits({"key": self.limits})
+        spent = sum(record.tokens for record in self.table.records.values())
+        await self.store.set_spent({"key": (spent, spent)})
+        self.server = LedgerServer(self.store, self.table, AuditLog(self.folder / "audit.jsonl"))
+        self.address = await self.server.listen(LOOPBACK)
+        self.server.publish(KeySet([], b"mark"))
+
+    async def kill(self) -> None:
+        """As kill -9 does: nothing is said and nothing is tidied."""
+        self.address = None
+        self.server.shut_down()
+        await asyncio.sleep(0.05)
+
+    def slots(self) -> int:
+        return self.accounts.counts()["slots"]
+
+    async def link(self, on_keys=None) -> LedgerLink:
+        link = LedgerLink(self.find, on_keys)
+        link.start()
+        self.links.append(link)
+        return link
+
+    async def find(self) -> LedgerAddress:
+        if self.address is None:
+            raise OSError("there is no ledger")
+        return self.address
+
+    def record(self, **fields) -> UsageRecord:
+        return UsageRecord(
+            **{
+                "time_s": time.time(),
+                "request_id": "r",
+                "key_id": "key",
+                "tenant": "t",
+                "endpoint": "completions",
+                "model": "m",
+                "kind": "llm",
+                "total_ms": 1.0,
+                **fields,
+            }
+        )
+
+
+@pytest.fixture(params=[asyncio.DefaultEventLoopPolicy, uvloop.EventLoopPolicy])
+def event_loop_policy(request):
+    """Replicas run on uvloop, whose transports are not asyncio's."""
+    return request.param()
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ledger_link, "_RETRY_S", 0.02)
+    monkeypatch.setattr(ledger_link, "_ANSWER_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(ledger_server, "_GRACE_S", 0.2)
+    monkeypatch.setattr(ledger_server, "_GRACE_AT_START_S", 0.4)
+    monkeypatch.setattr(ledger_server, "_RETRY_S", 0.05)
+
+
+@contextlib.asynccontextmanager
+async def rig(folder: Path, **limits: int) -> AsyncIterator[Rig]:
+    made = Rig(folder, **limits)
+    await made.start()
+    try:
+        yield made
+    finally:
+        for link in made.links:
+            link.shut_down()
+        await made.kill()
+
+
+async def until(is_so) -> None:
+    async with asyncio.timeout(5):
+        while not is_so():  # noqa: ASYNC110  # what is waited for is another task's state
+            await asyncio.sleep(0.01)
+
+
+pytestmark = pytest.mark.usefixtures("quick")
+SLOT = Amounts(requests=1, slots=1)
+
+
+async def test_of_fifty_requests_over_three_links_exactly_ten_are_let_through(tmp_path):
+    async with rig(tmp_path, requests_per_minute=10) as it:
+        links = [await it.link() for _ in range(3)]
+        results = await asyncio.gather(
+            *(links[number % 3].reserve("key", SLOT) for number in range(50)),
+            return_exceptions=True,
+        )
+
+    refused = [result for result in results if isinstance(result, RateLimited)]
+    assert (len(results) - len(refused), len(refused)) == (10, 40)
+    assert all(error.headers()["retry-after-ms"] for error in refused)
+
+
+async def test_a_slot_is_free_again_when_it_is_settled(tmp_path):
+    async with rig(tmp_path, concurrent_requests=1) as it:
+        link = await it.link()
+        held = await link.reserve("key", SLOT)
+        with pytest.raises(RateLimited):
+            await link.reserve("key", SLOT)
+        link.settle(held, Amounts(requests=1))
+        link.settle(held, Amounts(requests=1))
+        await link.reserve("key", SLOT)
+
+        assert it.slots() == 1
+
+
+async def test_who_leaves_while_asking_holds_nothing(tmp_path):
+    async with rig(tmp_path, concurrent_requests=1) as it:
+        link = await it.link()
+        await link.reserve("key", Amounts())
+        asking = asyncio.create_task(link.reserve("key", SLOT))
+        await asyncio.sleep(0)
+        asking.cancel()
+        await asyncio.sleep(0.1)
+
+        assert it.slots() == 0
+        assert link.counts()["asking"] == 0
+
+
+async def test_what_a_dead_replica_held_is_free_soon(tmp_path):
+    async with rig(tmp_path, concurrent_requests=1) as it:
+        dying, other = await it.link(), await it.link()
+        await dying.reserve("key", SLOT)
+        with pytest.raises(RateLimited):
+            await other.reserve("key", SLOT)
+        dying.shut_down()
+        await until(lambda: it.slots() == 0)
+        await other.reserve("key", SLOT)
+
+
+async def test_limits_survive_a_ledger_that_is_killed(tmp_path):
+    async with rig(tmp_path, requests_per_minute=3, concurrent_requests=2) as it:
+        link = await it.link()
+        held = await link.reserve("key", SLOT)
+        await link.reserve("key", SLOT)
+        await it.kill()
+        await it.start()
+        with pytest.raises(RateLimited, match="concurrent"):
+            await link.reserve("key", SLOT)
+        link.settle(held, Amounts(requests=1))
+        await link.reserve("key", SLOT)
+        with pytest.raises(RateLimited):
+            await link.reserve("key", Amounts(requests=1))
+        await asyncio.sleep(0.6)
+
+        assert it.slots() == 2, "the link came back, so nothing was dropped"
+
+
+async def test_a_request_waits_for_a_ledger_that_is_gone(tmp_path):
+    async with rig(tmp_path, requests_per_minute=1) as it:
+        link = await it.link()
+        await link.reserve("key", Amounts())
+        await it.kill()
+        asking = asyncio.create_task(link.reserve("key", SLOT))
+        await asyncio.sleep(0.1)
+        await it.start()
+        await asking
+        with pytest.raises(RateLimited):
+            await link.reserve("key", SLOT)
+
+
+async def test_without_a_ledger_requests_are_refused_for_now(tmp_path):
+    async with rig(tmp_path, requests_per_minute=1) as it:
+        link = await it.link()
+        await it.kill()
+        with pytest.raises(Unavailable):
+            await link.reserve("key", SLOT)
+
+
+async def test_before_the_keys_are_known_nobody_is_granted_anything(tmp_path):
+    async with rig(tmp_path) as it:
+        it.server._keys = None
+        link = await it.link()
+        with pytest.raises(Unavailable):
+            await link.reserve("key", SLOT)
+
+
+async def test_records_are_written_in_groups_and_once_each(tmp_path):
+    async with rig(tmp_path) as it:
+        link = await it.link()
+        recorded: list[str] = []
+        link.on_recorded = recorded.extend
+        records = [it.record() for _ in range(100)]
+        for record in records:
+            link.finish(record)
+        link.repeat(records[0])
+        await until(lambda: len(recorded) >= 100)
+
+        assert it.table.records.keys() == {record.id for record in records}
+        assert len(it.table.groups) < 10
+        assert link.counts()["unrecorded"] == 0
+
+
+async def test_no_record_is_lost_when_the_ledger_is_killed(tmp_path):
+    async with rig(tmp_path, tokens_per_day=1000) as it:
+        link = await it.link()
+        records = [it.record(prompt_tokens=1, completion_tokens=1) for _ in range(200)]
+        for number, record in enumerate(records):
+            link.finish(record)
+            await asyncio.sleep(0.002)
+            if number in (50, 100, 150):
+                await it.kill()
+                await it.start()
+        await until(lambda: link.counts()["unrecorded"] == 0)
+        await link.reserve("key", Amounts(tokens=600))
+        with pytest.raises(InsufficientQuota):
+            await link.reserve("key", Amounts(tokens=1))
+
+        assert it.table.records.keys() == {record.id for record in records}
+
+
+async def test_records_wait_for_a_database_that_is_away(tmp_path):
+    async with rig(tmp_path, tokens_per_minute=10) as it:
+        link = await it.link()
+        held = await link.reserve("key", Amounts(tokens=10))
+        it.table.is_broken = True
+        link.finish(it.record(prompt_tokens=2, completion_tokens=2), held)
+        await asyncio.sleep(0.2)
+        assert not it.table.records
+        await link.reserve("key", Amounts(tokens=6))
+        it.table.is_broken = False
+        await until(lambda: len(it.table.records) == 1)
+        with pytest.raises(RateLimited):
+            await link.reserve("key", Amounts(tokens=1))
+
+
+async def test_tokens_that_were_reserved_and_not_used_come_back(tmp_path):
+    async with rig(tmp_path, tokens_per_minute=100) as it:
+        link = await it.link()
+        held = await link.reserve("key", Amounts(tokens=90))
+        link.finish(it.record(prompt_tokens=5, completion_tokens=5), held)
+        await until(lambda: link.counts()["unrecorded"] == 0)
+        held = await link.reserve("key", Amounts(tokens=90))
+
+        assert held.standing.tokens.remaining == 0
+        assert link.counts()["held"] == 1
+
+
+async def test_keys_reach_all_who_want_them_whenever_they_change(tmp_path):
+    async with rig(tmp_path) as it:
+        seen: list[KeySet] = []
+        await it.link(on_keys=seen.append)
+        await it.link()
+        await until(lambda: len(seen) == 1)
+        it.server.publish(KeySet([], b"other"))
+        await until(lambda: len(seen) == 2)
+
+        assert [each.pepper_mark for each in seen] == [b"mark", b"other"]
+
+
+async def test_audit_events_are_written(tmp_path):
+    async with rig(tmp_path) as it:
+        link = await it.link()
+        await link.reserve("key", Amounts())
+        link.audit("auth_failures", count=3)
+        path = tmp_path / "audit.jsonl"
+        await until(lambda: path.exists() and path.read_text())
+
+        assert json.loads(path.read_text())["count"] == 3
+
+
+async def test_without_a_ledger_in_the_configuration_nothing_piles_up():
+    async def find() -> None:
+        return None
+
+    link = LedgerLink(find)
+    link.finish(Rig(Path("unused")).record())
+    link.start()
+    await until(lambda: link.has_ledger is False)
+
+    assert link.counts()["unrecorded"] == 0
+    link.shut_down()
+
+
+@pytest.mark.parametrize("data", [b"GET / HTTP/1.1\r\n\r\n", b"\0\0\0\1\xc1", b"\0\0\0\1\x90"])
+async def test_who_has_no_ticket_is_cut_off_and_harms_nobody(tmp_path, data: bytes):
+    async with rig(tmp_path, requests_per_minute=1) as it:
+        assert it.address
+        reader, writer = await asyncio.open_connection(it.address.host, it.address.port)
+        writer.write(data)
+        with contextlib.suppress(ConnectionResetError):
+            assert await reader.read() == b""
+        writer.close()
+        link = await it.link()
+        await link.reserve("key", SLOT)
+
+        assert it.server.counts()["callers"] == 1
+
+
+def test_a_frame_may_arrive_in_any_pieces():
+    taken: list = []
+    connection = Connection(to_ledger_decoder, lambda _, each: taken.extend(each), lambda _: None)
+    frame = b"\0\0\0\x01\x90" * 3  # three frames of no messages
+    for position in range(len(frame)):
+        connection.data_received(frame[position : position + 1])
+
+    assert taken == []
+    assert not connection._buffer
