@@ -1,6 +1,7 @@
 """Clients of many keys that ask, read and leave at random, and remember what they saw of it."""
 
 import asyncio
+import contextlib
 import json
 import random
 import time
@@ -12,7 +13,7 @@ import httpx
 
 from tests.service import Service
 
-_WORDS = "alpha beta gamma delta epsilon zeta eta theta iota kappa".split()
+_WORDS = ["alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "iota", "kappa"]
 
 
 @dataclass
@@ -76,10 +77,8 @@ class Load:
                 uuid.uuid4().hex, name, kind, len(words), max_tokens, began_s=time.monotonic()
             )
             self.seen.append(seen)
-            try:
+            with contextlib.suppress(httpx.HTTPError):  # the replica that answered was killed
                 await self._send(client, seen, words, chance)
-            except httpx.HTTPError:  # the replica that answered was killed
-                pass
             seen.ended_s = time.monotonic()
             await asyncio.sleep(chance.uniform(0.05, 0.5))
 

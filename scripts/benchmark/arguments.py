@@ -63,7 +63,7 @@ OPTIONS: dict[str, list[tuple[str, str, str, dict[str, Any]]]] = {
             "variant",
             "NAME:KEY=VALUE,…",
             "another Triptych with these environment variables, or checkout=FOLDER, "
-            "engine.OPTION=VALUE, ingress_replicas=N; repeatable",
+            "engine.OPTION=VALUE, ingress_replicas=N, tenancy=off; repeatable",
             REPEATED,
         ),
         ("env", "KEY=VALUE", "an environment variable of every Triptych; repeatable", REPEATED),

@@ -20,7 +20,7 @@ from types import FrameType
 from typing import Any
 
 from scripts import process_tree
-from scripts.benchmark.stacks import KEY, Launch, Model, Stack
+from scripts.benchmark.stacks import Launch, Model, Stack
 from scripts.service_environment import free_ports
 
 START_S = 300.0
@@ -87,7 +87,7 @@ def started(stack: Stack, model: Model, log: Path, interrupts: Interrupts) -> It
             root = process_tree.start(launch.command, cwd=launch.cwd, env=launch.env, log=output)
         try:
             _wait_until_ready(root, launch, log, model.name)
-            yield Running(f"http://127.0.0.1:{launch.port}/v1", KEY, model.name, root.pid)
+            yield Running(f"http://127.0.0.1:{launch.port}/v1", launch.key, model.name, root.pid)
         finally:
             with interrupts.held():
                 process_tree.end(root, interrupts.hurry)
@@ -110,7 +110,7 @@ def _clear(home: Path, log: Path) -> None:
 
 def _wait_until_ready(root: subprocess.Popen[bytes], launch: Launch, log: Path, model: str) -> None:
     deadline = time.monotonic() + START_S
-    while not _answers(launch.port, model):
+    while not _answers(launch, model):
         # Not root.poll(): orphans come to us too, and must be reaped for `end` to see the end.
         process_tree.reap(root)
         if root.returncode is not None:
@@ -120,12 +120,12 @@ def _wait_until_ready(root: subprocess.Popen[bytes], launch: Launch, log: Path, 
         time.sleep(POLL_S)
 
 
-def _answers(port: int, model: str) -> bool:
+def _answers(launch: Launch, model: str) -> bool:
     """Whether it writes a token."""
     question = {"role": "user", "content": "Are you there?"}
     body: dict[str, Any] = {"model": model, "messages": [question], "max_tokens": 2}
-    headers = {"Authorization": f"Bearer {KEY}", "Content-Type": "application/json"}
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    headers = {"Authorization": f"Bearer {launch.key}", "Content-Type": "application/json"}
+    connection = http.client.HTTPConnection("127.0.0.1", launch.port, timeout=60)
     try:
         connection.request("POST", "/v1/chat/completions", json.dumps(body), headers)
         return connection.getresponse().status == http.HTTPStatus.OK

@@ -1,13 +1,14 @@
 """The stacks that are compared: how each is started, and what it gets.
 
     vllm       vLLM's own server, with its access log off
-    triptych   this checkout (or another one), as scripts/serve starts it
+    triptych   this checkout (or another one), as scripts/serve starts it; its key has limits
     ray-llm    ray.serve.llm with its default settings
 
 Each gets the rig's model, engine options and environment; one runs at a time, each time anew.
 """
 
 import os
+import subprocess
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,9 @@ from scripts.benchmark.rigs import ENVIRONMENT
 
 ROOT = Path(__file__).resolve().parents[2]
 KEY = "sk-benchmark"  # every stack listens on loopback, for minutes
+ENOUGH = "1000000000"
+LIMITS = ("--rpm", ENOUGH, "--tpm", ENOUGH, "--concurrency", "100000", "--tokens-per-day", ENOUGH)
+"""Of the key that Triptych is asked with: every one is counted, and none is reached."""
 MOST_STREAMS = 2048
 OUR_ENVIRONMENT = ("PYTHONPATH", "TRIPTYCH_API_KEYS", "TRIPTYCH_HOME", "VIRTUAL_ENV")
 
@@ -40,6 +44,7 @@ class Launch:
     cwd: Path
     env: dict[str, str]
     port: int
+    key: str = KEY
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +57,8 @@ class Stack:
     engine: dict[str, Any] = field(default_factory=dict)
     checkout: Path = ROOT
     ingress_replicas: int = 1
+    has_tenancy: bool = True
+    """A key with limits, and a record of each request; else one of the environment, and none."""
 
     def launch(self, model: Model, home: Path, port: int) -> Launch:
         """What to start; `home` is an empty folder of its own."""
@@ -69,7 +76,8 @@ class Stack:
         config.write_text(yaml.safe_dump(self._to_config(model, port), sort_keys=False))
         program = self.checkout / "scripts" / "run_service.py"
         command = [sys.executable, str(program), "--config", str(config)]
-        return Launch(command, self.checkout, env, port)
+        key = _make_key(env) if self.has_tenancy else KEY
+        return Launch(command, self.checkout, env, port, key)
 
     def describe(self) -> dict[str, Any]:
         """What sets it apart, for the report."""
@@ -80,6 +88,7 @@ class Stack:
             "engine": self.engine,
             "checkout": "" if self.checkout == ROOT else str(self.checkout),
             "ingress_replicas": self.ingress_replicas,
+            "has_tenancy": self.has_tenancy,
         }
 
     def _to_config(self, model: Model, port: int) -> dict[str, Any]:
@@ -111,8 +120,21 @@ class Stack:
                 }
             ],
         }
-        http_options = {"host": "127.0.0.1", "port": port}
-        return {"http_options": http_options, "applications": [ingress, llm]}
+        ledger = {
+            "name": "ledger",
+            "route_prefix": None,
+            "import_path": "deployments.app:ledger",
+            "args": {},
+            "deployments": [{"name": "Ledger", "ray_actor_options": {"num_cpus": 0.1}}],
+        }
+        applications = [ingress, llm, *([ledger] if self.has_tenancy else [])]
+        return {"http_options": {"host": "127.0.0.1", "port": port}, "applications": applications}
+
+
+def _make_key(env: dict[str, str]) -> str:
+    command = [sys.executable, "-m", "deployments.cli.keys", "create", "--name", "bench", *LIMITS]
+    run = subprocess.run(command, cwd=ROOT, env=env, check=True, stdout=subprocess.PIPE, text=True)
+    return run.stdout.strip()
 
 
 def _launch_vllm(model: Model, env: dict[str, str], port: int) -> Launch:
@@ -178,9 +200,10 @@ def to_variant(text: str, env: dict[str, str], ingress_replicas: int) -> Stack:
     if not (checkout / "scripts" / "run_service.py").is_file():
         raise ValueError(f"{checkout} is no checkout: it has no scripts/run_service.py")
     replicas = int(values.pop("ingress_replicas", ingress_replicas))
+    has_tenancy = values.pop("tenancy", "on") == "on"
     engine = {
         key.removeprefix("engine."): yaml.safe_load(values.pop(key))
         for key in list(values)
         if key.startswith("engine.")
     }
-    return Stack(name, "triptych", {**env, **values}, engine, checkout, replicas)
+    return Stack(name, "triptych", {**env, **values}, engine, checkout, replicas, has_tenancy)

@@ -12,7 +12,10 @@ def test_engine_options_become_flags():
 
 
 def test_a_variant_sets_variables_and_engine_options():
-    text = "plain:RAY_SERVE_ENABLE_HA_PROXY=0,engine.disable_log_stats=true,ingress_replicas=2"
+    text = (
+        "plain:RAY_SERVE_ENABLE_HA_PROXY=0,engine.disable_log_stats=true,"
+        "ingress_replicas=2,tenancy=off"
+    )
 
     variant = to_variant(text, {"A": "1"}, 1)
 
@@ -21,6 +24,7 @@ def test_a_variant_sets_variables_and_engine_options():
         env={"A": "1", "RAY_SERVE_ENABLE_HA_PROXY": "0"},
         engine={"disable_log_stats": True},
         ingress_replicas=2,
+        has_tenancy=False,
     )
 
 

@@ -3,105 +3,15 @@
 import asyncio
 import contextlib
 import json
-import time
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 import uvloop
 
 from api.errors import InsufficientQuota, RateLimited, Unavailable
 from api.rate_limits import Amounts
-from api.tenancy import KeyLimits
-from deployments import ledger_link, ledger_server
-from deployments.audit import AuditLog
 from deployments.ledger_link import LedgerLink
-from deployments.ledger_messages import Connection, KeySet, LedgerAddress, to_ledger_decoder
-from deployments.ledger_server import LedgerServer
-from deployments.limits.accounts import Accounts
-from deployments.limits.state import SqliteState
-from deployments.limits.store import LocalStore
-from deployments.records import UsageRecord
-from deployments.store.database import StoreError
-
-LOOPBACK = "127.0.0.1"
-
-
-class FakeTable:
-    """A usage table that can be out of reach; it outlives ledgers."""
-
-    def __init__(self):
-        self.records: dict[str, UsageRecord] = {}
-        self.is_broken = False
-        self.groups: list[int] = []
-
-    async def known(self, ids):
-        return self.records.keys() & set(ids)
-
-    async def add(self, records):
-        await asyncio.sleep(0)
-        if self.is_broken:
-            raise StoreError("the database is away")
-        self.groups.append(len(records))
-        for record in records:
-            self.records.setdefault(record.id, record)
-
-
-class Rig:
-    """A ledger that can be killed and comes back, and links to it."""
-
-    def __init__(self, folder: Path, **limits: int):
-        self.folder = folder
-        self.table = FakeTable()
-        self.limits = KeyLimits(**limits)
-        self.address: LedgerAddress | None = None
-        self.links: list[LedgerLink] = []
-
-    async def start(self) -> None:
-        state = SqliteState(self.folder / "limits.db")
-        self.accounts = Accounts(state)
-        self.store = LocalStore(self.accounts, state)
-        await self.store.set_limits({"key": self.limits})
-        spent = sum(record.tokens for record in self.table.records.values())
-        await self.store.set_spent({"key": (spent, spent)})
-        self.server = LedgerServer(self.store, self.table, AuditLog(self.folder / "audit.jsonl"))
-        self.address = await self.server.listen(LOOPBACK)
-        self.server.publish(KeySet([], b"mark"))
-
-    async def kill(self) -> None:
-        """As kill -9 does: nothing is said and nothing is tidied."""
-        self.address = None
-        self.server.shut_down()
-        await asyncio.sleep(0.05)
-
-    def slots(self) -> int:
-        return self.accounts.counts()["slots"]
-
-    async def link(self, on_keys=None) -> LedgerLink:
-        link = LedgerLink(self.find, on_keys)
-        link.start()
-        self.links.append(link)
-        return link
-
-    async def find(self) -> LedgerAddress:
-        if self.address is None:
-            raise OSError("there is no ledger")
-        return self.address
-
-    def record(self, **fields) -> UsageRecord:
-        return UsageRecord(
-            **{
-                "time_s": time.time(),
-                "request_id": "r",
-                "key_id": "key",
-                "tenant": "t",
-                "endpoint": "completions",
-                "model": "m",
-                "kind": "llm",
-                "total_ms": 1.0,
-                **fields,
-            }
-        )
+from deployments.ledger_messages import Connection, KeySet, to_ledger_decoder
+from tests.ledger_rig import be_quick, make_record, rig, until
 
 
 @pytest.fixture(params=[asyncio.DefaultEventLoopPolicy, uvloop.EventLoopPolicy])
@@ -112,29 +22,7 @@ def event_loop_policy(request):
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ledger_link, "_RETRY_S", 0.02)
-    monkeypatch.setattr(ledger_link, "_ANSWER_TIMEOUT_S", 1.0)
-    monkeypatch.setattr(ledger_server, "_GRACE_S", 0.2)
-    monkeypatch.setattr(ledger_server, "_GRACE_AT_START_S", 0.4)
-    monkeypatch.setattr(ledger_server, "_RETRY_S", 0.05)
-
-
-@contextlib.asynccontextmanager
-async def rig(folder: Path, **limits: int) -> AsyncIterator[Rig]:
-    made = Rig(folder, **limits)
-    await made.start()
-    try:
-        yield made
-    finally:
-        for link in made.links:
-            link.shut_down()
-        await made.kill()
-
-
-async def until(is_so) -> None:
-    async with asyncio.timeout(5):
-        while not is_so():  # noqa: ASYNC110  # what is waited for is another task's state
-            await asyncio.sleep(0.01)
+    be_quick(monkeypatch)
 
 
 pytestmark = pytest.mark.usefixtures("quick")
@@ -243,7 +131,7 @@ async def test_records_are_written_in_groups_and_once_each(tmp_path):
         link = await it.link()
         recorded: list[str] = []
         link.on_recorded = recorded.extend
-        records = [it.record() for _ in range(100)]
+        records = [make_record() for _ in range(100)]
         for record in records:
             link.finish(record)
         link.repeat(records[0])
@@ -257,7 +145,7 @@ async def test_records_are_written_in_groups_and_once_each(tmp_path):
 async def test_no_record_is_lost_when_the_ledger_is_killed(tmp_path):
     async with rig(tmp_path, tokens_per_day=1000) as it:
         link = await it.link()
-        records = [it.record(prompt_tokens=1, completion_tokens=1) for _ in range(200)]
+        records = [make_record(prompt_tokens=1, completion_tokens=1) for _ in range(200)]
         for number, record in enumerate(records):
             link.finish(record)
             await asyncio.sleep(0.002)
@@ -277,7 +165,7 @@ async def test_records_wait_for_a_database_that_is_away(tmp_path):
         link = await it.link()
         held = await link.reserve("key", Amounts(tokens=10))
         it.table.is_broken = True
-        link.finish(it.record(prompt_tokens=2, completion_tokens=2), held)
+        link.finish(make_record(prompt_tokens=2, completion_tokens=2), held)
         await asyncio.sleep(0.2)
         assert not it.table.records
         await link.reserve("key", Amounts(tokens=6))
@@ -291,7 +179,7 @@ async def test_tokens_that_were_reserved_and_not_used_come_back(tmp_path):
     async with rig(tmp_path, tokens_per_minute=100) as it:
         link = await it.link()
         held = await link.reserve("key", Amounts(tokens=90))
-        link.finish(it.record(prompt_tokens=5, completion_tokens=5), held)
+        link.finish(make_record(prompt_tokens=5, completion_tokens=5), held)
         await until(lambda: link.counts()["unrecorded"] == 0)
         held = await link.reserve("key", Amounts(tokens=90))
 
@@ -327,7 +215,7 @@ async def test_without_a_ledger_in_the_configuration_nothing_piles_up():
         return None
 
     link = LedgerLink(find)
-    link.finish(Rig(Path("unused")).record())
+    link.finish(make_record())
     link.start()
     await until(lambda: link.has_ledger is False)
 
