@@ -15,7 +15,7 @@ from deployments.discovery import find_ledger
 from deployments.fair_queue import FairQueue
 from deployments.ledger_link import Held, LedgerLink
 from deployments.records import UsageRecord
-from deployments.spool import Spool, find_orphans
+from deployments.spool import Orphan, Spool, find_orphans
 from deployments.work import Work
 
 logger = logging.getLogger(__name__)
@@ -173,15 +173,23 @@ class Desk:
             await asyncio.sleep(_SWEEP_S)
             if not self._link.has_ledger:
                 continue
-            for orphan in await asyncio.to_thread(lambda: list(find_orphans(self._folder))):
-                logger.warning("a replica left %d usage records", len(orphan.records))
-                left = _Left({record.id for record in orphan.records})
-                self._left_behind.append(left)
-                for record in orphan.records:
-                    self._link.repeat(record)
-                await left.is_recorded.wait()
-                self._left_behind.remove(left)
-                orphan.remove()
+            try:
+                orphans = await asyncio.to_thread(lambda: list(find_orphans(self._folder)))
+            except OSError as error:
+                logger.error("the spool cannot be read: %s", error.strerror)
+                continue
+            for orphan in orphans:
+                await self._bring(orphan)
+
+    async def _bring(self, orphan: Orphan) -> None:
+        logger.warning("a replica left %d usage records", len(orphan.records))
+        left = _Left({record.id for record in orphan.records})
+        self._left_behind.append(left)
+        for record in orphan.records:
+            self._link.repeat(record)
+        await left.is_recorded.wait()
+        self._left_behind.remove(left)
+        orphan.remove()
 
 
 def _open(folder: Path) -> Spool | None:
@@ -195,4 +203,5 @@ def _open(folder: Path) -> Spool | None:
 def _to_code(error: BaseException) -> str:
     if isinstance(error, ApiError):
         return error.code
-    return _CANCELLED if isinstance(error, asyncio.CancelledError) else "internal_error"
+    # Also GeneratorExit: gRPC's servers end a call with it.
+    return "internal_error" if isinstance(error, Exception) else _CANCELLED

@@ -122,6 +122,7 @@ class LedgerReplica:
             try:
                 if not is_prepared:
                     await self._database.migrate()
+                    await self._keys.check_pepper()
                     await self._limits.set_spent(await self._usage.tokens_spent(time.time()))
                     is_prepared = True
                 if await self._keys.version() != self._version or self._key_set.note:

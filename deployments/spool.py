@@ -5,6 +5,7 @@ of it. A file whose replica is gone is read by another one of the same home. The
 killed process has written; only a machine that loses power can lose the last records.
 """
 
+import errno
 import fcntl
 import logging
 import os
@@ -33,15 +34,20 @@ class Spool:
         """
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._path = folder / f"{uuid.uuid4().hex}.jsonl"
-        self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
+        draft = self._path.with_suffix(".new")  # nobody looks at it before it is locked
+        self._file = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
         fcntl.flock(self._file, fcntl.LOCK_EX)  # for as long as this process lives
+        draft.rename(self._path)
         self._kept: set[str] = set()
 
     def keep(self, record: UsageRecord) -> None:
         """Write one record; a microsecond's work, and it never raises."""
         self._kept.add(record.id)
+        # On a line of its own, also after one that a full disk has cut off.
+        line = b"\n" + _encoder.encode(record) + b"\n"
         try:
-            os.write(self._file, _encoder.encode(record) + b"\n")
+            if os.write(self._file, line) < len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
             logger.error("a usage record could not be kept: %s", error.strerror)
 
@@ -98,7 +104,7 @@ def find_orphans(folder: Path) -> Iterator[Orphan]:
 
 
 def _read(path: Path) -> Iterator[UsageRecord]:
-    for line in path.read_bytes().splitlines():
+    for line in filter(None, path.read_bytes().splitlines()):
         try:
             yield _decoder.decode(line)
         except msgspec.MsgspecError:  # cut off in the middle of a write

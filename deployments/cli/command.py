@@ -70,8 +70,10 @@ async def administration(options: argparse.Namespace) -> AsyncIterator[Administr
     database = Database(options.database or default_url())
     audit = AuditLog(find_home() / "logs" / "audit.jsonl", actor="cli")
     try:
+        keys = KeyStore(database, _load_pepper(), audit)
         await database.migrate()
-        yield StoredAdministration(KeyStore(database, _load_pepper(), audit), UsageStore(database))
+        await keys.check_pepper()
+        yield StoredAdministration(keys, UsageStore(database))
     finally:
         await database.close()
 

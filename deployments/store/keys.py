@@ -15,8 +15,9 @@ from api.key_fields import apply_changes, to_key_object
 from api.key_format import digest, new_secret
 from api.tenancy import Key, KeyLimits
 from deployments.audit import AuditLog
+from deployments.pepper import to_pepper_mark
 from deployments.records import StoredKey
-from deployments.store.database import Database
+from deployments.store.database import Database, StoreError
 from deployments.store.tables import changes as changes_table
 from deployments.store.tables import keys
 
@@ -61,6 +62,23 @@ class KeyStore:
         async with self._database.reading() as connection:
             rows = await connection.execute(select(keys).order_by(keys.c.created_at_s, keys.c.id))
             return [_to_stored(row) for row in rows]
+
+    async def check_pepper(self) -> None:
+        """Make sure that all keys are made with the same pepper: that of the first to ask.
+
+        Raises:
+            StoreError: this is another one, and keys made with it would never open.
+        """
+        mark = to_pepper_mark(self._pepper)
+        is_open = changes_table.c.pepper_mark.is_(None)
+        async with self._database.writing() as connection:
+            await connection.execute(update(changes_table).where(is_open).values(pepper_mark=mark))
+            found = (await connection.execute(select(changes_table.c.pepper_mark))).scalar_one()
+        if found != mark:
+            raise StoreError(
+                "the keys in this database are made with another pepper: TRIPTYCH_PEPPER, or the "
+                "file 'pepper' in the home folder, must be the service's"
+            )
 
     async def version(self) -> int:
         """A number that grows with every change of a key; read it before the keys."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -70,7 +71,7 @@ async def test_an_answer_is_recorded_with_all_that_is_known_of_it(home, monkeypa
         async with desk.take_in("req_1", ORIGIN, "an-adapter") as work:
             await asyncio.sleep(0.02)
             await work.begin(9)
-            work.first_s = asyncio.get_running_loop().time()
+            work.first_s = time.monotonic()
             await asyncio.sleep(0.02)
             work.usage = Usage(3, 4, 2, 1)
             work.finish_reason = "length"
@@ -89,7 +90,7 @@ async def test_an_answer_is_recorded_with_all_that_is_known_of_it(home, monkeypa
     assert (record.finish_reason, record.error_code) == ("length", None)
     assert record.kind == "llm"
     assert not record.is_streamed
-    assert 20 <= record.queue_ms < record.ttft_ms + 1
+    assert 15 < record.queue_ms <= record.ttft_ms
     assert record.ttft_ms + 15 < record.total_ms < 5000
 
 
@@ -108,23 +109,27 @@ async def test_pictures_are_recorded_with_their_steps(home, monkeypatch):
     assert (record.finish_reason, record.ttft_ms, record.is_streamed) == ("stop", None, True)
 
 
+async def fail(desk: Desk, error: BaseException) -> None:
+    async with desk.take_in("r", ORIGIN) as work:
+        await work.begin(10)
+        work.usage = Usage(2, 1)
+        work.finish_reason = "stop"
+        raise error
+
+
 @pytest.mark.parametrize(
     ("error", "code"),
     [
         (ContextLengthExceeded("Too long."), "context_length_exceeded"),
         (RuntimeError("broken"), "internal_error"),
         (asyncio.CancelledError(), "cancelled"),
-        (GeneratorExit(), "internal_error"),
+        (GeneratorExit(), "cancelled"),  # as gRPC's servers end a call
     ],
 )
 async def test_a_failure_is_recorded_with_what_it_used(home, monkeypatch, error, code):
     async with rig(home, tokens_per_minute=10) as it, open_desk(it.find, monkeypatch) as desk:
         with pytest.raises(type(error)):
-            async with desk.take_in("r", ORIGIN) as work:
-                await work.begin(10)
-                work.usage = Usage(2, 1)
-                work.finish_reason = "stop"
-                raise error
+            await fail(desk, error)
         (record,) = await recorded(it, desk)
 
         assert (record.error_code, record.finish_reason) == (code, None)

@@ -21,7 +21,7 @@ def records(service: Service, key_name: str) -> list[dict[str, Any]]:
     with sqlite3.connect(f"file:{database(service)}?mode=ro", uri=True) as connection:
         connection.row_factory = sqlite3.Row
         query = "SELECT usage.* FROM usage JOIN keys ON usage.key_id = keys.id WHERE name = ?"
-        return [dict(row) for row in connection.execute(f"{query} ORDER BY time", [key_name])]
+        return [dict(row) for row in connection.execute(f"{query} ORDER BY time_s", [key_name])]
 
 
 def wait_for_records(service: Service, key_name: str, count: int) -> list[dict[str, Any]]:

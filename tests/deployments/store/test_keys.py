@@ -246,3 +246,13 @@ async def test_a_database_without_tables_is_an_error(database_url: str) -> None:
     with pytest.raises(StoreError, match="keys"):
         await KeyStore(database, PEPPER).list_keys()
     await database.close()
+
+
+async def test_keys_of_one_database_are_made_with_one_pepper(
+    database: Database, store: KeyStore
+) -> None:
+    await store.check_pepper()
+    await store.check_pepper()
+
+    with pytest.raises(StoreError, match="TRIPTYCH_PEPPER"):
+        await KeyStore(database, b"q" * 32).check_pepper()
