@@ -1,4 +1,4 @@
-"""The port to the keys and to the usage of all: what an administrator does, and what is reported."""
+"""The port to keys and usage: what an administrator does, and what is reported."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -76,7 +76,10 @@ class Administration(Protocol):
         """
 
     async def change_key(self, id_or_name: str, changes: Mapping[str, Any]) -> Key:
-        """Replace some fields of a key, such as `limits` or `is_disabled`."""
+        """Replace some fields of a key, such as `is_disabled`.
+
+        A mapping for `limits` replaces those limits that it names; a whole `KeyLimits` all.
+        """
 
     async def rotate_key(self, id_or_name: str, grace_s: float) -> NewSecret:
         """Give a key a new secret; the old one opens for `grace_s` more seconds."""

@@ -46,7 +46,7 @@ class Refusal:
     used: int
     asked: int
     retry_after_s: float | None
-    """None if waiting does not help: more was asked for than the limit is, or a quota is used up."""
+    """None if waiting does not help: more is asked for than there is, or a quota is used up."""
     standing: Standing
 
 

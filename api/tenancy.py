@@ -1,4 +1,4 @@
-"""Who asks, what they may, and how much of it: plain data that the HTTP face and the models share."""
+"""Who asks, what they may, and how much of it: data that the HTTP face and the models share."""
 
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
