@@ -4,7 +4,7 @@ The registry is immutable and swapped whole, so that a request sees one consiste
 from start to end, however often the set changes while it runs.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, cast
 
@@ -67,16 +67,22 @@ class ModelEntry:
     """Why it is not ready, in one line; None when it is."""
     text: TextOptions = field(default_factory=TextOptions)
     """For an LLM."""
+    details: Mapping[str, Any] = field(default_factory=dict)
+    """Its limits as its card tells them, such as dimensions or sizes."""
     is_hidden: bool = False
     """Whether it is there for its adapters only, because a key may use these and not itself."""
 
     def card(self) -> dict[str, Any]:
-        """The model object of `/v1/models`. Source: OpenAI openapi.yaml, schema `Model`."""
+        """The model object of `/v1/models`, and our extension of it.
+
+        Source: OpenAI openapi.yaml, schema `Model`.
+        """
         return {
             "id": self.id,
             "object": "model",
             "created": self.created_s,
             "owned_by": "triptych",
+            "triptych": {"kind": self.kind, **self.details},
         }
 
     def cards(self) -> list[dict[str, Any]]:

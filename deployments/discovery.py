@@ -40,6 +40,8 @@ class DiscoveredModel:
     message: str | None
     deployed_at_s: int
     args: Mapping[str, Any]
+    is_settled: bool = True
+    """False while another version is being deployed over the one that serves."""
 
 
 async def fetch_details() -> dict[str, Any]:
@@ -61,9 +63,16 @@ def to_models(details: Mapping[str, Any]) -> Iterator[DiscoveredModel]:
             continue
         state = _to_state(application, kind)
         message = _to_message(application, kind) if state == "failed" else None
-        deployed_at_s = int(application.get("last_deployed_time_s") or 0)
-        args = config["args"]
-        yield DiscoveredModel(name, str(model_id), kind, state, message, deployed_at_s, args)
+        yield DiscoveredModel(
+            application=name,
+            id=str(model_id),
+            kind=kind,
+            state=state,
+            message=message,
+            deployed_at_s=int(application.get("last_deployed_time_s") or 0),
+            args=config["args"],
+            is_settled=application["status"] == "RUNNING",
+        )
 
 
 async def find_ledger() -> LedgerAddress | None:

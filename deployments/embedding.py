@@ -1,8 +1,9 @@
 """One replica of an encoder: Ray's lifecycle around an engine."""
 
 import os
+from collections.abc import Mapping
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 from ray import serve
 
@@ -22,6 +23,10 @@ class EmbeddingEngine(Protocol):
     @property
     def capacity(self) -> int:
         """How many requests it works on at once."""
+
+    @property
+    def details(self) -> Mapping[str, Any]:
+        """What its card tells."""
 
     async def embed(self, request: EmbeddingRequest, work: Work | None = None) -> Embeddings:
         """Embed all inputs."""
@@ -48,6 +53,10 @@ class EmbeddingReplica:
         """Embed all inputs; cancelling the call stops the work."""
         async with self._desk.take_in(request.request_id, request.origin) as work:
             return await self._engine.embed(request, work)
+
+    async def details(self) -> Mapping[str, Any]:
+        """What the card of the model tells of it."""
+        return self._engine.details
 
     async def counts(self) -> dict[str, int]:
         """What is under way here; all but `pid` is 0 at rest."""

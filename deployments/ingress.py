@@ -20,6 +20,7 @@ from api.registry import ModelEntry, Models, Registry, TextOptions
 from api.rules import Rules
 from deployments.administration import LedgerAdministration
 from deployments.config import IngressArgs
+from deployments.details import ModelDetails
 from deployments.discovery import (
     DEPLOYMENTS,
     LEDGER,
@@ -30,7 +31,7 @@ from deployments.discovery import (
     find_nodes,
     to_models,
 )
-from deployments.handles import DiffusionHandle, EmbeddingHandle, LlmHandle
+from deployments.handles import DiffusionHandle, EmbeddingHandle, LlmHandle, call
 from deployments.image_fetcher import HttpsImages
 from deployments.keys import NoApiKeys, ServiceKeys
 from deployments.ledger_link import LedgerLink
@@ -63,6 +64,7 @@ class IngressReplica:
         self._prompt_log = PromptFiles(args.prompt_log) if args.prompt_log else None
         self._models = Models()
         self._backends: dict[tuple[str, str], Backend] = {}
+        self._details = ModelDetails(_ask_for_details)
 
     def __serve_build_asgi_app__(self) -> Starlette:
         """Called by Serve inside the replica; everything it needs is there by then."""
@@ -108,6 +110,7 @@ class IngressReplica:
         finally:
             for task in background:
                 task.cancel()
+            self._details.shut_down()
             self._link.shut_down()
             self._receiver.shut_down()
             if self._prompt_log:
@@ -140,6 +143,7 @@ class IngressReplica:
         self._listen_to(find_nodes(details))
         names = {(model.application, model.kind) for model in discovered}
         self._backends = {key: value for key, value in self._backends.items() if key in names}
+        self._details.keep(discovered)
         entries = map(self._to_entry, discovered, texts)
         self._models.swap(Registry(entries))
 
@@ -186,15 +190,14 @@ class IngressReplica:
             created_s=model.deployed_at_s,
             message=model.message,
             text=text,
+            details=self._details.find(model),
         )
 
     def _get_backend(self, model: DiscoveredModel) -> Backend:
         """The handle of a model; made once, for each has a router and metrics of its own."""
         key = (model.application, model.kind)
         if key not in self._backends:
-            handle = serve.get_deployment_handle(
-                DEPLOYMENTS[model.kind], app_name=model.application, _check_exists=False
-            )
+            handle = _to_handle(model)
             self._backends[key] = (
                 LlmHandle(handle, self._receiver)
                 if model.kind == "llm"
@@ -203,6 +206,17 @@ class IngressReplica:
                 else DiffusionHandle(handle)
             )
         return self._backends[key]
+
+
+def _to_handle(model: DiscoveredModel) -> "DeploymentHandle[Any]":
+    return serve.get_deployment_handle(
+        DEPLOYMENTS[model.kind], app_name=model.application, _check_exists=False
+    )
+
+
+async def _ask_for_details(model: DiscoveredModel) -> Mapping[str, Any]:
+    details: Mapping[str, Any] = await call(_to_handle(model).details)
+    return details
 
 
 Ingress = serve.deployment(

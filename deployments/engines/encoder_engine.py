@@ -4,8 +4,8 @@ Batches are ours: texts are sorted by length and packed by tokens, so that none 
 longest of the whole request.
 """
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from api.backends import EmbeddingRequest, Embeddings
 from api.errors import ContextLengthExceeded, InvalidRequest
@@ -55,6 +55,14 @@ class EncoderEngine:
     def capacity(self) -> int:
         """Requests that it takes at once: one computes, and the next one is at hand."""
         return 2
+
+    @property
+    def details(self) -> Mapping[str, Any]:
+        """What its card tells."""
+        return {
+            "dimensions": self._model.get_embedding_dimension(),
+            "max_tokens": self._max_tokens,
+        }
 
     async def embed(self, request: EmbeddingRequest, work: Work | None = None) -> Embeddings:
         """Embed all inputs. Cancelling this call stops the work after the current batch.

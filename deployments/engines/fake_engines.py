@@ -8,7 +8,7 @@ import asyncio
 import itertools
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -158,6 +158,7 @@ class FakeEncoderEngine:
     """Turns a text into a vector of its checksum; a token is a word."""
 
     capacity = 1
+    details: Mapping[str, Any] = {"dimensions": _DIMENSIONS}
 
     async def embed(self, request: EmbeddingRequest, work: Work | None = None) -> Embeddings:
         """Embed all inputs."""

@@ -20,8 +20,14 @@ async def test_list_holds_all_models_in_order() -> None:
     assert response.json() == {
         "object": "list",
         "data": [
-            {"id": each, "object": "model", "created": DEPLOYED_AT_S, "owned_by": "triptych"}
-            for each in (LLM, ENCODER, PAINTER)
+            {
+                "id": each,
+                "object": "model",
+                "created": DEPLOYED_AT_S,
+                "owned_by": "triptych",
+                "triptych": {"kind": kind},
+            }
+            for each, kind in ((LLM, "llm"), (ENCODER, "embedding"), (PAINTER, "diffusion"))
         ],
     }
 
@@ -46,7 +52,17 @@ async def test_one_model_is_its_card() -> None:
         "object": "model",
         "created": DEPLOYED_AT_S,
         "owned_by": "triptych",
+        "triptych": {"kind": "llm"},
     }
+
+
+async def test_card_tells_the_limits_of_its_model() -> None:
+    entry = ModelEntry("a", "llm", "ready", FakeLlm(), 0, details={"max_tokens": 512})
+    app = create_app(Models(Registry([entry])), None, Rules())
+
+    response = await request(app, "GET", "/v1/models/a")
+
+    assert response.json()["triptych"] == {"kind": "llm", "max_tokens": 512}
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ def test_card_is_a_model_object() -> None:
         "object": "model",
         "created": 1_700_000_000,
         "owned_by": "triptych",
+        "triptych": {"kind": "llm"},
     }
 
 

@@ -1,0 +1,58 @@
+"""What models tell of themselves for their cards: limits that only the loaded model knows."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Any
+
+from api.errors import ApiError
+from api.registry import Kind
+from deployments.discovery import DiscoveredModel
+
+logger = logging.getLogger(__name__)
+
+_ASKED: frozenset[Kind] = frozenset({"embedding"})
+"""Kinds whose replicas have `details`."""
+
+_Key = tuple[str, int]
+
+
+class ModelDetails:
+    """Asks each deployed model once, in the background, and remembers the answer."""
+
+    def __init__(self, ask: Callable[[DiscoveredModel], Awaitable[Mapping[str, Any]]]) -> None:
+        """Ask by `ask`."""
+        self._ask = ask
+        self._known: dict[str, tuple[_Key, Mapping[str, Any]]] = {}
+        self._asking: dict[_Key, asyncio.Task[None]] = {}
+
+    def find(self, model: DiscoveredModel) -> Mapping[str, Any]:
+        """What is known of it: nothing before its first replica has answered."""
+        key, details = self._known.get(model.application, (None, {}))
+        is_askable = model.kind in _ASKED and model.is_settled and model.state == "ready"
+        if is_askable and key != _to_key(model) and _to_key(model) not in self._asking:
+            self._asking[_to_key(model)] = asyncio.create_task(self._learn(model))
+        return details
+
+    def keep(self, models: Iterable[DiscoveredModel]) -> None:
+        """Forget all others."""
+        names = {model.application for model in models}
+        self._known = {name: known for name, known in self._known.items() if name in names}
+
+    def shut_down(self) -> None:
+        """Wait for no answer."""
+        for task in self._asking.values():
+            task.cancel()
+
+    async def _learn(self, model: DiscoveredModel) -> None:
+        key = _to_key(model)
+        try:
+            self._known[model.application] = key, await self._ask(model)
+        except ApiError:  # it is asked again with the next look
+            logger.warning("the model %s does not tell its limits", model.id)
+        finally:
+            del self._asking[key]
+
+
+def _to_key(model: DiscoveredModel) -> _Key:
+    return model.application, model.deployed_at_s
