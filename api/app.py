@@ -16,7 +16,8 @@ from api.administration import Administration
 from api.auth import Auth, Keys
 from api.chat import read_chat
 from api.completions import read_completion
-from api.embeddings import CreateEmbeddings
+from api.embeddings import prepare_embeddings
+from api.encoding import EncoderEndpoint
 from api.errors import MethodNotAllowed, RouteNotFound
 from api.health import Health, Ready
 from api.image_input import fetch_images
@@ -26,9 +27,12 @@ from api.limits import Limits
 from api.models import ListModels, RetrieveModel
 from api.registry import Models
 from api.request_id import RequestId
+from api.reranking import prepare_rerank, prepare_score
 from api.rules import Rules
 from api.schema.chat import ChatRequest
 from api.schema.completions import CompletionRequest
+from api.schema.embeddings import EmbeddingsRequest
+from api.schema.reranking import RerankRequest, ScoringRequest
 from api.shield import Shield
 from api.text import TextEndpoint
 from api.usage import ReportUsage
@@ -91,8 +95,21 @@ def _model_routes(models: Models, rules: Rules) -> list[Route]:
         Route("/v1/models/{model_id:path}", RetrieveModel(models), methods=["GET"]),
         Route("/v1/chat/completions", chat, methods=["POST"]),
         Route("/v1/completions", completions, methods=["POST"]),
-        Route("/v1/embeddings", CreateEmbeddings(models, rules), methods=["POST"]),
+        *_encoder_routes(models, rules),
         Route("/v1/images/generations", GenerateImages(models, rules), methods=["POST"]),
+    ]
+
+
+def _encoder_routes(models: Models, rules: Rules) -> list[Route]:
+    embeddings = EncoderEndpoint(
+        "embeddings", EmbeddingsRequest, prepare_embeddings, models=models, rules=rules
+    )
+    rerank = EncoderEndpoint("rerank", RerankRequest, prepare_rerank, models=models, rules=rules)
+    score = EncoderEndpoint("score", ScoringRequest, prepare_score, models=models, rules=rules)
+    return [
+        Route("/v1/embeddings", embeddings, methods=["POST"]),
+        Route("/v1/rerank", rerank, methods=["POST"]),
+        Route("/v1/score", score, methods=["POST"]),
     ]
 
 

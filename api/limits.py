@@ -15,6 +15,9 @@ class Limits(BaseModel):
         128, ge=1, description="most prompts × n of one chat or completion request"
     )
     max_embedding_inputs: int = Field(2048, ge=1, description="most inputs of one request")
+    max_embedding_tokens: int = Field(
+        300_000, ge=1, description="most tokens of all inputs of one request"
+    )
     max_images: int = Field(10, ge=1, description="most images of one request")
     max_image_pixels: int = Field(4096 * 4096, ge=64, description="largest width × height")
     max_input_images: int = Field(8, ge=1, description="most pictures in one chat request")

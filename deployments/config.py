@@ -128,15 +128,35 @@ class EncoderOptions(_Args):
     max_batch_tokens: int = Field(
         16384, ge=1, description="most tokens of one forward pass, padding included"
     )
+    max_tokens: int | None = Field(
+        None, ge=1, description="most tokens of one text, where that is to be less than the model's"
+    )
+    task: Literal["auto", "embed", "rerank"] = Field(
+        "auto", description="rerank is a cross-encoder; auto reads it from the model's config.json"
+    )
     prompt_name: str | None = Field(
         None, description="which of the model's own prompts goes before each text"
+    )
+    prompts: dict[str, str] = Field(
+        default_factory=dict,
+        description="what goes before texts of each input_type, such as `query` and `passage`",
+    )
+    dimensions: Literal["any"] | tuple[int, ...] | None = Field(
+        None, description="what requests may shorten vectors to; without, what the model says"
     )
 
 
 class EmbeddingArgs(ModelArgs):
-    """A model that turns text into vectors, loaded by sentence-transformers."""
+    """A model that turns text into vectors, or pairs of texts into scores."""
 
+    runner: Literal["sentence-transformers", "vllm"] = Field(
+        "sentence-transformers", description="what runs it; vllm is for decoders"
+    )
     engine: EncoderOptions = EncoderOptions()
+    vllm: dict[str, Any] = Field(
+        default_factory=dict,
+        description="with runner vllm: options of its AsyncEngineArgs, by their own names",
+    )
 
 
 class DiffusionOptions(_Args):

@@ -7,9 +7,10 @@ from typing import Any, Protocol
 
 from ray import serve
 
-from api.backends import EmbeddingRequest, Embeddings
+from api.backends import EmbeddingRequest, Embeddings, ScoreRequest, Scores
 from deployments.config import EmbeddingArgs
 from deployments.desk import Desk
+from deployments.engines.cross_encoder import CrossEncoderEngine, is_cross_encoder
 from deployments.engines.encoder_engine import EncoderEngine
 from deployments.engines.fake_engines import FakeEncoderEngine
 from deployments.fair_queue import FairQueue
@@ -31,7 +32,10 @@ class EmbeddingEngine(Protocol):
     async def embed(self, request: EmbeddingRequest, work: Work | None = None) -> Embeddings:
         """Embed all inputs."""
 
-    def check_health(self) -> None:
+    async def score(self, request: ScoreRequest, work: Work | None = None) -> Scores:
+        """Score all pairs."""
+
+    async def check_health(self) -> None:
         """Raise if it does not work."""
 
     def shut_down(self) -> None:
@@ -54,6 +58,11 @@ class EmbeddingReplica:
         async with self._desk.take_in(request.request_id, request.origin) as work:
             return await self._engine.embed(request, work)
 
+    async def score(self, request: ScoreRequest) -> Scores:
+        """Score all pairs; cancelling the call stops the work."""
+        async with self._desk.take_in(request.request_id, request.origin) as work:
+            return await self._engine.score(request, work)
+
     async def details(self) -> Mapping[str, Any]:
         """What the card of the model tells of it."""
         return self._engine.details
@@ -62,9 +71,9 @@ class EmbeddingReplica:
         """What is under way here; all but `pid` is 0 at rest."""
         return {"pid": os.getpid(), **self._desk.counts()}
 
-    def check_health(self) -> None:
+    async def check_health(self) -> None:
         """Prove that the engine works; Serve replaces the replica when this raises."""
-        self._engine.check_health()
+        await self._engine.check_health()
 
     def __del__(self) -> None:
         """End the engine's thread with the replica."""
@@ -74,7 +83,11 @@ class EmbeddingReplica:
 
 
 def _build_engine(args: EmbeddingArgs, folder: str | None) -> EmbeddingEngine:
-    return FakeEncoderEngine() if folder is None else EncoderEngine(folder, args.engine)
+    if folder is None:
+        return FakeEncoderEngine()
+    if is_cross_encoder(folder, args.engine):
+        return CrossEncoderEngine(folder, args.engine)
+    return EncoderEngine(folder, args.engine)
 
 
 Embedding = serve.deployment(

@@ -7,7 +7,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from api.backends import EmbeddingRequest, Embeddings, ImageRequest, Images
+from api.backends import (
+    EmbeddingRequest,
+    Embeddings,
+    ImageRequest,
+    Images,
+    ScoreRequest,
+    Scores,
+)
 from api.errors import ApiError, EngineFailed, ModelFailed, Overloaded, ReplicaLost
 from api.generation import Completion, Delta, Generation
 from deployments.token_channel import Receiver
@@ -117,11 +124,17 @@ class EmbeddingHandle:
     def __init__(self, handle: "DeploymentHandle[Any]") -> None:
         """Call `handle`."""
         self._embed = handle.embed
+        self._score = handle.score
 
     async def embed(self, request: EmbeddingRequest) -> Embeddings:
         """Embed all inputs."""
         embeddings: Embeddings = await call(self._embed, request)
         return embeddings
+
+    async def score(self, request: ScoreRequest) -> Scores:
+        """Score all pairs."""
+        scores: Scores = await call(self._score, request)
+        return scores
 
 
 class DiffusionHandle:

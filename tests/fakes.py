@@ -14,7 +14,15 @@ from starlette.applications import Starlette
 from api.administration import NewSecret, UsageQuery, UsageRow
 from api.app import create_app
 from api.auth import Entry, KeyRing, Keys
-from api.backends import EmbeddingRequest, Embeddings, Image, ImageRequest, Images
+from api.backends import (
+    EmbeddingRequest,
+    Embeddings,
+    Image,
+    ImageRequest,
+    Images,
+    ScoreRequest,
+    Scores,
+)
 from api.errors import InvalidRequest, KeyNotFound
 from api.generation import Completion, Delta, Generation, Usage
 from api.key_fields import apply_changes
@@ -161,6 +169,7 @@ class FakeEncoder:
         self.error = error
         self.gate = Gate(held)
         self.requests: list[EmbeddingRequest] = []
+        self.scored: list[ScoreRequest] = []
         self.cancelled = 0
 
     async def embed(self, request: EmbeddingRequest) -> Embeddings:
@@ -178,6 +187,15 @@ class FakeEncoder:
         dimensions = len(self.rows[0])
         vectors = b"".join(struct.pack(f"<{dimensions}f", *row) for row in rows)  # (N, D) float32
         return Embeddings(vectors, dimensions, self.usage)
+
+    async def score(self, request: ScoreRequest) -> Scores:
+        """Score the documents by the first numbers of the rows, in turn."""
+        self.scored.append(request)
+        await self.gate.passing()
+        if self.error is not None:
+            raise self.error
+        numbers = range(len(request.documents))
+        return Scores(tuple(self.rows[each % len(self.rows)][0] for each in numbers), self.usage)
 
 
 class FakePainter:

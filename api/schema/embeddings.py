@@ -1,16 +1,45 @@
 """The body of `POST /v1/embeddings`. Source: OpenAI openapi.yaml."""
 
-from typing import ClassVar, Literal
+from typing import Annotated, Literal
 
-from api.schema.common import ModelId, Request, Texts
+from pydantic import AfterValidator, Field
+
+from api.schema.common import MAX_TOKENS, ModelId, Request, Texts
 
 
-class EmbeddingsRequest(Request):
-    """Texts to be embedded."""
+def _check_limit(limit: int) -> int:
+    if limit == 0 or limit < -1:
+        raise ValueError("must be a number of tokens, or -1 for as many as the model takes")
+    return limit
 
-    refused: ClassVar = frozenset({"dimensions"})
+
+class EncoderRequest(Request):
+    """What all requests to embedding models have in common."""
 
     model: ModelId
+    user: str | None = None
+
+    # Extensions.
+    truncate: bool = False
+    """Whether inputs that are too long for the model are cut, and not refused."""
+    truncate_prompt_tokens: (
+        Annotated[int, Field(le=MAX_TOKENS), AfterValidator(_check_limit)] | None
+    ) = None
+    """vLLM's word for it: how many tokens of each input to keep; -1 is the model's maximum."""
+
+
+InputType = Annotated[str, Field(min_length=1, max_length=64)]
+
+
+class EmbeddingsRequest(EncoderRequest):
+    """Texts to be embedded."""
+
     input: Texts
     encoding_format: Literal["float", "base64"] = "float"
-    user: str | None = None
+    dimensions: Annotated[int, Field(ge=1, le=MAX_TOKENS)] | None = None
+
+    # Extensions.
+    input_type: InputType | None = None
+    """What the texts are, by names of the model's prompts: `query`, `passage`, `document`."""
+    task: InputType | None = None
+    """Jina's word for `input_type`."""

@@ -11,6 +11,7 @@ from api.schema.common import Request
 from api.schema.completions import CompletionRequest
 from api.schema.embeddings import EmbeddingsRequest
 from api.schema.images import ImagesRequest
+from api.schema.reranking import RerankRequest, ScoringRequest
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 _BEGIN, _END = "<!-- parameters: begin -->", "<!-- parameters: end -->"
@@ -18,6 +19,8 @@ _SCHEMAS: dict[str, type[Request]] = {
     "chat": ChatRequest,
     "completions": CompletionRequest,
     "embeddings": EmbeddingsRequest,
+    "rerank": RerankRequest,
+    "score": ScoringRequest,
     "images": ImagesRequest,
 }
 

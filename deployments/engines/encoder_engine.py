@@ -1,22 +1,28 @@
 """sentence-transformers as the loader of an encoder: its pooling, prompts and normalisation.
 
-Batches are ours: texts are sorted by length and packed by tokens, so that none is padded to the
-longest of the whole request.
+Batches are ours: see `batcher`.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from api.backends import EmbeddingRequest, Embeddings
-from api.errors import ContextLengthExceeded, InvalidRequest
+from api.backends import EmbeddingRequest, Embeddings, ScoreRequest, Scores
 from api.generation import Usage
 from deployments.config import EncoderOptions
+from deployments.engines.batcher import Batcher
+from deployments.engines.encoder_inputs import InputReader, Tokens
 from deployments.engines.hardware import pick_device, pick_dtype
-from deployments.engines.worker import Cancellation, Worker
+from deployments.engines.prompts import Prompts
+from deployments.engines.tensors import to_features
+from deployments.engines.vectors import VectorForm, find_allowed, to_cosines
+from deployments.engines.worker import Worker
 from deployments.work import Work
 
 if TYPE_CHECKING:
     import numpy as np
+
+CAPACITY = 256
+"""Requests that are taken at once: so many can share batches. Turns are fair beyond and within."""
 
 
 class EncoderEngine:
@@ -33,7 +39,7 @@ class EncoderEngine:
             Exception: whatever sentence-transformers raises when it cannot load the model.
         """
         from sentence_transformers import SentenceTransformer
-        from sentence_transformers.sentence_transformer.modules import Normalize
+        from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
 
         device = pick_device(options.device)
         self._model = SentenceTransformer(
@@ -42,77 +48,89 @@ class EncoderEngine:
             local_files_only=True,
             model_kwargs={"dtype": pick_dtype(options.dtype, device)},
         ).eval()
-        self._tokenizer = self._model.tokenizer
-        self._max_tokens = int(self._model.max_seq_length or self._tokenizer.model_max_length)
-        self._max_batch_tokens = max(options.max_batch_tokens, self._max_tokens)
+        prompts = Prompts(
+            options.prompts,
+            self._model.prompts,
+            options.prompt_name or self._model.default_prompt_name,
+        )
+        tokenizer = self._model.tokenizer
+        self._reader = InputReader(tokenizer, self._find_max_tokens(options), prompts)
+        self._input_types = prompts.names
+        self._pad_id = int(tokenizer.pad_token_id or 0)
+        self._leaves_prompts_out = any(
+            isinstance(module, Pooling) and not module.include_prompt for module in self._model
+        )
         self._is_normalized = isinstance(self._model[-1], Normalize)
-        self._prefix, self._suffix = self._special_tokens()
-        self._prompt = self._find_prompt(options.prompt_name)
+        size = self._forward([self._reader.smallest]).shape[1]
+        self._form = VectorForm(size, find_allowed(options.dimensions, model), self._is_normalized)
         self._tokenizing = Worker("tokenizer")
-        self._worker = Worker("encoder")
+        self._batcher = Batcher(
+            self._forward, max(options.max_batch_tokens, self._reader.max_tokens)
+        )
+
+    def _find_max_tokens(self, options: EncoderOptions) -> int:
+        own = int(self._model.max_seq_length or self._model.tokenizer.model_max_length)
+        return min(own, options.max_tokens or own)
 
     @property
     def capacity(self) -> int:
-        """Requests that it takes at once: one computes, and the next one is at hand."""
-        return 2
+        """Requests that it takes at once."""
+        return CAPACITY
 
     @property
     def details(self) -> Mapping[str, Any]:
         """What its card tells."""
         return {
-            "dimensions": self._model.get_embedding_dimension(),
-            "max_tokens": self._max_tokens,
+            "task": "embed",
+            **self._form.details,
+            "max_tokens": self._reader.max_tokens,
+            "input_types": self._input_types,
         }
 
     async def embed(self, request: EmbeddingRequest, work: Work | None = None) -> Embeddings:
-        """Embed all inputs. Cancelling this call stops the work after the current batch.
+        """Embed all inputs. Cancelling this call drops what has not been started.
 
         Raises:
             ContextLengthExceeded: an input is too long for the model.
-            InvalidRequest: a token id is not in the vocabulary.
+            InvalidRequest: a token id is not in the vocabulary, all inputs are too long together,
+                or vectors cannot be shortened so.
             RateLimited, Overloaded: `work.begin` says so.
         """
-        work = work or Work()
-        sequences = await self._tokenizing.run(lambda _: self._tokenize(request.inputs))
-        usage = Usage(prompt_tokens=sum(len(ids) for ids in sequences))
-        await work.begin(usage.prompt_tokens)
-        work.usage = usage
-        vectors, dimensions = await self._worker.run(
-            lambda cancellation: self._embed(sequences, cancellation)
-        )
-        return Embeddings(vectors, dimensions, usage)
+        self._form.check(request.dimensions)
+        sequences = await self._tokenizing.run(lambda _: self._reader.read(request))
+        usage = await begin(work or Work(), sequences)
+        vectors = await self._batcher.run(sequences, request.origin)
+        return self._form.to_embeddings(vectors, request.dimensions, usage)
 
-    def _embed(
-        self, sequences: Sequence[Sequence[int]], cancellation: Cancellation
-    ) -> tuple[bytes, int]:
+    async def score(self, request: ScoreRequest, work: Work | None = None) -> Scores:
+        """The cosine of each pair's vectors; raises what `embed` raises."""
+        sequences = await self._tokenizing.run(lambda _: self._reader.read_sides(request))
+        usage = await begin(work or Work(), sequences)
+        vectors = await self._batcher.run(sequences, request.origin)
+        return Scores(to_cosines(vectors, len(request.queries)), usage)
+
+    def _forward(self, sequences: Sequence[Tokens]) -> "np.ndarray":
+        """One pass over one batch: (B, D) float32."""
+        if not self._leaves_prompts_out:
+            return self._compute(sequences, 0)
+        # Poolings that leave the prompt out take one length of it for the whole batch.
         import numpy as np
 
-        vectors: np.ndarray | None = None  # (N, D) float32
-        for batch in to_batches([len(ids) for ids in sequences], self._max_batch_tokens):
-            cancellation.check()
-            rows = self._forward([sequences[index] for index in batch])
-            if vectors is None:
-                vectors = np.empty((len(sequences), rows.shape[1]), np.dtype("<f4"))
-            vectors[batch] = rows
-        assert vectors is not None, "a request has at least one input"
-        return vectors.tobytes(), vectors.shape[1]
+        lengths = {each.prompt_tokens for each in sequences}
+        parts = {
+            length: iter(
+                self._compute([each for each in sequences if each.prompt_tokens == length], length)
+            )
+            for length in lengths
+        }
+        return np.stack([next(parts[each.prompt_tokens]) for each in sequences])
 
-    def _forward(self, sequences: Sequence[Sequence[int]]) -> "np.ndarray":
-        """One pass over one batch: (B, D) float32."""
+    def _compute(self, sequences: Sequence[Tokens], prompt_tokens: int) -> "np.ndarray":
         import torch
 
-        width = max(len(ids) for ids in sequences)
-        pad_id = self._tokenizer.pad_token_id or 0
-        ids = torch.tensor([[*ids, *[pad_id] * (width - len(ids))] for ids in sequences])  # (B, T)
-        mask = torch.tensor([[1] * len(ids) + [0] * (width - len(ids)) for ids in sequences])
-        features = {"input_ids": ids, "attention_mask": mask}
-        if self._prompt:
-            # Poolings that leave the prompt out need to know where it ends.
-            features["prompt_length"] = len(self._prefix) + len(self._prompt)
-        features = {
-            name: value.to(self._model.device) if isinstance(value, torch.Tensor) else value
-            for name, value in features.items()
-        }
+        features: dict[str, Any] = to_features(sequences, self._pad_id, self._model.device)
+        if prompt_tokens:
+            features["prompt_length"] = prompt_tokens
         with torch.inference_mode():
             vectors = self._model(features)["sentence_embedding"].float()
             if self._is_normalized:
@@ -121,74 +139,19 @@ class EncoderEngine:
         array: np.ndarray = vectors.cpu().numpy()
         return array
 
-    def _tokenize(self, inputs: Sequence[str | tuple[int, ...]]) -> list[list[int]]:
-        """Token ids of every input, with the model's prompt and special tokens around them."""
-        texts = [text for text in inputs if isinstance(text, str)]
-        of_texts = iter(self._encode(texts) if texts else [])
-        sequences = [
-            [
-                *self._prefix,
-                *self._prompt,
-                *(next(of_texts) if isinstance(item, str) else self._check_ids(item)),
-                *self._suffix,
-            ]
-            for item in inputs
-        ]
-        for index, ids in enumerate(sequences):
-            if len(ids) > self._max_tokens:
-                raise ContextLengthExceeded(
-                    f"Input {index} has {len(ids)} tokens, more than this model's maximum of "
-                    f"{self._max_tokens}.",
-                    param=f"input[{index}]" if len(sequences) > 1 else "input",
-                )
-        return sequences
-
-    def _encode(self, texts: list[str]) -> list[list[int]]:
-        encoded = self._tokenizer(texts, add_special_tokens=False, truncation=False, verbose=False)
-        ids: list[list[int]] = encoded["input_ids"]
-        return ids
-
-    def _check_ids(self, ids: tuple[int, ...]) -> tuple[int, ...]:
-        if max(ids) >= len(self._tokenizer):
-            raise InvalidRequest(
-                f"Invalid value for 'input': this model's token ids end at "
-                f"{len(self._tokenizer) - 1}.",
-                param="input",
-            )
-        return ids
-
-    def _special_tokens(self) -> tuple[list[int], list[int]]:
-        """What the tokenizer puts before and after a text, such as [CLS] and [SEP]."""
-        whole: list[int] = self._tokenizer("a")["input_ids"]
-        bare = self._encode(["a"])[0]
-        start = whole.index(bare[0])
-        return whole[:start], whole[start + len(bare) :]
-
-    def _find_prompt(self, name: str | None) -> list[int]:
-        """Token ids of the prompt that goes before every text; none for most models."""
-        name = name or self._model.default_prompt_name
-        prompt = self._model.prompts[name] if name else ""
-        return self._encode([prompt])[0] if prompt else []
-
-    def check_health(self) -> None:
+    async def check_health(self) -> None:
         """Prove that the model still computes, with the smallest input there is."""
-        self._forward([[*self._prefix, *self._suffix] or [0]])
+        await self._batcher.run([self._reader.smallest])
 
     def shut_down(self) -> None:
         """Take no more work."""
         self._tokenizing.shut_down()
-        self._worker.shut_down()
+        self._batcher.shut_down()
 
 
-def to_batches(lengths: Sequence[int], max_tokens: int) -> Iterator[list[int]]:
-    """Pack inputs, longest first, into batches of at most `max_tokens`, padding included."""
-    batch: list[int] = []
-    width = 0
-    for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
-        if batch and width * (len(batch) + 1) > max_tokens:
-            yield batch
-            batch = []
-        width = width if batch else lengths[index]
-        batch.append(index)
-    if batch:
-        yield batch
+async def begin(work: Work, sequences: Sequence[Tokens]) -> Usage:
+    """Count what a request takes, and wait for its turn; raises what `Work.begin` raises."""
+    usage = Usage(prompt_tokens=sum(map(len, sequences)))
+    await work.begin(usage.prompt_tokens)
+    work.usage = usage
+    return usage

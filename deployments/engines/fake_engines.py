@@ -13,7 +13,15 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from api.backends import EmbeddingRequest, Embeddings, Image, ImageRequest, Images
+from api.backends import (
+    EmbeddingRequest,
+    Embeddings,
+    Image,
+    ImageRequest,
+    Images,
+    ScoreRequest,
+    Scores,
+)
 from api.errors import EngineFailed
 from api.generation import (
     Completion,
@@ -169,11 +177,24 @@ class FakeEncoderEngine:
         rows = [self._to_row(repr(item)) for item in request.inputs]
         return Embeddings(b"".join(rows), _DIMENSIONS, work.usage)
 
+    async def score(self, request: ScoreRequest, work: Work | None = None) -> Scores:
+        """Score a document by the share of its words that are the query's."""
+        work = work or Work()
+        texts = [*request.queries, *request.documents]
+        usage = Usage(sum(len(_to_words(text)) for text in texts))
+        await work.begin(usage.prompt_tokens)
+        work.usage = usage
+        queries = itertools.cycle(set(_to_words(query)) for query in request.queries)
+        documents = [_to_words(document) for document in request.documents]
+        pairs = zip(documents, queries, strict=False)
+        shares = [sum(word in query for word in words) / len(words) for words, query in pairs]
+        return Scores(tuple(shares), usage)
+
     def _to_row(self, text: str) -> bytes:
         checksums = [zlib.crc32(f"{text}{axis}".encode()) / 2**32 for axis in range(_DIMENSIONS)]
         return struct.pack(f"<{_DIMENSIONS}f", *checksums)
 
-    def check_health(self) -> None:
+    async def check_health(self) -> None:
         """It is never ill."""
 
     def shut_down(self) -> None:

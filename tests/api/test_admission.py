@@ -33,6 +33,8 @@ CALLS: dict[str, tuple[str, dict[str, Any]]] = {
     "chat stream": ("/v1/chat/completions", {**CHAT, "stream": True}),
     "completions": ("/v1/completions", {"model": LLM, "prompt": "Once"}),
     "embeddings": ("/v1/embeddings", {"model": ENCODER, "input": "Once"}),
+    "rerank": ("/v1/rerank", {"model": ENCODER, "query": "a", "documents": ["b"]}),
+    "score": ("/v1/score", {"model": ENCODER, "text_1": "a", "text_2": "b"}),
     "images": ("/v1/images/generations", {"model": PAINTER, "prompt": "a dot", "n": 3}),
 }
 ALL = pytest.mark.parametrize(("path", "body"), CALLS.values(), ids=CALLS)

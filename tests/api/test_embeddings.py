@@ -4,8 +4,13 @@ from typing import Any
 
 import pytest
 
+from api import embeddings
+from api.app import create_app
+from api.backends import Cut
 from api.errors import ContextLengthExceeded
 from api.limits import Limits
+from api.registry import ModelEntry, Models, Registry
+from api.rules import Rules
 from tests.asgi import Response, post, request
 from tests.fakes import ENCODER, LLM, PAINTER, FakeEncoder, build_app
 
@@ -124,10 +129,128 @@ async def test_model_of_another_kind_returns_400(model: str) -> None:
     assert response.error() == (400, "wrong_model_kind", "model")
 
 
-async def test_unsupported_parameter_returns_400() -> None:
-    response = await ask(dimensions=2)
+async def test_what_is_not_said_is_left_to_the_model() -> None:
+    encoder = FakeEncoder()
 
-    assert response.error() == (400, "unsupported_parameter", "dimensions")
+    await ask(encoder)
+
+    (asked,) = encoder.requests
+    assert (asked.dimensions, asked.input_type) == (None, None)
+    assert asked.cut == Cut(max_total_tokens=300_000)
+
+
+async def test_dimensions_reach_the_model() -> None:
+    encoder = FakeEncoder()
+
+    await ask(encoder, dimensions=2)
+
+    assert encoder.requests[0].dimensions == 2
+
+
+@pytest.mark.parametrize(
+    "members",
+    [{"input_type": "query"}, {"task": "query"}, {"task": "query", "input_type": "query"}],
+)
+async def test_input_type_reaches_the_model_by_both_names(members: dict[str, str]) -> None:
+    encoder = FakeEncoder()
+
+    await ask(encoder, **members)
+
+    assert encoder.requests[0].input_type == "query"
+
+
+async def test_two_input_types_are_refused() -> None:
+    response = await ask(task="query", input_type="passage")
+
+    assert response.error() == (400, "invalid_value", "task")
+
+
+@pytest.mark.parametrize(
+    ("members", "cut"),
+    [
+        ({"truncate": False}, Cut(False, None, 300_000)),
+        ({"truncate": True}, Cut(True, None, 300_000)),
+        ({"truncate_prompt_tokens": -1}, Cut(True, None, 300_000)),
+        ({"truncate_prompt_tokens": 7}, Cut(True, 7, 300_000)),
+        ({"truncate": True, "truncate_prompt_tokens": 7}, Cut(True, 7, 300_000)),
+    ],
+)
+async def test_cutting_is_the_request_s_choice(members: dict[str, Any], cut: Cut) -> None:
+    encoder = FakeEncoder()
+
+    await ask(encoder, **members)
+
+    assert encoder.requests[0].cut == cut
+
+
+async def test_limit_of_tokens_reaches_the_model() -> None:
+    encoder = FakeEncoder()
+    app = build_app(encoder=encoder, limits=Limits(max_embedding_tokens=5))
+
+    await request(app, "POST", URL, json_body=BODY)
+
+    assert encoder.requests[0].cut.max_total_tokens == 5
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("input", []),
+        ("input", ""),
+        ("input", [""]),
+        ("input", ["a", ""]),
+        ("input", ["a", 1]),
+        ("input", [1, "a"]),
+        ("input", [[]]),
+        ("input", [-1]),
+        ("input", [1.5]),
+        ("input", [True]),
+        ("input", ["a"] * 2049),
+        ("dimensions", 0),
+        ("dimensions", -1),
+        ("dimensions", 2**40),
+        ("dimensions", 1.5),
+        ("dimensions", "2"),
+        ("encoding_format", "int8"),
+        ("encoding_format", ""),
+        ("encoding_format", 1),
+        ("input_type", ""),
+        ("input_type", "x" * 65),
+        ("truncate", "END"),
+        ("truncate_prompt_tokens", 0),
+        ("truncate_prompt_tokens", -2),
+    ],
+)
+async def test_wrong_value_returns_400_by_name(name: str, value: Any) -> None:
+    encoder = FakeEncoder()
+
+    response = await ask(encoder, **{name: value})
+
+    assert response.error() == (400, "invalid_value", name)
+    assert encoder.requests == []
+
+
+@pytest.mark.parametrize("encoding", ["float", "base64"])
+async def test_large_answer_is_the_same_as_a_small_one(
+    encoding: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = await ask(FakeEncoder(ROWS), encoding_format=encoding)
+    monkeypatch.setitem(embeddings._MAX_ON_LOOP, encoding, 0)
+
+    large = await ask(FakeEncoder(ROWS), encoding_format=encoding)
+
+    assert large.json() == small.json()
+
+
+async def test_odd_name_of_a_model_is_written_as_it_came() -> None:
+    encoder = FakeEncoder()
+    name = 'a"b\\ü'
+    models = Models(Registry([ModelEntry(name, "embedding", "ready", encoder, 0)]))
+
+    app = create_app(models, None, Rules())
+    response = await request(app, "POST", URL, json_body={**BODY, "model": name})
+
+    assert response.json()["model"] == name
 
 
 async def test_client_that_leaves_cancels_the_call() -> None:

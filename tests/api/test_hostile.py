@@ -9,7 +9,7 @@ from tests.asgi import Response, request
 from tests.fakes import LLM, FakeEncoder, FakeLlm, FakePainter, build_app
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
-POSTS = [CHAT, COMPLETIONS, "/v1/embeddings", "/v1/images/generations"]
+POSTS = [CHAT, COMPLETIONS, "/v1/embeddings", "/v1/rerank", "/v1/images/generations"]
 JSON = {"content-type": "application/json"}
 USER = {"role": "user", "content": "Hi"}
 

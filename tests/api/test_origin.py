@@ -21,6 +21,8 @@ CALLS: list[tuple[str, dict[str, Any]]] = [
     ("chat/completions", {"model": LLM, "messages": "Hi"}),
     ("completions", {"model": LLM, "prompt": "Once"}),
     ("embeddings", {"model": ENCODER, "input": "Once"}),
+    ("rerank", {"model": ENCODER, "query": "a", "documents": ["b"]}),
+    ("score", {"model": ENCODER, "text_1": "a", "text_2": "b"}),
     ("images/generations", {"model": PAINTER, "prompt": "a dot"}),
 ]
 ALL = pytest.mark.parametrize(("endpoint", "body"), CALLS)
@@ -32,7 +34,7 @@ async def origin_of(endpoint: str, body: dict[str, Any], **rules: Any) -> Origin
     app = build_app(llm, encoder, painter, keys=keys_of(KEY), **rules)
     headers = {"authorization": f"Bearer {SECRET}"}
     await request(app, "POST", f"/v1/{endpoint}", json_body=body, headers=headers)
-    (asked,) = [*llm.generations, *encoder.requests, *painter.requests]
+    (asked,) = [*llm.generations, *encoder.requests, *encoder.scored, *painter.requests]
     return asked.origin
 
 

@@ -18,6 +18,8 @@ CALLS: dict[str, tuple[Scope, dict[str, Any]]] = {
     ),
     "/v1/completions": ("chat", {"model": LLM, "prompt": "Once"}),
     "/v1/embeddings": ("embeddings", {"model": ENCODER, "input": "Once"}),
+    "/v1/rerank": ("embeddings", {"model": ENCODER, "query": "a", "documents": ["b"]}),
+    "/v1/score": ("embeddings", {"model": ENCODER, "text_1": "a", "text_2": "b"}),
     "/v1/images/generations": ("images", {"model": PAINTER, "prompt": "a dot"}),
 }
 POSTS = pytest.mark.parametrize("path", CALLS)

@@ -7,7 +7,15 @@ import pytest
 from ray import exceptions as ray_errors
 from ray.serve import exceptions as serve_errors
 
-from api.backends import EmbeddingRequest, Embeddings, Image, ImageRequest, Images
+from api.backends import (
+    EmbeddingRequest,
+    Embeddings,
+    Image,
+    ImageRequest,
+    Images,
+    ScoreRequest,
+    Scores,
+)
 from api.errors import (
     ApiError,
     ContextLengthExceeded,
@@ -31,6 +39,8 @@ PATIENCE_S = 5.0
 GENERATION = Generation("r", ("Once",), Sampling())
 COMPLETION = Completion((), Usage(1, 2))
 EMBEDDING_REQUEST = EmbeddingRequest("r", ("a",))
+SCORE_REQUEST = ScoreRequest("r", ("a",), ("b",), ("query", "documents"))
+SCORES = Scores((0.5,), Usage(1))
 EMBEDDINGS = Embeddings(b"\0\0\0\0", 1, Usage(1))
 IMAGE_REQUEST = ImageRequest("r", "a dot", None, 1, None, None, None, None, None)
 IMAGES = Images((Image(b"", 0),), 8, 8, Usage(1))
@@ -75,6 +85,7 @@ class FakeHandle:
         self.complete = FakeMethod(error)
         self.stream = FakeMethod(error)
         self.embed = FakeMethod(error)
+        self.score = FakeMethod(error)
         self.generate = FakeMethod(error)
 
 
@@ -128,9 +139,10 @@ UNARY = pytest.mark.parametrize(
     [
         (lambda h, r: LlmHandle(h, r).complete(GENERATION), "complete", COMPLETION),
         (lambda h, r: EmbeddingHandle(h).embed(EMBEDDING_REQUEST), "embed", EMBEDDINGS),
+        (lambda h, r: EmbeddingHandle(h).score(SCORE_REQUEST), "score", SCORES),
         (lambda h, r: DiffusionHandle(h).generate(IMAGE_REQUEST), "generate", IMAGES),
     ],
-    ids=["llm", "embedding", "diffusion"],
+    ids=["llm", "embedding", "score", "diffusion"],
 )
 
 

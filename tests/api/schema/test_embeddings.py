@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from api.errors import ApiError, MissingParameter, UnknownParameter, UnsupportedParameter
+from api.errors import ApiError, MissingParameter, UnknownParameter
 from api.parsing import read_request
 from api.schema.embeddings import EmbeddingsRequest
 
@@ -24,7 +24,7 @@ def test_encoding_formats(encoding: str) -> None:
     assert read(encoding_format=encoding).encoding_format == encoding
 
 
-@pytest.mark.parametrize("name", ["encoding_format", "user", "dimensions"])
+@pytest.mark.parametrize("name", ["encoding_format", "user", "dimensions", "task", "truncate"])
 def test_null_equals_absent(name: str) -> None:
     assert read(**{name: None}) == read()
 
@@ -50,11 +50,11 @@ def test_empty_input_is_refused(value: Any) -> None:
     assert refusal(input=value).param == "input"
 
 
-def test_dimensions_are_unsupported() -> None:
-    error = refusal(dimensions=2)
+def test_extensions_are_read() -> None:
+    request = read(dimensions=2, input_type="query", truncate=True, truncate_prompt_tokens=-1)
 
-    assert type(error) is UnsupportedParameter
-    assert error.param == "dimensions"
+    assert (request.dimensions, request.input_type) == (2, "query")
+    assert (request.truncate, request.truncate_prompt_tokens) == (True, -1)
 
 
 def test_unknown_parameter_is_refused_by_name() -> None:

@@ -1,50 +1,241 @@
-from hypothesis import given
-from hypothesis import strategies as st
+"""A tiny encoder against sentence-transformers' own `encode`."""
 
-from deployments.engines.encoder_engine import to_batches
+import asyncio
+import random
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
-LENGTHS = st.lists(st.integers(1, 600), max_size=60)
-BUDGETS = st.integers(600, 5000)
-"""Never below the longest input: the engine sees to that."""
+import numpy as np
+import pytest
 
+from api.backends import Cut, EmbeddingRequest, Embeddings, ScoreRequest
+from api.errors import ContextLengthExceeded, InvalidRequest, UnsupportedParameter
+from deployments.config import EncoderOptions
+from deployments.engines.encoder_engine import EncoderEngine
+from deployments.work import Work
+from tests.deployments.engines.tiny_encoders import MAX_TOKENS, WORDS, make_encoder
 
-@given(LENGTHS, BUDGETS)
-def test_every_input_is_in_one_batch(lengths: list[int], max_tokens: int) -> None:
-    batches = list(to_batches(lengths, max_tokens))
-
-    assert sorted(index for batch in batches for index in batch) == list(range(len(lengths)))
-    assert [] not in batches
-
-
-@given(LENGTHS, BUDGETS)
-def test_no_batch_is_over_the_budget_padding_included(lengths: list[int], max_tokens: int) -> None:
-    batches = list(to_batches(lengths, max_tokens))
-
-    assert all(max(lengths[i] for i in batch) * len(batch) <= max_tokens for batch in batches)
-
-
-@given(LENGTHS, BUDGETS)
-def test_inputs_of_similar_length_are_together(lengths: list[int], max_tokens: int) -> None:
-    in_order = [lengths[index] for batch in to_batches(lengths, max_tokens) for index in batch]
-
-    assert in_order == sorted(lengths, reverse=True)
+OPTIONS = EncoderOptions(
+    dtype="float32",
+    device="cpu",
+    max_batch_tokens=200,
+    prompts={"query": "query : ", "passage": "passage : "},
+)
 
 
-@given(LENGTHS, BUDGETS)
-def test_batches_are_full(lengths: list[int], max_tokens: int) -> None:
-    """The first input of a batch would not have fitted the one before."""
-    batches = list(to_batches(lengths, max_tokens))
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    made = tmp_path_factory.mktemp("encoder")
+    make_encoder(made)
+    return str(made / "model")
 
-    widths = [lengths[batch[0]] for batch in batches]
-    assert all(
-        width * (len(batch) + 1) > max_tokens
-        for width, batch in zip(widths[:-1], batches[:-1], strict=True)
+
+@pytest.fixture(scope="module")
+def engine(folder: str) -> Iterator[EncoderEngine]:
+    engine = EncoderEngine(folder, OPTIONS)
+    yield engine
+    engine.shut_down()
+
+
+@pytest.fixture(scope="module")
+def reference(folder: str) -> Any:
+    from sentence_transformers import SentenceTransformer
+
+    return SentenceTransformer(folder, device="cpu", local_files_only=True)
+
+
+def text_of(words: int, seed: int = 0) -> str:
+    return " ".join(random.Random(seed).choices(WORDS, k=words))
+
+
+async def embed(
+    engine: EncoderEngine, *inputs: str | tuple[int, ...], **members: Any
+) -> np.ndarray:
+    embeddings = await engine.embed(EmbeddingRequest("r", inputs, **members))
+    return to_rows(embeddings)
+
+
+def to_rows(embeddings: Embeddings) -> np.ndarray:
+    rows: np.ndarray = np.frombuffer(embeddings.vectors, "<f4")
+    return rows.reshape(-1, embeddings.dimensions)
+
+
+def to_worst_cosine(rows: np.ndarray, expected: Sequence[Any]) -> float:
+    return float((rows * np.array(expected)).sum(axis=1).min())
+
+
+async def test_vectors_are_sentence_transformers_s(engine: EncoderEngine, reference: Any) -> None:
+    texts = [text_of(words, words) for words in (1, 60, 2, 30, 3)]
+
+    rows = await embed(engine, *texts)
+
+    assert to_worst_cosine(rows, reference.encode(texts)) == pytest.approx(1, abs=1e-5)
+
+
+async def test_vectors_are_the_same_in_any_batch(engine: EncoderEngine, reference: Any) -> None:
+    requests = [
+        [text_of(1 + (7 * number + 13 * request) % 60, number) for number in range(8)]
+        for request in range(12)
+    ]
+
+    answers = await asyncio.gather(*(embed(engine, *texts) for texts in requests))
+
+    worst = min(
+        to_worst_cosine(rows, reference.encode(texts))
+        for rows, texts in zip(answers, requests, strict=True)
     )
+    assert worst == pytest.approx(1, abs=1e-5)
 
 
-def test_input_longer_than_the_budget_goes_alone() -> None:
-    assert list(to_batches([5, 20, 5], 10)) == [[1], [0, 2]]
+async def test_requests_share_batches(engine: EncoderEngine) -> None:
+    before = engine._batcher.batches
+
+    await asyncio.gather(*(embed(engine, "one two") for _ in range(40)))
+
+    assert engine._batcher.batches - before < 20
 
 
-def test_equal_lengths_keep_their_order() -> None:
-    assert list(to_batches([3, 3, 3, 3], 6)) == [[0, 1], [2, 3]]
+async def test_usage_is_exact(engine: EncoderEngine) -> None:
+    work = Work()
+
+    embeddings = await engine.embed(EmbeddingRequest("r", ("one two", (4, 5, 6))), work)
+
+    assert embeddings.usage.prompt_tokens == work.usage.prompt_tokens == 2 + 2 + 3 + 2
+
+
+async def test_token_ids_are_the_text_they_stand_for(engine: EncoderEngine) -> None:
+    ids = tuple(4 + WORDS.index(word) for word in ("one", "two"))
+
+    text, by_ids = await embed(engine, "one two", ids)
+
+    assert np.array_equal(text, by_ids)
+
+
+async def test_token_id_out_of_the_vocabulary_is_refused(engine: EncoderEngine) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        await embed(engine, (10_000,))
+
+    assert caught.value.param == "input"
+
+
+@pytest.mark.parametrize(
+    ("inputs", "param"), [(("one ", 70), "input"), (("one ", 70, "two"), "input[0]")]
+)
+async def test_too_long_input_is_refused_by_index_and_count(
+    engine: EncoderEngine, inputs: Any, param: str
+) -> None:
+    text, times, *others = inputs
+    with pytest.raises(ContextLengthExceeded, match="Input 0 has 72 tokens") as caught:
+        await embed(engine, text * times, *others)
+
+    assert caught.value.param == param
+
+
+@pytest.mark.parametrize("limit", [None, 10])
+async def test_input_is_cut_on_demand(
+    engine: EncoderEngine, reference: Any, limit: int | None
+) -> None:
+    text = text_of(100)
+    cut = Cut(is_wanted=True, max_tokens=limit)
+
+    embeddings = await engine.embed(EmbeddingRequest("r", (text,), cut=cut))
+
+    words = (limit or MAX_TOKENS) - 2
+    expected = reference.encode([" ".join(text.split()[:words])])
+    assert embeddings.usage.prompt_tokens == words + 2
+    assert to_worst_cosine(to_rows(embeddings), expected) == pytest.approx(1, abs=1e-5)
+
+
+async def test_all_inputs_together_have_a_limit(engine: EncoderEngine) -> None:
+    cut = Cut(max_total_tokens=6)
+
+    await embed(engine, "one", "two", cut=cut)
+    with pytest.raises(InvalidRequest, match="7 tokens") as caught:
+        await embed(engine, "one", "two two", cut=cut)
+    assert caught.value.param == "input"
+
+
+@pytest.mark.parametrize("input_type", ["query", "passage"])
+async def test_input_type_chooses_the_prompt(
+    engine: EncoderEngine, reference: Any, input_type: str
+) -> None:
+    rows = await embed(engine, "one two", input_type=input_type)
+
+    expected = reference.encode(["one two"], prompt=f"{input_type} : ")
+    assert to_worst_cosine(rows, expected) == pytest.approx(1, abs=1e-5)
+
+
+async def test_unknown_input_type_is_refused(engine: EncoderEngine) -> None:
+    with pytest.raises(UnsupportedParameter):
+        await embed(engine, "one", input_type="title")
+
+
+async def test_vectors_are_shortened_and_normalised(engine: EncoderEngine) -> None:
+    (whole,) = await embed(engine, "one two")
+    (short,) = await embed(engine, "one two", dimensions=8)
+
+    assert short == pytest.approx(whole[:8] / np.linalg.norm(whole[:8]), abs=1e-6)
+
+
+async def test_other_dimensions_are_refused(engine: EncoderEngine) -> None:
+    with pytest.raises(InvalidRequest, match="one of 8, 32"):
+        await embed(engine, "one", dimensions=9)
+
+
+async def test_score_is_the_cosine_of_query_and_document(
+    engine: EncoderEngine, reference: Any
+) -> None:
+    documents = ("one two", "three")
+
+    request = ScoreRequest("r", ("four",), documents, ("query", "documents"), is_search=True)
+    scores = await engine.score(request)
+
+    query = reference.encode(["four"], prompt="query : ")[0]
+    expected = reference.encode(list(documents), prompt="passage : ") @ query
+    assert scores.scores == pytest.approx(expected.tolist(), abs=1e-5)
+    assert scores.usage.prompt_tokens == 5 + 6 + 5
+
+
+async def test_texts_of_one_kind_are_scored_without_prompts(
+    engine: EncoderEngine, reference: Any
+) -> None:
+    request = ScoreRequest("r", ("four", "five"), ("one", "two"), ("text_1", "text_2"))
+    scores = await engine.score(request)
+
+    expected = reference.encode(["four", "five"]) * reference.encode(["one", "two"])
+    assert scores.scores == pytest.approx(expected.sum(axis=1).tolist(), abs=1e-5)
+
+
+async def test_poolings_may_leave_the_prompt_out(tmp_path: Path) -> None:
+    """Also where a batch holds prompts of several lengths."""
+    from sentence_transformers import SentenceTransformer
+
+    make_encoder(tmp_path, include_prompt=False)
+    folder = str(tmp_path / "model")
+    engine = EncoderEngine(folder, OPTIONS)
+    reference = SentenceTransformer(folder, device="cpu", local_files_only=True)
+
+    bare, prompted = await asyncio.gather(
+        embed(engine, "one two"), embed(engine, "one two", input_type="query")
+    )
+    engine.shut_down()
+
+    expected = [*reference.encode(["one two"]), *reference.encode(["one two"], prompt="query : ")]
+    worst = to_worst_cosine(np.concatenate([bare, prompted]), expected)
+    assert worst == pytest.approx(1, abs=1e-5)
+
+
+async def test_card_tells_the_limits(engine: EncoderEngine) -> None:
+    assert engine.details == {
+        "task": "embed",
+        "dimensions": 32,
+        "shorter_dimensions": [8],
+        "is_normalized": True,
+        "max_tokens": MAX_TOKENS,
+        "input_types": ["passage", "query"],
+    }
+
+
+async def test_healthy_engine_says_so(engine: EncoderEngine) -> None:
+    await engine.check_health()

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image as PillowImage
 from pydantic import ValidationError
 
-from api.backends import EmbeddingRequest, ImageRequest
+from api.backends import EmbeddingRequest, ImageRequest, ScoreRequest
 from api.errors import EngineFailed
 from api.generation import Conversation, Delta, Generation, Message, Prompt, Sampling
 from deployments.engines.fake_engines import (
@@ -135,6 +135,14 @@ async def test_encoder_gives_a_vector_for_each_input() -> None:
     assert embeddings.usage.prompt_tokens == 5
 
 
+async def test_encoder_scores_documents_by_words_that_are_the_query_s() -> None:
+    request = ScoreRequest("r", ("a b",), ("a c", "a", "d"), ("query", "documents"))
+
+    scores = await FakeEncoderEngine().score(request)
+
+    assert (scores.scores, scores.usage.prompt_tokens) == ((0.5, 1.0, 0.0), 6)
+
+
 async def test_encoder_tells_inputs_apart() -> None:
     embeddings = await FakeEncoderEngine().embed(EmbeddingRequest("r", ("a", "b", "a")))
 
@@ -167,7 +175,7 @@ async def test_fakes_are_always_well_and_shut_down() -> None:
     llm, encoder, diffusion = FakeLlmEngine({}), FakeEncoderEngine(), FakeDiffusionEngine()
 
     await llm.check_health()
-    encoder.check_health()
+    await encoder.check_health()
     diffusion.check_health()
     llm.shut_down()
     encoder.shut_down()

@@ -1,0 +1,173 @@
+"""Sequences of many requests, computed together by one thread.
+
+Whenever the thread is free it takes what waits: the sequence whose turn it is, and those of nearly
+its length, whoever asked for them. So nothing waits for a batch to fill, nobody is padded to the
+longest stranger, and one request of thousands of texts does not stand before one of a single text.
+"""
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable, Sequence, Sized
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from deployments.engines.rotation import Rotation
+from deployments.engines.waiting import Waiting, WaitingSequence
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Rows = np.ndarray
+
+from api.tenancy import Origin
+
+logger = logging.getLogger(__name__)
+
+Forward = Callable[[Sequence[Any]], "Rows"]
+"""One pass over one batch: sequences → (B, …)."""
+
+
+@dataclass(slots=True, eq=False)
+class _Job:
+    """The sequences of one request."""
+
+    sequences: Sequence[Sized]
+    origin: Origin
+    loop: asyncio.AbstractEventLoop
+    done: "asyncio.Future[Rows]"
+    left: int
+    entries: list[WaitingSequence] = field(default_factory=list)
+    """Those that have not been started, longest last."""
+    rows: "Rows | None" = None
+
+    def put(self, numbers: list[int], rows: "Rows") -> None:
+        """Take in the rows of some of the sequences."""
+        import numpy as np
+
+        if self.rows is None:
+            self.rows = np.empty((len(self.sequences), *rows.shape[1:]), rows.dtype)
+        self.rows[numbers] = rows
+        self.left -= len(numbers)
+
+
+class Batcher:
+    """The thread, and what waits for it."""
+
+    def __init__(self, forward: Forward, max_batch_tokens: int, name: str = "encoder") -> None:
+        """Compute by `forward`, at most so many tokens at once, padding included."""
+        self._forward = forward
+        self._waiting = Waiting(max_batch_tokens)
+        self._turns: Rotation[_Job] = Rotation()
+        self._changed = threading.Condition()
+        self._is_open = True
+        self.batches = self.sequences = 0
+        """How many have been computed."""
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    async def run(self, sequences: Sequence[Sized], origin: Origin | None = None) -> "Rows":
+        """Compute all sequences: (N, …), in their order.
+
+        Cancelling this call drops those that have not been started; the others of their batches
+        never notice.
+
+        Raises:
+            Exception: whatever `forward` raises for these sequences alone.
+            RuntimeError: it has been shut down.
+        """
+        loop = asyncio.get_running_loop()
+        job = _Job(sequences, origin or Origin(), loop, loop.create_future(), len(sequences))
+        with self._changed:
+            if not self._is_open or not self._thread.is_alive():
+                raise RuntimeError("the batcher has been shut down")
+            job.entries = self._waiting.add(job, sequences)
+            self._turns.add(job, job.origin.priority, job.origin.tenant)
+            self._changed.notify()
+        try:
+            return await job.done
+        finally:
+            with self._changed:
+                self._drop(job)
+
+    def shut_down(self) -> None:
+        """Take no more work."""
+        with self._changed:
+            self._is_open = False
+            self._changed.notify()
+
+    def _drop(self, job: _Job) -> None:
+        """Forget what has not been started."""
+        if job.entries:
+            self._waiting.discard(job.entries)
+            job.entries = []
+        self._turns.discard(job)
+
+    def _run(self) -> None:
+        while (batch := self._take()) is not None:
+            self._compute(batch)
+            self.batches += 1
+            self.sequences += len(batch)
+            del batch  # or the last answer would stay in memory until the next request
+
+    def _take(self) -> list[WaitingSequence] | None:
+        """Wait for work; None once it is over."""
+        with self._changed:
+            self._changed.wait_for(lambda: len(self._waiting) or not self._is_open)
+            if not self._is_open:
+                return None
+            job = self._turns.next()
+            batch = self._waiting.take_around(job.entries[-1])
+            for owner, numbers in _by_owner(batch):
+                taken = set(numbers)
+                owner.entries = [each for each in owner.entries if each.number not in taken]
+                if not owner.entries:
+                    self._turns.discard(owner)
+            return batch
+
+    def _compute(self, batch: list[WaitingSequence]) -> None:
+        """Compute one batch; if that fails, each request's part by itself, so that one fails."""
+        parts = _by_owner(batch)
+        try:
+            rows = self._forward([each.owner.sequences[each.number] for each in batch])
+        except Exception as error:
+            if len(parts) == 1:
+                self._end([(parts[0][0], error)])
+                return
+            logger.warning("a batch of %d requests failed; each is tried alone", len(parts))
+            for owner, _ in parts:
+                self._compute([each for each in batch if each.owner is owner])
+            return
+        places: dict[Any, list[int]] = {}
+        for place, each in enumerate(batch):
+            places.setdefault(each.owner, []).append(place)
+        for owner, numbers in parts:
+            owner.put(numbers, rows[places[owner]])
+        self._end([(owner, None) for owner, _ in parts if not owner.left])
+
+    def _end(self, ended: list[tuple[_Job, Exception | None]]) -> None:
+        for loop in {job.loop for job, _ in ended}:
+            mine = [(job, error) for job, error in ended if job.loop is loop]
+            try:
+                loop.call_soon_threadsafe(_tell, mine)
+            except RuntimeError:  # the loop is closed: nobody waits
+                logger.info("nobody waits for %d answers any more", len(mine))
+
+
+def _tell(ended: list[tuple[_Job, Exception | None]]) -> None:
+    for job, error in ended:
+        if job.done.done():
+            continue  # cancelled
+        if error is not None:
+            job.done.set_exception(error)
+        else:
+            assert job.rows is not None, "all of it has been computed"
+            job.done.set_result(job.rows)
+
+
+def _by_owner(batch: Sequence[WaitingSequence]) -> list[tuple[Any, list[int]]]:
+    """Each request with the numbers of its sequences in the batch."""
+    numbers: dict[Any, list[int]] = {}
+    for each in batch:
+        numbers.setdefault(each.owner, []).append(each.number)
+    return list(numbers.items())

@@ -1,0 +1,117 @@
+"""sentence-transformers as the loader of a cross-encoder, which reads a pair as one text."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from api.backends import EmbeddingRequest, Embeddings, ScoreRequest, Scores
+from api.errors import WrongModelKind
+from deployments.config import EncoderOptions
+from deployments.engines.batcher import Batcher
+from deployments.engines.encoder_engine import CAPACITY, begin
+from deployments.engines.encoder_inputs import PairReader, Tokens
+from deployments.engines.hardware import pick_device, pick_dtype
+from deployments.engines.tensors import to_features
+from deployments.engines.vectors import read_config
+from deployments.engines.worker import Worker
+from deployments.work import Work
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+def is_cross_encoder(folder: str, options: EncoderOptions) -> bool:
+    """Whether a model scores pairs: as configured, else by its architecture."""
+    if options.task != "auto":
+        return options.task == "rerank"
+    architectures = read_config(folder).get("architectures") or [""]
+    return bool(architectures[0].endswith("ForSequenceClassification"))
+
+
+class CrossEncoderEngine:
+    """One cross-encoder, computing in a thread of its own."""
+
+    def __init__(self, model: str, options: EncoderOptions) -> None:
+        """Load the model; takes seconds, and blocks.
+
+        Args:
+            model: a local folder.
+            options: how to run it.
+
+        Raises:
+            ValueError: it classifies instead of scoring.
+            Exception: whatever sentence-transformers raises when it cannot load the model.
+        """
+        from sentence_transformers import CrossEncoder
+
+        device = pick_device(options.device)
+        self._model = CrossEncoder(
+            model,
+            device=device,
+            local_files_only=True,
+            model_kwargs={"dtype": pick_dtype(options.dtype, device)},
+        ).eval()
+        if self._model.num_labels != 1:
+            raise ValueError(f"the model tells {self._model.num_labels} classes apart: no score")
+        tokenizer = self._model.tokenizer
+        own = int(self._model.max_seq_length or tokenizer.model_max_length)
+        self._reader = PairReader(tokenizer, min(own, options.max_tokens or own))
+        self._pad_id = int(tokenizer.pad_token_id or 0)
+        self._tokenizing = Worker("tokenizer")
+        self._batcher = Batcher(
+            self._forward, max(options.max_batch_tokens, self._reader.max_tokens)
+        )
+
+    @property
+    def capacity(self) -> int:
+        """Requests that it takes at once."""
+        return CAPACITY
+
+    @property
+    def details(self) -> Mapping[str, Any]:
+        """What its card tells."""
+        return {"task": "rerank", "max_tokens": self._reader.max_tokens}
+
+    async def embed(self, request: EmbeddingRequest, work: Work | None = None) -> Embeddings:
+        """It has no vectors.
+
+        Raises:
+            WrongModelKind: always.
+        """
+        raise WrongModelKind(
+            "This model scores pairs of texts: it serves /v1/rerank and /v1/score, not this "
+            "endpoint.",
+            param="model",
+        )
+
+    async def score(self, request: ScoreRequest, work: Work | None = None) -> Scores:
+        """Score all pairs. Cancelling this call drops what has not been started.
+
+        Raises:
+            ContextLengthExceeded: a pair is too long for the model.
+            InvalidRequest: all pairs are too long together.
+            RateLimited, Overloaded: `work.begin` says so.
+        """
+        sequences = await self._tokenizing.run(lambda _: self._reader.read(request))
+        usage = await begin(work or Work(), sequences)
+        scores = await self._batcher.run(sequences, request.origin)
+        return Scores(tuple(scores.tolist()), usage)
+
+    def _forward(self, sequences: Sequence[Tokens]) -> "np.ndarray":
+        """One pass over one batch: (B,) float32."""
+        import torch
+
+        features = to_features(sequences, self._pad_id, self._model.device)
+        with torch.inference_mode():
+            scores = self._model(features)["scores"].float()
+            scores = self._model.activation_fn(scores).reshape(len(sequences))
+        array: np.ndarray = scores.cpu().numpy()
+        return array
+
+    async def check_health(self) -> None:
+        """Prove that the model still computes, with the smallest input there is."""
+        await self._batcher.run([self._reader.smallest])
+
+    def shut_down(self) -> None:
+        """Take no more work."""
+        self._tokenizing.shut_down()
+        self._batcher.shut_down()
