@@ -20,6 +20,8 @@ from api.embeddings import prepare_embeddings
 from api.encoding import EncoderEndpoint
 from api.errors import MethodNotAllowed, RouteNotFound
 from api.health import Health, Ready
+from api.image_edits import EditImages
+from api.image_files import PUBLIC_PATH, ImageFile
 from api.image_input import fetch_images
 from api.images import GenerateImages
 from api.keys import AllKeys, OneKey, RotateKey
@@ -72,7 +74,12 @@ def create_app(
     middleware = [
         Middleware(RequestId, is_echoed_outside=is_request_id_echoed),
         Middleware(Shield),
-        Middleware(Auth, keys=keys, public_paths=PUBLIC_PATHS),
+        Middleware(
+            Auth,
+            keys=keys,
+            public_paths=PUBLIC_PATHS,
+            public_pattern=PUBLIC_PATH if rules.image_store else None,
+        ),
     ]
     app = Starlette(
         routes=routes,
@@ -97,7 +104,15 @@ def _model_routes(models: Models, rules: Rules) -> list[Route]:
         Route("/v1/completions", completions, methods=["POST"]),
         *_encoder_routes(models, rules),
         Route("/v1/images/generations", GenerateImages(models, rules), methods=["POST"]),
+        Route("/v1/images/edits", EditImages(models, rules), methods=["POST"]),
+        *_file_routes(rules),
     ]
+
+
+def _file_routes(rules: Rules) -> list[Route]:
+    if rules.image_store is None:
+        return []
+    return [Route("/v1/images/files/{name}", ImageFile(rules.image_store), methods=["GET"])]
 
 
 def _encoder_routes(models: Models, rules: Rules) -> list[Route]:

@@ -1,6 +1,7 @@
 """Bearer keys: everything is private unless its exact path is listed as public."""
 
 import hmac
+import re
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -130,11 +131,25 @@ class Keys:
 class Auth:
     """Middleware: let a request pass when it is public, or carries a key that opens."""
 
-    def __init__(self, app: ASGIApp, keys: Keys | None, public_paths: frozenset[str]) -> None:
-        """Wrap an ASGI application; `keys` of None turns authentication off."""
+    def __init__(
+        self,
+        app: ASGIApp,
+        keys: Keys | None,
+        public_paths: frozenset[str],
+        public_pattern: re.Pattern[str] | None = None,
+    ) -> None:
+        """Wrap an ASGI application.
+
+        Args:
+            app: what is to be protected.
+            keys: None turns authentication off.
+            public_paths: exact ones.
+            public_pattern: of whole paths that are secrets themselves.
+        """
         self._app = app
         self._keys = keys
         self._public_paths = public_paths
+        self._public_pattern = public_pattern
 
     async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
         """Check the key, and leave it in the scope.
@@ -143,9 +158,14 @@ class Auth:
             InvalidApiKey: there is none, or it opens nothing.
             KeysUnknown: nobody can tell yet.
         """
-        if scope["type"] == "http" and scope["path"] not in self._public_paths:
+        if scope["type"] == "http" and not self._is_public(scope["path"]):
             scope[_SCOPE_KEY] = ANYONE if self._keys is None else _check(scope, self._keys)
         await self._app(scope, receive, send)
+
+    def _is_public(self, path: str) -> bool:
+        pattern = self._public_pattern
+        is_secret = pattern is not None and pattern.fullmatch(path) is not None
+        return path in self._public_paths or is_secret
 
 
 def _check(scope: AsgiScope, keys: Keys) -> Key:

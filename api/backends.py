@@ -6,7 +6,7 @@ implements the Protocols with Ray Serve; `tests/fakes.py` implements them with n
 
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, Protocol
 
 from api.generation import Completion, Delta, Generation, Usage
 from api.tenancy import Origin
@@ -107,27 +107,59 @@ class EmbeddingBackend(Protocol):
         """Score all pairs. Cancelling this call stops the work."""
 
 
+PictureFormat = Literal["png", "webp", "jpeg"]
+"""How a picture is written to a file."""
+
+
+@dataclass(frozen=True, slots=True)
+class PictureFile:
+    """What the files of an answer are to be."""
+
+    format: PictureFormat = "png"
+    compression: int = 100
+    """From 0 to 100, for WebP and JPEG: the quality that is kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """What a picture is to be made from: files that nobody has looked into yet."""
+
+    image: bytes
+    mask: bytes | None = None
+    """Where it is transparent (or white, if nothing in it is), the picture is drawn anew."""
+    strength: float | None = None
+    """From 0, which changes nothing, to 1; None leaves it to the model's own default."""
+
+
 @dataclass(frozen=True, slots=True)
 class ImageRequest:
     """One request for images. None leaves a value to the model's own defaults."""
 
     request_id: str
     prompt: str
-    negative_prompt: str | None
-    n: int
-    width_px: int | None
-    height_px: int | None
-    num_inference_steps: int | None
-    guidance_scale: float | None
-    seed: int | None
+    negative_prompt: str | None = None
+    n: int = 1
+    width_px: int | None = None
+    height_px: int | None = None
+    num_inference_steps: int | None = None
+    guidance_scale: float | None = None
+    seed: int | None = None
     origin: Origin = field(default_factory=Origin)
+    scheduler: str | None = None
+    quality: str | None = None
+    """A word that stands for a number of steps, where the model has one for it."""
+    edit: Edit | None = None
+    """None draws from nothing."""
+    file: PictureFile = PictureFile()
+    previews: int = 0
+    """How many unfinished pictures a stream shows on the way."""
 
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """One PNG file, and the seed that makes it again."""
+    """One file, and the seed that makes it again."""
 
-    png: bytes
+    data: bytes
     seed: int
 
 
@@ -141,11 +173,31 @@ class Images:
     usage: Usage
 
 
+class ImageStream(Protocol):
+    """A picture being drawn."""
+
+    def __aiter__(self) -> AsyncIterator[Sequence[Delta]]:
+        """Yield what has come since the last look; each delta's `extra` holds a `Sketch`.
+
+        Raises: ApiError when the drawing fails half-way.
+        """
+
+    async def aclose(self) -> None:
+        """Give up: the engine stops between two steps. Safe at any time, also after the end."""
+
+    @property
+    def completion(self) -> Images:
+        """What has been drawn; there only once the iteration has ended."""
+
+
 class ImageBackend(Protocol):
     """A model that draws."""
 
     async def generate(self, request: ImageRequest) -> Images:
         """Draw all images. Cancelling this call stops the work between two steps."""
+
+    def stream(self, request: ImageRequest) -> ImageStream:
+        """Draw, and tell on the way how far it is."""
 
 
 Backend = LlmBackend | EmbeddingBackend | ImageBackend

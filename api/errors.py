@@ -9,6 +9,7 @@ ApiError                      500 server_error
 │   ├── ContextLengthExceeded 400                         context_length_exceeded
 │   ├── WrongModelKind        400                         wrong_model_kind
 │   ├── InvalidImage          400                         invalid_image_url
+│   ├── InvalidImageFile      400                         invalid_image_file
 │   ├── InvalidApiKey         401                         invalid_api_key
 │   ├── InsufficientPermissions 403                       insufficient_permissions
 │   ├── RouteNotFound         404                         not_found
@@ -135,6 +136,12 @@ class InvalidImage(InvalidRequest):
     """A picture in a message cannot be used."""
 
     code = "invalid_image_url"
+
+
+class InvalidImageFile(InvalidRequest):
+    """A picture that was sent to be edited cannot be used."""
+
+    code = "invalid_image_file"
 
 
 class InvalidApiKey(InvalidRequest):

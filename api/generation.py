@@ -153,6 +153,15 @@ class ToolCallDelta(msgspec.Struct, frozen=True, array_like=True, gc=False):
     arguments: str
 
 
+class Sketch(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """How far a picture is, and now and then what it looks like so far."""
+
+    step: int
+    steps: int
+    preview: bytes = b""
+    """A file in the format that the answer will have; mostly empty."""
+
+
 class Extra(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What a delta may carry beside text."""
 
@@ -160,6 +169,7 @@ class Extra(msgspec.Struct, frozen=True, array_like=True, gc=False):
     tool_calls: tuple[ToolCallDelta, ...] = ()
     logprobs: tuple[TokenLogprob, ...] = ()
     prompt_logprobs: tuple[TokenLogprob, ...] = ()
+    sketch: Sketch | None = None
 
 
 @dataclass(frozen=True, slots=True)

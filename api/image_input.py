@@ -39,13 +39,16 @@ def read_image(url: str, param: str, limits: Limits) -> bytes:
         data = base64.b64decode(url[head.end() :], validate=True)
     except (binascii.Error, ValueError):
         raise InvalidImage("An image is not valid base64.", param=param) from None
-    if not _is_known(data):
+    if not is_known_image(data):
         raise InvalidImage("An image is not a PNG, JPEG or WebP file.", param=param)
     return data
 
 
-def _is_known(data: bytes) -> bool:
-    """Sources: PNG specification §5.2; ITU-T T.81 §B.1.1.3; WebP container specification."""
+def is_known_image(data: bytes) -> bool:
+    """Whether a file begins as one of the three formats does.
+
+    Sources: PNG specification §5.2; ITU-T T.81 §B.1.1.3; WebP container specification.
+    """
     is_webp = data[:4] == b"RIFF" and data[8:12] == b"WEBP"
     return data.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")) or is_webp
 

@@ -24,3 +24,6 @@ class Limits(BaseModel):
     max_input_image_bytes: int = Field(
         10 * 1024 * 1024, ge=1024, description="largest picture in a message, as a file"
     )
+    max_upload_bytes: int = Field(
+        24 * 1024 * 1024, ge=1024, description="largest form with pictures to be edited"
+    )

@@ -18,7 +18,7 @@ from api.errors import (
 from api.policy import Parameters
 from api.schema.common import Request
 
-RequestModel = TypeVar("RequestModel", bound=Request)
+RequestModel = TypeVar("RequestModel", bound=Request, covariant=True)
 
 _MAX_NAME_IN_MESSAGE = 64
 
@@ -75,7 +75,17 @@ def read_request(
         MalformedBody: the body is not a JSON object.
         MissingParameter, UnknownParameter, UnsupportedParameter, InvalidRequest: by parameter.
     """
-    members = read_json_object(body)
+    return read_members(read_json_object(body), model, parameters)
+
+
+def read_members(
+    members: dict[str, Any], model: type[RequestModel], parameters: Parameters = "strict"
+) -> Read[RequestModel]:
+    """The same for members that have been decoded.
+
+    Raises:
+        MissingParameter, UnknownParameter, UnsupportedParameter, InvalidRequest: by parameter.
+    """
     ignored = [name for name in members if name in model.reported and members[name] is not None]
     refused = [name for name in members if name in model.refused and members[name] is not None]
     if refused and parameters == "strict":

@@ -20,7 +20,7 @@ State = Literal["ready", "idle", "starting", "failed"]
 _ENDPOINTS: dict[Kind, str] = {
     "llm": "/v1/chat/completions and /v1/completions",
     "embedding": "/v1/embeddings, /v1/rerank and /v1/score",
-    "diffusion": "/v1/images/generations",
+    "diffusion": "/v1/images/generations and /v1/images/edits",
 }
 _MAX_ID_IN_MESSAGE = 64
 

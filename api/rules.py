@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from api.image_files import ImageStore
 from api.image_input import ImageFetcher
 from api.limits import Limits
 from api.origin import Salt
@@ -20,3 +21,4 @@ class Rules:
     image_fetcher: ImageFetcher | None = None
     limiter: Limiter | None = None
     salt: Salt | None = None
+    image_store: ImageStore | None = None

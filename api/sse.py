@@ -41,8 +41,18 @@ class EventStream:
     async def write(self, payloads: Iterable[bytes]) -> None:
         """Send events, all of them in one write; nothing if there are none."""
         body = b"".join([b"data: " + payload + b"\n\n" for payload in payloads])
-        if not body:
-            return
+        if body:
+            await self._write(body)
+
+    async def write_named(self, name: str, payload: bytes) -> None:
+        """Send an event that says what it is outside its payload too."""
+        await self._write(b"event: " + name.encode() + b"\ndata: " + payload + b"\n\n")
+
+    async def comment(self, text: str) -> None:
+        """Send what clients skip: it keeps the connection from looking idle."""
+        await self._write(b": " + text.encode() + b"\n\n")
+
+    async def _write(self, body: bytes) -> None:
         if not self.is_started:
             self.is_started = True
             start = {"type": "http.response.start", "status": 200, "headers": self._headers}
@@ -52,9 +62,13 @@ class EventStream:
     async def end(self) -> None:
         """Say that the answer is complete."""
         await self.write([b"[DONE]"])
+        await self.close()
+
+    async def close(self) -> None:
+        """End without a mark: the last event has said that it is the last."""
         await self._raw_send({"type": "http.response.body", "body": b""})
 
     async def fail(self, error: ApiError) -> None:
         """End with an error event and without `[DONE]`: OpenAI's SDK raises it as `APIError`."""
         await self.write([json.dumps(error.body()).encode()])
-        await self._raw_send({"type": "http.response.body", "body": b""})
+        await self.close()

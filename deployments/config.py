@@ -33,6 +33,17 @@ class PromptLogArgs(_Args):
     retention_days: float = Field(30.0, gt=0, description="older files are deleted")
 
 
+class ImageStoreArgs(_Args):
+    """Images that are fetched by URL."""
+
+    folder: Annotated[str, Field(min_length=1)]
+    max_bytes: int = Field(1024**3, ge=1024, description="of all files; the oldest go first")
+    expires_s: float = Field(3600.0, gt=0, description="how long a URL works")
+    base_url: str | None = Field(
+        None, description="what URLs begin with, without /v1; the request's own host without"
+    )
+
+
 class IngressArgs(_Args):
     """The HTTP face."""
 
@@ -41,6 +52,9 @@ class IngressArgs(_Args):
     policy: Policy = Policy()
     prompt_log: PromptLogArgs | None = Field(
         None, description="where prompts go whose requests say log_prompt; none are kept without"
+    )
+    image_store: ImageStoreArgs | None = Field(
+        None, description="where images go whose requests say response_format url; without, 400"
     )
     poll_interval_s: float = Field(
         2.0, gt=0, description="how often the set of models is looked up"
@@ -166,8 +180,37 @@ class DiffusionOptions(_Args):
     device: str = Field("auto", description="`cpu`, `cuda`, …; auto takes a GPU if there is one")
     num_inference_steps: int = Field(30, ge=1, le=1000, description="default steps of a request")
     guidance_scale: float = Field(5.0, ge=0, description="default guidance of a request")
+    strength: float = Field(0.8, gt=0, le=1, description="default strength of an edit")
+    qualities: dict[str, Annotated[int, Field(ge=1, le=1000)]] = Field(
+        default_factory=dict, description="steps by the request's quality, such as {low: 12}"
+    )
+    schedulers: tuple[str, ...] = Field(
+        (), description="names of diffusers' schedulers that requests may choose"
+    )
     size_multiple_px: int = Field(8, ge=1, description="width and height must be multiples of it")
+    min_size_px: int = Field(8, ge=1, description="smallest width and height")
     max_size_px: int = Field(2048, ge=8, description="largest width and height")
+    max_pixels: int = Field(2048 * 2048, ge=64, description="largest width × height")
+    max_input_pixels: int = Field(
+        20_000_000, ge=64, description="largest width × height of a picture to be edited"
+    )
+    max_batch_images: int = Field(8, ge=1, description="most images that are drawn together")
+    max_batch_pixels: int = Field(
+        8 * 1024 * 1024, ge=64, description="most pixels of all images that are drawn together"
+    )
+    batch_window_ms: float = Field(
+        10.0, ge=0, description="how long images wait for those that the last batch was with"
+    )
+    provenance: bool = Field(
+        True, description="PNG files say which model, seed, steps and guidance made them"
+    )
+    attention_slicing: bool = Field(False, description="less memory, slower")
+    vae_tiling: bool = Field(False, description="decodes large images in tiles: less memory")
+    vae_slicing: bool = Field(False, description="decodes images one by one: less memory")
+    compile: bool = Field(False, description="torch.compile: slow first images, then faster")
+    offload: Literal["none", "model", "sequential"] = Field(
+        "none", description="what is not in use waits in main memory; needs a GPU"
+    )
     from_pretrained: dict[str, Any] = Field(
         default_factory=dict, description="further options of diffusers' from_pretrained"
     )

@@ -11,7 +11,7 @@ from deployments.discovery import DiscoveredModel
 
 logger = logging.getLogger(__name__)
 
-_ASKED: frozenset[Kind] = frozenset({"embedding"})
+_ASKED: frozenset[Kind] = frozenset({"embedding", "diffusion"})
 """Kinds whose replicas have `details`."""
 
 _Key = tuple[str, int]

@@ -1,18 +1,23 @@
-"""One replica of an image model: Ray's lifecycle around an engine."""
+"""One replica of an image model: Ray's lifecycle around an engine, and what it streams."""
 
+import asyncio
 import os
+from collections.abc import Callable
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 from ray import serve
 
 from api.backends import ImageRequest, Images
+from api.generation import Delta
 from deployments.config import DiffusionArgs
 from deployments.desk import Desk
 from deployments.engines.diffusers_engine import DiffusersEngine
 from deployments.engines.fake_engines import FakeDiffusionEngine
 from deployments.fair_queue import FairQueue
+from deployments.handles import StreamEnd
 from deployments.loading import load_engine
+from deployments.token_channel import ReplyTo, Sender
 from deployments.work import Work
 
 
@@ -21,9 +26,17 @@ class DiffusionEngine(Protocol):
 
     @property
     def capacity(self) -> int:
-        """How many requests it works on at once."""
+        """How many images it works on at once."""
 
-    async def generate(self, request: ImageRequest, work: Work | None = None) -> Images:
+    def details(self) -> dict[str, Any]:
+        """What clients may ask of the model."""
+
+    async def generate(
+        self,
+        request: ImageRequest,
+        work: Work | None = None,
+        emit: Callable[[Delta], None] | None = None,
+    ) -> Images:
         """Draw all images."""
 
     def check_health(self) -> None:
@@ -41,6 +54,7 @@ class DiffusionReplica:
     ) -> None:
         """Load the model."""
         self._engine = load_engine(args, partial(_build_engine, args))
+        self._sender = Sender()
         queue = FairQueue(self._engine.capacity, args.max_waiting)
         self._desk = Desk(args.id, "diffusion", queue)
 
@@ -49,9 +63,29 @@ class DiffusionReplica:
         async with self._desk.take_in(request.request_id, request.origin) as work:
             return await self._engine.generate(request, work)
 
+    async def stream(self, request: ImageRequest, reply_to: ReplyTo) -> StreamEnd[Images]:
+        """Draw, and send every step to `reply_to`; the call's result is what has been drawn."""
+        async with self._desk.take_in(request.request_id, request.origin) as work:
+            with self._sender.open(reply_to) as outlet:
+                try:
+                    images = await self._engine.generate(request, work, outlet.send_apart)
+                finally:
+                    work.first_s = outlet.first_s
+            return StreamEnd(images, outlet.sent)
+
+    async def details(self) -> dict[str, Any]:
+        """What clients may ask of the model."""
+        return self._engine.details()
+
     async def counts(self) -> dict[str, int]:
-        """What is under way here; all but `pid` is 0 at rest."""
-        return {"pid": os.getpid(), **self._desk.counts()}
+        """What is under way here; all but `pid`, `sockets` and `tasks` are 0 at rest."""
+        return {
+            "pid": os.getpid(),
+            "streams": self._sender.outlets,
+            "sockets": self._sender.peers,
+            **self._desk.counts(),
+            "tasks": len(asyncio.all_tasks()),
+        }
 
     def check_health(self) -> None:
         """Prove that the engine works; Serve replaces the replica when this raises."""
@@ -60,12 +94,15 @@ class DiffusionReplica:
     def __del__(self) -> None:
         """End the engine's thread with the replica."""
         if hasattr(self, "_desk"):
+            self._sender.shut_down()
             self._engine.shut_down()
             self._desk.shut_down()
 
 
 def _build_engine(args: DiffusionArgs, folder: str | None) -> DiffusionEngine:
-    return FakeDiffusionEngine() if folder is None else DiffusersEngine(folder, args.engine)
+    if folder is None:
+        return FakeDiffusionEngine()
+    return DiffusersEngine(folder, args.engine, args.id)
 
 
 Diffusion = serve.deployment(

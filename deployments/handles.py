@@ -5,7 +5,7 @@ import logging
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from api.backends import (
     EmbeddingRequest,
@@ -27,11 +27,14 @@ logger = logging.getLogger(__name__)
 _LAST_DELTAS_TIMEOUT_S = 2.0
 
 
+Result = TypeVar("Result")
+
+
 @dataclass(frozen=True, slots=True)
-class StreamEnd:
+class StreamEnd(Generic[Result]):
     """The result of a streaming call: the final word, and how many deltas came before it."""
 
-    completion: Completion
+    completion: Result
     deltas_sent: int
 
 
@@ -50,7 +53,7 @@ class LlmHandle:
         completion: Completion = await call(method, generation)
         return completion
 
-    def stream(self, generation: Generation) -> "ChannelStream":
+    def stream(self, generation: Generation) -> "ChannelStream[Completion]":
         """Write the answer piece by piece."""
         method = self._prefer(self._stream, generation.adapter)
         return ChannelStream(method, generation, self._receiver)
@@ -62,22 +65,25 @@ class LlmHandle:
         return method.options(multiplexed_model_id=adapter) if adapter else method
 
 
-class ChannelStream:
-    """A `TextStream`: the result of the call, and the deltas that travel beside it."""
+class ChannelStream(Generic[Result]):
+    """A stream of any kind: the result of the call, and the deltas that travel beside it."""
 
     def __init__(
-        self, method: "DeploymentHandle[Any]", generation: Generation, receiver: Receiver
+        self,
+        method: "DeploymentHandle[Any]",
+        request: Generation | ImageRequest,
+        receiver: Receiver,
     ) -> None:
         """Open an inbox and make the call."""
         self._receiver = receiver
         self._inbox = receiver.open()
-        calling = call(method, generation, self._inbox.reply_to)
-        self._calling: asyncio.Task[StreamEnd] = asyncio.create_task(calling)
+        calling = call(method, request, self._inbox.reply_to)
+        self._calling: asyncio.Task[StreamEnd[Result]] = asyncio.create_task(calling)
         self._calling.add_done_callback(lambda _: self._inbox.wake())
-        self._completion: Completion | None = None
+        self._completion: Result | None = None
 
     @property
-    def completion(self) -> Completion:
+    def completion(self) -> Result:
         """The final word; there only once the iteration has ended."""
         assert self._completion is not None, "the stream has not ended"
         return self._completion
@@ -138,16 +144,22 @@ class EmbeddingHandle:
 
 
 class DiffusionHandle:
-    """An `ImageBackend` behind a handle."""
+    """An `ImageBackend` behind a handle, with the token channel for what streams."""
 
-    def __init__(self, handle: "DeploymentHandle[Any]") -> None:
-        """Call `handle`."""
+    def __init__(self, handle: "DeploymentHandle[Any]", receiver: Receiver) -> None:
+        """Call `handle`; sketches arrive at `receiver`."""
         self._generate = handle.generate
+        self._stream = handle.stream
+        self._receiver = receiver
 
     async def generate(self, request: ImageRequest) -> Images:
         """Draw all images."""
         images: Images = await call(self._generate, request)
         return images
+
+    def stream(self, request: ImageRequest) -> ChannelStream[Images]:
+        """Draw, and tell on the way how far it is."""
+        return ChannelStream(self._stream, request, self._receiver)
 
 
 async def call(method: "DeploymentHandle[Any]", *args: Any) -> Any:

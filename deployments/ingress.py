@@ -33,6 +33,7 @@ from deployments.discovery import (
 )
 from deployments.handles import DiffusionHandle, EmbeddingHandle, LlmHandle, call
 from deployments.image_fetcher import HttpsImages
+from deployments.image_store import ImageFolder
 from deployments.keys import NoApiKeys, ServiceKeys
 from deployments.ledger_link import LedgerLink
 from deployments.limiter import LedgerLimiter
@@ -62,6 +63,7 @@ class IngressReplica:
         self._link: LedgerLink | None = None
         self._ledger: DeploymentHandle[Any] | None = None
         self._prompt_log = PromptFiles(args.prompt_log) if args.prompt_log else None
+        self._image_store = ImageFolder(args.image_store) if args.image_store else None
         self._models = Models()
         self._backends: dict[tuple[str, str], Backend] = {}
         self._details = ModelDetails(_ask_for_details)
@@ -89,6 +91,7 @@ class IngressReplica:
             image_fetcher=fetcher,
             limiter=LedgerLimiter(lambda: self._link),
             salt=cache(partial(to_cache_salt, self._pepper)),
+            image_store=self._image_store,
         )
 
     @asynccontextmanager
@@ -105,6 +108,8 @@ class IngressReplica:
             raise
         self._link.start()
         background = [asyncio.create_task(self._poll()), asyncio.create_task(self._report())]
+        if self._image_store:
+            background.append(asyncio.create_task(self._image_store.tidy()))
         try:
             yield
         finally:
@@ -203,7 +208,7 @@ class IngressReplica:
                 if model.kind == "llm"
                 else EmbeddingHandle(handle)
                 if model.kind == "embedding"
-                else DiffusionHandle(handle)
+                else DiffusionHandle(handle, self._receiver)
             )
         return self._backends[key]
 

@@ -77,7 +77,7 @@ class LlmReplica:
             work.finish_reason = completion.choices[0].finish_reason
             return completion
 
-    async def stream(self, generation: Generation, reply_to: ReplyTo) -> StreamEnd:
+    async def stream(self, generation: Generation, reply_to: ReplyTo) -> StreamEnd[Completion]:
         """Write piece by piece to `reply_to`; the call lasts until the last piece is sent."""
         async with self._take_in(generation) as work:
             with self._sender.open(reply_to) as outlet:

@@ -168,9 +168,8 @@ class Receiver:
             inbox = self._inboxes.get(item.ticket)
             if inbox is None:
                 self.dropped += 1
-            else:
-                delta = Delta(item.index, item.text, item.finish_reason, item.extra)
-                inbox.put(item.number, delta)
+                continue
+            inbox.put(item.number, Delta(item.index, item.text, item.finish_reason, item.extra))
 
 
 class Sender:
@@ -238,6 +237,12 @@ class Outlet:
             self.finish_reason = delta.finish_reason
         self.sent += 1
 
+    def send_apart(self, delta: Delta) -> None:
+        """Send a large delta in a message of its own, which the reader's limit is for."""
+        self._peer.flush()
+        self.send(delta)
+        self._peer.flush()
+
     def lose(self) -> None:
         """Cancel whoever sends."""
         self._is_lost = True
@@ -292,7 +297,7 @@ class _Peer:
 
     def post(self, item: _Item) -> None:
         if not self._items:
-            self._loop.call_soon(self._flush)
+            self._loop.call_soon(self.flush)
         self._items.append(item)
 
     def close(self, linger_ms: int = 0) -> None:
@@ -302,10 +307,10 @@ class _Peer:
         self._socket.disable_monitor()
         self._socket.close(linger_ms)
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
         items, self._items = self._items, []  # first: whatever happens here, the next tick is free
-        if self._socket.closed:
-            return  # lost since; whoever posted these has been told
+        if self._socket.closed or not items:
+            return  # lost since, and whoever posted these has been told; or sent already
         try:
             self._socket.send(_encoder.encode(items), zmq.DONTWAIT)
         except zmq.Again:

@@ -20,11 +20,12 @@ from api.backends import (
     Image,
     ImageRequest,
     Images,
+    PictureFormat,
     ScoreRequest,
     Scores,
 )
 from api.errors import InvalidRequest, KeyNotFound
-from api.generation import Completion, Delta, Generation, Usage
+from api.generation import Completion, Delta, Extra, Generation, Sketch, Usage
 from api.key_fields import apply_changes
 from api.key_format import digest
 from api.registry import ModelEntry, Models, Registry, TextOptions
@@ -198,6 +199,40 @@ class FakeEncoder:
         return Scores(tuple(self.rows[each % len(self.rows)][0] for each in numbers), self.usage)
 
 
+class FakeImageStream:
+    """An `ImageStream` of three steps, with previews after the first ones."""
+
+    def __init__(self, painter: "FakePainter", request: ImageRequest) -> None:
+        """Draw what `painter` would."""
+        self._painter = painter
+        self._request = request
+        self._is_ended = False
+        self.is_closed = False
+
+    async def __aiter__(self) -> AsyncIterator[tuple[Delta, ...]]:
+        """Yield a sketch a step, and what is none."""
+        yield (Delta(0, ""), Delta(0, "", extra=Extra("no sketch")))
+        for step in range(1, 4):
+            await self._painter.gate.passing()
+            preview = f"preview {step}".encode() if step <= self._request.previews else b""
+            yield (Delta(0, "", extra=Extra(sketch=Sketch(step, 3, preview))),)
+        if self._painter.error is not None:
+            raise self._painter.error
+        self._is_ended = True
+
+    async def aclose(self) -> None:
+        """Take some time over it, so that a caller that does not wait is found out."""
+        for _ in range(5):
+            await asyncio.sleep(0)
+        self.is_closed = True
+
+    @property
+    def completion(self) -> Images:
+        """What has been drawn."""
+        assert self._is_ended, "asked before the end"
+        return self._painter.draw(self._request)
+
+
 class FakePainter:
     """An `ImageBackend` whose pictures are not even PNGs."""
 
@@ -213,6 +248,7 @@ class FakePainter:
         self.error = error
         self.gate = Gate(held)
         self.requests: list[ImageRequest] = []
+        self.streams: list[FakeImageStream] = []
         self.cancelled = 0
 
     async def generate(self, request: ImageRequest) -> Images:
@@ -226,11 +262,37 @@ class FakePainter:
             raise
         if self.error is not None:
             raise self.error
+        return self.draw(request)
+
+    def stream(self, request: ImageRequest) -> FakeImageStream:
+        """Begin a stream."""
+        self.requests.append(request)
+        self.streams.append(FakeImageStream(self, request))
+        return self.streams[-1]
+
+    def draw(self, request: ImageRequest) -> Images:
+        """`n` pictures, numbered."""
         first_seed = request.seed or 0
         images = tuple(
             Image(f"picture {number}".encode(), first_seed + number) for number in range(request.n)
         )
         return Images(images, request.width_px or 64, request.height_px or 48, self.usage)
+
+
+class FakeImageStore:
+    """An `ImageStore` in memory, whose names are numbered."""
+
+    def __init__(self, base_url: str | None = None) -> None:
+        self.base_url = base_url
+        self.files: dict[str, bytes] = {}
+
+    async def keep(self, data: bytes, format: PictureFormat) -> str:
+        name = f"{len(self.files):022}.{format}"
+        self.files[name] = data
+        return name
+
+    async def find(self, name: str) -> bytes | None:
+        return self.files.get(name)
 
 
 SECRET, PEPPER = "sk-one", b"pepper"
@@ -329,6 +391,7 @@ def build_models(
     encoder: FakeEncoder | None = None,
     painter: FakePainter | None = None,
     text: TextOptions | None = None,
+    painter_details: Mapping[str, Any] | None = None,
 ) -> Models:
     """Three ready models, one of each kind."""
     writer = llm or FakeLlm()
@@ -337,7 +400,14 @@ def build_models(
             [
                 ModelEntry(LLM, "llm", "ready", writer, DEPLOYED_AT_S, text=text or TextOptions()),
                 ModelEntry(ENCODER, "embedding", "ready", encoder or FakeEncoder(), DEPLOYED_AT_S),
-                ModelEntry(PAINTER, "diffusion", "ready", painter or FakePainter(), DEPLOYED_AT_S),
+                ModelEntry(
+                    PAINTER,
+                    "diffusion",
+                    "ready",
+                    painter or FakePainter(),
+                    DEPLOYED_AT_S,
+                    details=painter_details or {},
+                ),
             ]
         )
     )

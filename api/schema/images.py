@@ -1,13 +1,18 @@
-"""The body of `POST /v1/images/generations`. Source: OpenAI openapi.yaml, and what peers add."""
+"""The bodies of the two image endpoints. Source: OpenAI openapi.yaml, and what peers add."""
 
 import re
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
+from pydantic_core import PydanticCustomError
 
+from api.backends import PictureFormat
 from api.schema.common import ModelId, Request
 
 _SIZE = re.compile(r"([1-9][0-9]{0,4})[xX*×]([1-9][0-9]{0,4})")
+_MAX_PROMPT_CHARS = 32_000
+
+Quality = Literal["auto", "low", "medium", "high", "xhigh", "max", "standard", "hd"]
 
 
 def _to_size(value: Any) -> Any:
@@ -20,34 +25,73 @@ def _to_size(value: Any) -> Any:
     return int(match[1]), int(match[2])
 
 
+def _to_background(value: Any) -> Any:
+    if value == "transparent":
+        raise PydanticCustomError("unsupported", "A transparent background is not supported")
+    return value
+
+
 class ImagesRequest(Request):
     """A picture to be drawn."""
 
     reported: ClassVar = frozenset(["safety_identifier"])
     refused: ClassVar = frozenset(
-        [
-            "background",
-            "complexity",
-            "frame_count",
-            "frame_duration_ms",
-            "moderation",
-            "output_compression",
-            "output_format",
-            "partial_images",
-            "quality",
-            "stream",
-            "style",
-            "svg",
-        ]
+        ["complexity", "frame_count", "frame_duration_ms", "moderation", "style", "svg"]
     )
 
     model: ModelId
-    prompt: Annotated[str, Field(min_length=1, max_length=32_000)]
+    prompt: Annotated[str, Field(min_length=1, max_length=_MAX_PROMPT_CHARS)]
     n: Annotated[int, Field(ge=1)] = 1
     size: Annotated[tuple[int, int] | None, BeforeValidator(_to_size)] = None
-    response_format: Literal["b64_json"] = "b64_json"
-    negative_prompt: Annotated[str, Field(max_length=32_000)] | None = None
+    quality: Quality = "auto"
+    background: Annotated[Literal["auto", "opaque"], BeforeValidator(_to_background)] = "auto"
+    response_format: Literal["b64_json", "url"] = "b64_json"
+    output_format: PictureFormat = "png"
+    output_compression: Annotated[int, Field(ge=0, le=100)] | None = None
+    stream: bool = False
+    partial_images: Annotated[int, Field(ge=0, le=3)] = 0
+    negative_prompt: Annotated[str, Field(max_length=_MAX_PROMPT_CHARS)] | None = None
     num_inference_steps: Annotated[int, Field(ge=1, le=200)] | None = None
     guidance_scale: Annotated[float, Field(ge=0, le=100)] | None = None
+    scheduler: Annotated[str, Field(min_length=1, max_length=128)] | None = None
     seed: Annotated[int, Field(ge=0, le=2**63 - 1)] | None = None
     user: str | None = None
+
+
+class ImageEditRequest(ImagesRequest):
+    """A picture to be drawn over another; the files are no part of it."""
+
+    refused: ClassVar = ImagesRequest.refused | {"input_fidelity"}
+
+    strength: Annotated[float, Field(gt=0, le=1)] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_words(cls, value: Any) -> Any:
+        """The fields of a form are texts, whatever they mean."""
+        if not isinstance(value, dict):
+            return value
+        return {name: _read_word(name, member) for name, member in value.items()}
+
+
+_NUMBERS = {
+    "n": int,
+    "seed": int,
+    "num_inference_steps": int,
+    "output_compression": int,
+    "partial_images": int,
+    "guidance_scale": float,
+    "strength": float,
+}
+_MAX_NUMBER_CHARS = 32  # a seed has 19; `int` takes long over thousands
+_NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]*)?([eE][+-]?[0-9]+)?")
+
+
+def _read_word(name: str, word: Any) -> Any:
+    """What cannot be read stays a text, which the field then refuses."""
+    if name == "stream":
+        return {"true": True, "false": False}.get(word, word)
+    number = _NUMBERS.get(name)
+    if number is None or len(word) > _MAX_NUMBER_CHARS or not _NUMBER.fullmatch(word):
+        return word
+    return float(word) if number is float or not word.lstrip("+-").isdigit() else int(word)

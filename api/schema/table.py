@@ -10,7 +10,7 @@ from api.schema.chat import ChatRequest
 from api.schema.common import Request
 from api.schema.completions import CompletionRequest
 from api.schema.embeddings import EmbeddingsRequest
-from api.schema.images import ImagesRequest
+from api.schema.images import ImageEditRequest, ImagesRequest
 from api.schema.reranking import RerankRequest, ScoringRequest
 
 README = Path(__file__).resolve().parents[1] / "README.md"
@@ -22,6 +22,7 @@ _SCHEMAS: dict[str, type[Request]] = {
     "rerank": RerankRequest,
     "score": ScoringRequest,
     "images": ImagesRequest,
+    "image edits": ImageEditRequest,
 }
 
 

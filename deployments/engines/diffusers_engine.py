@@ -1,139 +1,262 @@
-"""Any diffusers text-to-image pipeline, in a thread; it stops between steps if nobody waits."""
+"""Any diffusers text-to-image pipeline: requests in, files out, everything slow in threads."""
 
+import asyncio
 import copy
-import io
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from api.backends import Image, ImageRequest, Images
-from api.errors import InvalidRequest
-from api.generation import Usage
+from api.errors import InvalidRequest, UnsupportedParameter
+from api.generation import Delta, Extra, Sketch, Usage
 from deployments.config import DiffusionOptions
-from deployments.engines.hardware import pick_device, pick_dtype
-from deployments.engines.worker import Cancellation, Worker
+from deployments.engines.image_batches import Batches, Canvas, Event, Mode, Recipe
+from deployments.engines.image_sizes import check_size, fit_size
+from deployments.engines.inpainting import put_back
+from deployments.engines.picture_files import flatten, read_picture, to_mask, write_picture
+from deployments.engines.pipelines import Pipelines
 from deployments.work import Work
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PilImage
 
 _SEED_BITS = 32
+_MAX_PREVIEW_PX = 2048
+"""Longest side of a preview: a message of the token channel takes no file of any size."""
+
+Emit = Callable[[Delta], None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Sources:
+    """What an edit begins with, in the size of the answer."""
+
+    image: "PilImage"
+    mask: "PilImage | None"
 
 
 class DiffusersEngine:
-    """One pipeline, drawing in a thread of its own."""
+    """One set of weights, drawing for many requests at once."""
 
-    def __init__(self, model: str, options: DiffusionOptions) -> None:
+    def __init__(self, model: str, options: DiffusionOptions, name: str = "") -> None:
         """Load the model; takes seconds to minutes, and blocks.
 
         Args:
             model: a local folder in diffusers' layout.
             options: how to run it, and the defaults of requests.
+            name: of the model, for the provenance of files.
 
         Raises:
             Exception: whatever diffusers raises when it cannot load the model.
         """
-        from diffusers import AutoPipelineForText2Image
-
-        device = pick_device(options.device)
         self._options = options
-        self._pipeline = AutoPipelineForText2Image.from_pretrained(
-            model,
-            torch_dtype=pick_dtype(options.dtype, device),
-            local_files_only=True,
-            **options.from_pretrained,
-        ).to(device)
-        self._pipeline.set_progress_bar_config(disable=True)
-        # A copy, because a fast tokenizer cannot be used by two threads at once.
-        self._tokenizer = copy.deepcopy(self._pipeline.tokenizer)
-        self._scale = int(self._pipeline.vae_scale_factor)
-        self._native_px = _find_sample_size(self._pipeline) * self._scale
-        self._worker = Worker("diffusion")
+        self._name = name
+        self._pipelines = Pipelines(model, options)
+        self._native_px = self._pipelines.native_px
+        # A copy, because a fast tokenizer cannot be used by two threads at once. Of two, the one
+        # that reads more: the other's encoder gets what it can take.
+        base = self._pipelines.base
+        readers = [base.tokenizer, getattr(base, "tokenizer_2", None)]
+        longest = max(filter(None, readers), key=lambda reader: int(reader.model_max_length))
+        self._tokenizer = copy.deepcopy(longest)
+        self._health_ids = copy.deepcopy(base.tokenizer)("", return_tensors="pt").input_ids
+        self._batches = Batches(
+            self._pipelines.draw,
+            options.max_batch_images,
+            options.max_batch_pixels,
+            options.batch_window_ms / 1000,
+        )
 
     @property
     def capacity(self) -> int:
-        """Requests that it draws at once."""
-        return 1
+        """Images that it draws at once."""
+        return self._options.max_batch_images
 
-    async def generate(self, request: ImageRequest, work: Work | None = None) -> Images:
+    def details(self) -> dict[str, Any]:
+        """What clients may ask of this model."""
+        options = self._options
+        return {
+            "size": f"{self._native_px}x{self._native_px}",
+            "size_multiple_px": options.size_multiple_px,
+            "min_size_px": options.min_size_px,
+            "max_size_px": options.max_size_px,
+            "max_pixels": options.max_pixels,
+            "num_inference_steps": options.num_inference_steps,
+            "guidance_scale": options.guidance_scale,
+            "schedulers": list(options.schedulers),
+            "qualities": dict(options.qualities),
+        }
+
+    async def generate(
+        self, request: ImageRequest, work: Work | None = None, emit: Emit | None = None
+    ) -> Images:
         """Draw all images. Cancelling this call stops the work after the current step.
 
+        Args:
+            request: what to draw.
+            work: told what it takes.
+            emit: gets a delta for each step, with a preview where the request wants one.
+
         Raises:
-            InvalidRequest: the size or the prompt does not fit this model.
+            InvalidRequest: the request does not fit this model.
             Overloaded: `work.begin` says so.
         """
         work = work or Work()
-        width_px, height_px = self._check_size(request)
+        sources = await asyncio.to_thread(self._read_sources, request)
+        width_px, height_px = self._to_size(request, sources)
         prompt_tokens = self._count_tokens(request.prompt, "prompt")
         if request.negative_prompt:
             prompt_tokens += self._count_tokens(request.negative_prompt, "negative_prompt")
-        seeds = self._to_seeds(request)
-        await work.begin(tokens=0)  # its key's limits count pictures
+        recipe = self._to_recipe(request, sources, width_px, height_px)
+        canvases = self._to_canvases(request, recipe, sources)
+        await work.begin(tokens=0, size=request.n)  # its key's limits count pictures
         work.usage = Usage(prompt_tokens)
-
-        def draw(cancellation: Cancellation) -> tuple[Image, ...]:
-            def after_step(step: int) -> None:
-                work.note_steps(request.n, step + 1, width_px * height_px)
-                cancellation.check()
-
-            return self._draw(request, width_px, height_px, seeds, after_step)
-
-        images = await self._worker.run(draw)
-        latents = (width_px // self._scale) * (height_px // self._scale)
+        try:
+            images = await self._draw(request, canvases, emit)
+        finally:
+            steps = sum(canvas.steps_done for canvas in canvases)
+            work.note_steps(1, steps, width_px * height_px)
+        latents = (width_px // self._pipelines.scale) * (height_px // self._pipelines.scale)
         work.usage = usage = Usage(prompt_tokens, completion_tokens=latents * request.n)
         work.images = request.n
         return Images(images, width_px, height_px, usage)
 
-    def _draw(
-        self,
-        request: ImageRequest,
-        width_px: int,
-        height_px: int,
-        seeds: list[int],
-        after_step: Callable[[int], None],
+    async def _draw(
+        self, request: ImageRequest, canvases: Sequence[Canvas], emit: Emit | None
     ) -> tuple[Image, ...]:
-        import torch
-
-        def on_step_end(pipeline: Any, step: int, timestep: Any, values: Any) -> Any:
-            after_step(step)
-            return values
-
-        options = self._options
-        drawn = self._pipeline(
-            prompt=request.prompt,
-            negative_prompt=request.negative_prompt,
-            num_images_per_prompt=request.n,
-            width=width_px,
-            height=height_px,
-            num_inference_steps=request.num_inference_steps or options.num_inference_steps,
-            guidance_scale=(
-                options.guidance_scale if request.guidance_scale is None else request.guidance_scale
-            ),
-            # On the CPU whatever the device, so that a seed means the same picture everywhere.
-            generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
-            callback_on_step_end=on_step_end,
+        total = _count_steps(canvases[0].recipe)
+        pictures: dict[int, PilImage] = {}
+        async with aclosing(self._batches.draw(canvases)) as events:
+            async for event in events:
+                if event.is_final:
+                    pictures[event.index] = event.picture
+                elif emit is not None:
+                    emit(Delta(event.index, "", extra=await self._to_extra(request, event, total)))
+        return tuple(
+            await asyncio.gather(
+                *(
+                    asyncio.to_thread(self._write, request, canvas, pictures[canvas.index])
+                    for canvas in canvases
+                )
+            )
         )
-        pairs = zip(drawn.images, seeds, strict=True)
-        return tuple(Image(_to_png(image), seed) for image, seed in pairs)
 
-    def _check_size(self, request: ImageRequest) -> tuple[int, int]:
-        """The size to draw in: the one asked for, or the model's own."""
+    async def _to_extra(self, request: ImageRequest, event: Event, total: int) -> Extra:
+        preview = b""
+        if event.picture is not None:
+            event.picture.thumbnail((_MAX_PREVIEW_PX, _MAX_PREVIEW_PX))
+            preview = await asyncio.to_thread(write_picture, event.picture, request.file)
+        return Extra(sketch=Sketch(min(event.step, total), total, preview))
+
+    def _write(self, request: ImageRequest, canvas: Canvas, picture: "PilImage") -> Image:
+        if canvas.mask is not None:
+            picture = put_back(picture, canvas.image, canvas.mask)
+        recipe = canvas.recipe
+        provenance = {
+            "model": self._name,
+            "seed": canvas.seed,
+            "steps": recipe.steps,
+            "guidance": recipe.guidance,
+        }
+        said = provenance if self._options.provenance else None
+        return Image(write_picture(picture, request.file, said), canvas.seed)
+
+    def _read_sources(self, request: ImageRequest) -> _Sources | None:
+        """Decode what is to be edited."""
+        edit = request.edit
+        if edit is None:
+            return None
+        most = self._options.max_input_pixels
+        image = read_picture(edit.image, "image", most)
+        mask = None if edit.mask is None else read_picture(edit.mask, "mask", most)
+        if mask is not None and mask.size != image.size:
+            raise InvalidRequest(
+                "Invalid value for 'mask': it must be as large as the image, which is "
+                f"{image.width}x{image.height}.",
+                param="mask",
+            )
+        wanted = fit_size(image.size, self._options)
+        if request.width_px and request.height_px:
+            wanted = request.width_px, request.height_px
+        check_size(*wanted, self._options)
+        return _Sources(
+            flatten(image).resize(wanted), None if mask is None else to_mask(mask).resize(wanted)
+        )
+
+    def _to_size(self, request: ImageRequest, sources: _Sources | None) -> tuple[int, int]:
+        """The size to draw in: the one asked for, the picture's, or the model's own."""
+        if sources is not None:
+            return sources.image.size
         width_px = request.width_px or self._native_px
         height_px = request.height_px or self._native_px
-        multiple_px, max_px = self._options.size_multiple_px, self._options.max_size_px
-        if width_px % multiple_px or height_px % multiple_px:
-            raise InvalidRequest(
-                f"Invalid value for 'size': width and height must be multiples of {multiple_px} "
-                f"for this model, and {width_px}x{height_px} is not.",
-                param="size",
-            )
-        if max(width_px, height_px) > max_px:
-            raise InvalidRequest(
-                f"Invalid value for 'size': {width_px}x{height_px} is larger than this model's "
-                f"limit of {max_px}x{max_px}.",
-                param="size",
-            )
+        check_size(width_px, height_px, self._options)
         return width_px, height_px
+
+    def _to_recipe(
+        self, request: ImageRequest, sources: _Sources | None, width_px: int, height_px: int
+    ) -> Recipe:
+        options, edit = self._options, request.edit
+        steps = options.qualities.get(request.quality or "", options.num_inference_steps)
+        mode: Mode = "new" if sources is None else "redraw" if sources.mask is None else "inpaint"
+        strength = (edit.strength if edit else None) or options.strength
+        recipe = Recipe(
+            mode=mode,
+            width_px=width_px,
+            height_px=height_px,
+            steps=request.num_inference_steps or steps,
+            guidance=(
+                options.guidance_scale if request.guidance_scale is None else request.guidance_scale
+            ),
+            scheduler=self._check_scheduler(request.scheduler),
+            strength=1.0 if edit is None else strength,
+            has_negative=bool(request.negative_prompt),
+        )
+        self._check_recipe(recipe)
+        return recipe
+
+    def _check_recipe(self, recipe: Recipe) -> None:
+        if _count_steps(recipe) < 1:
+            raise InvalidRequest(
+                f"Invalid value for 'strength': {recipe.strength:g} of {recipe.steps} steps is "
+                "less than one step.",
+                param="strength",
+            )
+        if recipe.has_negative and not self._pipelines.accepts("negative_prompt"):
+            raise UnsupportedParameter(
+                "The parameter 'negative_prompt' is not supported by this model.",
+                param="negative_prompt",
+            )
+
+    def _check_scheduler(self, name: str | None) -> str | None:
+        if name is None or name in self._options.schedulers:
+            return name
+        known = ", ".join(self._options.schedulers) or "none, for this model has only its own"
+        raise InvalidRequest(
+            f"Invalid value for 'scheduler': it must be one of: {known}.", param="scheduler"
+        )
+
+    def _to_canvases(
+        self, request: ImageRequest, recipe: Recipe, sources: _Sources | None
+    ) -> list[Canvas]:
+        """One an image, each with its seed: the one asked for and those after it, or any."""
+        first = secrets.randbits(_SEED_BITS) if request.seed is None else request.seed
+        total, previews = _count_steps(recipe), request.previews
+        looks = {total * (look + 1) // (previews + 1) for look in range(previews)} - {0, total}
+        return [
+            Canvas(
+                index=number,
+                recipe=recipe,
+                prompt=request.prompt,
+                negative_prompt=request.negative_prompt,
+                seed=(first + number) % 2**63,
+                image=sources.image if sources else None,
+                mask=sources.mask if sources else None,
+                preview_steps=frozenset(looks),
+            )
+            for number in range(request.n)
+        ]
 
     def _count_tokens(self, text: str, param: str) -> int:
         """Count a prompt's tokens; pipelines drop what is over the limit, and we do not.
@@ -150,33 +273,15 @@ class DiffusersEngine:
             )
         return count
 
-    def _to_seeds(self, request: ImageRequest) -> list[int]:
-        """One seed an image: the one asked for and those after it, or one drawn at random."""
-        first = secrets.randbits(_SEED_BITS) if request.seed is None else request.seed
-        return [(first + number) % 2**63 for number in range(request.n)]
-
     def check_health(self) -> None:
         """Prove that the text encoder still computes."""
-        import torch
-
-        with torch.inference_mode():
-            ids = self._tokenizer("", return_tensors="pt").input_ids
-            self._pipeline.text_encoder(ids.to(self._pipeline.device))
+        self._pipelines.encode(self._health_ids)
 
     def shut_down(self) -> None:
         """Take no more work."""
-        self._worker.shut_down()
+        self._batches.shut_down()
 
 
-def _find_sample_size(pipeline: Any) -> int:
-    """The side of the latents that a pipeline was trained on; where it stands differs by family."""
-    if size := getattr(pipeline, "default_sample_size", None):
-        return int(size)
-    denoiser = getattr(pipeline, "unet", None) or pipeline.transformer
-    return int(denoiser.config.sample_size)
-
-
-def _to_png(image: "PilImage") -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, format="PNG")
-    return buffer.getvalue()
+def _count_steps(recipe: Recipe) -> int:
+    """The steps that are really taken: redrawing begins in the middle (diffusers, img2img)."""
+    return min(int(recipe.steps * recipe.strength), recipe.steps)

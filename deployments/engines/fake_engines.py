@@ -27,10 +27,12 @@ from api.generation import (
     Completion,
     Conversation,
     Delta,
+    Extra,
     Generation,
     Message,
     Prompt,
     Sampling,
+    Sketch,
     Usage,
 )
 from deployments.work import Work
@@ -206,18 +208,32 @@ class FakeDiffusionEngine:
 
     capacity = 1
 
-    async def generate(self, request: ImageRequest, work: Work | None = None) -> Images:
-        """Draw all images."""
+    def details(self) -> dict[str, Any]:
+        """It takes every size."""
+        return {"size": f"{_SIZE_PX}x{_SIZE_PX}"}
+
+    async def generate(
+        self,
+        request: ImageRequest,
+        work: Work | None = None,
+        emit: Callable[[Delta], None] | None = None,
+    ) -> Images:
+        """Draw all images; what it emits on the way is the finished picture."""
         work = work or Work()
-        await work.begin(0)
+        await work.begin(0, size=request.n)
         width_px, height_px = request.width_px or _SIZE_PX, request.height_px or _SIZE_PX
-        first = request.seed or 0
+        first, steps = request.seed or 0, request.num_inference_steps or 1
         images = [
             Image(_to_png(width_px, height_px, seed), seed)
             for seed in range(first, first + request.n)
         ]
+        for step in range(1, steps + 1):
+            await asyncio.sleep(0)
+            if emit is not None:
+                preview = images[0].data if step <= request.previews else b""
+                emit(Delta(0, "", extra=Extra(sketch=Sketch(step, steps, preview))))
         work.usage = Usage(len(request.prompt.split()), request.n)
-        work.note_steps(request.n, request.num_inference_steps or 1, width_px * height_px)
+        work.note_steps(request.n, steps, width_px * height_px)
         work.images = request.n
         return Images(tuple(images), width_px, height_px, work.usage)
 

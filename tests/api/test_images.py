@@ -1,15 +1,18 @@
 import base64
+import json
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from api.backends import ImageRequest
-from api.errors import InvalidRequest
+from api.app import create_app
+from api.backends import ImageRequest, PictureFile
+from api.errors import EngineFailed, InvalidRequest
 from api.limits import Limits
+from api.rules import Rules
 from api.tenancy import Origin
 from tests.asgi import Response, post, request
-from tests.fakes import ENCODER, LLM, PAINTER, FakePainter, build_app
+from tests.fakes import ENCODER, LLM, PAINTER, FakePainter, build_app, build_models
 
 URL = "/v1/images/generations"
 BODY = {"model": PAINTER, "prompt": "a dot"}
@@ -36,6 +39,7 @@ async def test_answer_is_an_images_response() -> None:
         ],
         "size": "64x48",
         "output_format": "png",
+        "background": "opaque",
         "usage": {
             "input_tokens": 6,
             "input_tokens_details": {"text_tokens": 6, "image_tokens": 0},
@@ -180,10 +184,13 @@ async def test_model_of_another_kind_returns_400(model: str) -> None:
     assert response.error() == (400, "wrong_model_kind", "model")
 
 
-async def test_unsupported_parameter_returns_400() -> None:
-    response = await ask(quality="hd")
+@pytest.mark.parametrize(
+    ("name", "value"), [("style", "vivid"), ("moderation", "low"), ("background", "transparent")]
+)
+async def test_unsupported_parameter_returns_400(name: str, value: str) -> None:
+    response = await ask(**{name: value})
 
-    assert response.error() == (400, "unsupported_parameter", "quality")
+    assert response.error() == (400, "unsupported_parameter", name)
 
 
 async def test_client_that_leaves_cancels_the_call() -> None:
@@ -205,3 +212,137 @@ async def test_answer_that_takes_too_long_is_stopped() -> None:
 
     assert response.error() == (504, "deadline_exceeded", None)
     assert painter.cancelled == 1
+
+
+async def test_quality_that_means_nothing_to_the_model_is_reported() -> None:
+    response = await ask(quality="high", safety_identifier="a")
+
+    assert response.headers["x-ignored-parameters"] == "safety_identifier, quality"
+    assert "quality" not in response.json()
+
+
+async def test_quality_that_the_model_knows_reaches_it() -> None:
+    painter = FakePainter()
+    models = build_models(painter=painter, painter_details={"qualities": {"high": 50}})
+    app = create_app(models, None, Rules())
+
+    response = await request(app, "POST", URL, json_body={**BODY, "quality": "high"})
+
+    assert painter.requests[0].quality == "high"
+    assert response.json()["quality"] == "high"
+    assert "x-ignored-parameters" not in response.headers
+
+
+@pytest.mark.parametrize(
+    ("members", "file"),
+    [
+        ({}, PictureFile("png")),
+        ({"output_format": "webp"}, PictureFile("webp", 100)),
+        ({"output_format": "jpeg", "output_compression": 0}, PictureFile("jpeg", 0)),
+    ],
+)
+async def test_format_and_compression_reach_the_model(
+    members: dict[str, Any], file: PictureFile
+) -> None:
+    painter = FakePainter()
+
+    response = await ask(painter, **members)
+
+    assert painter.requests[0].file == file
+    assert response.json()["output_format"] == file.format
+
+
+@pytest.mark.parametrize(
+    ("members", "param"),
+    [
+        ({"output_compression": 50}, "output_compression"),
+        ({"output_compression": 101, "output_format": "jpeg"}, "output_compression"),
+        ({"output_format": "gif"}, "output_format"),
+        ({"partial_images": 1}, "partial_images"),
+        ({"partial_images": 4, "stream": True}, "partial_images"),
+        ({"stream": True, "n": 2}, "n"),
+        ({"quality": "best"}, "quality"),
+    ],
+)
+async def test_what_does_not_go_together_returns_400(members: dict[str, Any], param: str) -> None:
+    response = await ask(**members)
+
+    assert response.error() == (400, "invalid_value", param)
+
+
+async def test_scheduler_reaches_the_model() -> None:
+    painter = FakePainter()
+
+    await ask(painter, scheduler="DDIMScheduler", background="opaque")
+
+    assert painter.requests[0].scheduler == "DDIMScheduler"
+
+
+def events_of(response: Response) -> list[tuple[str, dict[str, Any]]]:
+    """The events of an image stream: name and payload."""
+    blocks = b"".join(response.chunks).decode().strip().split("\n\n")
+    pairs = [block.split("\n") for block in blocks if block.startswith("event: ")]
+    return [
+        (name.removeprefix("event: "), json.loads(data.removeprefix("data: ")))
+        for name, data in pairs
+    ]
+
+
+async def test_stream_shows_previews_and_ends_with_the_picture() -> None:
+    response = await ask(stream=True, partial_images=2, size="64x48", seed=3)
+    (first, one), (second, two), (last, end) = events_of(response)
+
+    assert (first, second) == ("image_generation.partial_image",) * 2
+    assert [one["partial_image_index"], two["partial_image_index"]] == [0, 1]
+    assert base64.b64decode(one["b64_json"]) == b"preview 1"
+    assert base64.b64decode(two["b64_json"]) == b"preview 2"
+    assert last == end["type"] == "image_generation.completed"
+    assert base64.b64decode(end["b64_json"]) == b"picture 0"
+    assert (end["size"], end["seed"], end["usage"]["total_tokens"]) == ("64x48", 3, 7)
+    assert (one["size"], one["quality"], one["background"]) == ("64x48", "auto", "opaque")
+    assert b"[DONE]" not in b"".join(response.chunks)
+
+
+async def test_stream_tells_its_steps_in_comments() -> None:
+    response = await ask(stream=True)
+
+    assert [chunk for chunk in response.chunks if chunk.startswith(b":")] == [
+        b": step 1 of 3\n\n",
+        b": step 2 of 3\n\n",
+        b": step 3 of 3\n\n",
+    ]
+
+
+async def test_preview_in_the_models_own_size_says_auto() -> None:
+    response = await ask(stream=True, partial_images=1)
+
+    assert [payload["size"] for _, payload in events_of(response)] == ["auto", "64x48"]
+
+
+async def test_failure_after_the_first_step_is_an_event() -> None:
+    painter = FakePainter(error=EngineFailed("It broke."))
+
+    response = await ask(painter, stream=True)
+
+    assert response.status == 200
+    assert b'"code": "engine_error"' in response.chunks[-1]
+    assert painter.streams[0].is_closed
+
+
+async def test_client_that_leaves_closes_the_stream() -> None:
+    painter = FakePainter(held=True)
+    async with post(build_app(painter=painter), URL, {**BODY, "stream": True}) as exchange:
+        await painter.gate.waiting.wait()
+        exchange.disconnect()
+        await exchange.end()
+
+    assert painter.streams[0].is_closed
+
+
+async def test_stream_that_takes_too_long_before_its_first_step_returns_504() -> None:
+    painter = FakePainter(held=True)
+    app = build_app(painter=painter, limits=Limits(request_timeout_s=0.01))
+
+    response = await request(app, "POST", URL, json_body={**BODY, "stream": True})
+
+    assert response.error() == (504, "deadline_exceeded", None)

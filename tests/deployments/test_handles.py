@@ -140,7 +140,7 @@ UNARY = pytest.mark.parametrize(
         (lambda h, r: LlmHandle(h, r).complete(GENERATION), "complete", COMPLETION),
         (lambda h, r: EmbeddingHandle(h).embed(EMBEDDING_REQUEST), "embed", EMBEDDINGS),
         (lambda h, r: EmbeddingHandle(h).score(SCORE_REQUEST), "score", SCORES),
-        (lambda h, r: DiffusionHandle(h).generate(IMAGE_REQUEST), "generate", IMAGES),
+        (lambda h, r: DiffusionHandle(h, r).generate(IMAGE_REQUEST), "generate", IMAGES),
     ],
     ids=["llm", "embedding", "score", "diffusion"],
 )

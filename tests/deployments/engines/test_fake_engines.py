@@ -153,7 +153,7 @@ async def test_encoder_tells_inputs_apart() -> None:
 async def test_diffusion_draws_pngs_of_the_size_asked_for() -> None:
     images = await FakeDiffusionEngine().generate(drawing(width_px=32, height_px=16))
 
-    with PillowImage.open(io.BytesIO(images.images[0].png)) as picture:
+    with PillowImage.open(io.BytesIO(images.images[0].data)) as picture:
         picture.load()
         assert (picture.size, picture.mode, picture.format) == ((32, 16), "RGB", "PNG")
     assert (images.width_px, images.height_px) == (32, 16)
@@ -166,7 +166,7 @@ async def test_diffusion_draws_n_images_with_seeds_that_make_them_again() -> Non
     again = await engine.generate(drawing(seed=images.images[1].seed))
 
     assert [image.seed for image in images.images] == [5, 6]
-    assert images.images[0].png != images.images[1].png
+    assert images.images[0].data != images.images[1].data
     assert again.images[0] == images.images[1]
     assert (images.usage.prompt_tokens, images.usage.completion_tokens) == (3, 2)
 

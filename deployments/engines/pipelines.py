@@ -1,0 +1,262 @@
+"""diffusers' pipelines around one set of weights: loaded, tuned, and run for one batch.
+
+A pipeline keeps state while it runs, so one thread runs them, one batch at a time. What leaves a
+batch between two steps is cut out of the tensors where the pipeline lets its callback replace all
+of them; elsewhere it is carried along, and thrown away in the end.
+"""
+
+import inspect
+import logging
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from deployments.config import DiffusionOptions
+from deployments.engines.hardware import pick_device, pick_dtype
+from deployments.engines.image_batches import Canvas, Event, Mode
+from deployments.engines.inpainting import Keeping
+from deployments.engines.worker import Cancelled
+
+if TYPE_CHECKING:
+    import torch
+
+logger = logging.getLogger(__name__)
+
+_SHRINKABLE = {
+    "StableDiffusionPipeline": ("latents", "prompt_embeds"),
+    "StableDiffusionImg2ImgPipeline": ("latents", "prompt_embeds"),
+    "StableDiffusionXLPipeline": ("latents", "prompt_embeds", "add_text_embeds", "add_time_ids"),
+}
+"""Pipelines all of whose tensors with a row an image can be replaced (diffusers 0.42)."""
+
+
+class Pipelines:
+    """What draws: from nothing, or from a picture."""
+
+    def __init__(self, model: str, options: DiffusionOptions) -> None:
+        """Load; takes seconds to minutes.
+
+        Args:
+            model: a local folder in diffusers' layout.
+            options: how to run it.
+
+        Raises:
+            Exception: whatever diffusers raises when it cannot load the model.
+        """
+        from diffusers import AutoPipelineForText2Image
+
+        device = pick_device(options.device)
+        self.base: Any = AutoPipelineForText2Image.from_pretrained(
+            model,
+            torch_dtype=pick_dtype(options.dtype, device),
+            local_files_only=True,
+            **options.from_pretrained,
+        )
+        _tune(self.base, options, device)
+        self._is_offloaded = options.offload != "none"
+        self._schedulers = _build_schedulers(self.base, options.schedulers)
+        self._by_mode: dict[Mode, Any] = {"new": self.base}
+
+    @property
+    def scale(self) -> int:
+        """Pixels to one element of the latents, along each side."""
+        return int(self.base.vae_scale_factor)
+
+    @property
+    def native_px(self) -> int:
+        """The side of the images that the model was trained on."""
+        return _find_sample_size(self.base) * self.scale
+
+    def accepts(self, parameter: str, mode: Mode = "new") -> bool:
+        """Whether the pipeline has a parameter of that name."""
+        return parameter in inspect.signature(self._find(mode).__call__).parameters
+
+    def draw(self, batch: Sequence[Canvas]) -> None:
+        """Draw images of one recipe, and tell each canvas.
+
+        Raises:
+            Cancelled: nobody wants any of them.
+        """
+        mode = batch[0].recipe.mode
+        pipeline = self._find(mode)
+        pipeline.scheduler = self._schedulers[batch[0].recipe.scheduler]
+        run = _Run(pipeline, batch)
+        drawn = pipeline(**self._to_arguments(run, mode))
+        for canvas, picture in zip(run.canvases, drawn.images, strict=True):
+            if canvas.is_wanted:
+                canvas.tell(Event(canvas.index, canvas.steps_done, picture, is_final=True))
+
+    def encode(self, token_ids: "torch.Tensor") -> None:
+        """Prove that the text encoder still computes."""
+        import torch
+
+        if self._is_offloaded:
+            return  # the thread that draws may be moving it at this moment
+        with torch.inference_mode():
+            self.base.text_encoder(token_ids.to(self.base.text_encoder.device))
+
+    def _find(self, mode: Mode) -> Any:
+        """The pipeline for one kind of work; others than the first are made when needed."""
+        if mode not in self._by_mode:
+            from diffusers import AutoPipelineForImage2Image
+
+            pipeline = AutoPipelineForImage2Image.from_pipe(self.base)
+            pipeline.set_progress_bar_config(disable=True)
+            self._by_mode["redraw"] = self._by_mode["inpaint"] = pipeline
+        return self._by_mode[mode]
+
+    def _to_arguments(self, run: "_Run", mode: Mode) -> dict[str, Any]:
+        recipe, canvases = run.canvases[0].recipe, run.canvases
+        arguments: dict[str, Any] = {
+            "prompt": [canvas.prompt for canvas in canvases],
+            "num_inference_steps": recipe.steps,
+            "guidance_scale": recipe.guidance,
+            "generator": run.generators,
+            "callback_on_step_end": run.after_step,
+            "callback_on_step_end_tensor_inputs": list(run.tensors),
+            "output_type": "pil",
+        }
+        if recipe.has_negative:
+            arguments["negative_prompt"] = [canvas.negative_prompt or "" for canvas in canvases]
+        sizes = {"width": recipe.width_px, "height": recipe.height_px}
+        arguments |= {name: px for name, px in sizes.items() if self.accepts(name, mode)}
+        if mode != "new":
+            arguments["image"] = [canvas.image for canvas in canvases]
+            arguments["strength"] = recipe.strength
+        return arguments
+
+
+class _Run:
+    """One batch under way: who is in it, and what happens between two steps."""
+
+    def __init__(self, pipeline: Any, batch: Sequence[Canvas]) -> None:
+        import torch
+
+        self.canvases = [canvas for canvas in batch if canvas.is_wanted]
+        # On the CPU whatever the device, so that a seed means the same picture everywhere. The
+        # pipeline hands this very list on to its scheduler.
+        self.generators = [torch.Generator("cpu").manual_seed(c.seed) for c in self.canvases]
+        self.tensors = _find_tensors(pipeline)
+        self._keeping = Keeping(pipeline, self.canvases) if batch[0].mask is not None else None
+
+    def after_step(
+        self, pipeline: Any, step: int, timestep: Any, values: dict[str, Any]
+    ) -> dict[str, Any]:
+        for canvas in self.canvases:
+            canvas.steps_done = step + 1
+        kept = [number for number, canvas in enumerate(self.canvases) if canvas.is_wanted]
+        if not kept:
+            raise Cancelled
+        if len(kept) < len(self.canvases) and len(self.tensors) > 1:
+            self._shrink(pipeline, kept, values)
+        if self._keeping is not None:
+            values["latents"] = self._keeping.restore(pipeline, step, values["latents"])
+        for number, canvas in enumerate(self.canvases):
+            if canvas.is_wanted:
+                self._tell(pipeline, number, canvas, values["latents"])
+        return values
+
+    def _tell(self, pipeline: Any, number: int, canvas: Canvas, latents: "torch.Tensor") -> None:
+        step = canvas.steps_done
+        picture = None
+        if step in canvas.preview_steps:
+            picture = decode(pipeline, latents[number : number + 1], canvas)
+        canvas.tell(Event(canvas.index, step, picture))
+
+    def _shrink(self, pipeline: Any, kept: Sequence[int], values: dict[str, Any]) -> None:
+        count = len(self.canvases)
+        for name in self.tensors:
+            values[name] = _cut(values[name], kept, count)
+        _cut_state(pipeline.scheduler, kept, count)
+        if self._keeping is not None:
+            self._keeping.cut(kept)
+        self.canvases = [self.canvases[number] for number in kept]
+        self.generators[:] = [self.generators[number] for number in kept]
+
+
+def _find_tensors(pipeline: Any) -> tuple[str, ...]:
+    """What to replace when images leave; the latents alone if not all of it can be."""
+    names = _SHRINKABLE.get(type(pipeline).__name__)
+    unet = getattr(pipeline, "unet", None)
+    is_distilled = unet is not None and unet.config.get("time_cond_proj_dim") is not None
+    return ("latents",) if names is None or is_distilled else names
+
+
+def _cut(rows: "torch.Tensor", kept: Sequence[int], count: int) -> "torch.Tensor":
+    """The rows of some of `count` images; guidance has those without a prompt in front."""
+    blocks = rows.shape[0] // count
+    return rows[[block * count + number for block in range(blocks) for number in kept]]
+
+
+def _cut_state(scheduler: Any, kept: Sequence[int], count: int) -> None:
+    """What a scheduler remembers of earlier steps, as those of higher order do."""
+
+    def cut(value: Any) -> Any:
+        is_batch = getattr(value, "ndim", 0) > 2 and value.shape[0] == count
+        return _cut(value, kept, count) if is_batch else value
+
+    for name, value in list(vars(scheduler).items()):
+        if isinstance(value, list):
+            setattr(scheduler, name, [cut(item) for item in value])
+        else:
+            setattr(scheduler, name, cut(value))
+
+
+def decode(pipeline: Any, latents: "torch.Tensor", canvas: Canvas) -> Any:
+    """What unfinished latents look like, as a PIL image."""
+    import torch
+
+    vae = pipeline.vae
+    if hasattr(pipeline, "_unpack_latents"):  # Flux and its kin
+        size = canvas.recipe.height_px, canvas.recipe.width_px
+        latents = pipeline._unpack_latents(latents, *size, pipeline.vae_scale_factor)
+    # SDXL's overflows in float16 (diffusers, StableDiffusionXLPipeline.__call__).
+    is_upcast = vae.dtype == torch.float16 and vae.config.get("force_upcast")
+    if is_upcast:
+        vae.to(torch.float32)
+    scaled = latents.to(vae.dtype) / vae.config.scaling_factor
+    if shift := vae.config.get("shift_factor"):
+        scaled = scaled + shift
+    with torch.no_grad():
+        decoded = vae.decode(scaled, return_dict=False)[0]
+    if is_upcast:
+        vae.to(torch.float16)
+    return pipeline.image_processor.postprocess(decoded, output_type="pil")[0]
+
+
+def _tune(pipeline: Any, options: DiffusionOptions, device: str) -> None:
+    import torch
+
+    pipeline.set_progress_bar_config(disable=True)
+    if options.offload == "model":
+        pipeline.enable_model_cpu_offload(device=device)
+    elif options.offload == "sequential":
+        pipeline.enable_sequential_cpu_offload(device=device)
+    else:
+        pipeline.to(device)
+    if options.attention_slicing:
+        pipeline.enable_attention_slicing()
+    if options.vae_tiling:
+        pipeline.vae.enable_tiling()
+    if options.vae_slicing:
+        pipeline.vae.enable_slicing()
+    if options.compile:
+        name = "unet" if getattr(pipeline, "unet", None) is not None else "transformer"
+        setattr(pipeline, name, torch.compile(getattr(pipeline, name)))
+
+
+def _build_schedulers(pipeline: Any, names: Sequence[str]) -> Mapping[str | None, Any]:
+    """Schedulers by name, with the settings of the pipeline's own, which is None's."""
+    import diffusers
+
+    schedulers: dict[str | None, Any] = {None: pipeline.scheduler}
+    for name in names:
+        schedulers[name] = getattr(diffusers, name).from_config(pipeline.scheduler.config)
+    return schedulers
+
+
+def _find_sample_size(pipeline: Any) -> int:
+    """The side of the latents that a pipeline was trained on; where it stands differs by family."""
+    if size := getattr(pipeline, "default_sample_size", None):
+        return int(size)
+    denoiser = getattr(pipeline, "unet", None) or pipeline.transformer
+    return int(denoiser.config.sample_size)
