@@ -13,6 +13,7 @@ from deployments.desk import Desk
 from deployments.engines.cross_encoder import CrossEncoderEngine, is_cross_encoder
 from deployments.engines.encoder_engine import EncoderEngine
 from deployments.engines.fake_engines import FakeEncoderEngine
+from deployments.engines.vllm_encoder import VllmEncoderEngine
 from deployments.fair_queue import FairQueue
 from deployments.loading import load_engine
 from deployments.work import Work
@@ -85,6 +86,8 @@ class EmbeddingReplica:
 def _build_engine(args: EmbeddingArgs, folder: str | None) -> EmbeddingEngine:
     if folder is None:
         return FakeEncoderEngine()
+    if args.runner == "vllm":
+        return VllmEncoderEngine(folder, args.engine, args.vllm)
     if is_cross_encoder(folder, args.engine):
         return CrossEncoderEngine(folder, args.engine)
     return EncoderEngine(folder, args.engine)

@@ -14,8 +14,8 @@ from deployments.engines.encoder_inputs import InputReader, Tokens
 from deployments.engines.hardware import pick_device, pick_dtype
 from deployments.engines.prompts import Prompts
 from deployments.engines.tensors import to_features
+from deployments.engines.threaded_reader import ThreadedReader
 from deployments.engines.vectors import VectorForm, find_allowed, to_cosines
-from deployments.engines.worker import Worker
 from deployments.work import Work
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class EncoderEngine:
         self._is_normalized = isinstance(self._model[-1], Normalize)
         size = self._forward([self._reader.smallest]).shape[1]
         self._form = VectorForm(size, find_allowed(options.dimensions, model), self._is_normalized)
-        self._tokenizing = Worker("tokenizer")
+        self._inputs = ThreadedReader(self._reader)
         self._batcher = Batcher(
             self._forward, max(options.max_batch_tokens, self._reader.max_tokens)
         )
@@ -97,14 +97,14 @@ class EncoderEngine:
             RateLimited, Overloaded: `work.begin` says so.
         """
         self._form.check(request.dimensions)
-        sequences = await self._tokenizing.run(lambda _: self._reader.read(request))
+        sequences = await self._inputs.read(request)
         usage = await begin(work or Work(), sequences)
         vectors = await self._batcher.run(sequences, request.origin)
         return self._form.to_embeddings(vectors, request.dimensions, usage)
 
     async def score(self, request: ScoreRequest, work: Work | None = None) -> Scores:
         """The cosine of each pair's vectors; raises what `embed` raises."""
-        sequences = await self._tokenizing.run(lambda _: self._reader.read_sides(request))
+        sequences = await self._inputs.read_sides(request)
         usage = await begin(work or Work(), sequences)
         vectors = await self._batcher.run(sequences, request.origin)
         return Scores(to_cosines(vectors, len(request.queries)), usage)
@@ -145,7 +145,7 @@ class EncoderEngine:
 
     def shut_down(self) -> None:
         """Take no more work."""
-        self._tokenizing.shut_down()
+        self._inputs.shut_down()
         self._batcher.shut_down()
 
 

@@ -44,8 +44,16 @@ class Parser(argparse.ArgumentParser):
 
 NUMBER: dict[str, Any] = {"type": positive}
 REPEATED: dict[str, Any] = {"action": "append", "default": []}
+KINDS = ("text", "embeddings")
 OPTIONS: dict[str, list[tuple[str, str, str, dict[str, Any]]]] = {
     "what is compared": [
+        (
+            "kind",
+            "text|embeddings",
+            "text (default): all the options below; embeddings: the demo's encoder beside "
+            "sentence-transformers' own encode, with --rounds and --out",
+            {"default": "text", "choices": KINDS},
+        ),
         (
             "rig",
             "serving|engine",
@@ -103,6 +111,7 @@ OPTIONS: dict[str, list[tuple[str, str, str, dict[str, Any]]]] = {
 class Plan:
     """What is to be done."""
 
+    kind: str
     rig: Rig
     stacks: list[Stack]
     triptych: Stack
@@ -146,9 +155,11 @@ def to_plan(options: argparse.Namespace, command: str) -> Plan:
     env = dict(to_pair(text) for text in options.env)
     rig = RIGS[options.rig]
     kind = f"{options.streams}-streams" if options.streams else options.rig
+    kind = options.kind if options.kind != "text" else kind
     name = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{kind}"
     counts = options.concurrency.split(",") if options.concurrency else rig.concurrencies
     return Plan(
+        kind=options.kind,
         rig=rig,
         stacks=to_stacks(options, env),
         triptych=Stack("triptych", "triptych", env, ingress_replicas=options.ingress_replicas),

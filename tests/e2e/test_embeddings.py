@@ -1,5 +1,8 @@
 """Embeddings by all-MiniLM-L6-v2, through the official SDK."""
 
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
 import numpy as np
 import openai
 import pytest
@@ -63,3 +66,93 @@ def test_an_input_that_is_too_long_is_refused_by_number(service: Service):
 
     assert failure.value.code == "context_length_exceeded"
     assert failure.value.param == "input[1]"
+
+
+def test_vectors_are_the_same_in_any_company(service: Service):
+    """Many clients at once: each gets what it gets alone, within 1e-3 in cosine."""
+    texts = [
+        " ".join(["word", str(number), "of a text"] * (1 + number % 40)) for number in range(96)
+    ]
+    alone = embed(service, input=texts)
+
+    with ThreadPoolExecutor(16) as clients:
+        shares = list(clients.map(lambda start: embed(service, input=texts[start::12]), range(12)))
+
+    for start, rows in enumerate(shares):
+        assert (rows * alone[start::12]).sum(axis=1) == pytest.approx(1, abs=1e-3)
+
+
+def test_input_is_cut_on_demand(service: Service):
+    cut = service.openai().embeddings.create(
+        model=MODEL, input="word " * 2000, extra_body={"truncate": True}
+    )
+
+    assert cut.usage.prompt_tokens == 256
+
+
+@pytest.mark.parametrize(
+    ("parameters", "code", "param"),
+    [
+        ({"input": ["a"] * 2049}, "invalid_value", "input"),
+        ({"input": [[7] * 250] * 1201}, "invalid_value", "input"),
+        ({"input": []}, "invalid_value", "input"),
+        ({"input": [""]}, "invalid_value", "input"),
+        ({"input": ["a", 1]}, "invalid_value", "input"),
+        ({"input": [10_000_000]}, "invalid_value", "input"),
+        ({"input": "a", "dimensions": 0}, "invalid_value", "dimensions"),
+        ({"input": "a", "dimensions": -1}, "invalid_value", "dimensions"),
+        ({"input": "a", "dimensions": 10**9}, "unsupported_parameter", "dimensions"),
+        ({"input": "a", "dimensions": 128}, "unsupported_parameter", "dimensions"),
+        ({"input": "a", "encoding_format": "int8"}, "invalid_value", "encoding_format"),
+        (
+            {"input": "a", "extra_body": {"input_type": "query"}},
+            "unsupported_parameter",
+            "input_type",
+        ),
+    ],
+)
+def test_what_cannot_be_is_refused_by_name(service: Service, parameters, code, param):
+    with pytest.raises(openai.BadRequestError) as failure:
+        embed(service, **parameters)
+
+    assert (failure.value.code, failure.value.param) == (code, param)
+
+
+def test_its_own_dimensions_may_be_asked_for(service: Service):
+    assert embed(service, input="a", dimensions=384).shape == (1, 384)
+
+
+def test_card_tells_kind_and_limits(service: Service):
+    card = service.openai().models.retrieve(MODEL).model_dump()["triptych"]
+
+    assert card == {
+        "kind": "embedding",
+        "task": "embed",
+        "dimensions": 384,
+        "shorter_dimensions": [],
+        "is_normalized": True,
+        "max_tokens": 256,
+        "input_types": [],
+    }
+
+
+def test_documents_are_ranked_by_similarity(service: Service):
+    body = {"model": MODEL, "query": "music", "documents": TEXTS[:3], "return_documents": True}
+    answer = service.openai().post("/rerank", body=body, cast_to=dict[str, Any])
+
+    assert [result["index"] for result in answer["results"]][-1] == 2
+    assert answer["results"][0]["document"]["text"] in TEXTS[:2]
+    vectors = embed(service, input=["music", *TEXTS[:3]])
+    scores = {each["index"]: each["relevance_score"] for each in answer["results"]}
+    assert [scores[index] for index in range(3)] == pytest.approx(
+        list(vectors[1:] @ vectors[0]), abs=1e-2
+    )
+
+
+def test_pairs_are_scored(service: Service):
+    body = {"model": MODEL, "text_1": TEXTS[0], "text_2": [TEXTS[0], TEXTS[2]]}
+    answer = service.openai().post("/score", body=body, cast_to=dict[str, Any])
+
+    same, other = [each["score"] for each in answer["data"]]
+    assert same == pytest.approx(1, abs=1e-3)
+    assert other < same - 0.3

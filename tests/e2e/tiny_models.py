@@ -95,3 +95,26 @@ def make_reader_of_pictures(folder: Path) -> None:
     Idefics3Processor(
         image_processor=images, tokenizer=tokenizer, image_seq_len=4, chat_template=_TEMPLATE
     ).save_pretrained(folder)
+
+
+def make_decoder_encoder(folder: Path) -> None:
+    """A decoder of Qwen3's kind with the demo LLM's tokenizer: what Qwen3-Embedding is."""
+    import torch
+    from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
+
+    tokenizer: Any = AutoTokenizer.from_pretrained(BASE)
+    config = Qwen3Config(
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        head_dim=32,
+        max_position_embeddings=256,
+        initializer_range=0.2,
+        tie_word_embeddings=True,
+    )
+    torch.manual_seed(0)
+    Qwen3ForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
