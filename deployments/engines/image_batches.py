@@ -136,6 +136,7 @@ class Batches:
 
     async def _run(self) -> None:
         """Draw until nothing waits."""
+        self._arrival = asyncio.Event()
         while self._waiting:
             await self._gather()
             batch = self._pick()

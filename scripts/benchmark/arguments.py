@@ -44,14 +44,15 @@ class Parser(argparse.ArgumentParser):
 
 NUMBER: dict[str, Any] = {"type": positive}
 REPEATED: dict[str, Any] = {"action": "append", "default": []}
-KINDS = ("text", "embeddings")
+KINDS = ("text", "embeddings", "images")
 OPTIONS: dict[str, list[tuple[str, str, str, dict[str, Any]]]] = {
     "what is compared": [
         (
             "kind",
-            "text|embeddings",
+            "text|embeddings|images",
             "text (default): all the options below; embeddings: the demo's encoder beside "
-            "sentence-transformers' own encode, with --rounds and --out",
+            "sentence-transformers' own encode; images: the demo's painter beside the bare "
+            "pipeline; both with --rounds and --out",
             {"default": "text", "choices": KINDS},
         ),
         (

@@ -12,6 +12,7 @@ from typing import Any
 from scripts import process_tree
 from scripts.benchmark.arguments import Plan, read_plan
 from scripts.benchmark.embeddings import run_embeddings
+from scripts.benchmark.images import run_images
 from scripts.benchmark.load import Load
 from scripts.benchmark.measuring import measure
 from scripts.benchmark.report import Report
@@ -91,6 +92,8 @@ def main() -> int:
     try:
         if plan.kind == "embeddings":
             return run_embeddings(plan.out, plan.home, plan.rounds, interrupts)
+        if plan.kind == "images":
+            return run_images(plan.out, plan.rounds, interrupts)
         if plan.streams:
             return test_streams(plan.streams, plan.triptych, plan.out, interrupts)
         return run(plan, interrupts)

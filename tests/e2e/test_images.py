@@ -58,6 +58,9 @@ def test_several_pictures_in_the_size_asked_for(service: Service):
         ({"n": 11}, "n"),
         ({"response_format": "url"}, "response_format"),
         ({"prompt": "word " * 500}, "prompt"),
+        ({"background": "transparent"}, "background"),
+        ({"output_compression": 50}, "output_compression"),
+        ({"extra_body": {"scheduler": "NoScheduler"}}, "scheduler"),
     ],
 )
 def test_what_cannot_be_drawn_is_refused_by_name(service: Service, parameters: dict, param: str):
@@ -65,3 +68,80 @@ def test_what_cannot_be_drawn_is_refused_by_name(service: Service, parameters: d
         draw(service, **{"prompt": PROMPT, **parameters})
 
     assert failure.value.param == param
+
+
+def to_picture(encoded: str) -> Image.Image:
+    return Image.open(io.BytesIO(base64.b64decode(encoded)))
+
+
+def test_stream_shows_previews_and_ends_with_the_picture(service: Service):
+    stream = service.openai().images.generate(
+        model=MODEL, prompt=PROMPT, stream=True, partial_images=2, extra_body={"seed": 7}
+    )
+
+    events = list(stream)
+
+    names = [event.type.removeprefix("image_generation.") for event in events]
+    assert names == ["partial_image", "partial_image", "completed"]
+    assert [event.partial_image_index for event in events[:2]] == [0, 1]
+    (whole,) = draw(service, prompt=PROMPT, extra_body={"seed": 7})
+    last = np.asarray(to_picture(events[2].b64_json).convert("RGB"), dtype=int)
+    assert np.abs(last - whole).mean() < 1
+    assert events[2].usage.total_tokens > 0
+
+
+def test_formats_are_what_they_say(service: Service):
+    answers = [
+        service.openai().images.generate(model=MODEL, prompt=PROMPT, output_format=name)
+        for name in ("png", "webp", "jpeg")
+    ]
+
+    formats = [to_picture(answer.data[0].b64_json).format for answer in answers]
+    assert formats == ["PNG", "WEBP", "JPEG"]
+
+
+def test_half_of_a_picture_is_drawn_anew(service: Service):
+    client = service.openai()
+    answer = client.images.generate(model=MODEL, prompt=PROMPT, extra_body={"seed": 7})
+    source = base64.b64decode(answer.data[0].b64_json)
+    mask = Image.new("RGBA", (96, 96), "black")
+    mask.paste((0, 0, 0, 0), (48, 0, 96, 96))
+    buffer = io.BytesIO()
+    mask.save(buffer, format="PNG")
+
+    edited = client.images.edit(
+        model=MODEL,
+        image=source,
+        mask=buffer.getvalue(),
+        prompt="a blue square on a white background",
+        extra_body={"strength": 0.9, "seed": 1},
+    )
+
+    before = np.asarray(to_picture(answer.data[0].b64_json).convert("RGB"), dtype=int)
+    after = np.asarray(to_picture(edited.data[0].b64_json).convert("RGB"), dtype=int)
+    assert np.array_equal(before[:, :48], after[:, :48])
+    assert not np.array_equal(before[:, 48:], after[:, 48:])
+
+
+def test_edit_streams_too(service: Service):
+    buffer = io.BytesIO()
+    Image.new("RGB", (96, 96), "red").save(buffer, format="PNG")
+    stream = service.openai().images.edit(
+        model=MODEL, image=buffer.getvalue(), prompt=PROMPT, stream=True, partial_images=1
+    )
+
+    assert [event.type for event in stream] == ["image_edit.partial_image", "image_edit.completed"]
+
+
+def test_edit_of_no_picture_is_refused(service: Service):
+    with pytest.raises(openai.BadRequestError) as failure:
+        service.openai().images.edit(model=MODEL, image=b"RIFF....WAVEfmt ", prompt=PROMPT)
+
+    assert (failure.value.code, failure.value.param) == ("invalid_image_file", "image")
+
+
+def test_card_says_what_the_model_takes(service: Service):
+    card = service.openai().models.retrieve(MODEL).model_extra["triptych"]
+
+    assert card["kind"] == "diffusion"
+    assert (card["size"], card["size_multiple_px"], card["schedulers"]) == ("96x96", 8, [])
