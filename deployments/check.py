@@ -126,12 +126,13 @@ def _model_problems(application: Mapping[str, Any], args: Any, path: str) -> Ite
         yield f"{path}.name: the application of model '{args['id']}' must be named '{expected}'"
     if application.get("route_prefix", "/") is not None:
         yield f"{path}.route_prefix: must be null, since a model is reached through the ingress"
-    is_vllm = application["import_path"] == f"{_PACKAGE}llm" and args.get("source") != FAKE_SOURCE
-    known_options = _vllm_options() if is_vllm else None
-    if known_options is not None and isinstance(args.get("engine"), dict):
-        for option in args["engine"]:
+    key = "engine" if application["import_path"] == f"{_PACKAGE}llm" else "vllm"
+    options = args.get(key) if args.get("source") != FAKE_SOURCE else None
+    known_options = _vllm_options() if isinstance(options, dict) else None
+    if known_options is not None and options is not None:
+        for option in options:
             if option not in known_options:
-                yield f"{path}.args.engine.{option}: vLLM has no such option"
+                yield f"{path}.args.{key}.{option}: vLLM has no such option"
 
 
 def _deployment_problems(application: Mapping[str, Any], name: str, path: str) -> Iterator[str]:
