@@ -235,6 +235,17 @@ def test_deployment_that_does_not_exist_is_one_line(
     ]
 
 
+def test_option_that_vllm_does_not_have_is_named_for_encoders_too() -> None:
+    def change(config: Any) -> None:
+        paths = [each["import_path"] for each in config["applications"]]
+        encoder = config["applications"][paths.index("deployments.app:embedding")]
+        encoder["args"] |= {"runner": "vllm", "vllm": {"max_model_length": 1}}
+
+    (problem,) = problems(change)
+
+    assert problem.endswith(".args.vllm.max_model_length: vLLM has no such option")
+
+
 def test_application_named_otherwise_than_its_model_is_one_line() -> None:
     change = put("applications", LLM, "args", "id", "org/model.v2")
 
