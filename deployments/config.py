@@ -139,8 +139,10 @@ class EncoderOptions(_Args):
 
     dtype: Dtype = "auto"
     device: str = Field("auto", description="`cpu`, `cuda`, …; auto takes a GPU if there is one")
-    max_batch_tokens: int = Field(
-        16384, ge=1, description="most tokens of one forward pass, padding included"
+    max_batch_tokens: int | None = Field(
+        None,
+        ge=1,
+        description="most tokens of one pass, padding included; without, 2048 on a CPU, else 16384",
     )
     max_tokens: int | None = Field(
         None, ge=1, description="most tokens of one text, where that is to be less than the model's"
