@@ -8,7 +8,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from api.backends import Image, ImageRequest, Images
+from api.backends import Edit, Image, ImageRequest, Images
 from api.errors import InvalidRequest, UnsupportedParameter
 from api.generation import Delta, Extra, Sketch, Usage
 from deployments.config import DiffusionOptions
@@ -104,7 +104,9 @@ class DiffusersEngine:
             Overloaded: `work.begin` says so.
         """
         work = work or Work()
-        sources = await asyncio.to_thread(self._read_sources, request)
+        sources = None
+        if request.edit is not None:
+            sources = await asyncio.to_thread(self._read_sources, request, request.edit)
         width_px, height_px = self._to_size(request, sources)
         prompt_tokens = self._count_tokens(request.prompt, "prompt")
         if request.negative_prompt:
@@ -163,11 +165,8 @@ class DiffusersEngine:
         said = provenance if self._options.provenance else None
         return Image(write_picture(picture, request.file, said), canvas.seed)
 
-    def _read_sources(self, request: ImageRequest) -> _Sources | None:
+    def _read_sources(self, request: ImageRequest, edit: Edit) -> _Sources:
         """Decode what is to be edited."""
-        edit = request.edit
-        if edit is None:
-            return None
         most = self._options.max_input_pixels
         image = read_picture(edit.image, "image", most)
         mask = None if edit.mask is None else read_picture(edit.mask, "mask", most)
