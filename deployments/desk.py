@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
-from api.errors import ApiError
+from api.errors import ApiError, InvalidRequest
 from api.rate_limits import Amounts
 from api.tenancy import Kind, Origin
 from deployments.config import find_home
@@ -103,14 +103,16 @@ class Desk:
         """Account for one request for as long as the block lasts, however it ends."""
         work = DeskWork(origin, self._queue, self._link)
         error_code: str | None = None
+        is_refused = False
         try:
             yield work
         except BaseException as error:
             error_code = _to_code(error)
+            is_refused = isinstance(error, InvalidRequest)  # some engines look closely only then
             raise
         finally:
             await work.end()
-            if work.began_s is not None:
+            if work.began_s is not None and not is_refused:
                 self._record(work, self._to_record(work, request_id, origin, adapter, error_code))
             elif work.held is not None:
                 self._link.settle(work.held, Amounts())

@@ -37,6 +37,8 @@ from deployments.store.usage import UsageStore
 logger = logging.getLogger(__name__)
 
 _CONFIG_INTERVAL_S = 5.0
+_KEYS_TIMEOUT_S = 5.0
+_SEED_AGAIN_S = 300.0
 
 
 class LedgerReplica:
@@ -117,7 +119,7 @@ class LedgerReplica:
 
     async def _follow_keys(self) -> None:
         """Publish keys as they change, and that they cannot be read when they cannot."""
-        is_prepared = False
+        is_prepared, seeded_s = False, 0.0
         while True:
             try:
                 if not is_prepared:
@@ -125,10 +127,18 @@ class LedgerReplica:
                     await self._keys.check_pepper()
                     await self._limits.set_spent(await self._usage.tokens_spent(time.time()))
                     is_prepared = True
-                if await self._keys.version() != self._version or self._key_set.note:
-                    await self._load_keys()
+                    seeded_s = time.monotonic()
+                elif self._args.redis and time.monotonic() - seeded_s > _SEED_AGAIN_S:
+                    # It keeps the larger number: what was lost with a Redis comes back.
+                    await self._limits.set_spent(await self._usage.tokens_spent(time.time()))
+                    seeded_s = time.monotonic()
+                async with asyncio.timeout(_KEYS_TIMEOUT_S):
+                    if await self._keys.version() != self._version or self._key_set.note:
+                        await self._load_keys()
             except StoreError as error:
-                self._note_trouble(error)
+                self._note_trouble(str(error))
+            except TimeoutError:
+                self._note_trouble("the database does not answer")
             except Exception:  # whatever it is, keys must go on being followed
                 logger.exception("the keys cannot be followed; trying again")
             await asyncio.sleep(self._args.poll_interval_s)
@@ -142,12 +152,12 @@ class LedgerReplica:
         self._server.publish(self._key_set)
         logger.info("%d keys are in force", len(stored))
 
-    def _note_trouble(self, error: StoreError) -> None:
+    def _note_trouble(self, reason: str) -> None:
         """Say once that the keys may be out of date; before the first time there are none."""
         if self._version is None:
-            logger.error("the keys cannot be read, and nobody gets in with one: %s", error)
+            logger.error("the keys cannot be read, and nobody gets in with one: %s", reason)
         elif self._key_set.note is None:
-            logger.error("the keys cannot be read; those known before hold: %s", error)
+            logger.error("the keys cannot be read; those known before hold: %s", reason)
             since = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC"
             note = f"the key store cannot be read since {since}; the keys known then hold"
             self._key_set = KeySet(self._key_set.keys, self._pepper_mark, note)

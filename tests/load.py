@@ -103,7 +103,7 @@ class Load:
             if seen.status == httpx.codes.OK and seen.kind in ("stream", "left"):
                 await self._read_stream(response, seen, leave_after)
             else:
-                self._note_whole(json.loads(await response.aread()), seen)
+                self._note_whole(await response.aread(), seen)
         finally:
             await response.aclose()
 
@@ -127,7 +127,12 @@ class Load:
         for choice in chunk["choices"]:
             seen.received += len(choice["text"].split())
 
-    def _note_whole(self, body: dict, seen: Seen) -> None:
+    def _note_whole(self, content: bytes, seen: Seen) -> None:
+        if not content.startswith(b"{"):
+            assert seen.status >= httpx.codes.INTERNAL_SERVER_ERROR
+            seen.code = "no_replica"  # HAProxy's own words while it knows of none
+            return
+        body = json.loads(content)
         if "error" in body:
             seen.code = body["error"]["code"]
             return

@@ -1,5 +1,6 @@
 """The database of keys and usage: an SQLite file, or PostgreSQL by URL."""
 
+import contextlib
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -145,8 +146,11 @@ def _sqlite_engine(url: URL) -> AsyncEngine:
     def _make_privately(*_: Any) -> None:
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
-            # SQLite gives the files beside it the same mode.
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            # Only while nobody has it open: to close any descriptor of a file gives up all locks
+            # that this process has on it, and others would then delete SQLite's journal.
+            with contextlib.suppress(FileExistsError):
+                # SQLite gives the files beside it the same mode.
+                os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
 
     @event.listens_for(sync_engine, "connect")
     def _set_up(connection: Any, _: Any) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import uvloop
 
-from api.errors import ContextLengthExceeded, Overloaded, RateLimited
+from api.errors import ContextLengthExceeded, EngineFailed, Overloaded, RateLimited
 from api.generation import Usage
 from api.rate_limits import Amounts
 from api.tenancy import Origin
@@ -111,7 +111,7 @@ async def test_pictures_are_recorded_with_their_steps(home, monkeypatch):
 
 async def fail(desk: Desk, error: BaseException) -> None:
     async with desk.take_in("r", ORIGIN) as work:
-        await work.begin(10)
+        await work.begin(5)
         work.usage = Usage(2, 1)
         work.finish_reason = "stop"
         raise error
@@ -120,7 +120,7 @@ async def fail(desk: Desk, error: BaseException) -> None:
 @pytest.mark.parametrize(
     ("error", "code"),
     [
-        (ContextLengthExceeded("Too long."), "context_length_exceeded"),
+        (EngineFailed("It gave up."), "engine_error"),
         (RuntimeError("broken"), "internal_error"),
         (asyncio.CancelledError(), "cancelled"),
         (GeneratorExit(), "cancelled"),  # as gRPC's servers end a call
@@ -177,6 +177,8 @@ async def test_a_refused_request_leaves_no_record(home, monkeypatch):
         with pytest.raises(ContextLengthExceeded):
             async with desk.take_in("r", ORIGIN):
                 raise ContextLengthExceeded("Too long.")
+        with pytest.raises(ContextLengthExceeded):
+            await fail(desk, ContextLengthExceeded("Too long."))  # some engines look only then
         await asyncio.sleep(0.1)
 
         assert not it.table.records

@@ -9,6 +9,7 @@ import uvloop
 
 from api.errors import InsufficientQuota, RateLimited, Unavailable
 from api.rate_limits import Amounts
+from deployments import ledger_server
 from deployments.ledger_link import LedgerLink
 from deployments.ledger_messages import Connection, KeySet, to_ledger_decoder
 from tests.ledger_rig import be_quick, make_record, rig, until
@@ -247,3 +248,36 @@ def test_a_frame_may_arrive_in_any_pieces():
 
     assert taken == []
     assert not connection._buffer
+
+
+async def test_a_hold_is_settled_though_quotas_cannot_be_counted(tmp_path, monkeypatch):
+    async def fail(*_) -> None:
+        raise Unavailable("Redis is away.")
+
+    async with rig(tmp_path, tokens_per_minute=100) as it:
+        link = await it.link()
+        held = await link.reserve("key", Amounts(tokens=90))
+        monkeypatch.setattr(it.store, "spend", fail)
+        link.finish(make_record(prompt_tokens=5, completion_tokens=5), held)
+        await until(lambda: link.counts()["unrecorded"] == 0)
+
+        assert it.accounts.counts()["open_tokens"] == 0
+
+
+async def test_a_database_that_does_not_answer_is_as_one_that_is_away(tmp_path, monkeypatch):
+    async def hang(_) -> None:
+        await asyncio.sleep(3600)
+
+    monkeypatch.setattr(ledger_server, "_WRITE_TIMEOUT_S", 0.1)
+    async with rig(tmp_path, tokens_per_minute=10) as it:
+        link = await it.link()
+        held = await link.reserve("key", Amounts(tokens=10))
+        with monkeypatch.context() as hanging:
+            hanging.setattr(it.table, "add", hang)
+            link.finish(make_record(prompt_tokens=2, completion_tokens=2), held)
+            await asyncio.sleep(0.3)
+            await link.reserve("key", Amounts(tokens=6))
+            assert link.counts()["unrecorded"] == 1
+        await until(lambda: link.counts()["unrecorded"] == 0)
+
+        assert len(it.table.records) == 1

@@ -231,3 +231,30 @@ def test_the_default_is_a_file_in_the_home(monkeypatch: pytest.MonkeyPatch, tmp_
 
     assert in_home == f"sqlite:///{tmp_path}{os.sep}triptych.db"
     assert default_url() == "postgresql://h/d"
+
+
+async def test_another_process_that_leaves_does_not_take_the_journal_away(tmp_path: Path) -> None:
+    """SQLite's locks are the process's: closing any descriptor of the file gives all of them up.
+
+    The other one would then believe to be the last, and delete the journal that we write to.
+    """
+    path, journal = tmp_path / "triptych.db", tmp_path / "triptych.db-wal"
+    database = Database(f"sqlite:///{path}")
+    await database.migrate()
+    async with database.reading() as first, database.reading() as second:
+        for connection in (first, second):
+            await connection.execute(text("SELECT * FROM keys"))
+    before = journal.stat().st_ino
+    await asyncio.to_thread(change_and_leave, path)
+
+    assert journal.stat().st_ino == before
+    await database.close()
+
+
+def change_and_leave(path: Path) -> None:
+    change = (
+        "import sqlite3, sys; connection = sqlite3.connect(sys.argv[1]); "
+        "connection.execute('UPDATE changes SET version = 99'); "
+        "connection.commit(); connection.close()"
+    )
+    subprocess.run([sys.executable, "-c", change, path], check=True)
