@@ -12,7 +12,6 @@ and the engine's work for it is cancelled.
 """
 
 import asyncio
-import contextlib
 import logging
 import secrets
 import time
@@ -26,6 +25,7 @@ from zmq.utils.monitor import parse_monitor_message
 
 from api.errors import ReplicaLost
 from api.generation import Delta, Extra, FinishReason
+from deployments.zmq_reader import Reader
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +34,6 @@ LOOPBACK = "127.0.0.1"
 _TICKET_BYTES = 16
 _HIGH_WATER_MESSAGES = 10_000
 _MAX_MESSAGE_BYTES = 16 * 1024 * 1024
-_MESSAGES_AT_ONCE = 100
 _FAR_BEHIND_DELTAS = 32
 
 _CONNECT_TIMEOUT_S = 2.0
@@ -129,7 +128,7 @@ class Receiver:
         socket = self._context.socket(zmq.PULL)
         socket.setsockopt(zmq.RCVHWM, _HIGH_WATER_MESSAGES)
         socket.setsockopt(zmq.MAXMSGSIZE, _MAX_MESSAGE_BYTES)  # whoever sends more is cut off
-        self._reader = _Reader(socket, self._sort)
+        self._reader = Reader(socket, self._sort)
         self._inboxes: dict[bytes, Inbox] = {}
         self.dropped = 0
         self.listen_at(host)
@@ -291,7 +290,7 @@ class _Peer:
         self._socket.setsockopt(zmq.HEARTBEAT_IVL, _HEARTBEAT_MS)
         self._socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, _HEARTBEAT_TIMEOUT_MS)
         events = zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED
-        self._monitor = _Reader(self._socket.get_monitor_socket(events), self._note)
+        self._monitor = Reader(self._socket.get_monitor_socket(events), self._note)
         self._socket.connect(address)
         self._giving_up = self._loop.call_later(_CONNECT_TIMEOUT_S, self._lose, "does not answer")
 
@@ -329,30 +328,3 @@ class _Peer:
         self.close()
         for outlet in list(self.outlets):
             outlet.lose()
-
-
-class _Reader:
-    """Gives each message of a ZeroMQ socket to a function, on the event loop."""
-
-    def __init__(self, socket: "zmq.Socket[bytes]", take: Callable[[list[bytes]], None]) -> None:
-        self.socket = socket
-        self._take = take
-        self._loop = asyncio.get_running_loop()
-        # It becomes readable on every change of the socket's state, and stays silent until all
-        # that was there has been read (zmq_getsockopt(3), ZMQ_FD).
-        self._fd = int(socket.get(zmq.FD))
-        self._loop.add_reader(self._fd, self._drain)
-        self._loop.call_soon(self._drain)
-
-    def close(self) -> None:
-        if not self._loop.is_closed():
-            self._loop.remove_reader(self._fd)
-        self.socket.close(linger=0)
-
-    def _drain(self) -> None:
-        with contextlib.suppress(zmq.Again):
-            for _ in range(_MESSAGES_AT_ONCE):
-                if self.socket.closed:
-                    return
-                self._take(self.socket.recv_multipart(zmq.DONTWAIT))
-            self._loop.call_soon(self._drain)  # others' turn, however much there is to read

@@ -1,4 +1,4 @@
-"""Fifty clients of all kinds at once, for two minutes: no error, and nobody gets another's answer."""
+"""Fifty clients of all kinds at once for two minutes: nobody gets an error, or another's answer."""
 
 import asyncio
 import base64
