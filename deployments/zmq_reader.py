@@ -13,6 +13,7 @@ class Reader:
     """Gives each message of a ZeroMQ socket to a function, on the event loop."""
 
     def __init__(self, socket: "zmq.Socket[bytes]", take: Callable[[list[bytes]], None]) -> None:
+        """Begin with what is there already."""
         self.socket = socket
         self._take = take
         self._loop = asyncio.get_running_loop()
@@ -23,6 +24,7 @@ class Reader:
         self._loop.call_soon(self._drain)
 
     def close(self) -> None:
+        """Read no more, and close the socket."""
         if not self._loop.is_closed():
             self._loop.remove_reader(self._fd)
         self.socket.close(linger=0)
