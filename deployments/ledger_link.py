@@ -125,7 +125,7 @@ class LedgerLink:
         except TimeoutError:
             self._send(Settle(hold.id, Amounts()))
             raise _unavailable() from None
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, GeneratorExit):  # the second is how gRPC ends a call
             self._send(Settle(hold.id, Amounts()))
             raise
         finally:

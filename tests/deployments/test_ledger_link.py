@@ -69,6 +69,20 @@ async def test_who_leaves_while_asking_holds_nothing(tmp_path):
         assert link.counts()["asking"] == 0
 
 
+async def test_who_is_closed_while_asking_holds_nothing(tmp_path):
+    """A coroutine that is thrown away ends without being cancelled."""
+    async with rig(tmp_path, concurrent_requests=1) as it:
+        link = await it.link()
+        await link.reserve("key", Amounts())
+        asking = link.reserve("key", SLOT)
+        asking.send(None)
+        asking.close()
+        await asyncio.sleep(0.1)
+
+        assert it.slots() == 0
+        assert link.counts()["asking"] == 0
+
+
 async def test_what_a_dead_replica_held_is_free_soon(tmp_path):
     async with rig(tmp_path, concurrent_requests=1) as it:
         dying, other = await it.link(), await it.link()
