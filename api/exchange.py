@@ -30,8 +30,8 @@ async def read_json_body(scope: Scope, receive: Receive, limits: Limits) -> byte
         ClientDisconnect: the client left.
     """
     headers = Headers(scope=scope)
-    _check_media_type(headers)
-    _check_size(_declared_bytes(headers), limits)
+    check_media_type(headers, "application/json")
+    check_size(_declared_bytes(headers), limits.max_body_bytes)
     try:
         async with asyncio.timeout(limits.body_timeout_s):
             return await _read_body(receive, limits)
@@ -41,10 +41,15 @@ async def read_json_body(scope: Scope, receive: Receive, limits: Limits) -> byte
         ) from None
 
 
-def _check_media_type(headers: Headers) -> None:
+def check_media_type(headers: Headers, wanted: str) -> None:
+    """Take bodies of one media type only, and as they are.
+
+    Raises:
+        UnsupportedMediaType: it is declared as something else, or compressed.
+    """
     media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
-    if media_type != "application/json":
-        raise UnsupportedMediaType("The header 'content-type' must be 'application/json'.")
+    if media_type != wanted:
+        raise UnsupportedMediaType(f"The header 'content-type' must be '{wanted}'.")
     if headers.get("content-encoding", "identity").lower() != "identity":
         raise UnsupportedMediaType("Compressed request bodies are not supported.")
 
@@ -56,11 +61,14 @@ def _declared_bytes(headers: Headers) -> int:
     return int(length[:18]) if length.isascii() and length.isdigit() else 0
 
 
-def _check_size(size_bytes: int, limits: Limits) -> None:
-    if size_bytes > limits.max_body_bytes:
-        raise PayloadTooLarge(
-            f"The request body is larger than the limit of {limits.max_body_bytes} bytes."
-        )
+def check_size(size_bytes: int, most_bytes: int) -> None:
+    """Bound what a body may hold.
+
+    Raises:
+        PayloadTooLarge: it holds more.
+    """
+    if size_bytes > most_bytes:
+        raise PayloadTooLarge(f"The request body is larger than the limit of {most_bytes} bytes.")
 
 
 async def _read_body(receive: Receive, limits: Limits) -> bytes:
@@ -73,7 +81,7 @@ async def _read_body(receive: Receive, limits: Limits) -> bytes:
             raise ClientDisconnect
         chunk = message.get("body", b"")
         size_bytes += len(chunk)
-        _check_size(size_bytes, limits)
+        check_size(size_bytes, limits.max_body_bytes)
         chunks.append(chunk)
         more = message.get("more_body", False)
     return b"".join(chunks)

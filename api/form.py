@@ -12,13 +12,8 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope
 
-from api.errors import (
-    BodyTimeout,
-    InvalidRequest,
-    MalformedBody,
-    PayloadTooLarge,
-    UnsupportedMediaType,
-)
+from api.errors import BodyTimeout, InvalidRequest, MalformedBody
+from api.exchange import check_media_type, check_size
 from api.limits import Limits
 
 _MAX_FIELDS = 64
@@ -55,7 +50,7 @@ async def read_form(scope: Scope, receive: Receive, limits: Limits) -> Form:
         ClientDisconnect: the client left.
     """
     headers = Headers(scope=scope)
-    _check_media_type(headers)
+    check_media_type(headers, "multipart/form-data")
     # The parser writes files of more than this to the disk; ours are counted, and stay in memory.
     parser = MultiPartParser(
         headers,
@@ -79,14 +74,6 @@ async def read_form(scope: Scope, receive: Receive, limits: Limits) -> Form:
         ) from None
 
 
-def _check_media_type(headers: Headers) -> None:
-    media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
-    if media_type != "multipart/form-data":
-        raise UnsupportedMediaType("The header 'content-type' must be 'multipart/form-data'.")
-    if headers.get("content-encoding", "identity").lower() != "identity":
-        raise UnsupportedMediaType("Compressed request bodies are not supported.")
-
-
 async def _arriving(receive: Receive, limits: Limits) -> AsyncGenerator[bytes, None]:
     """The body as it comes, in pieces that do not hold up others for long."""
     size_bytes = 0
@@ -97,10 +84,7 @@ async def _arriving(receive: Receive, limits: Limits) -> AsyncGenerator[bytes, N
             raise ClientDisconnect
         body = message.get("body", b"")
         size_bytes += len(body)
-        if size_bytes > limits.max_upload_bytes:
-            raise PayloadTooLarge(
-                f"The request body is larger than the limit of {limits.max_upload_bytes} bytes."
-            )
+        check_size(size_bytes, limits.max_upload_bytes)
         for begin in range(0, len(body), _SLICE_BYTES):
             yield body[begin : begin + _SLICE_BYTES]
             await asyncio.sleep(0)
