@@ -13,22 +13,17 @@ import random
 import statistics
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-import yaml
-
-from scripts import process_tree
+from scripts.benchmark.one_model import serving
 from scripts.benchmark.rigs import ENVIRONMENT
-from scripts.benchmark.running import HOMES, START_S, Interrupts, StackFailed
+from scripts.benchmark.running import Interrupts, StackFailed
 from scripts.benchmark.spread import to_spread
 from scripts.benchmark.stacks import KEY, OUR_ENVIRONMENT, ROOT
-from scripts.service_environment import free_ports
 
 MODEL = "all-minilm-l6-v2"
 CLIENTS, TEXTS, REQUESTS = 64, 8, 2
@@ -240,65 +235,6 @@ def served(
     Raises:
         StackFailed: it is not ready in time.
     """
-    with tempfile.TemporaryDirectory(prefix="bench-", dir=HOMES) as temporary:
-        home = Path(temporary)
-        (port,) = free_ports(1)
-        own = {"TRIPTYCH_HOME": temporary, "TRIPTYCH_API_KEYS": KEY, "RAY_AUTH_MODE": "token"}
-        config = home / "config.yaml"
-        config.write_text(yaml.safe_dump(to_config(folder, dtype, port), sort_keys=False))
-        command = [sys.executable, str(ROOT / "scripts/run_service.py"), "--config", str(config)]
-        with log.open("w") as output:
-            root = process_tree.start(
-                command, cwd=ROOT, env={**env, **own, "PYTHONPATH": str(ROOT)}, log=output
-            )
-        try:
-            client = Client(port)
-            _wait_until_ready(client, root, log)
-            yield client
-        finally:
-            with interrupts.held():
-                process_tree.end(root, interrupts.hurry)
-
-
-def _wait_until_ready(client: Client, root: subprocess.Popen[bytes], log: Path) -> None:
-    deadline_s = time.monotonic() + START_S
-    while time.monotonic() < deadline_s:
-        process_tree.reap(root)
-        if root.returncode is not None:
-            break
-        with contextlib.suppress(OSError, http.client.HTTPException):
-            connection = client.connect()
-            connection.request("GET", "/ready")
-            if connection.getresponse().status == http.HTTPStatus.OK:
-                return
-        time.sleep(0.5)
-    raise StackFailed(f"the service is not ready: see {log}")
-
-
-def to_config(folder: Path, dtype: str, port: int) -> dict[str, Any]:
-    """Ingress, ledger and the demo's encoder, as `serve_config.yaml` has them."""
     model = {"id": MODEL, "source": str(folder), "engine": {"dtype": dtype}}
-    applications = [
-        _to_application("ingress", "ingress", {}, "/"),
-        _to_application("ledger", "ledger", {}),
-        _to_application(MODEL, "embedding", model),
-    ]
-    return {"http_options": {"host": "127.0.0.1", "port": port}, "applications": applications}
-
-
-def _to_application(
-    name: str, builder: str, args: dict[str, Any], prefix: str | None = None
-) -> dict[str, Any]:
-    actor = {"num_cpus": 0.1}
-    deployment = {
-        "name": builder.capitalize(),
-        "num_replicas": 1,
-        "ray_actor_options": actor,
-    }
-    return {
-        "name": name,
-        "route_prefix": prefix,
-        "import_path": f"deployments.app:{builder}",
-        "args": args,
-        "deployments": [deployment],
-    }
+    with serving("embedding", model, env, log, interrupts) as port:
+        yield Client(port)

@@ -11,7 +11,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,14 +18,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from scripts import process_tree
+from scripts.benchmark.one_model import serving
 from scripts.benchmark.rigs import ENVIRONMENT
-from scripts.benchmark.running import HOMES, START_S, Interrupts, StackFailed
+from scripts.benchmark.running import Interrupts, StackFailed
 from scripts.benchmark.spread import Spread, to_spread
 from scripts.benchmark.stacks import KEY, OUR_ENVIRONMENT, ROOT
-from scripts.service_environment import free_ports
 
 MODEL = ROOT / "scripts" / "demo" / "shapes"
 STEPS, GUIDANCE = 20, 3.0
@@ -258,67 +254,9 @@ def served(env: dict[str, str], log: Path, interrupts: Interrupts) -> Iterator[C
     Raises:
         StackFailed: it is not ready in time.
     """
-    with tempfile.TemporaryDirectory(prefix="bench-", dir=HOMES) as folder:
-        home = Path(folder)
-        (port,) = free_ports(1)
-        own = {"TRIPTYCH_HOME": folder, "TRIPTYCH_API_KEYS": KEY, "RAY_AUTH_MODE": "token"}
-        config = home / "config.yaml"
-        config.write_text(yaml.safe_dump(to_config(port), sort_keys=False))
-        command = [sys.executable, str(ROOT / "scripts/run_service.py"), "--config", str(config)]
-        with log.open("w") as output:
-            root = process_tree.start(
-                command, cwd=ROOT, env={**env, **own, "PYTHONPATH": str(ROOT)}, log=output
-            )
-        try:
-            client = Client(port)
-            _wait_until_ready(client, root, log)
-            yield client
-        finally:
-            with interrupts.held():
-                process_tree.end(root, interrupts.hurry)
-
-
-def _wait_until_ready(client: Client, root: subprocess.Popen[bytes], log: Path) -> None:
-    deadline_s = time.monotonic() + START_S
-    while time.monotonic() < deadline_s:
-        process_tree.reap(root)
-        if root.returncode is not None:
-            break
-        with contextlib.suppress(OSError, http.client.HTTPException):
-            connection = client.connect()
-            connection.request("GET", "/ready")
-            if connection.getresponse().status == http.HTTPStatus.OK:
-                client.draw(range(1))
-                return
-        time.sleep(0.5)
-    raise StackFailed(f"the service is not ready: see {log}")
-
-
-def to_config(port: int) -> dict[str, Any]:
-    """Ingress, ledger and the demo's image model."""
     engine = {"num_inference_steps": STEPS, "guidance_scale": GUIDANCE, "dtype": "float32"}
     model = {"id": "shapes", "source": str(MODEL), "engine": engine}
-    applications = [
-        _to_application("ingress", "ingress", {}, "/"),
-        _to_application("ledger", "ledger", {}),
-        _to_application("shapes", "diffusion", model),
-    ]
-    return {"http_options": {"host": "127.0.0.1", "port": port}, "applications": applications}
-
-
-def _to_application(
-    name: str, builder: str, args: dict[str, Any], prefix: str | None = None
-) -> dict[str, Any]:
-    return {
-        "name": name,
-        "route_prefix": prefix,
-        "import_path": f"deployments.app:{builder}",
-        "args": args,
-        "deployments": [
-            {
-                "name": builder.capitalize(),
-                "num_replicas": 1,
-                "ray_actor_options": {"num_cpus": 0.1},
-            }
-        ],
-    }
+    with serving("diffusion", model, env, log, interrupts) as port:
+        client = Client(port)
+        client.draw(range(1))
+        yield client
