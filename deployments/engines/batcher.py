@@ -1,6 +1,6 @@
-"""Sequences of many requests, computed together by one thread.
+"""Sequences of many requests, computed together by one thread, or a few.
 
-Whenever the thread is free it takes what waits: the sequence whose turn it is, and those of nearly
+Whenever a thread is free it takes what waits: the sequence whose turn it is, and those of nearly
 its length, whoever asked for them. So nothing waits for a batch to fill, nobody is padded to the
 longest stranger, and one request of thousands of texts does not stand before one of a single text.
 """
@@ -25,7 +25,10 @@ from api.tenancy import Origin
 logger = logging.getLogger(__name__)
 
 Forward = Callable[[Sequence[Any]], "Rows"]
-"""One pass over one batch: sequences → (B, …)."""
+"""One pass over one batch: sequences → (B, …). Called by several threads at once."""
+
+Prepare = Callable[[bool], object]
+"""Called by a thread before each pass: whether no other is under way, and none could be."""
 
 
 @dataclass(slots=True, eq=False)
@@ -52,19 +55,36 @@ class _Job:
 
 
 class Batcher:
-    """The thread, and what waits for it."""
+    """The threads, and what waits for them."""
 
-    def __init__(self, forward: Forward, max_batch_tokens: int, name: str = "encoder") -> None:
-        """Compute by `forward`, at most so many tokens at once, padding included."""
+    def __init__(
+        self,
+        forward: Forward,
+        max_batch_tokens: int,
+        threads: int = 1,
+        prepare: Prepare = lambda is_alone: None,
+    ) -> None:
+        """Compute by `forward`, at most so many tokens in a batch, padding included.
+
+        Args:
+            forward: computes a batch.
+            max_batch_tokens: of one batch.
+            threads: batches that are computed at once.
+            prepare: readies a thread for a batch.
+        """
         self._forward = forward
+        self._prepare = prepare
         self._waiting = Waiting(max_batch_tokens)
         self._turns: Rotation[_Job] = Rotation()
         self._changed = threading.Condition()
         self._is_open = True
-        self.batches = self.sequences = 0
-        """How many have been computed."""
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-        self._thread.start()
+        self._under_way = 0
+        self._threads = [
+            threading.Thread(target=self._run, name=f"encoder-{number}", daemon=True)
+            for number in range(threads)
+        ]
+        for thread in self._threads:
+            thread.start()
 
     async def run(self, sequences: Sequence[Sized], origin: Origin | None = None) -> "Rows":
         """Compute all sequences: (N, …), in their order.
@@ -79,7 +99,7 @@ class Batcher:
         loop = asyncio.get_running_loop()
         job = _Job(sequences, origin or Origin(), loop, loop.create_future(), len(sequences))
         with self._changed:
-            if not self._is_open or not self._thread.is_alive():
+            if not self._is_open or not all(thread.is_alive() for thread in self._threads):
                 raise RuntimeError("the batcher has been shut down")
             job.entries = self._waiting.add(job, sequences)
             self._turns.add(job, job.origin.priority, job.origin.tenant)
@@ -94,7 +114,7 @@ class Batcher:
         """Take no more work."""
         with self._changed:
             self._is_open = False
-            self._changed.notify()
+            self._changed.notify_all()
 
     def _drop(self, job: _Job) -> None:
         """Forget what has not been started."""
@@ -104,14 +124,16 @@ class Batcher:
         self._turns.discard(job)
 
     def _run(self) -> None:
-        while (batch := self._take()) is not None:
+        while (taken := self._take()) is not None:
+            batch, is_alone = taken
+            self._prepare(is_alone)
             self._compute(batch)
-            self.batches += 1
-            self.sequences += len(batch)
-            del batch  # or the last answer would stay in memory until the next request
+            with self._changed:
+                self._under_way -= 1
+            del taken, batch  # or the last answer would stay in memory until the next request
 
-    def _take(self) -> list[WaitingSequence] | None:
-        """Wait for work; None once it is over."""
+    def _take(self) -> tuple[list[WaitingSequence], bool] | None:
+        """Wait for work, and tell whether there is no other; None once it is over."""
         with self._changed:
             self._changed.wait_for(lambda: len(self._waiting) or not self._is_open)
             if not self._is_open:
@@ -123,7 +145,11 @@ class Batcher:
                 owner.entries = [each for each in owner.entries if each.number not in taken]
                 if not owner.entries:
                     self._turns.discard(owner)
-            return batch
+            is_alone = not self._under_way and not len(self._waiting)
+            self._under_way += 1
+            if len(self._waiting):
+                self._changed.notify()  # a request of many batches came with one notice
+            return batch, is_alone
 
     def _compute(self, batch: list[WaitingSequence]) -> None:
         """Compute one batch; if that fails, each request's part by itself, so that one fails."""
@@ -141,9 +167,11 @@ class Batcher:
         places: dict[Any, list[int]] = {}
         for place, each in enumerate(batch):
             places.setdefault(each.owner, []).append(place)
-        for owner, numbers in parts:
-            owner.put(numbers, rows[places[owner]])
-        self._end([(owner, None) for owner, _ in parts if not owner.left])
+        with self._changed:  # another thread may have others of the same request
+            for owner, numbers in parts:
+                owner.put(numbers, rows[places[owner]])
+            whole = [owner for owner, _ in parts if not owner.left]
+        self._end([(owner, None) for owner in whole])
 
     def _end(self, ended: list[tuple[_Job, Exception | None]]) -> None:
         for loop in {job.loop for job, _ in ended}:

@@ -9,7 +9,7 @@ from deployments.config import EncoderOptions
 from deployments.engines.batcher import Batcher
 from deployments.engines.encoder_engine import CAPACITY, begin
 from deployments.engines.encoder_inputs import PairReader, Tokens
-from deployments.engines.hardware import pick_batch_tokens, pick_device, pick_dtype
+from deployments.engines.hardware import Cores, pick_batch_tokens, pick_device, pick_dtype
 from deployments.engines.tensors import to_features
 from deployments.engines.vectors import read_config
 from deployments.engines.worker import Worker
@@ -58,7 +58,8 @@ class CrossEncoderEngine:
         self._pad_id = int(tokenizer.pad_token_id or 0)
         self._tokenizing = Worker("tokenizer")
         most = pick_batch_tokens(options.max_batch_tokens, device, self._reader.max_tokens)
-        self._batcher = Batcher(self._forward, most)
+        cores = Cores(device)
+        self._batcher = Batcher(self._forward, most, cores.batches, cores.take)
 
     @property
     def capacity(self) -> int:

@@ -11,7 +11,7 @@ from api.generation import Usage
 from deployments.config import EncoderOptions
 from deployments.engines.batcher import Batcher
 from deployments.engines.encoder_inputs import InputReader, Tokens
-from deployments.engines.hardware import pick_batch_tokens, pick_device, pick_dtype
+from deployments.engines.hardware import Cores, pick_batch_tokens, pick_device, pick_dtype
 from deployments.engines.prompts import Prompts
 from deployments.engines.tensors import to_features
 from deployments.engines.threaded_reader import ThreadedReader
@@ -65,7 +65,8 @@ class EncoderEngine:
         self._form = VectorForm(size, find_allowed(options.dimensions, model), self._is_normalized)
         self._inputs = ThreadedReader(self._reader)
         most = pick_batch_tokens(options.max_batch_tokens, device, self._reader.max_tokens)
-        self._batcher = Batcher(self._forward, most)
+        cores = Cores(device)
+        self._batcher = Batcher(self._forward, most, cores.batches, cores.take)
 
     def _find_max_tokens(self, options: EncoderOptions) -> int:
         own = int(self._model.max_seq_length or self._model.tokenizer.model_max_length)

@@ -1,7 +1,8 @@
 import asyncio
 import random
 import threading
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -54,6 +55,12 @@ async def hold(model: Model, batcher: Batcher) -> "asyncio.Task[np.ndarray]":
     await asyncio.to_thread(model.begun.wait, PATIENCE_S)
     model.batches.clear()
     return busy
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    until_s = time.monotonic() + PATIENCE_S
+    while not condition() and time.monotonic() < until_s:
+        time.sleep(0.01)
 
 
 async def start(batcher: Batcher, *requests: list[list[int]], tenant: str = "") -> list[Any]:
@@ -146,6 +153,39 @@ async def test_failure_is_its_own_request_s_alone(model: Model, batcher: Batcher
     assert (await batcher.run([[3]])).tolist() == [[3, 1]]
 
 
+async def test_as_many_batches_at_once_as_threads() -> None:
+    meeting = threading.Barrier(2)
+
+    def compute(sequences: Sequence[Any]) -> np.ndarray:
+        meeting.wait(PATIENCE_S)
+        return np.array([sum(each) for each in sequences], np.float32)
+
+    batcher = Batcher(compute, 100, threads=2)
+    try:
+        rows = await batcher.run([[1] * 90, [1] * 80, [2] * 90, [2] * 80])
+    finally:
+        batcher.shut_down()
+
+    assert rows.tolist() == [90, 80, 180, 160]
+
+
+async def test_thread_learns_whether_it_is_alone() -> None:
+    model, told = Model(), list[bool]()
+    batcher = Batcher(model, 100, threads=2, prepare=told.append)
+    try:
+        alone = await hold(model, batcher)
+        beside = await start(batcher, [[1]])
+        await asyncio.to_thread(wait_until, lambda: len(told) == 2)
+        model.go.set()
+        await asyncio.gather(alone, *beside)
+        await asyncio.to_thread(wait_until, lambda: not batcher._under_way)
+        await batcher.run([[1]])
+    finally:
+        batcher.shut_down()
+
+    assert told == [True, False, True]
+
+
 async def test_no_work_is_taken_after_the_end(batcher: Batcher) -> None:
     batcher.shut_down()
 
@@ -157,14 +197,18 @@ IDS = st.lists(st.integers(0, 9), min_size=1, max_size=90)
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.lists(st.lists(IDS, min_size=1, max_size=12), min_size=1, max_size=12), st.randoms())
+@given(
+    st.lists(st.lists(IDS, min_size=1, max_size=12), min_size=1, max_size=12),
+    st.integers(1, 3),
+    st.randoms(),
+)
 def test_answers_are_the_same_in_any_company(
-    requests: list[list[list[int]]], chance: random.Random
+    requests: list[list[list[int]]], threads: int, chance: random.Random
 ) -> None:
     """Whoever else is there, and whoever leaves."""
 
     async def run() -> None:
-        batcher = Batcher(Model(), 100)
+        batcher = Batcher(Model(), 100, threads=threads)
         tasks = [asyncio.create_task(batcher.run(request)) for request in requests]
         leaving = [task for task in tasks if chance.random() < 0.3]
         await asyncio.sleep(0)

@@ -1,6 +1,8 @@
+from collections.abc import Iterator
+
 import pytest
 
-from deployments.engines.hardware import pick_batch_tokens
+from deployments.engines.hardware import Cores, pick_batch_tokens
 
 
 @pytest.mark.parametrize(
@@ -16,3 +18,29 @@ from deployments.engines.hardware import pick_batch_tokens
 )
 def test_tokens_of_a_pass(tokens: int | None, device: str, least: int, picked: int) -> None:
     assert pick_batch_tokens(tokens, device, least) == picked
+
+
+@pytest.fixture
+def eight_threads() -> Iterator[None]:
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(8)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("eight_threads")
+def test_cores_are_shared_by_batches_at_once_and_all_are_for_one_that_is_alone() -> None:
+    import torch
+
+    cores = Cores("cpu")
+
+    assert cores.batches == 4
+    for is_alone, threads in ((False, 2), (True, 8)):
+        cores.take(is_alone)
+        assert torch.get_num_threads() == threads
+
+
+def test_gpu_has_one_batch_at_a_time() -> None:
+    assert Cores("cuda").batches == 1
