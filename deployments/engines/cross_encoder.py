@@ -7,10 +7,10 @@ from api.backends import EmbeddingRequest, Embeddings, ScoreRequest, Scores
 from api.errors import WrongModelKind
 from deployments.config import EncoderOptions
 from deployments.engines.batcher import Batcher
-from deployments.engines.encoder_engine import CAPACITY, begin
 from deployments.engines.encoder_inputs import PairReader, Tokens
 from deployments.engines.hardware import Cores, pick_batch_tokens, pick_device, pick_dtype
 from deployments.engines.tensors import to_features
+from deployments.engines.vector_engine import CAPACITY, begin
 from deployments.engines.vectors import read_config
 from deployments.engines.worker import Worker
 from deployments.work import Work

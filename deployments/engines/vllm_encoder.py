@@ -10,22 +10,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from api.backends import EmbeddingRequest, Embeddings, ScoreRequest, Scores
+from api.backends import EmbeddingRequest, ScoreRequest
 from deployments.config import EncoderOptions
-from deployments.engines.encoder_engine import CAPACITY, begin
 from deployments.engines.encoder_inputs import InputReader, Tokens
 from deployments.engines.prompts import Prompts
-from deployments.engines.threaded_reader import ThreadedReader
-from deployments.engines.vectors import VectorForm, find_allowed, to_cosines
+from deployments.engines.vector_engine import VectorEngine
+from deployments.engines.vectors import VectorForm, find_allowed
 from deployments.engines.vllm_engine import DEFAULTS
 from deployments.engines.vllm_errors import translate_errors
-from deployments.work import Work
 
 if TYPE_CHECKING:
     import numpy as np
 
 
-class VllmEncoderEngine:
+class VllmEncoderEngine(VectorEngine):
     """One vLLM engine for vectors, driven from this event loop."""
 
     def __init__(self, model: str, options: EncoderOptions, vllm: Mapping[str, Any]) -> None:
@@ -53,57 +51,21 @@ class VllmEncoderEngine:
             options.prompt_name or saved.get("default_prompt_name"),
         )
         max_tokens = min(config.max_model_len, options.max_tokens or config.max_model_len)
-        self._reader = InputReader(self._engine.get_tokenizer(), max_tokens, prompts)
-        self._input_types = prompts.names
+        reader = InputReader(self._engine.get_tokenizer(), max_tokens, prompts)
         is_normalized = config.pooler_config.use_activation is not False
         size = config.embedding_size
-        self._form = VectorForm(size, find_allowed(options.dimensions, model), is_normalized)
-        self._inputs = ThreadedReader(self._reader)
+        form = VectorForm(size, find_allowed(options.dimensions, model), is_normalized)
+        super().__init__(reader, prompts, form)
         self._serial_numbers = itertools.count()
 
-    @property
-    def capacity(self) -> int:
-        """Requests that it takes at once."""
-        return CAPACITY
-
-    @property
-    def details(self) -> Mapping[str, Any]:
-        """What its card tells."""
-        return {
-            "task": "embed",
-            **self._form.details,
-            "max_tokens": self._reader.max_tokens,
-            "input_types": self._input_types,
-        }
-
-    async def embed(self, request: EmbeddingRequest, work: Work | None = None) -> Embeddings:
-        """Embed all inputs. Cancelling this call aborts them in the engine.
-
-        Raises:
-            ContextLengthExceeded: an input is too long for the model.
-            InvalidRequest: a token id is not in the vocabulary, all inputs are too long together,
-                or vectors cannot be shortened so.
-            RateLimited, Overloaded: `work.begin` says so.
-            EngineFailed, ReplicaLost: it failed at this request, or altogether.
-        """
-        self._form.check(request.dimensions)
-        sequences = await self._inputs.read(request)
-        usage = await begin(work or Work(), sequences)
-        vectors = await self._encode(sequences, request.request_id)
-        return self._form.to_embeddings(vectors, request.dimensions, usage)
-
-    async def score(self, request: ScoreRequest, work: Work | None = None) -> Scores:
-        """The cosine of each pair's vectors; raises what `embed` raises."""
-        sequences = await self._inputs.read_sides(request)
-        usage = await begin(work or Work(), sequences)
-        vectors = await self._encode(sequences, request.request_id)
-        return Scores(to_cosines(vectors, len(request.queries)), usage)
-
-    async def _encode(self, sequences: Sequence[Tokens], request_id: str) -> "np.ndarray":
-        """All at once: (N, D) float32."""
+    async def _encode(
+        self, sequences: Sequence[Tokens], request: EmbeddingRequest | ScoreRequest
+    ) -> "np.ndarray":
+        """All at once; cancelling this call aborts them in the engine."""
         import numpy as np
 
-        tasks = [asyncio.create_task(self._encode_one(each, request_id)) for each in sequences]
+        name = request.request_id
+        tasks = [asyncio.create_task(self._encode_one(each, name)) for each in sequences]
         try:
             rows = await asyncio.gather(*tasks)
         finally:
@@ -132,7 +94,7 @@ class VllmEncoderEngine:
 
     def shut_down(self) -> None:
         """End the engine's processes."""
-        self._inputs.shut_down()
+        super().shut_down()
         self._engine.shutdown()
 
 
