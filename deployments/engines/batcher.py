@@ -27,8 +27,8 @@ logger = logging.getLogger(__name__)
 Forward = Callable[[Sequence[Any]], "Rows"]
 """One pass over one batch: sequences → (B, …). Called by several threads at once."""
 
-Prepare = Callable[[bool], object]
-"""Called by a thread before each pass: whether no other is under way, and none could be."""
+Prepare = Callable[[int, bool], object]
+"""Called by a thread before each pass: how many tokens, and whether there is no other work."""
 
 
 @dataclass(slots=True, eq=False)
@@ -62,7 +62,7 @@ class Batcher:
         forward: Forward,
         max_batch_tokens: int,
         threads: int = 1,
-        prepare: Prepare = lambda is_alone: None,
+        prepare: Prepare = lambda tokens, is_alone: None,
     ) -> None:
         """Compute by `forward`, at most so many tokens in a batch, padding included.
 
@@ -126,7 +126,7 @@ class Batcher:
     def _run(self) -> None:
         while (taken := self._take()) is not None:
             batch, is_alone = taken
-            self._prepare(is_alone)
+            self._prepare(max(each.length for each in batch) * len(batch), is_alone)
             self._compute(batch)
             with self._changed:
                 self._under_way -= 1

@@ -11,6 +11,9 @@ if TYPE_CHECKING:
 _MOST_AT_ONCE = 4
 """With more, each batch of a large model would take long on its few cores."""
 
+_WORTH_ALL_CORES = 128
+"""Tokens of a batch; shorter ones gain little by company, and lose all of it when that is late."""
+
 
 def pick_device(device: str) -> str:
     """The device asked for; `auto` is a GPU if torch sees one."""
@@ -45,11 +48,12 @@ class Cores:
         self.batches = min(self._all, _MOST_AT_ONCE) if device == "cpu" else 1
         """How many there are at once."""
 
-    def take(self, is_alone: bool) -> None:
-        """Give the calling thread its share: all while it is alone."""
+    def take(self, tokens: int, is_alone: bool) -> None:
+        """Give the calling thread its share: all for a long batch that is alone."""
         import torch
 
-        share = self._all if is_alone else self._all // self.batches
+        has_all = is_alone and tokens >= _WORTH_ALL_CORES
+        share = self._all if has_all else self._all // self.batches
         if torch.get_num_threads() != share:
             torch.set_num_threads(share)  # of this thread only
 

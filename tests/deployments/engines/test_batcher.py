@@ -169,9 +169,9 @@ async def test_as_many_batches_at_once_as_threads() -> None:
     assert rows.tolist() == [90, 80, 180, 160]
 
 
-async def test_thread_learns_whether_it_is_alone() -> None:
-    model, told = Model(), list[bool]()
-    batcher = Batcher(model, 100, threads=2, prepare=told.append)
+async def test_thread_learns_how_long_a_batch_is_and_whether_it_is_alone() -> None:
+    model, told = Model(), list[tuple[int, bool]]()
+    batcher = Batcher(model, 100, threads=2, prepare=lambda *each: told.append(each))
     try:
         alone = await hold(model, batcher)
         beside = await start(batcher, [[1]])
@@ -179,11 +179,11 @@ async def test_thread_learns_whether_it_is_alone() -> None:
         model.go.set()
         await asyncio.gather(alone, *beside)
         await asyncio.to_thread(wait_until, lambda: not batcher._under_way)
-        await batcher.run([[1]])
+        await batcher.run([[1, 1], [1]])
     finally:
         batcher.shut_down()
 
-    assert told == [True, False, True]
+    assert told == [(1, True), (1, False), (4, True)]
 
 
 async def test_no_work_is_taken_after_the_end(batcher: Batcher) -> None:

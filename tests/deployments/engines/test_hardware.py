@@ -31,14 +31,14 @@ def eight_threads() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("eight_threads")
-def test_cores_are_shared_by_batches_at_once_and_all_are_for_one_that_is_alone() -> None:
+def test_cores_are_shared_by_batches_at_once_and_all_are_for_a_long_one_alone() -> None:
     import torch
 
     cores = Cores("cpu")
 
     assert cores.batches == 4
-    for is_alone, threads in ((False, 2), (True, 8)):
-        cores.take(is_alone)
+    for tokens, is_alone, threads in ((500, False, 2), (500, True, 8), (5, True, 2)):
+        cores.take(tokens, is_alone)
         assert torch.get_num_threads() == threads
 
 
