@@ -1,10 +1,16 @@
 """The environment of `serve run`: what makes it fast, and keeps two of them apart."""
 
 import hashlib
+import itertools
 import os
+import random
 import shutil
 import socket
 from pathlib import Path
+
+_PORTS = range(20_000, 32_000)
+"""Below those that Linux takes for outgoing connections (ip_local_port_range), of which Ray makes
+many before our processes bind theirs; above those that Ray gives its workers."""
 
 
 class CannotPrepare(Exception):
@@ -87,11 +93,15 @@ def run_time_folder(home: Path) -> Path:
 
 
 def free_ports(count: int) -> list[int]:
-    probes = [socket.socket() for _ in range(count)]
-    try:
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [probe.getsockname()[1] for probe in probes]
-    finally:
-        for probe in probes:
-            probe.close()
+    """Ports that nobody listens on, and that are given to no outgoing connection meanwhile."""
+    candidates = random.sample(_PORTS, len(_PORTS))
+    return list(itertools.islice(filter(_is_free, candidates), count))
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True

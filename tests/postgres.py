@@ -4,7 +4,6 @@ import os
 import pwd
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -14,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from scripts.service_environment import free_ports
 
 _PATIENCE_S = 30.0
 _QUICK = ("-c", "fsync=off", "-c", "full_page_writes=off", "-c", "synchronous_commit=off")
@@ -35,7 +36,7 @@ def running_postgres() -> Iterator[int]:
         make += ["--auth", "trust", "--encoding", "UTF8", "--locale", "C.UTF-8", "--no-sync"]
         done = subprocess.run(make, capture_output=True, text=True, cwd="/", **as_user)
         assert done.returncode == 0, done.stderr
-        port = _find_port()
+        port = free_ports(1)[0]
         serve = [programs / "postgres", "-D", folder / "data", "-k", folder, "-p", str(port)]
         with (folder / "log").open("wb") as log:
             server = subprocess.Popen(
@@ -69,12 +70,6 @@ def _find_programs() -> Path:
 def _find_user() -> str:
     names = {user.pw_name for user in pwd.getpwall()}
     return "postgres" if "postgres" in names else "nobody"
-
-
-def _find_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
 
 
 def _wait_for(programs: Path, port: int, server: subprocess.Popen[bytes]) -> None:

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from scripts.service_environment import free_ports
+
 _PATIENCE_S = 10.0
 
 
@@ -20,9 +22,7 @@ def running_redis() -> Iterator[int]:
     program = shutil.which("redis-server")
     if program is None:
         pytest.fail("there is no redis-server here: apt-get install redis-server")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = int(free.getsockname()[1])
+    (port,) = free_ports(1)
     with tempfile.TemporaryDirectory(prefix="triptych-redis-") as folder:
         command = [program, "--bind", "127.0.0.1", "--port", str(port), "--dir", folder]
         with Path(folder, "log").open("wb") as log:

@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -20,6 +19,8 @@ import httpx
 import psutil
 import yaml
 from openai import OpenAI
+
+from scripts.service_environment import free_ports
 
 ROOT = Path(__file__).resolve().parents[1]
 SERVE = Path(sys.executable).with_name("serve")
@@ -186,10 +187,7 @@ def wait_until(is_so: Callable[[], bool], timeout_s: float) -> float:
 
 def free_port() -> int:
     """A TCP port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    return free_ports(1)[0]
 
 
 def sse_events(lines: Iterator[str]) -> Iterator[str]:
