@@ -147,6 +147,11 @@ class EncoderOptions(_Args):
     max_tokens: int | None = Field(
         None, ge=1, description="most tokens of one text, where that is to be less than the model's"
     )
+    pack_weights: bool = Field(
+        True,
+        description="on a CPU, weights are laid out for its matrix products once, not at each one; "
+        "switch it off if a model cannot be loaded for it",
+    )
     task: Literal["auto", "embed", "rerank"] = Field(
         "auto", description="rerank is a cross-encoder; auto reads it from the model's config.json"
     )

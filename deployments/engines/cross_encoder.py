@@ -43,6 +43,8 @@ class CrossEncoderEngine:
         """
         from sentence_transformers import CrossEncoder
 
+        from deployments.engines.packing import pack_linears
+
         device = pick_device(options.device)
         self._model = CrossEncoder(
             model,
@@ -50,6 +52,8 @@ class CrossEncoderEngine:
             local_files_only=True,
             model_kwargs={"dtype": pick_dtype(options.dtype, device)},
         ).eval()
+        if options.pack_weights:
+            pack_linears(self._model)
         if self._model.num_labels != 1:
             raise ValueError(f"the model tells {self._model.num_labels} classes apart: no score")
         tokenizer = self._model.tokenizer

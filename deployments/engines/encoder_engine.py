@@ -36,6 +36,8 @@ class EncoderEngine(VectorEngine):
         from sentence_transformers import SentenceTransformer
         from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
 
+        from deployments.engines.packing import pack_linears
+
         device = pick_device(options.device)
         self._model = SentenceTransformer(
             model,
@@ -43,6 +45,8 @@ class EncoderEngine(VectorEngine):
             local_files_only=True,
             model_kwargs={"dtype": pick_dtype(options.dtype, device)},
         ).eval()
+        if options.pack_weights:
+            pack_linears(self._model)
         prompts = Prompts(
             options.prompts,
             self._model.prompts,
