@@ -123,8 +123,12 @@ def _encoder_routes(models: Models, rules: Rules) -> list[Route]:
     score = EncoderEndpoint("score", ScoringRequest, prepare_score, models=models, rules=rules)
     return [
         Route("/v1/embeddings", embeddings, methods=["POST"]),
-        Route("/v1/rerank", rerank, methods=["POST"]),
-        Route("/v1/score", score, methods=["POST"]),
+        # Clients of Cohere and of vLLM have URLs of their own for these; the bodies are the same.
+        *(
+            Route(path, rerank, methods=["POST"])
+            for path in ("/v1/rerank", "/v2/rerank", "/rerank")
+        ),
+        *(Route(path, score, methods=["POST"]) for path in ("/v1/score", "/score")),
     ]
 
 

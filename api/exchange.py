@@ -19,6 +19,8 @@ from api.limits import Limits
 
 T = TypeVar("T")
 
+_CHARSETS = frozenset({"charset=utf-8", 'charset="utf-8"', "charset=utf8"})
+
 
 async def read_json_body(scope: Scope, receive: Receive, limits: Limits) -> bytes:
     """Read the whole body of a request that must carry JSON.
@@ -45,11 +47,15 @@ def check_media_type(headers: Headers, wanted: str) -> None:
     """Take bodies of one media type only, and as they are.
 
     Raises:
-        UnsupportedMediaType: it is declared as something else, or compressed.
+        UnsupportedMediaType: it is declared as something else, not in UTF-8, or compressed.
     """
-    media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
-    if media_type != wanted:
+    media_type, *parameters = headers.get("content-type", "").lower().split(";")
+    if media_type.strip() != wanted:
         raise UnsupportedMediaType(f"The header 'content-type' must be '{wanted}'.")
+    # Starlette decodes forms as they say, and with some of Python's codecs a field takes minutes.
+    charsets = [each.strip() for each in parameters if each.strip().startswith("charset")]
+    if not all(each in _CHARSETS for each in charsets):
+        raise UnsupportedMediaType("The request body must be in UTF-8.")
     if headers.get("content-encoding", "identity").lower() != "identity":
         raise UnsupportedMediaType("Compressed request bodies are not supported.")
 

@@ -63,6 +63,8 @@ def to_texts(value: Any) -> Any:
         raise ValueError("must be a string, or a non-empty array of strings or of token ids")
     if type(value[0]) is int:
         return [check_token_ids(value)]
+    if len({type(item) for item in value}) > 1:
+        raise ValueError("must hold either strings or arrays of token ids")
     return [_to_text(item) for item in value]
 
 

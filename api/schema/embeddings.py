@@ -1,8 +1,9 @@
 """The body of `POST /v1/embeddings`. Source: OpenAI openapi.yaml."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic_core import PydanticCustomError
 
 from api.schema.common import MAX_TOKENS, ModelId, Request, Texts
 
@@ -13,6 +14,15 @@ def _check_limit(limit: int) -> int:
     return limit
 
 
+def _to_truncate(value: Any) -> Any:
+    """Cohere's words, which NVIDIA's services take too."""
+    if value == "START":
+        raise PydanticCustomError(
+            "unsupported", "Cutting texts at their beginning is not supported, only at the 'END'"
+        )
+    return {"NONE": False, "END": True}.get(value, value) if isinstance(value, str) else value
+
+
 class EncoderRequest(Request):
     """What all requests to embedding models have in common."""
 
@@ -20,7 +30,7 @@ class EncoderRequest(Request):
     user: str | None = None
 
     # Extensions.
-    truncate: bool = False
+    truncate: Annotated[bool, BeforeValidator(_to_truncate)] = False
     """Whether inputs that are too long for the model are cut, and not refused."""
     truncate_prompt_tokens: (
         Annotated[int, Field(le=MAX_TOKENS), AfterValidator(_check_limit)] | None

@@ -9,6 +9,8 @@ from deployments.config import EncoderOptions
 from deployments.engines.batcher import Batcher
 from deployments.engines.encoder_inputs import PairReader, Tokens
 from deployments.engines.hardware import Cores, pick_batch_tokens, pick_device, pick_dtype
+from deployments.engines.lengths import find_max_tokens
+from deployments.engines.prompts import Prompts
 from deployments.engines.tensors import to_features
 from deployments.engines.vector_engine import CAPACITY, begin
 from deployments.engines.vectors import read_config
@@ -18,6 +20,9 @@ from deployments.work import Work
 if TYPE_CHECKING:
     import numpy as np
 
+_WRITING = ("text-generation", "any-to-any")
+"""Tasks of models that judge by writing, each with a chat template for pairs: not what is read."""
+
 
 def is_cross_encoder(folder: str, options: EncoderOptions) -> bool:
     """Whether a model scores pairs: as configured, else by its architecture."""
@@ -25,6 +30,12 @@ def is_cross_encoder(folder: str, options: EncoderOptions) -> bool:
         return options.task == "rerank"
     architectures = read_config(folder).get("architectures") or [""]
     return bool(architectures[0].endswith("ForSequenceClassification"))
+
+
+def _find_prompt(model: Any, options: EncoderOptions) -> str:
+    """What goes before each query: as sentence-transformers does it, not before documents."""
+    name = options.prompt_name or model.default_prompt_name
+    return Prompts(options.prompts, model.prompts, name).get(None)
 
 
 class CrossEncoderEngine:
@@ -38,7 +49,8 @@ class CrossEncoderEngine:
             options: how to run it.
 
         Raises:
-            ValueError: it classifies instead of scoring.
+            ValueError: it classifies instead of scoring, or scores by writing a word.
+            KeyError: the prompt that the configuration names is not there.
             Exception: whatever sentence-transformers raises when it cannot load the model.
         """
         from sentence_transformers import CrossEncoder
@@ -56,9 +68,11 @@ class CrossEncoderEngine:
             pack_linears(self._model)
         if self._model.num_labels != 1:
             raise ValueError(f"the model tells {self._model.num_labels} classes apart: no score")
+        if getattr(self._model[0], "transformer_task", None) in _WRITING:
+            raise ValueError("the model writes its judgement: only those that classify are served")
         tokenizer = self._model.tokenizer
-        own = int(self._model.max_seq_length or tokenizer.model_max_length)
-        self._reader = PairReader(tokenizer, min(own, options.max_tokens or own))
+        most_tokens = find_max_tokens(self._model, options.max_tokens)
+        self._reader = PairReader(tokenizer, most_tokens, _find_prompt(self._model, options))
         self._pad_id = int(tokenizer.pad_token_id or 0)
         self._tokenizing = Worker("tokenizer")
         most = pick_batch_tokens(options.max_batch_tokens, device, self._reader.max_tokens)

@@ -137,9 +137,12 @@ class InputReader:
 class PairReader:
     """Reads a query and a document as one sequence, as cross-encoders want them."""
 
-    def __init__(self, tokenizer: "PreTrainedTokenizerBase", max_tokens: int) -> None:
-        """Read with the tokenizer of a model that takes so many tokens."""
+    def __init__(
+        self, tokenizer: "PreTrainedTokenizerBase", max_tokens: int, prompt: str = ""
+    ) -> None:
+        """Read with the tokenizer of a model that takes so many tokens, and a prompt with them."""
         self._tokenizer: Any = tokenizer
+        self._prompt = prompt
         self.max_tokens = max_tokens
 
     @property
@@ -164,7 +167,7 @@ class PairReader:
 
     def _encode(self, queries: list[str], documents: list[str], cut: Cut) -> list[Tokens]:
         encoded = self._tokenizer(
-            queries,
+            [self._prompt + query for query in queries],
             documents,
             # As sentence-transformers cuts.
             truncation="longest_first" if cut.is_wanted else False,

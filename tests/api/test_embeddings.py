@@ -170,6 +170,8 @@ async def test_two_input_types_are_refused() -> None:
     [
         ({"truncate": False}, Cut(False, None, 300_000)),
         ({"truncate": True}, Cut(True, None, 300_000)),
+        ({"truncate": "NONE"}, Cut(False, None, 300_000)),
+        ({"truncate": "END"}, Cut(True, None, 300_000)),
         ({"truncate_prompt_tokens": -1}, Cut(True, None, 300_000)),
         ({"truncate_prompt_tokens": 7}, Cut(True, 7, 300_000)),
         ({"truncate": True, "truncate_prompt_tokens": 7}, Cut(True, 7, 300_000)),
@@ -181,6 +183,13 @@ async def test_cutting_is_the_request_s_choice(members: dict[str, Any], cut: Cut
     await ask(encoder, **members)
 
     assert encoder.requests[0].cut == cut
+
+
+async def test_beginnings_are_not_cut() -> None:
+    response = await ask(truncate="START")
+
+    assert response.error() == (400, "unsupported_parameter", "truncate")
+    assert "'END'" in response.message()
 
 
 async def test_limit_of_tokens_reaches_the_model() -> None:
@@ -201,14 +210,25 @@ async def test_limit_of_tokens_reaches_the_model() -> None:
         ("input", ["a", ""]),
         ("input", ["a", 1]),
         ("input", [1, "a"]),
+        ("input", ["a", [1]]),
+        ("input", [[1], "a"]),
+        ("input", [[1], ["a"]]),
+        ("input", [1, [2]]),
+        ("input", ["a", None]),
+        ("input", {"text": "a"}),
+        ("input", 1),
         ("input", [[]]),
         ("input", [-1]),
+        ("input", [2**31]),
+        ("input", [[10**30]]),
         ("input", [1.5]),
         ("input", [True]),
         ("input", ["a"] * 2049),
         ("dimensions", 0),
         ("dimensions", -1),
         ("dimensions", 2**40),
+        ("dimensions", 10**30),
+        ("dimensions", True),
         ("dimensions", 1.5),
         ("dimensions", "2"),
         ("encoding_format", "int8"),
@@ -216,7 +236,8 @@ async def test_limit_of_tokens_reaches_the_model() -> None:
         ("encoding_format", 1),
         ("input_type", ""),
         ("input_type", "x" * 65),
-        ("truncate", "END"),
+        ("truncate", "end"),
+        ("truncate", 1),
         ("truncate_prompt_tokens", 0),
         ("truncate_prompt_tokens", -2),
     ],

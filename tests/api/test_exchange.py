@@ -108,6 +108,16 @@ async def test_any_other_media_type_is_refused(headers: dict[str, str]) -> None:
         await read_json_body(to_scope("POST", "/", headers), never, SMALL)
 
 
+@pytest.mark.parametrize(
+    "charset", ["charset=utf-16", "Charset = utf-8", "charset*=utf-8''utf-7", "a=b;charset=latin-1"]
+)
+async def test_any_other_charset_is_refused(charset: str) -> None:
+    headers = {"content-type": f"application/json; {charset}"}
+
+    with pytest.raises(UnsupportedMediaType, match="UTF-8"):
+        await read_json_body(to_scope("POST", "/", headers), never, SMALL)
+
+
 @pytest.mark.parametrize("encoding", ["gzip", "br", "deflate", "gzip, identity", "zstd"])
 async def test_compressed_body_is_refused(encoding: str) -> None:
     headers = {**JSON, "content-encoding": encoding}

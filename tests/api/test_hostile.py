@@ -9,7 +9,8 @@ from tests.asgi import Response, request
 from tests.fakes import LLM, FakeEncoder, FakeLlm, FakePainter, build_app
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
-POSTS = [CHAT, COMPLETIONS, "/v1/embeddings", "/v1/rerank", "/v1/images/generations"]
+ENCODERS = ["/v1/embeddings", "/v1/rerank", "/v1/score"]
+POSTS = [CHAT, COMPLETIONS, *ENCODERS, "/v1/images/generations"]
 JSON = {"content-type": "application/json"}
 USER = {"role": "user", "content": "Hi"}
 
@@ -27,6 +28,7 @@ class Unasked:
         response = await request(self.app, method, path, chunks=[body], headers=headers)
         assert not self.llm.generations
         assert not self.encoder.requests
+        assert not self.encoder.scored
         assert not self.painter.requests
         return response
 

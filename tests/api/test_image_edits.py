@@ -1,3 +1,4 @@
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -171,6 +172,31 @@ async def test_wrong_content_type_returns_415(content_type: str) -> None:
     assert response.error() == (415, "unsupported_media_type", None)
 
 
+@pytest.mark.parametrize(
+    "charset", ["punycode", '"punycode"', "undefined", "utf-16", "UTF-8;charset=idna"]
+)
+async def test_form_in_another_charset_returns_415(charset: str) -> None:
+    """Python would take a quarter of a minute for this field in `punycode`, and hold up all."""
+    body = to_body({**FIELDS, "prompt": "abcd" * 30_000 + "-" + "a" * 130_000}, [("image", PNG)])
+    content_type = f"multipart/form-data; boundary={BOUNDARY}; charset={charset}"
+
+    began_s = time.monotonic()
+    response = await send(body, None, content_type)
+
+    assert time.monotonic() - began_s < 1.0
+    assert response.error() == (415, "unsupported_media_type", None)
+
+
+@pytest.mark.parametrize("charset", ["utf-8", "UTF-8", '"utf-8"'])
+async def test_form_may_say_that_it_is_in_utf_8(charset: str) -> None:
+    painter = FakePainter()
+    body = to_body({**FIELDS, "prompt": "ein Kreis, größer 😀"}, [("image", PNG)])
+
+    await send(body, painter, f"multipart/form-data; boundary={BOUNDARY}; charset={charset}")
+
+    assert painter.requests[0].prompt == "ein Kreis, größer 😀"
+
+
 async def test_compressed_form_returns_415() -> None:
     headers = {"content-type": f"multipart/form-data; boundary={BOUNDARY}"}
     headers["content-encoding"] = "gzip"
@@ -194,12 +220,15 @@ async def test_compressed_form_returns_415() -> None:
     ids=["fields", "files", "headers", "preamble", "long field", "no form", "nothing"],
 )
 async def test_hostile_form_is_refused_at_once(body: bytes) -> None:
+    painter = FakePainter()
+
     began_s = time.monotonic()
-    response = await send(body)
+    response = await send(body, painter)
 
     assert time.monotonic() - began_s < 1.0
     assert response.status in (400, 413)
     assert response.error()[1] in ("invalid_json", "missing_required_parameter")
+    assert painter.requests == []
 
 
 async def test_form_without_a_boundary_returns_400() -> None:
@@ -208,16 +237,72 @@ async def test_form_without_a_boundary_returns_400() -> None:
     assert response.status == 400
 
 
-async def test_name_of_a_file_is_not_looked_at(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../../etc/cron.d/x",
+        "../x",
+        "..\\..\\x",
+        "C:\\x",
+        "x" * 1000,
+        "%2e%2e%2fx",
+        "~/x",
+        "a;b=c",
+    ],
+    ids=lambda name: name[:16],
+)
+async def test_name_of_a_file_is_not_looked_at(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is written: not beside where the service runs, and not to where its home is."""
     painter = FakePainter()
-    target = tmp_path / "x"
-    body = to_part("image", PNG, f"../../..{target}") + to_body(FIELDS, [])
+    place = tmp_path / "some" / "where"
+    place.mkdir(parents=True)
+    monkeypatch.chdir(place)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    body = to_part("image", PNG, name) + to_part("mask", PNG, str(tmp_path / "x"))
 
-    response = await send(body, painter)
+    response = await send(body + to_body(FIELDS, []), painter)
 
     assert response.status == 200
+    assert painter.requests[0].edit == Edit(PNG, PNG)
+    assert list_all(tmp_path) == [tmp_path / "some", place]
+
+
+def list_all(folder: Path) -> list[Path]:
+    return [*folder.rglob("*")]
+
+
+async def test_large_file_stays_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    painter = FakePainter()
+    monkeypatch.delattr(tempfile.SpooledTemporaryFile, "rollover")  # what would write it to a disk
+    large = PNG + bytes(9_000_000)
+
+    await ask(painter, [("image", large), ("mask", large)])
+
+    assert painter.requests[0].edit == Edit(large, large)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"RIFF\x24\0\0\0WAVEfmt ", b"ID3\x04", b"OggS\0", b"fLaC", b"%PDF-1.7", b"<svg/>", b"II*\0"],
+)
+@pytest.mark.parametrize("said", ["image/png", "audio/wav"])
+async def test_what_is_no_picture_returns_400_whatever_it_is_called(data: bytes, said: str) -> None:
+    part = to_part("image", data, "a.png", more=f"Content-Type: {said}\r\n".encode())
+
+    response = await send(part + to_body(FIELDS, []))
+
+    assert response.error() == (400, "invalid_image_file", "image")
+
+
+async def test_picture_is_known_by_its_bytes_and_not_by_its_type() -> None:
+    painter = FakePainter()
+    part = to_part("image", PNG, "a.wav", more=b"Content-Type: audio/wav\r\n")
+
+    await send(part + to_body(FIELDS, []), painter)
+
     assert painter.requests[0].edit == Edit(PNG)
-    assert not target.exists()
 
 
 async def test_form_that_does_not_arrive_returns_408() -> None:

@@ -5,8 +5,9 @@ import pytest
 from api.backends import Cut
 from api.errors import ContextLengthExceeded
 from api.limits import Limits
+from api.tenancy import Key
 from tests.asgi import Response, request
-from tests.fakes import ENCODER, LLM, FakeEncoder, build_app
+from tests.fakes import ENCODER, LLM, FakeEncoder, build_app, keys_of
 
 RERANK, SCORE = "/v1/rerank", "/v1/score"
 BODIES: dict[str, dict[str, Any]] = {
@@ -38,6 +39,32 @@ async def test_documents_come_best_first() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("alias", "path"), [("/rerank", RERANK), ("/v2/rerank", RERANK), ("/score", SCORE)]
+)
+async def test_other_services_urls_lead_to_the_same(alias: str, path: str) -> None:
+    """vLLM's, and Cohere's whose SDK asks for /v2/rerank."""
+    encoder = FakeEncoder(ROWS)
+
+    response = await request(build_app(encoder=encoder), "POST", alias, json_body=BODIES[path])
+    named = await request(build_app(encoder=encoder), "POST", path, json_body=BODIES[path])
+
+    members = ("results", "data", "model", "usage")
+    assert [response.json().get(name) for name in members] == [
+        named.json().get(name) for name in members
+    ]
+    assert [each.origin.endpoint for each in encoder.scored] == [path.removeprefix("/v1/")] * 2
+
+
+@pytest.mark.parametrize("alias", ["/rerank", "/v2/rerank", "/score"])
+async def test_other_services_urls_need_a_key_too(alias: str) -> None:
+    response = await request(
+        build_app(keys=keys_of(Key("k", "k", "t"))), "POST", alias, json_body={}
+    )
+
+    assert response.error() == (401, "invalid_api_key", None)
+
+
 async def test_equals_keep_their_order() -> None:
     response = await ask(RERANK, FakeEncoder([(0.5,)]))
 
@@ -61,7 +88,7 @@ async def test_documents_are_returned_on_demand() -> None:
 async def test_query_and_documents_reach_the_model() -> None:
     encoder = FakeEncoder(ROWS)
 
-    await ask(RERANK, encoder, truncate=True)
+    await ask(RERANK, encoder, truncate="END")
 
     (asked,) = encoder.scored
     assert (asked.queries, asked.documents) == (("q",), ("a", "b", "c"))

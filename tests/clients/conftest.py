@@ -2,21 +2,32 @@
 
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from tests.clients.tours import HERE, Tour, set_up
+from tests.clients.tours import HERE, Secrets, Tour, set_up
 from tests.service import Service
+from tests.tenants import make_key
 
 
 @pytest.fixture(scope="session")
-def node_tour(service: Service) -> Callable[[str], Tour]:
+def secrets(service: Service) -> Secrets:
+    """A key that may only chat, and one that may have one picture a minute and few tokens."""
+    with ThreadPoolExecutor() as makers:  # each takes seconds until all replicas know it
+        chat = makers.submit(make_key, service, "tour-chat", "--scope", "chat")
+        small = makers.submit(make_key, service, "tour-small", "--ipm", "1", "--tpm", "2")
+        return {"CHAT_KEY": chat.result(), "SMALL_KEY": small.result()}
+
+
+@pytest.fixture(scope="session")
+def node_tour(service: Service, secrets: Secrets) -> Callable[[str], Tour]:
     """Takes the tour of a script in `node/`."""
     folder = set_up("node") / "node"
     for script in (HERE / "node").glob("*.mjs"):
         shutil.copy(script, folder)  # Node looks for a module's packages beside the module alone
-    return lambda name: Tour(["node", folder / name], service)
+    return lambda name: Tour(["node", folder / name], service, secrets)
 
 
 @pytest.fixture(scope="session")

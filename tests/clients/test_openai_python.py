@@ -1,7 +1,6 @@
 """The official Python SDK, its helpers included: what they send is taken, what comes back fits."""
 
 import asyncio
-import base64
 import json
 from typing import Annotated, Any, Literal
 
@@ -196,26 +195,6 @@ def test_a_completion_echoes_its_prompt_with_logprobs(client: OpenAI):
     assert choice.logprobs.token_logprobs[0] is None
     assert all(value <= 0 for value in choice.logprobs.token_logprobs[1:])
     assert choice.logprobs.text_offset[-1] < len(choice.text)
-
-
-def test_embeddings_are_the_same_in_the_sdk_s_base64_and_in_floats(client: OpenAI):
-    request: dict[str, Any] = {"model": "all-minilm-l6-v2", "input": ["one", "two"]}
-    decoded = client.embeddings.create(**request)
-    floats = client.embeddings.create(**request, encoding_format="float")
-
-    assert [len(each.embedding) for each in decoded.data] == [384, 384]
-    assert decoded.data[1].embedding == pytest.approx(floats.data[1].embedding, abs=1e-5)
-
-
-def test_an_image_is_a_png(client: OpenAI):
-    answer = client.images.generate(
-        model="shapes",
-        prompt="a red circle",
-        response_format="b64_json",
-        extra_body={"num_inference_steps": 2},
-    )
-
-    assert base64.b64decode(answer.data[0].b64_json).startswith(b"\x89PNG")
 
 
 def test_the_models_are_listed(client: OpenAI):

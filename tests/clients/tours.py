@@ -19,17 +19,27 @@ TEXT = "The capital of France is Paris."
 """What the demo model answers everybody who asks for it."""
 SKIES = ("sunny", "cloudy", "rainy")
 
+Secrets = dict[str, str]
+"""Keys that may do less than the service's own, by the names that scripts know them by."""
+
 
 class Tour(dict[str, Any]):
     """What each step of a tour gave, by its name."""
 
-    def __init__(self, command: list[str | Path], service: Service) -> None:
+    def __init__(
+        self, command: list[str | Path], service: Service, secrets: Secrets | None = None
+    ) -> None:
         """Take the tour, to its end."""
         keys = ("PATH", "HOME", "LANG", "TMPDIR")  # none that a client would take for its own
         environment = {key: os.environ[key] for key in keys if key in os.environ}
         ended = subprocess.run(
             command,
-            env=environment | {"BASE_URL": f"{service.url}/v1", "API_KEY": service.key},
+            env={
+                **environment,
+                "BASE_URL": f"{service.url}/v1",
+                "API_KEY": service.key,
+                **(secrets or {}),
+            },
             capture_output=True,
             text=True,
             timeout=200,
@@ -47,6 +57,12 @@ class Tour(dict[str, Any]):
         """The client's class for the error of a step that must fail, and its status."""
         assert "error" in self[step], self[step]["result"]
         return self[step]["error"]["kind"], self[step]["error"]["status"]
+
+    def fault(self, step: str) -> tuple[str, str, str | None]:
+        """The same client's class for it, the error's code, and the parameter at fault."""
+        assert "error" in self[step], self[step]["result"]
+        error = self[step]["error"]
+        return error["kind"], error["code"], error["param"]
 
 
 def set_up(part: str) -> Path:

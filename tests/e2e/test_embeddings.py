@@ -21,6 +21,9 @@ TEXTS = [
     "A much longer text, which makes the others of its batch need padding if they share one.",
 ]
 
+THREE_HUNDRED_THOUSAND_AND_ONE = {"input": [[7] * 148] * 1999 + [[7] * 149]}
+"""Tokens, two of them for the beginning and the end of each input."""
+
 
 def embed(service: Service, **parameters) -> np.ndarray:
     answer = service.openai().embeddings.create(model=MODEL, **parameters)
@@ -94,10 +97,11 @@ def test_input_is_cut_on_demand(service: Service):
     ("parameters", "code", "param"),
     [
         ({"input": ["a"] * 2049}, "invalid_value", "input"),
-        ({"input": [[7] * 250] * 1201}, "invalid_value", "input"),
+        (THREE_HUNDRED_THOUSAND_AND_ONE, "invalid_value", "input"),
         ({"input": []}, "invalid_value", "input"),
         ({"input": [""]}, "invalid_value", "input"),
         ({"input": ["a", 1]}, "invalid_value", "input"),
+        ({"input": ["a", [7]]}, "invalid_value", "input"),
         ({"input": [10_000_000]}, "invalid_value", "input"),
         ({"input": "a", "dimensions": 0}, "invalid_value", "dimensions"),
         ({"input": "a", "dimensions": -1}, "invalid_value", "dimensions"),

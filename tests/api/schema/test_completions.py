@@ -19,8 +19,12 @@ def refusal(**members: Any) -> ApiError:
     return caught.value
 
 
-def test_prompt_takes_all_forms() -> None:
-    assert read(prompt=["Once", [1, 2]]).prompt == ["Once", (1, 2)]
+@pytest.mark.parametrize(
+    ("value", "prompts"),
+    [("a", ["a"]), (["a", "b"], ["a", "b"]), ([1, 2], [(1, 2)]), ([[1], [2]], [(1,), (2,)])],
+)
+def test_prompt_takes_all_forms(value: Any, prompts: list[Any]) -> None:
+    assert read(prompt=value).prompt == prompts
 
 
 def test_prompt_is_required() -> None:

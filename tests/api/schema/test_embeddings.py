@@ -34,8 +34,12 @@ def test_any_other_encoding_format_is_refused(encoding: Any) -> None:
     assert refusal(encoding_format=encoding).param == "encoding_format"
 
 
-def test_input_takes_all_forms() -> None:
-    assert read(input=["a", [1, 2]]).input == ["a", (1, 2)]
+@pytest.mark.parametrize(
+    ("value", "inputs"),
+    [("a", ["a"]), (["a", "b"], ["a", "b"]), ([1, 2], [(1, 2)]), ([[1], [2]], [(1,), (2,)])],
+)
+def test_input_takes_all_forms(value: Any, inputs: list[Any]) -> None:
+    assert read(input=value).input == inputs
 
 
 def test_input_is_required() -> None:

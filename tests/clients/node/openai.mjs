@@ -102,30 +102,6 @@ await step("completion", async () => {
   return answer.choices[0].text;
 });
 
-await step("embeddings", async () => {
-  const answer = await client.embeddings.create({ model: "all-minilm-l6-v2", input: ["one", "two"] });
-  return answer.data.map((each) => each.embedding.length);
-});
-
-await step("image", async () => {
-  const answer = await client.images.generate({ model: "shapes", prompt: "a red circle" });
-  return answer.data[0].b64_json.slice(0, 11);
-});
-
-await step("image_stream", async () => {
-  const image = { model: "shapes", prompt: "a red circle", stream: true, partial_images: 2 };
-  const types = [];
-  for await (const event of await client.images.generate(image)) types.push(event.type);
-  return types;
-});
-
-await step("image_edit", async () => {
-  const drawn = await client.images.generate({ model: "shapes", prompt: "a red circle" });
-  const file = new File([Buffer.from(drawn.data[0].b64_json, "base64")], "circle.png", { type: "image/png" });
-  const answer = await client.images.edit({ model: "shapes", prompt: "a blue square", image: file });
-  return answer.data[0].b64_json.slice(0, 11);
-});
-
 await step("models", async () => (await client.models.list()).data.map((model) => model.id));
 
 await step("unknown_parameter", () => completions.create({ ...chat, no_such_thing: 1 }));

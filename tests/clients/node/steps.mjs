@@ -7,13 +7,15 @@ export async function step(name, run) {
     line.error = {
       kind: error.constructor.name,
       status: error.status ?? error.statusCode ?? null,
+      code: error.code ?? null,
+      param: error.param ?? null,
       message: String(error.message).slice(0, 2000),
     };
   }
   console.log(JSON.stringify(line));
 }
 
-export const { BASE_URL, API_KEY } = process.env;
+export const { BASE_URL, API_KEY, CHAT_KEY, SMALL_KEY } = process.env;
 export const MODEL = "smollm2-135m-instruct";
 export const QUESTION = "What is the capital of France?";
 export const WEATHER_QUESTION = "How is it in Paris?";

@@ -1,7 +1,7 @@
 """A tiny cross-encoder against sentence-transformers' own `predict`."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +11,52 @@ from api.backends import Cut, EmbeddingRequest, ScoreRequest
 from api.errors import ContextLengthExceeded, InvalidRequest, WrongModelKind
 from deployments.config import EncoderOptions
 from deployments.engines.cross_encoder import CrossEncoderEngine, is_cross_encoder
-from tests.deployments.engines.tiny_encoders import MAX_TOKENS, make_cross_encoder
+from tests import asgi
+from tests.deployments.engines.tiny_encoders import (
+    MAX_TOKENS,
+    make_cross_encoder,
+    make_roberta_cross_encoder,
+    make_writer,
+)
+from tests.fakes import ENCODER, build_app
 
 OPTIONS = EncoderOptions(dtype="float32", device="cpu", max_batch_tokens=200)
 QUERY = "one two"
-DOCUMENTS = ("three", "four five six " * 8, "two one", "seven " * 50)
+DOCUMENTS = ("three", "four five six " * 8, "two one", "seven " * 48)
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
+IDENTITY = "torch.nn.modules.linear.Identity"
+
+
+def make_saved(folder: Path) -> None:
+    """As sentence-transformers saves its own: with a list of modules, and a prompt of its own."""
+    from sentence_transformers import CrossEncoder
+
+    make_roberta_cross_encoder(folder / "bare")
+    prompts = {"ask": "query : "}
+    model = CrossEncoder(
+        str(folder / "bare"), device="cpu", prompts=prompts, default_prompt_name="ask"
+    )
+    model.save_pretrained(str(folder))
+
+
+KINDS: dict[str, Callable[[Path], None]] = {
+    "BERT": make_cross_encoder,
+    "RoBERTa": make_roberta_cross_encoder,
+    "without an activation": lambda folder: make_cross_encoder(
+        folder, sentence_transformers={"activation_fn": IDENTITY}
+    ),
+    "without one, as it was said before": lambda folder: make_roberta_cross_encoder(
+        folder, sbert_ce_default_activation_function=IDENTITY
+    ),
+    "saved": make_saved,
+}
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
     made = tmp_path_factory.mktemp("cross-encoder")
-    make_cross_encoder(made)
+    KINDS[request.param](made)
     return str(made)
 
 
@@ -36,7 +71,14 @@ def engine(folder: str) -> Iterator[CrossEncoderEngine]:
 def reference(folder: str) -> Any:
     from sentence_transformers import CrossEncoder
 
-    return CrossEncoder(folder, device="cpu", local_files_only=True)
+    reference = CrossEncoder(folder, device="cpu", local_files_only=True)
+    reference.max_seq_length = MAX_TOKENS  # of itself it takes two more, and breaks
+    return reference
+
+
+def count_tokens(reference: Any, query: str, document: str) -> int:
+    prompt = reference.prompts.get(reference.default_prompt_name, "")
+    return len(reference.tokenizer(prompt + query, document)["input_ids"])
 
 
 def asking(*documents: str, queries: tuple[str, ...] = (QUERY,), **members: Any) -> ScoreRequest:
@@ -74,15 +116,26 @@ async def test_as_many_queries_are_scored_one_each(
     assert scores.scores == pytest.approx(expected.tolist(), abs=1e-5)
 
 
-async def test_usage_counts_both_sides_of_each_pair(engine: CrossEncoderEngine) -> None:
+async def test_usage_counts_both_sides_of_each_pair(
+    engine: CrossEncoderEngine, reference: Any
+) -> None:
     scores = await engine.score(asking("three", "four five"))
 
-    assert scores.usage.prompt_tokens == (2 + 1 + 3) + (2 + 2 + 3)
+    counts = [count_tokens(reference, QUERY, document) for document in ("three", "four five")]
+    assert counts[1] == counts[0] + 1
+    assert scores.usage.prompt_tokens == sum(counts)
 
 
-async def test_too_long_pair_is_refused_by_index(engine: CrossEncoderEngine) -> None:
-    with pytest.raises(ContextLengthExceeded, match="Input 1 has 75 tokens") as caught:
-        await engine.score(asking("three", "four " * 70))
+async def test_too_long_pair_is_refused_by_index(
+    engine: CrossEncoderEngine, reference: Any
+) -> None:
+    words = MAX_TOKENS - count_tokens(reference, QUERY, "four") + 1
+
+    await engine.score(asking("three", "four " * words))
+    with pytest.raises(
+        ContextLengthExceeded, match=f"Input 1 has {MAX_TOKENS + 1} tokens"
+    ) as caught:
+        await engine.score(asking("three", "four " * (words + 1)))
 
     assert caught.value.param == "documents[1]"
 
@@ -105,6 +158,52 @@ async def test_all_pairs_together_have_a_limit(engine: CrossEncoderEngine) -> No
     assert caught.value.param == "documents"
 
 
+async def ask(engine: CrossEncoderEngine, url: str, **members: Any) -> asgi.Response:
+    app = build_app(encoder=engine)
+    return await asgi.request(app, "POST", url, json_body={"model": ENCODER, **members})
+
+
+@pytest.mark.parametrize("top_n", [1, 3, None])
+async def test_documents_come_in_sentence_transformers_s_order(
+    engine: CrossEncoderEngine, reference: Any, top_n: int | None
+) -> None:
+    response = await ask(
+        engine,
+        "/v1/rerank",
+        query=QUERY,
+        documents=DOCUMENTS,
+        top_n=top_n,
+        return_documents=True,
+        truncate=True,
+    )
+
+    expected = reference.rank(QUERY, list(DOCUMENTS), top_k=top_n, return_documents=True)
+    assert len(expected) == (top_n or len(DOCUMENTS))
+    assert [(each["index"], each["document"]["text"]) for each in response.json()["results"]] == [
+        (each["corpus_id"], each["text"]) for each in expected
+    ]
+    assert [each["relevance_score"] for each in response.json()["results"]] == pytest.approx(
+        [float(each["score"]) for each in expected], abs=1e-5
+    )
+
+
+async def test_scores_come_in_the_order_of_the_texts(
+    engine: CrossEncoderEngine, reference: Any
+) -> None:
+    response = await ask(engine, "/v1/score", text_1=QUERY, text_2=["three", "two one", "ten"])
+
+    expected = reference.predict([(QUERY, each) for each in ("three", "two one", "ten")])
+    assert [each["score"] for each in response.json()["data"]] == pytest.approx(
+        expected.tolist(), abs=1e-5
+    )
+
+
+async def test_too_long_document_is_refused_over_http(engine: CrossEncoderEngine) -> None:
+    response = await ask(engine, "/v1/rerank", query=QUERY, documents=["three", "four " * 99])
+
+    assert response.error() == (400, "context_length_exceeded", "documents[1]")
+
+
 async def test_it_has_no_vectors(engine: CrossEncoderEngine) -> None:
     with pytest.raises(WrongModelKind):
         await engine.embed(EmbeddingRequest("r", ("a",)))
@@ -123,6 +222,36 @@ def test_model_that_tells_classes_apart_has_no_score(tmp_path: Path) -> None:
 
     with pytest.raises(ValueError, match="3 classes"):
         CrossEncoderEngine(str(tmp_path), OPTIONS)
+
+
+def test_model_that_writes_its_judgement_is_refused(tmp_path: Path) -> None:
+    """Its chat template would be left out, and its scores would mean nothing."""
+    make_writer(tmp_path)
+
+    with pytest.raises(ValueError, match="writes its judgement"):
+        CrossEncoderEngine(str(tmp_path), EncoderOptions(task="rerank", device="cpu"))
+
+
+def test_prompt_of_no_name_is_refused(tmp_path: Path) -> None:
+    make_cross_encoder(tmp_path)
+
+    with pytest.raises(KeyError):
+        CrossEncoderEngine(str(tmp_path), OPTIONS.model_copy(update={"prompt_name": "nobody"}))
+
+
+async def test_configured_prompt_goes_before_the_query(tmp_path: Path) -> None:
+    from sentence_transformers import CrossEncoder
+
+    make_cross_encoder(tmp_path)
+    changes = {"prompt_name": "ask", "prompts": {"ask": "query : "}}
+    engine = CrossEncoderEngine(str(tmp_path), OPTIONS.model_copy(update=changes))
+
+    scores = await engine.score(asking("three"))
+    engine.shut_down()
+
+    reference = CrossEncoder(str(tmp_path), device="cpu")
+    expected = reference.predict([(QUERY, "three")], prompt="query : ")
+    assert scores.scores == pytest.approx(expected.tolist(), abs=1e-5)
 
 
 @pytest.mark.parametrize(

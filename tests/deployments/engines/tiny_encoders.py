@@ -8,12 +8,12 @@ WORDS = [word for line in _LINES for word in line.split()]
 MAX_TOKENS = 64
 
 
-def _make_tokenizer(folder: Path) -> Any:
+def _make_tokenizer(folder: Path, *more: str) -> Any:
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
-    vocabulary = {word: number for number, word in enumerate([*special, *WORDS])}
+    vocabulary = {word: number for number, word in enumerate([*special, *WORDS, *more])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.post_processor = processors.TemplateProcessing(
@@ -69,12 +69,78 @@ def make_encoder(folder: Path, **pooling: Any) -> None:
     SentenceTransformer(modules=modules, device="cpu").save(str(folder / "model"))
 
 
-def make_cross_encoder(folder: Path, labels: int = 1) -> None:
+def make_cross_encoder(folder: Path, labels: int = 1, **members: Any) -> None:
     """A BERT that scores pairs."""
     import torch
     from transformers import BertForSequenceClassification
 
     torch.manual_seed(0)
     _make_tokenizer(folder)
-    config = _make_config(num_labels=labels)
+    config = _make_config(num_labels=labels, **members)
     BertForSequenceClassification(config).eval().save_pretrained(folder)
+
+
+def make_roberta_cross_encoder(folder: Path, **members: Any) -> None:
+    """An XLM-RoBERTa that scores pairs, as BGE's rerankers are: padded with ones, no types.
+
+    Its positions count from two, and its tokenizer says nothing of a limit.
+    """
+    import torch
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import (
+        PreTrainedTokenizerFast,
+        XLMRobertaConfig,
+        XLMRobertaForSequenceClassification,
+    )
+
+    torch.manual_seed(0)
+    special = ["<s>", "<pad>", "</s>", "<unk>"]
+    vocabulary = {word: number for number, word in enumerate([*special, *WORDS])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>",
+        pair="<s> $A </s> </s> $B </s>",
+        special_tokens=[("<s>", 0), ("</s>", 2)],
+    )
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token="<s>",
+        cls_token="<s>",
+        pad_token="<pad>",
+        eos_token="</s>",
+        sep_token="</s>",
+        unk_token="<unk>",
+        model_input_names=["input_ids", "attention_mask"],
+    ).save_pretrained(folder)
+    config = XLMRobertaConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=MAX_TOKENS + 2,
+        type_vocab_size=1,
+        initializer_range=0.5,
+        num_labels=1,
+        **members,
+    )
+    XLMRobertaForSequenceClassification(config).eval().save_pretrained(folder)
+
+
+def make_writer(folder: Path) -> None:
+    """A Llama that would score a pair by writing "yes" or "no"."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    tokenizer = _make_tokenizer(folder, "yes", "no")
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+        max_position_embeddings=MAX_TOKENS,
+    )
+    LlamaForCausalLM(config).eval().save_pretrained(folder)
