@@ -11,6 +11,7 @@ from deployments.config import EncoderOptions
 from deployments.engines.batcher import Batcher
 from deployments.engines.encoder_inputs import InputReader, Tokens
 from deployments.engines.hardware import Cores, pick_batch_tokens, pick_device, pick_dtype
+from deployments.engines.lengths import find_max_tokens
 from deployments.engines.prompts import Prompts
 from deployments.engines.tensors import to_features
 from deployments.engines.vector_engine import VectorEngine
@@ -53,7 +54,7 @@ class EncoderEngine(VectorEngine):
             options.prompt_name or self._model.default_prompt_name,
         )
         tokenizer = self._model.tokenizer
-        reader = InputReader(tokenizer, self._find_max_tokens(options), prompts)
+        reader = InputReader(tokenizer, find_max_tokens(self._model, options.max_tokens), prompts)
         self._pad_id = int(tokenizer.pad_token_id or 0)
         self._leaves_prompts_out = any(
             isinstance(module, Pooling) and not module.include_prompt for module in self._model
@@ -65,10 +66,6 @@ class EncoderEngine(VectorEngine):
         most = pick_batch_tokens(options.max_batch_tokens, device, reader.max_tokens)
         cores = Cores(device)
         self._batcher = Batcher(self._forward, most, cores.batches, cores.take)
-
-    def _find_max_tokens(self, options: EncoderOptions) -> int:
-        own = int(self._model.max_seq_length or self._model.tokenizer.model_max_length)
-        return min(own, options.max_tokens or own)
 
     async def _encode(
         self, sequences: Sequence[Tokens], request: EmbeddingRequest | ScoreRequest
