@@ -132,6 +132,14 @@ class Edit:
 
 
 @dataclass(frozen=True, slots=True)
+class Lora:
+    """A LoRA adapter of an image model, and how much of it is to be seen."""
+
+    name: str
+    scale: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
 class ImageRequest:
     """One request for images. None leaves a value to the model's own defaults."""
 
@@ -146,6 +154,7 @@ class ImageRequest:
     seed: int | None = None
     origin: Origin = field(default_factory=Origin)
     scheduler: str | None = None
+    loras: tuple[Lora, ...] = ()
     quality: str | None = None
     """A word that stands for a number of steps, where the model has one for it."""
     edit: Edit | None = None

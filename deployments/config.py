@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from api.limits import Limits
 from api.policy import Policy
@@ -175,6 +175,18 @@ class EmbeddingArgs(ModelArgs):
     )
 
 
+class LoraArgs(_Args):
+    """A LoRA adapter of an image model."""
+
+    source: Annotated[str, Field(min_length=1)]
+    file: str | None = Field(
+        None, description="which of its .safetensors files, where there are several"
+    )
+
+
+LoraName = Annotated[str, Field(min_length=1, max_length=128, pattern=f"^{MODEL_ID}$")]
+
+
 class DiffusionOptions(_Args):
     """How a diffusion pipeline runs, and what a request gets that does not say."""
 
@@ -188,6 +200,9 @@ class DiffusionOptions(_Args):
     )
     schedulers: tuple[str, ...] = Field(
         (), description="names of diffusers' schedulers that requests may choose"
+    )
+    loras: dict[LoraName, LoraArgs] = Field(
+        default_factory=dict, description="LoRA adapters that requests may name"
     )
     size_multiple_px: int = Field(8, ge=1, description="width and height must be multiples of it")
     min_size_px: int = Field(8, ge=1, description="smallest width and height")
@@ -216,6 +231,13 @@ class DiffusionOptions(_Args):
     from_pretrained: dict[str, Any] = Field(
         default_factory=dict, description="further options of diffusers' from_pretrained"
     )
+
+    @model_validator(mode="after")
+    def _check_compile(self) -> "DiffusionOptions":
+        if self.compile and self.loras:
+            # Each set of adapters, and each scale, would be compiled anew while everybody waits.
+            raise ValueError("compile does not go together with loras")
+        return self
 
 
 class DiffusionArgs(ModelArgs):

@@ -15,6 +15,7 @@ from deployments.config import DiffusionOptions
 from deployments.engines.image_batches import Batches, Canvas, Event, Mode, Recipe
 from deployments.engines.image_sizes import check_size, fit_size
 from deployments.engines.inpainting import put_back
+from deployments.engines.loras import check_loras
 from deployments.engines.picture_files import flatten, read_picture, to_mask, write_picture
 from deployments.engines.pipelines import Pipelines
 from deployments.work import Work
@@ -87,6 +88,7 @@ class DiffusersEngine:
             "guidance_scale": options.guidance_scale,
             "schedulers": list(options.schedulers),
             "qualities": dict(options.qualities),
+            "loras": list(options.loras),
         }
 
     async def generate(
@@ -156,12 +158,14 @@ class DiffusersEngine:
         if canvas.mask is not None:
             picture = put_back(picture, canvas.image, canvas.mask)
         recipe = canvas.recipe
-        provenance = {
+        provenance: dict[str, Any] = {
             "model": self._name,
             "seed": canvas.seed,
             "steps": recipe.steps,
             "guidance": recipe.guidance,
         }
+        if recipe.loras:
+            provenance["loras"] = {lora.name: lora.scale for lora in recipe.loras}
         said = provenance if self._options.provenance else None
         return Image(write_picture(picture, request.file, said), canvas.seed)
 
@@ -209,6 +213,7 @@ class DiffusersEngine:
                 options.guidance_scale if request.guidance_scale is None else request.guidance_scale
             ),
             scheduler=self._check_scheduler(request.scheduler),
+            loras=check_loras(request.loras, self._options.loras),
             strength=1.0 if edit is None else strength,
             has_negative=bool(request.negative_prompt),
         )

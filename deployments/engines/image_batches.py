@@ -12,6 +12,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from api.backends import Lora
 from api.errors import ApiError, EngineFailed
 from deployments.engines.worker import Cancellation, Cancelled, Worker
 
@@ -31,6 +32,8 @@ class Recipe:
     guidance: float
     scheduler: str | None = None
     strength: float = 1.0
+    loras: tuple[Lora, ...] = ()
+    """By name, so that their order makes no difference."""
     has_negative: bool = False
     """Some pipelines treat no negative prompt unlike an empty one."""
 

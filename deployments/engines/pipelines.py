@@ -14,6 +14,7 @@ from deployments.config import DiffusionOptions
 from deployments.engines.hardware import pick_device, pick_dtype
 from deployments.engines.image_batches import Canvas, Event, Mode
 from deployments.engines.inpainting import Keeping
+from deployments.engines.loras import Loras
 from deployments.engines.worker import Cancelled
 
 if TYPE_CHECKING:
@@ -51,6 +52,8 @@ class Pipelines:
             local_files_only=True,
             **options.from_pretrained,
         )
+        # Before anything is moved to where it computes: adapters go with what they adapt.
+        self._loras = Loras(self.base, options.loras)
         _tune(self.base, options, device)
         self._is_offloaded = options.offload != "none"
         self._schedulers = _build_schedulers(self.base, options.schedulers)
@@ -79,6 +82,7 @@ class Pipelines:
         mode = batch[0].recipe.mode
         pipeline = self._find(mode)
         pipeline.scheduler = self._schedulers[batch[0].recipe.scheduler]
+        self._loras.switch_to(batch[0].recipe.loras)
         run = _Run(pipeline, batch)
         drawn = pipeline(**self._to_arguments(run, mode))
         for canvas, picture in zip(run.canvases, drawn.images, strict=True):

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from api.backends import Lora
 from api.errors import EngineFailed, InvalidRequest
 from deployments.engines.image_batches import Batches, Canvas, Event, Recipe
 from deployments.engines.worker import Cancelled
@@ -99,6 +100,8 @@ async def test_those_who_wait_are_drawn_together(painter: Painter, batches: Batc
         replace(RECIPE, mode="redraw"),
         replace(RECIPE, strength=0.5),
         replace(RECIPE, has_negative=True),
+        replace(RECIPE, loras=(Lora("ink"),)),
+        replace(RECIPE, loras=(Lora("ink", 0.5),)),
     ],
 )
 async def test_other_recipes_are_drawn_apart(
