@@ -5,6 +5,7 @@ batch between two steps is cut out of the tensors where the pipeline lets its ca
 of them; elsewhere it is carried along, and thrown away in the end.
 """
 
+import gc
 import inspect
 import logging
 from collections.abc import Mapping, Sequence
@@ -55,6 +56,7 @@ class Pipelines:
         # Before anything is moved to where it computes: adapters go with what they adapt.
         self._loras = Loras(self.base, options.loras)
         _tune(self.base, options, device)
+        self._is_out_of_memory = False
         self._is_offloaded = options.offload != "none"
         self._schedulers = _build_schedulers(self.base, options.schedulers)
         self._by_mode: dict[Mode, Any] = {"new": self.base}
@@ -78,7 +80,21 @@ class Pipelines:
 
         Raises:
             Cancelled: nobody wants any of them.
+            Exception: whatever the pipeline raises.
         """
+        import torch
+
+        if self._is_out_of_memory:
+            _make_room()
+            self._is_out_of_memory = False
+        try:
+            self._draw(batch)
+        except torch.OutOfMemoryError:
+            # To be made up for by the next: until this one has been handled, it holds tensors.
+            self._is_out_of_memory = True
+            raise
+
+    def _draw(self, batch: Sequence[Canvas]) -> None:
         mode = batch[0].recipe.mode
         pipeline = self._find(mode)
         pipeline.scheduler = self._schedulers[batch[0].recipe.scheduler]
@@ -156,15 +172,9 @@ class _Run:
             values["latents"] = self._keeping.restore(pipeline, step, values["latents"])
         for number, canvas in enumerate(self.canvases):
             if canvas.is_wanted:
-                self._tell(pipeline, number, canvas, values["latents"])
+                row = values["latents"][number : number + 1]
+                canvas.tell_step(decode(pipeline, row, canvas) if canvas.is_looked_at else None)
         return values
-
-    def _tell(self, pipeline: Any, number: int, canvas: Canvas, latents: "torch.Tensor") -> None:
-        step = canvas.steps_done
-        picture = None
-        if step in canvas.preview_steps:
-            picture = decode(pipeline, latents[number : number + 1], canvas)
-        canvas.tell(Event(canvas.index, step, picture))
 
     def _shrink(self, pipeline: Any, kept: Sequence[int], values: dict[str, Any]) -> None:
         count = len(self.canvases)
@@ -175,6 +185,14 @@ class _Run:
             self._keeping.cut(kept)
         self.canvases = [self.canvases[number] for number in kept]
         self.generators[:] = [self.generators[number] for number in kept]
+
+
+def _make_room() -> None:
+    """Give back what a failed drawing has left: other sizes of tensors may not fit between."""
+    import torch
+
+    gc.collect()
+    torch.cuda.empty_cache()
 
 
 def _find_tensors(pipeline: Any) -> tuple[str, ...]:
