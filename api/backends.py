@@ -151,6 +151,8 @@ class ImageRequest:
     height_px: int | None = None
     num_inference_steps: int | None = None
     guidance_scale: float | None = None
+    true_cfg_scale: float | None = None
+    """How strongly the negative prompt is kept away from, where guidance is something else."""
     seed: int | None = None
     origin: Origin = field(default_factory=Origin)
     scheduler: str | None = None

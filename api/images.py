@@ -216,6 +216,7 @@ def to_work(
         height_px=height_px,
         num_inference_steps=request.num_inference_steps,
         guidance_scale=request.guidance_scale,
+        true_cfg_scale=request.true_cfg_scale,
         seed=request.seed,
         origin=origin,
         scheduler=request.scheduler,

@@ -194,6 +194,9 @@ class DiffusionOptions(_Args):
     device: str = Field("auto", description="`cpu`, `cuda`, …; auto takes a GPU if there is one")
     num_inference_steps: int = Field(30, ge=1, le=1000, description="default steps of a request")
     guidance_scale: float = Field(5.0, ge=0, description="default guidance of a request")
+    true_cfg_scale: float = Field(
+        4.0, ge=1, description="default weight of negative prompts, for Flux, Qwen-Image and kin"
+    )
     strength: float = Field(0.8, gt=0, le=1, description="default strength of an edit")
     qualities: dict[str, Annotated[int, Field(ge=1, le=1000)]] = Field(
         default_factory=dict, description="steps by the request's quality, such as {low: 12}"

@@ -71,6 +71,7 @@ class ImagesRequest(Request):
     negative_prompt: Annotated[str, Field(max_length=_MAX_PROMPT_CHARS)] | None = None
     num_inference_steps: Annotated[int, Field(ge=1, le=200)] | None = None
     guidance_scale: Annotated[float, Field(ge=0, le=100)] | None = None
+    true_cfg_scale: Annotated[float, Field(ge=1, le=100)] | None = None
     scheduler: Annotated[str, Field(min_length=1, max_length=128)] | None = None
     loras: Annotated[
         list[LoraRequest], Field(max_length=_MAX_LORAS), AfterValidator(_check_twins)
@@ -102,6 +103,7 @@ _NUMBERS = {
     "output_compression": int,
     "partial_images": int,
     "guidance_scale": float,
+    "true_cfg_scale": float,
     "strength": float,
 }
 _MAX_LORAS_CHARS = 4096

@@ -29,7 +29,10 @@ class Recipe:
     width_px: int
     height_px: int
     steps: int
-    guidance: float
+    guidance: float | None
+    """None if the model has no use for it."""
+    true_cfg: float | None = None
+    """How strongly the negative prompt is kept away from, where that is apart from `guidance`."""
     scheduler: str | None = None
     strength: float = 1.0
     loras: tuple[Lora, ...] = ()

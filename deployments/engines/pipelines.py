@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from deployments.config import DiffusionOptions
 from deployments.engines.hardware import pick_device, pick_dtype
-from deployments.engines.image_batches import Canvas, Event, Mode
-from deployments.engines.inpainting import Keeping
+from deployments.engines.image_batches import Canvas, Event, Mode, Recipe
+from deployments.engines.inpainting import Keeping, is_flowing
+from deployments.engines.latents import decode, find_multiple_px, is_readable
 from deployments.engines.loras import Loras
 from deployments.engines.worker import Cancelled
 
@@ -45,7 +46,10 @@ class Pipelines:
             Exception: whatever diffusers raises when it cannot load the model.
         """
         from diffusers import AutoPipelineForText2Image
+        from diffusers.utils import logging as diffusers_logging
 
+        # Its warnings quote prompts: of each one that is longer than the shorter of two encoders.
+        diffusers_logging.set_verbosity_error()
         device = pick_device(options.device)
         self.base: Any = AutoPipelineForText2Image.from_pretrained(
             model,
@@ -59,7 +63,12 @@ class Pipelines:
         self._is_out_of_memory = False
         self._is_offloaded = options.offload != "none"
         self._schedulers = _build_schedulers(self.base, options.schedulers)
-        self._by_mode: dict[Mode, Any] = {"new": self.base}
+        redrawing = _build_redrawing(self.base)
+        self._by_mode: dict[Mode, Any] = {
+            "new": self.base,
+            "redraw": redrawing,
+            "inpaint": redrawing,
+        }
 
     @property
     def scale(self) -> int:
@@ -71,9 +80,43 @@ class Pipelines:
         """The side of the images that the model was trained on."""
         return _find_sample_size(self.base) * self.scale
 
+    @property
+    def multiple_px(self) -> int:
+        """What width and height must be multiples of."""
+        return find_multiple_px(self.base)
+
+    def count_steps(self, recipe: Recipe) -> int:
+        """The steps that are really taken: redrawing begins in the middle."""
+        steps = recipe.steps * recipe.strength
+        if recipe.mode != "new" and is_flowing(self._schedulers[recipe.scheduler]):
+            return recipe.steps - int(max(recipe.steps - min(steps, recipe.steps), 0))
+        return min(int(steps), recipe.steps)
+
     def accepts(self, parameter: str, mode: Mode = "new") -> bool:
         """Whether the pipeline has a parameter of that name."""
-        return parameter in inspect.signature(self._find(mode).__call__).parameters
+        return parameter in inspect.signature(self._by_mode[mode].__call__).parameters
+
+    def get_default(self, parameter: str) -> Any:
+        """What the pipeline takes for a parameter that it is not given; None if it has none."""
+        found = inspect.signature(self.base.__call__).parameters.get(parameter)
+        return found.default if found is not None else None
+
+    @property
+    def can_edit(self) -> bool:
+        """Whether it draws from a picture too."""
+        return self._by_mode["redraw"] is not None
+
+    @property
+    def can_look_inside(self) -> bool:
+        """Whether unfinished pictures can be looked at, and parts of them replaced."""
+        return is_readable(self.base)
+
+    @property
+    def has_guidance(self) -> bool:
+        """Whether `guidance_scale` means anything: some transformers are trained without it."""
+        transformer = getattr(self.base, "transformer", None)
+        config = transformer.config if transformer is not None else {}
+        return self.accepts("guidance_scale") and config.get("guidance_embeds") is not False
 
     def draw(self, batch: Sequence[Canvas]) -> None:
         """Draw images of one recipe, and tell each canvas.
@@ -96,7 +139,7 @@ class Pipelines:
 
     def _draw(self, batch: Sequence[Canvas]) -> None:
         mode = batch[0].recipe.mode
-        pipeline = self._find(mode)
+        pipeline = self._by_mode[mode]
         pipeline.scheduler = self._schedulers[batch[0].recipe.scheduler]
         self._loras.switch_to(batch[0].recipe.loras)
         run = _Run(pipeline, batch)
@@ -114,34 +157,28 @@ class Pipelines:
         with torch.inference_mode():
             self.base.text_encoder(token_ids.to(self.base.text_encoder.device))
 
-    def _find(self, mode: Mode) -> Any:
-        """The pipeline for one kind of work; others than the first are made when needed."""
-        if mode not in self._by_mode:
-            from diffusers import AutoPipelineForImage2Image
-
-            pipeline = AutoPipelineForImage2Image.from_pipe(self.base)
-            pipeline.set_progress_bar_config(disable=True)
-            self._by_mode["redraw"] = self._by_mode["inpaint"] = pipeline
-        return self._by_mode[mode]
-
     def _to_arguments(self, run: "_Run", mode: Mode) -> dict[str, Any]:
         recipe, canvases = run.canvases[0].recipe, run.canvases
         arguments: dict[str, Any] = {
             "prompt": [canvas.prompt for canvas in canvases],
             "num_inference_steps": recipe.steps,
-            "guidance_scale": recipe.guidance,
             "generator": run.generators,
             "callback_on_step_end": run.after_step,
             "callback_on_step_end_tensor_inputs": list(run.tensors),
             "output_type": "pil",
         }
+        if recipe.guidance is not None:
+            arguments["guidance_scale"] = recipe.guidance
+        if recipe.true_cfg is not None:
+            arguments["true_cfg_scale"] = recipe.true_cfg
         if recipe.has_negative:
             arguments["negative_prompt"] = [canvas.negative_prompt or "" for canvas in canvases]
         sizes = {"width": recipe.width_px, "height": recipe.height_px}
         arguments |= {name: px for name, px in sizes.items() if self.accepts(name, mode)}
         if mode != "new":
             arguments["image"] = [canvas.image for canvas in canvases]
-            arguments["strength"] = recipe.strength
+            if self.accepts("strength", mode):
+                arguments["strength"] = recipe.strength
         return arguments
 
 
@@ -173,7 +210,7 @@ class _Run:
         for number, canvas in enumerate(self.canvases):
             if canvas.is_wanted:
                 row = values["latents"][number : number + 1]
-                canvas.tell_step(decode(pipeline, row, canvas) if canvas.is_looked_at else None)
+                canvas.tell_step(_look(pipeline, row, canvas) if canvas.is_looked_at else None)
         return values
 
     def _shrink(self, pipeline: Any, kept: Sequence[int], values: dict[str, Any]) -> None:
@@ -203,6 +240,10 @@ def _find_tensors(pipeline: Any) -> tuple[str, ...]:
     return ("latents",) if names is None or is_distilled else names
 
 
+def _look(pipeline: Any, row: "torch.Tensor", canvas: Canvas) -> Any:
+    return decode(pipeline, row, canvas.recipe.width_px, canvas.recipe.height_px)
+
+
 def _cut(rows: "torch.Tensor", kept: Sequence[int], count: int) -> "torch.Tensor":
     """The rows of some of `count` images; guidance has those without a prompt in front."""
     blocks = rows.shape[0] // count
@@ -223,26 +264,16 @@ def _cut_state(scheduler: Any, kept: Sequence[int], count: int) -> None:
             setattr(scheduler, name, cut(value))
 
 
-def decode(pipeline: Any, latents: "torch.Tensor", canvas: Canvas) -> Any:
-    """What unfinished latents look like, as a PIL image."""
-    import torch
+def _build_redrawing(base: Any) -> Any:
+    """What draws from a picture, with the same weights; None if this family has no such thing."""
+    from diffusers import AutoPipelineForImage2Image
 
-    vae = pipeline.vae
-    if hasattr(pipeline, "_unpack_latents"):  # Flux and its kin
-        size = canvas.recipe.height_px, canvas.recipe.width_px
-        latents = pipeline._unpack_latents(latents, *size, pipeline.vae_scale_factor)
-    # SDXL's overflows in float16 (diffusers, StableDiffusionXLPipeline.__call__).
-    is_upcast = vae.dtype == torch.float16 and vae.config.get("force_upcast")
-    if is_upcast:
-        vae.to(torch.float32)
-    scaled = latents.to(vae.dtype) / vae.config.scaling_factor
-    if shift := vae.config.get("shift_factor"):
-        scaled = scaled + shift
-    with torch.no_grad():
-        decoded = vae.decode(scaled, return_dict=False)[0]
-    if is_upcast:
-        vae.to(torch.float16)
-    return pipeline.image_processor.postprocess(decoded, output_type="pil")[0]
+    try:
+        pipeline = AutoPipelineForImage2Image.from_pipe(base)
+    except ValueError:
+        return None
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
 
 
 def _tune(pipeline: Any, options: DiffusionOptions, device: str) -> None:
