@@ -11,6 +11,7 @@ CLIP_TOKENS = 77
 T5_TOKENS = 96
 SCALE = 2
 """Pixels to one element of the latents."""
+VAE_TILE_PX = 32
 
 
 def write_flux(folder: Path, *, is_guided: bool = True) -> str:
@@ -95,7 +96,7 @@ def _vae() -> Any:
 
     blocks = 2
     return AutoencoderKL(
-        sample_size=32,
+        sample_size=VAE_TILE_PX,
         block_out_channels=(4, 4),
         down_block_types=("DownEncoderBlock2D",) * blocks,
         up_block_types=("UpDecoderBlock2D",) * blocks,
