@@ -1,4 +1,4 @@
-"""diffusers' pipelines around one set of weights: loaded, tuned, and run for one batch.
+"""diffusers' pipelines around one set of weights, run for one batch.
 
 A pipeline keeps state while it runs, so one thread runs them, one batch at a time. What leaves a
 batch between two steps is cut out of the tensors where the pipeline lets its callback replace all
@@ -7,22 +7,25 @@ of them; elsewhere it is carried along, and thrown away in the end.
 
 import gc
 import inspect
-import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from deployments.config import DiffusionOptions
-from deployments.engines.hardware import pick_device, pick_dtype
 from deployments.engines.image_batches import Canvas, Event, Mode, Recipe
 from deployments.engines.inpainting import Keeping, is_flowing
 from deployments.engines.latents import decode, find_multiple_px, is_readable
 from deployments.engines.loras import Loras
+from deployments.engines.pipeline_parts import (
+    build_redrawing,
+    build_schedulers,
+    find_sample_size,
+    load_pipeline,
+    tune,
+)
 from deployments.engines.worker import Cancelled
 
 if TYPE_CHECKING:
     import torch
-
-logger = logging.getLogger(__name__)
 
 _SHRINKABLE = {
     "StableDiffusionPipeline": ("latents", "prompt_embeds"),
@@ -45,25 +48,14 @@ class Pipelines:
         Raises:
             Exception: whatever diffusers raises when it cannot load the model.
         """
-        from diffusers import AutoPipelineForText2Image
-        from diffusers.utils import logging as diffusers_logging
-
-        # Its warnings quote prompts: of each one that is longer than the shorter of two encoders.
-        diffusers_logging.set_verbosity_error()
-        device = pick_device(options.device)
-        self.base: Any = AutoPipelineForText2Image.from_pretrained(
-            model,
-            torch_dtype=pick_dtype(options.dtype, device),
-            local_files_only=True,
-            **options.from_pretrained,
-        )
+        self.base: Any = load_pipeline(model, options)
         # Before anything is moved to where it computes: adapters go with what they adapt.
         self._loras = Loras(self.base, options.loras)
-        _tune(self.base, options, device)
+        tune(self.base, options)
         self._is_out_of_memory = False
         self._is_offloaded = options.offload != "none"
-        self._schedulers = _build_schedulers(self.base, options.schedulers)
-        redrawing = _build_redrawing(self.base)
+        self._schedulers = build_schedulers(self.base, options.schedulers)
+        redrawing = build_redrawing(self.base)
         self._by_mode: dict[Mode, Any] = {
             "new": self.base,
             "redraw": redrawing,
@@ -78,7 +70,7 @@ class Pipelines:
     @property
     def native_px(self) -> int:
         """The side of the images that the model was trained on."""
-        return _find_sample_size(self.base) * self.scale
+        return find_sample_size(self.base) * self.scale
 
     @property
     def multiple_px(self) -> int:
@@ -262,64 +254,3 @@ def _cut_state(scheduler: Any, kept: Sequence[int], count: int) -> None:
             setattr(scheduler, name, [cut(item) for item in value])
         else:
             setattr(scheduler, name, cut(value))
-
-
-def _build_redrawing(base: Any) -> Any:
-    """What draws from a picture, with the same weights; None if this family has no such thing."""
-    from diffusers import AutoPipelineForImage2Image
-
-    try:
-        pipeline = AutoPipelineForImage2Image.from_pipe(base)
-    except ValueError:
-        return None
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
-
-
-def _tune(pipeline: Any, options: DiffusionOptions, device: str) -> None:
-    pipeline.set_progress_bar_config(disable=True)
-    if options.offload == "model":
-        pipeline.enable_model_cpu_offload(device=device)
-    elif options.offload == "sequential":
-        pipeline.enable_sequential_cpu_offload(device=device)
-    else:
-        pipeline.to(device)
-    if options.attention_slicing:
-        pipeline.enable_attention_slicing()
-    if options.vae_tiling:
-        _enable_tiling(pipeline.vae)
-    if options.vae_slicing:
-        pipeline.vae.enable_slicing()
-    if options.compile:
-        # In place: diffusers looks at the class of its parts, and a wrapper has another.
-        _find_denoiser(pipeline).compile()
-
-
-def _enable_tiling(vae: Any) -> None:
-    if type(vae).__name__ == "AutoencoderTiny" and vae.config.latent_channels != 4:
-        # diffusers 0.42 has the number in its code, and fails with the first edit.
-        raise ValueError("vae_tiling: a tiny VAE can be tiled only if its latents have 4 channels")
-    vae.enable_tiling()
-
-
-def _build_schedulers(pipeline: Any, names: Sequence[str]) -> Mapping[str | None, Any]:
-    """Schedulers by name, with the settings of the pipeline's own, which is None's."""
-    import diffusers
-
-    schedulers: dict[str | None, Any] = {None: pipeline.scheduler}
-    for name in names:
-        schedulers[name] = getattr(diffusers, name).from_config(pipeline.scheduler.config)
-    return schedulers
-
-
-def _find_sample_size(pipeline: Any) -> int:
-    """The side of the latents that a pipeline was trained on; where it stands differs by family."""
-    if size := getattr(pipeline, "default_sample_size", None):
-        return int(size)
-    return int(_find_denoiser(pipeline).config.sample_size)
-
-
-def _find_denoiser(pipeline: Any) -> Any:
-    """The part that takes nearly all the time."""
-    unet = getattr(pipeline, "unet", None)
-    return pipeline.transformer if unet is None else unet
