@@ -132,6 +132,14 @@ class Edit:
 
 
 @dataclass(frozen=True, slots=True)
+class Lora:
+    """A LoRA adapter of an image model, and how much of it is to be seen."""
+
+    name: str
+    scale: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
 class ImageRequest:
     """One request for images. None leaves a value to the model's own defaults."""
 
@@ -143,9 +151,12 @@ class ImageRequest:
     height_px: int | None = None
     num_inference_steps: int | None = None
     guidance_scale: float | None = None
+    true_cfg_scale: float | None = None
+    """How strongly the negative prompt is kept away from, where guidance is something else."""
     seed: int | None = None
     origin: Origin = field(default_factory=Origin)
     scheduler: str | None = None
+    loras: tuple[Lora, ...] = ()
     quality: str | None = None
     """A word that stands for a number of steps, where the model has one for it."""
     edit: Edit | None = None

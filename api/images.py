@@ -7,7 +7,7 @@ from starlette.types import Receive, Scope, Send
 
 from api.admission import Place, admitted
 from api.auth import get_key_for
-from api.backends import Edit, ImageBackend, ImageRequest, Images, PictureFile
+from api.backends import Edit, ImageBackend, ImageRequest, Images, Lora, PictureFile
 from api.errors import ApiError, InvalidRequest
 from api.exchange import deadline, read_json_body, send_json, while_connected
 from api.image_files import to_base_url
@@ -216,9 +216,11 @@ def to_work(
         height_px=height_px,
         num_inference_steps=request.num_inference_steps,
         guidance_scale=request.guidance_scale,
+        true_cfg_scale=request.true_cfg_scale,
         seed=request.seed,
         origin=origin,
         scheduler=request.scheduler,
+        loras=tuple(Lora(lora.name, lora.scale) for lora in request.loras),
         quality=None if request.quality == "auto" else request.quality,
         edit=edit,
         file=PictureFile(request.output_format, 100 if compression is None else compression),

@@ -1,11 +1,9 @@
 """Bytes → a validated request, or an error that names the parameter at fault."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-import pydantic_core
 from pydantic import ValidationError
 
 from api.errors import (
@@ -15,6 +13,7 @@ from api.errors import (
     UnknownParameter,
     UnsupportedParameter,
 )
+from api.json_text import Twins, read_json
 from api.policy import Parameters
 from api.schema.common import Request
 
@@ -36,10 +35,6 @@ class Read(Generic[RequestModel]):
         return {"x-ignored-parameters": ", ".join(names)} if names else {}
 
 
-class _Twins(ValueError):
-    """An object has two members of one name."""
-
-
 def read_json_object(body: bytes) -> dict[str, Any]:
     """Decode a body that must be one JSON object in UTF-8, without NaN or infinity.
 
@@ -47,11 +42,8 @@ def read_json_object(body: bytes) -> dict[str, Any]:
         MalformedBody: it is anything else, is nested too deeply, or has a member twice.
     """
     try:
-        value = pydantic_core.from_json(body, allow_inf_nan=False)
-        # The parser above refuses more, and keeps the last of two members; a proxy that checks
-        # requests may keep the first, and let pass what it should not.
-        json.loads(body, object_pairs_hook=_refuse_twins)
-    except _Twins:
+        value = read_json(body)
+    except Twins:
         raise MalformedBody("The request body has an object with a member twice.") from None
     except ValueError:
         # The parser's own message quotes nothing, but its wording is not ours to promise.
@@ -59,11 +51,6 @@ def read_json_object(body: bytes) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise MalformedBody("The request body must be a JSON object.")
     return value
-
-
-def _refuse_twins(pairs: list[tuple[str, Any]]) -> None:
-    if len({name for name, _ in pairs}) < len(pairs):
-        raise _Twins
 
 
 def read_request(

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from api.limits import Limits
 from api.policy import Policy
@@ -180,6 +180,18 @@ class EmbeddingArgs(ModelArgs):
     )
 
 
+class LoraArgs(_Args):
+    """A LoRA adapter of an image model."""
+
+    source: Annotated[str, Field(min_length=1)]
+    file: str | None = Field(
+        None, description="which of its .safetensors files, where there are several"
+    )
+
+
+LoraName = Annotated[str, Field(min_length=1, max_length=128, pattern=f"^{MODEL_ID}$")]
+
+
 class DiffusionOptions(_Args):
     """How a diffusion pipeline runs, and what a request gets that does not say."""
 
@@ -187,12 +199,18 @@ class DiffusionOptions(_Args):
     device: str = Field("auto", description="`cpu`, `cuda`, …; auto takes a GPU if there is one")
     num_inference_steps: int = Field(30, ge=1, le=1000, description="default steps of a request")
     guidance_scale: float = Field(5.0, ge=0, description="default guidance of a request")
+    true_cfg_scale: float = Field(
+        4.0, ge=1, description="default weight of negative prompts, for Flux, Qwen-Image and kin"
+    )
     strength: float = Field(0.8, gt=0, le=1, description="default strength of an edit")
     qualities: dict[str, Annotated[int, Field(ge=1, le=1000)]] = Field(
         default_factory=dict, description="steps by the request's quality, such as {low: 12}"
     )
     schedulers: tuple[str, ...] = Field(
         (), description="names of diffusers' schedulers that requests may choose"
+    )
+    loras: dict[LoraName, LoraArgs] = Field(
+        default_factory=dict, description="LoRA adapters that requests may name"
     )
     size_multiple_px: int = Field(8, ge=1, description="width and height must be multiples of it")
     min_size_px: int = Field(8, ge=1, description="smallest width and height")
@@ -221,6 +239,13 @@ class DiffusionOptions(_Args):
     from_pretrained: dict[str, Any] = Field(
         default_factory=dict, description="further options of diffusers' from_pretrained"
     )
+
+    @model_validator(mode="after")
+    def _check_compile(self) -> "DiffusionOptions":
+        if self.compile and self.loras:
+            # Each set of adapters, and each scale, would be compiled anew while everybody waits.
+            raise ValueError("compile does not go together with loras")
+        return self
 
 
 class DiffusionArgs(ModelArgs):

@@ -3,14 +3,19 @@
 import re
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from api.backends import PictureFormat
+from api.json_text import read_json
 from api.schema.common import ModelId, Request
 
 _SIZE = re.compile(r"([1-9][0-9]{0,4})[xX*×]([1-9][0-9]{0,4})")
 _MAX_PROMPT_CHARS = 32_000
+_MAX_LORAS = 4
+_MAX_LORA_NAME_CHARS = 128
+_MAX_LORA_SCALE = 4.0
+"""As at fal; those below zero are for adapters that move between two opposites."""
 
 Quality = Literal["auto", "low", "medium", "high", "xhigh", "max", "standard", "hd"]
 
@@ -29,6 +34,19 @@ def _to_background(value: Any) -> Any:
     if value == "transparent":
         raise PydanticCustomError("unsupported", "A transparent background is not supported")
     return value
+
+
+class LoraRequest(Request):
+    """A LoRA adapter to draw with."""
+
+    name: Annotated[str, Field(min_length=1, max_length=_MAX_LORA_NAME_CHARS)]
+    scale: Annotated[float, Field(ge=-_MAX_LORA_SCALE, le=_MAX_LORA_SCALE)] = 1.0
+
+
+def _check_twins(loras: list[LoraRequest]) -> list[LoraRequest]:
+    if len({lora.name for lora in loras}) < len(loras):
+        raise ValueError("must not name an adapter twice")
+    return loras
 
 
 class ImagesRequest(Request):
@@ -53,7 +71,11 @@ class ImagesRequest(Request):
     negative_prompt: Annotated[str, Field(max_length=_MAX_PROMPT_CHARS)] | None = None
     num_inference_steps: Annotated[int, Field(ge=1, le=200)] | None = None
     guidance_scale: Annotated[float, Field(ge=0, le=100)] | None = None
+    true_cfg_scale: Annotated[float, Field(ge=1, le=100)] | None = None
     scheduler: Annotated[str, Field(min_length=1, max_length=128)] | None = None
+    loras: Annotated[
+        list[LoraRequest], Field(max_length=_MAX_LORAS), AfterValidator(_check_twins)
+    ] = Field(default_factory=list)
     seed: Annotated[int, Field(ge=0, le=2**63 - 1)] | None = None
     user: str | None = None
 
@@ -81,8 +103,10 @@ _NUMBERS = {
     "output_compression": int,
     "partial_images": int,
     "guidance_scale": float,
+    "true_cfg_scale": float,
     "strength": float,
 }
+_MAX_LORAS_CHARS = 4096
 _MAX_NUMBER_CHARS = 32  # a seed has 19; `int` takes long over thousands
 _NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]*)?([eE][+-]?[0-9]+)?")
 
@@ -91,7 +115,19 @@ def _read_word(name: str, word: Any) -> Any:
     """What cannot be read stays a text, which the field then refuses."""
     if name == "stream":
         return {"true": True, "false": False}.get(word, word)
+    if name == "loras":
+        return _read_loras(word)
     number = _NUMBERS.get(name)
     if number is None or len(word) > _MAX_NUMBER_CHARS or not _NUMBER.fullmatch(word):
         return word
     return float(word) if number is float or not word.lstrip("+-").isdigit() else int(word)
+
+
+def _read_loras(word: str) -> Any:
+    """The array as JSON: a form has no other way to nest."""
+    if len(word) > _MAX_LORAS_CHARS:
+        return word
+    try:
+        return read_json(word)
+    except ValueError:
+        return word

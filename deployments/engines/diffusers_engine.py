@@ -2,6 +2,7 @@
 
 import asyncio
 import copy
+import math
 import secrets
 from collections.abc import Callable, Sequence
 from contextlib import aclosing
@@ -9,10 +10,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from api.backends import Edit, Image, ImageRequest, Images
-from api.errors import InvalidRequest, UnsupportedParameter
+from api.errors import InvalidRequest
 from api.generation import Delta, Extra, Sketch, Usage
 from deployments.config import DiffusionOptions
-from deployments.engines.image_batches import Batches, Canvas, Event, Mode, Recipe
+from deployments.engines.image_batches import Batches, Canvas, Event, Recipe
+from deployments.engines.image_prompts import PromptReader
+from deployments.engines.image_recipes import to_recipe
 from deployments.engines.image_sizes import check_size, fit_size
 from deployments.engines.inpainting import put_back
 from deployments.engines.picture_files import flatten, read_picture, to_mask, write_picture
@@ -51,16 +54,13 @@ class DiffusersEngine:
         Raises:
             Exception: whatever diffusers raises when it cannot load the model.
         """
-        self._options = options
         self._name = name
         self._pipelines = Pipelines(model, options)
+        multiple_px = math.lcm(options.size_multiple_px, self._pipelines.multiple_px)
+        self._options = options.model_copy(update={"size_multiple_px": multiple_px})
         self._native_px = self._pipelines.native_px
-        # A copy, because a fast tokenizer cannot be used by two threads at once. Of two, the one
-        # that reads more: the other's encoder gets what it can take.
         base = self._pipelines.base
-        readers = [base.tokenizer, getattr(base, "tokenizer_2", None)]
-        longest = max(filter(None, readers), key=lambda reader: int(reader.model_max_length))
-        self._tokenizer = copy.deepcopy(longest)
+        self._reader = PromptReader(base, self._pipelines.get_default("max_sequence_length"))
         self._health_ids = copy.deepcopy(base.tokenizer)("", return_tensors="pt").input_ids
         self._batches = Batches(
             self._pipelines.draw,
@@ -84,9 +84,11 @@ class DiffusersEngine:
             "max_size_px": options.max_size_px,
             "max_pixels": options.max_pixels,
             "num_inference_steps": options.num_inference_steps,
-            "guidance_scale": options.guidance_scale,
+            "guidance_scale": options.guidance_scale if self._pipelines.has_guidance else None,
             "schedulers": list(options.schedulers),
             "qualities": dict(options.qualities),
+            "loras": list(options.loras),
+            "edits": self._pipelines.can_edit,
         }
 
     async def generate(
@@ -108,10 +110,10 @@ class DiffusersEngine:
         if request.edit is not None:
             sources = await asyncio.to_thread(self._read_sources, request, request.edit)
         width_px, height_px = self._to_size(request, sources)
-        prompt_tokens = self._count_tokens(request.prompt, "prompt")
+        prompt_tokens = self._reader.count(request.prompt, "prompt")
         if request.negative_prompt:
-            prompt_tokens += self._count_tokens(request.negative_prompt, "negative_prompt")
-        recipe = self._to_recipe(request, sources, width_px, height_px)
+            prompt_tokens += self._reader.count(request.negative_prompt, "negative_prompt")
+        recipe = to_recipe(request, (width_px, height_px), self._pipelines, self._options)
         canvases = self._to_canvases(request, recipe, sources)
         await work.begin(tokens=0, size=request.n)  # its key's limits count pictures
         work.usage = Usage(prompt_tokens)
@@ -128,7 +130,7 @@ class DiffusersEngine:
     async def _draw(
         self, request: ImageRequest, canvases: Sequence[Canvas], emit: Emit | None
     ) -> tuple[Image, ...]:
-        total = _count_steps(canvases[0].recipe)
+        total = self._pipelines.count_steps(canvases[0].recipe)
         pictures: dict[int, PilImage] = {}
         async with aclosing(self._batches.draw(canvases)) as events:
             async for event in events:
@@ -156,12 +158,14 @@ class DiffusersEngine:
         if canvas.mask is not None:
             picture = put_back(picture, canvas.image, canvas.mask)
         recipe = canvas.recipe
-        provenance = {
+        provenance: dict[str, Any] = {
             "model": self._name,
             "seed": canvas.seed,
             "steps": recipe.steps,
             "guidance": recipe.guidance,
         }
+        if recipe.loras:
+            provenance["loras"] = {lora.name: lora.scale for lora in recipe.loras}
         said = provenance if self._options.provenance else None
         return Image(write_picture(picture, request.file, said), canvas.seed)
 
@@ -193,55 +197,12 @@ class DiffusersEngine:
         check_size(width_px, height_px, self._options)
         return width_px, height_px
 
-    def _to_recipe(
-        self, request: ImageRequest, sources: _Sources | None, width_px: int, height_px: int
-    ) -> Recipe:
-        options, edit = self._options, request.edit
-        steps = options.qualities.get(request.quality or "", options.num_inference_steps)
-        mode: Mode = "new" if sources is None else "redraw" if sources.mask is None else "inpaint"
-        strength = (edit.strength if edit else None) or options.strength
-        recipe = Recipe(
-            mode=mode,
-            width_px=width_px,
-            height_px=height_px,
-            steps=request.num_inference_steps or steps,
-            guidance=(
-                options.guidance_scale if request.guidance_scale is None else request.guidance_scale
-            ),
-            scheduler=self._check_scheduler(request.scheduler),
-            strength=1.0 if edit is None else strength,
-            has_negative=bool(request.negative_prompt),
-        )
-        self._check_recipe(recipe)
-        return recipe
-
-    def _check_recipe(self, recipe: Recipe) -> None:
-        if _count_steps(recipe) < 1:
-            raise InvalidRequest(
-                f"Invalid value for 'strength': {recipe.strength:g} of {recipe.steps} steps is "
-                "less than one step.",
-                param="strength",
-            )
-        if recipe.has_negative and not self._pipelines.accepts("negative_prompt"):
-            raise UnsupportedParameter(
-                "The parameter 'negative_prompt' is not supported by this model.",
-                param="negative_prompt",
-            )
-
-    def _check_scheduler(self, name: str | None) -> str | None:
-        if name is None or name in self._options.schedulers:
-            return name
-        known = ", ".join(self._options.schedulers) or "none, for this model has only its own"
-        raise InvalidRequest(
-            f"Invalid value for 'scheduler': it must be one of: {known}.", param="scheduler"
-        )
-
     def _to_canvases(
         self, request: ImageRequest, recipe: Recipe, sources: _Sources | None
     ) -> list[Canvas]:
         """One an image, each with its seed: the one asked for and those after it, or any."""
         first = secrets.randbits(_SEED_BITS) if request.seed is None else request.seed
-        total, previews = _count_steps(recipe), request.previews
+        total, previews = self._pipelines.count_steps(recipe), request.previews
         looks = {total * (look + 1) // (previews + 1) for look in range(previews)} - {0, total}
         return [
             Canvas(
@@ -257,21 +218,6 @@ class DiffusersEngine:
             for number in range(request.n)
         ]
 
-    def _count_tokens(self, text: str, param: str) -> int:
-        """Count a prompt's tokens; pipelines drop what is over the limit, and we do not.
-
-        Raises:
-            InvalidRequest: the text encoder cannot read all of it.
-        """
-        count = len(self._tokenizer(text, truncation=False, verbose=False)["input_ids"])
-        if count > self._tokenizer.model_max_length:
-            raise InvalidRequest(
-                f"Invalid value for '{param}': it has {count} tokens, and this model reads at most "
-                f"{self._tokenizer.model_max_length}.",
-                param=param,
-            )
-        return count
-
     def check_health(self) -> None:
         """Prove that the text encoder still computes."""
         self._pipelines.encode(self._health_ids)
@@ -279,8 +225,3 @@ class DiffusersEngine:
     def shut_down(self) -> None:
         """Take no more work."""
         self._batches.shut_down()
-
-
-def _count_steps(recipe: Recipe) -> int:
-    """The steps that are really taken: redrawing begins in the middle (diffusers, img2img)."""
-    return min(int(recipe.steps * recipe.strength), recipe.steps)

@@ -12,6 +12,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from api.backends import Lora
 from api.errors import ApiError, EngineFailed
 from deployments.engines.worker import Cancellation, Cancelled, Worker
 
@@ -28,9 +29,14 @@ class Recipe:
     width_px: int
     height_px: int
     steps: int
-    guidance: float
+    guidance: float | None
+    """None if the model has no use for it."""
+    true_cfg: float | None = None
+    """How strongly the negative prompt is kept away from, where that is apart from `guidance`."""
     scheduler: str | None = None
     strength: float = 1.0
+    loras: tuple[Lora, ...] = ()
+    """By name, so that their order makes no difference."""
     has_negative: bool = False
     """Some pipelines treat no negative prompt unlike an empty one."""
 
@@ -61,10 +67,23 @@ class Canvas:
     preview_steps: frozenset[int] = frozenset()
     """After which steps somebody wants to look, counted from 1."""
     steps_done: int = 0
+    steps_told: int = 0
+    """What is drawn a second time is behind this for a while."""
     is_wanted: bool = True
     """False once nobody waits for it: read by the thread between two steps."""
     tell: Callable[[Event | BaseException], object] = field(default=lambda event: None)
     """From any thread."""
+
+    @property
+    def is_looked_at(self) -> bool:
+        """Whether somebody wants to see it as it is after this step, and has not yet."""
+        return self.steps_done in self.preview_steps and self.steps_done > self.steps_told
+
+    def tell_step(self, picture: Any = None) -> None:
+        """Tell how far it is, unless it was as far before."""
+        if self.steps_done > self.steps_told:
+            self.steps_told = self.steps_done
+            self.tell(Event(self.index, self.steps_done, picture))
 
 
 Draw = Callable[[Sequence[Canvas]], None]
@@ -173,6 +192,21 @@ class Batches:
         return has_room and canvas.recipe == recipe
 
     async def _draw_batch(self, batch: Sequence[Canvas]) -> None:
+        """Draw them together; if that fails, each by itself, so that only the cause fails."""
+        failure = await self._try_to_draw(batch)
+        if failure is None:
+            return
+        if len(batch) == 1:
+            batch[0].tell(failure)
+            return
+        logger.warning("a batch of %d images failed; each is drawn alone", len(batch))
+        for canvas in batch:
+            if canvas.is_wanted and (failure := await self._try_to_draw([canvas])) is not None:
+                canvas.tell(failure)
+
+    async def _try_to_draw(self, batch: Sequence[Canvas]) -> ApiError | None:
+        """What went wrong; None if nothing did, or if nobody wants any of them."""
+
         def draw(cancellation: Cancellation) -> None:
             if any(canvas.is_wanted for canvas in batch):
                 self._draw(batch)
@@ -180,13 +214,10 @@ class Batches:
         try:
             await self._worker.run(draw)
         except Cancelled:
-            return  # all of them have left
+            return None  # all of them have left
         except ApiError as error:
-            failure: ApiError = error
+            return error
         except Exception:  # the library's own, whatever it is
             logger.exception("a batch of %d images failed", len(batch))
-            failure = EngineFailed("The model failed to draw this image.")
-        else:
-            return
-        for canvas in batch:
-            canvas.tell(failure)
+            return EngineFailed("The model failed to draw this image.")
+        return None

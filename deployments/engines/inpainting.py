@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from deployments.engines.image_batches import Canvas
+from deployments.engines.latents import encode, pack
 
 if TYPE_CHECKING:
     import torch
@@ -18,6 +19,11 @@ _SEED_OF_NOISE = 1
 """Added to an image's seed: the noise that hides what is kept is not that which it begins with."""
 
 
+def is_flowing(scheduler: Any) -> bool:
+    """Whether it goes straight from noise to picture (flow matching), as for SD3 and Flux."""
+    return hasattr(scheduler, "scale_noise")
+
+
 class Keeping:
     """What is to stay of the pictures of one batch."""
 
@@ -25,13 +31,12 @@ class Keeping:
         """Encode the pictures as the pipeline would."""
         import torch
 
-        self._known = torch.cat([_encode(pipeline, each.image) for each in canvases])
-        """(N, C, h, w)"""
-        like = self._known[:1]
-        self._noise = torch.cat([_to_noise(canvas.seed, like) for canvas in canvases])
-        size = self._known.shape[-2:]
-        self._mask = torch.cat([_to_rows(canvas.mask, size, like) for canvas in canvases])
-        """(N, 1, h, w), 1 where to draw"""
+        known = torch.cat([encode(pipeline, each.image) for each in canvases])  # (N, C, h, w)
+        noise = torch.cat([_to_noise(canvas.seed, known[:1]) for canvas in canvases])
+        mask = torch.cat([_to_rows(canvas.mask, known[:1]) for canvas in canvases])
+        self._known, self._noise = pack(pipeline, known), pack(pipeline, noise)
+        self._mask = pack(pipeline, mask)
+        """1 where to draw; all three are of the pipeline's own form"""
 
     def restore(self, pipeline: Any, step: int, latents: "torch.Tensor") -> "torch.Tensor":
         """Put back what is kept, as noisy as the rest of it is after this step."""
@@ -41,7 +46,10 @@ class Keeping:
         known = self._known
         if following < len(scheduler.timesteps):
             at = scheduler.timesteps[following : following + 1]
-            known = scheduler.add_noise(known, self._noise, at)
+            if is_flowing(scheduler):
+                known = scheduler.scale_noise(known, at, self._noise)
+            else:
+                known = scheduler.add_noise(known, self._noise, at)
         return ((1 - self._mask) * known + self._mask * latents).to(latents.dtype)
 
     def cut(self, kept: Sequence[int]) -> None:
@@ -51,19 +59,6 @@ class Keeping:
         self._mask = self._mask[rows]
 
 
-def _encode(pipeline: Any, picture: "PilImage") -> "torch.Tensor":
-    import torch
-
-    vae = pipeline.vae
-    pixels = pipeline.image_processor.preprocess(picture).to(vae.device, vae.dtype)
-    with torch.no_grad():
-        encoded = vae.encode(pixels)
-    # A distribution, or for the tiny encoders the latents themselves.
-    latents = encoded.latents if hasattr(encoded, "latents") else encoded.latent_dist.mode()
-    rows: torch.Tensor = latents * vae.config.scaling_factor
-    return rows
-
-
 def _to_noise(seed: int, like: "torch.Tensor") -> "torch.Tensor":
     import torch
 
@@ -71,14 +66,15 @@ def _to_noise(seed: int, like: "torch.Tensor") -> "torch.Tensor":
     return torch.randn(like.shape, generator=generator).to(like.device, like.dtype)
 
 
-def _to_rows(mask: "PilImage", size: Sequence[int], like: "torch.Tensor") -> "torch.Tensor":
+def _to_rows(mask: "PilImage", like: "torch.Tensor") -> "torch.Tensor":
     import numpy as np
     import torch
     from PIL import Image
 
-    height, width = size
+    height, width = like.shape[-2:]
     values = np.asarray(mask.resize((width, height), Image.Resampling.BOX), dtype=np.float32)
-    return torch.from_numpy((values > 0).astype(np.float32))[None, None].to(like.device, like.dtype)
+    rows = torch.from_numpy((values > 0).astype(np.float32)).to(like.device, like.dtype)
+    return rows.expand_as(like)  # a packed one has the channels of one place side by side
 
 
 def put_back(drawn: "PilImage", image: "PilImage", mask: "PilImage") -> "PilImage":

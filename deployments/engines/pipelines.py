@@ -1,25 +1,31 @@
-"""diffusers' pipelines around one set of weights: loaded, tuned, and run for one batch.
+"""diffusers' pipelines around one set of weights, run for one batch.
 
 A pipeline keeps state while it runs, so one thread runs them, one batch at a time. What leaves a
 batch between two steps is cut out of the tensors where the pipeline lets its callback replace all
 of them; elsewhere it is carried along, and thrown away in the end.
 """
 
+import gc
 import inspect
-import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from deployments.config import DiffusionOptions
-from deployments.engines.hardware import pick_device, pick_dtype
-from deployments.engines.image_batches import Canvas, Event, Mode
-from deployments.engines.inpainting import Keeping
+from deployments.engines.image_batches import Canvas, Event, Mode, Recipe
+from deployments.engines.inpainting import Keeping, is_flowing
+from deployments.engines.latents import decode, find_multiple_px, is_readable
+from deployments.engines.loras import Loras
+from deployments.engines.pipeline_parts import (
+    build_redrawing,
+    build_schedulers,
+    find_sample_size,
+    load_pipeline,
+    tune,
+)
 from deployments.engines.worker import Cancelled
 
 if TYPE_CHECKING:
     import torch
-
-logger = logging.getLogger(__name__)
 
 _SHRINKABLE = {
     "StableDiffusionPipeline": ("latents", "prompt_embeds"),
@@ -42,19 +48,19 @@ class Pipelines:
         Raises:
             Exception: whatever diffusers raises when it cannot load the model.
         """
-        from diffusers import AutoPipelineForText2Image
-
-        device = pick_device(options.device)
-        self.base: Any = AutoPipelineForText2Image.from_pretrained(
-            model,
-            torch_dtype=pick_dtype(options.dtype, device),
-            local_files_only=True,
-            **options.from_pretrained,
-        )
-        _tune(self.base, options, device)
+        self.base: Any = load_pipeline(model, options)
+        # Before anything is moved to where it computes: adapters go with what they adapt.
+        self._loras = Loras(self.base, options.loras)
+        tune(self.base, options)
+        self._is_out_of_memory = False
         self._is_offloaded = options.offload != "none"
-        self._schedulers = _build_schedulers(self.base, options.schedulers)
-        self._by_mode: dict[Mode, Any] = {"new": self.base}
+        self._schedulers = build_schedulers(self.base, options.schedulers)
+        redrawing = build_redrawing(self.base)
+        self._by_mode: dict[Mode, Any] = {
+            "new": self.base,
+            "redraw": redrawing,
+            "inpaint": redrawing,
+        }
 
     @property
     def scale(self) -> int:
@@ -64,21 +70,70 @@ class Pipelines:
     @property
     def native_px(self) -> int:
         """The side of the images that the model was trained on."""
-        return _find_sample_size(self.base) * self.scale
+        return find_sample_size(self.base) * self.scale
+
+    @property
+    def multiple_px(self) -> int:
+        """What width and height must be multiples of."""
+        return find_multiple_px(self.base)
+
+    def count_steps(self, recipe: Recipe) -> int:
+        """The steps that are really taken: redrawing begins in the middle."""
+        steps = recipe.steps * recipe.strength
+        if recipe.mode != "new" and is_flowing(self._schedulers[recipe.scheduler]):
+            return recipe.steps - int(max(recipe.steps - min(steps, recipe.steps), 0))
+        return min(int(steps), recipe.steps)
 
     def accepts(self, parameter: str, mode: Mode = "new") -> bool:
         """Whether the pipeline has a parameter of that name."""
-        return parameter in inspect.signature(self._find(mode).__call__).parameters
+        return parameter in inspect.signature(self._by_mode[mode].__call__).parameters
+
+    def get_default(self, parameter: str) -> Any:
+        """What the pipeline takes for a parameter that it is not given; None if it has none."""
+        found = inspect.signature(self.base.__call__).parameters.get(parameter)
+        return found.default if found is not None else None
+
+    @property
+    def can_edit(self) -> bool:
+        """Whether it draws from a picture too."""
+        return self._by_mode["redraw"] is not None
+
+    @property
+    def can_look_inside(self) -> bool:
+        """Whether unfinished pictures can be looked at, and parts of them replaced."""
+        return is_readable(self.base)
+
+    @property
+    def has_guidance(self) -> bool:
+        """Whether `guidance_scale` means anything: some transformers are trained without it."""
+        transformer = getattr(self.base, "transformer", None)
+        config = transformer.config if transformer is not None else {}
+        return self.accepts("guidance_scale") and config.get("guidance_embeds") is not False
 
     def draw(self, batch: Sequence[Canvas]) -> None:
         """Draw images of one recipe, and tell each canvas.
 
         Raises:
             Cancelled: nobody wants any of them.
+            Exception: whatever the pipeline raises.
         """
+        import torch
+
+        if self._is_out_of_memory:
+            _make_room()
+            self._is_out_of_memory = False
+        try:
+            self._draw(batch)
+        except torch.OutOfMemoryError:
+            # To be made up for by the next: until this one has been handled, it holds tensors.
+            self._is_out_of_memory = True
+            raise
+
+    def _draw(self, batch: Sequence[Canvas]) -> None:
         mode = batch[0].recipe.mode
-        pipeline = self._find(mode)
+        pipeline = self._by_mode[mode]
         pipeline.scheduler = self._schedulers[batch[0].recipe.scheduler]
+        self._loras.switch_to(batch[0].recipe.loras)
         run = _Run(pipeline, batch)
         drawn = pipeline(**self._to_arguments(run, mode))
         for canvas, picture in zip(run.canvases, drawn.images, strict=True):
@@ -94,34 +149,28 @@ class Pipelines:
         with torch.inference_mode():
             self.base.text_encoder(token_ids.to(self.base.text_encoder.device))
 
-    def _find(self, mode: Mode) -> Any:
-        """The pipeline for one kind of work; others than the first are made when needed."""
-        if mode not in self._by_mode:
-            from diffusers import AutoPipelineForImage2Image
-
-            pipeline = AutoPipelineForImage2Image.from_pipe(self.base)
-            pipeline.set_progress_bar_config(disable=True)
-            self._by_mode["redraw"] = self._by_mode["inpaint"] = pipeline
-        return self._by_mode[mode]
-
     def _to_arguments(self, run: "_Run", mode: Mode) -> dict[str, Any]:
         recipe, canvases = run.canvases[0].recipe, run.canvases
         arguments: dict[str, Any] = {
             "prompt": [canvas.prompt for canvas in canvases],
             "num_inference_steps": recipe.steps,
-            "guidance_scale": recipe.guidance,
             "generator": run.generators,
             "callback_on_step_end": run.after_step,
             "callback_on_step_end_tensor_inputs": list(run.tensors),
             "output_type": "pil",
         }
+        if recipe.guidance is not None:
+            arguments["guidance_scale"] = recipe.guidance
+        if recipe.true_cfg is not None:
+            arguments["true_cfg_scale"] = recipe.true_cfg
         if recipe.has_negative:
             arguments["negative_prompt"] = [canvas.negative_prompt or "" for canvas in canvases]
         sizes = {"width": recipe.width_px, "height": recipe.height_px}
         arguments |= {name: px for name, px in sizes.items() if self.accepts(name, mode)}
         if mode != "new":
             arguments["image"] = [canvas.image for canvas in canvases]
-            arguments["strength"] = recipe.strength
+            if self.accepts("strength", mode):
+                arguments["strength"] = recipe.strength
         return arguments
 
 
@@ -152,15 +201,9 @@ class _Run:
             values["latents"] = self._keeping.restore(pipeline, step, values["latents"])
         for number, canvas in enumerate(self.canvases):
             if canvas.is_wanted:
-                self._tell(pipeline, number, canvas, values["latents"])
+                row = values["latents"][number : number + 1]
+                canvas.tell_step(_look(pipeline, row, canvas) if canvas.is_looked_at else None)
         return values
-
-    def _tell(self, pipeline: Any, number: int, canvas: Canvas, latents: "torch.Tensor") -> None:
-        step = canvas.steps_done
-        picture = None
-        if step in canvas.preview_steps:
-            picture = decode(pipeline, latents[number : number + 1], canvas)
-        canvas.tell(Event(canvas.index, step, picture))
 
     def _shrink(self, pipeline: Any, kept: Sequence[int], values: dict[str, Any]) -> None:
         count = len(self.canvases)
@@ -173,12 +216,24 @@ class _Run:
         self.generators[:] = [self.generators[number] for number in kept]
 
 
+def _make_room() -> None:
+    """Give back what a failed drawing has left: other sizes of tensors may not fit between."""
+    import torch
+
+    gc.collect()
+    torch.cuda.empty_cache()
+
+
 def _find_tensors(pipeline: Any) -> tuple[str, ...]:
     """What to replace when images leave; the latents alone if not all of it can be."""
     names = _SHRINKABLE.get(type(pipeline).__name__)
     unet = getattr(pipeline, "unet", None)
     is_distilled = unet is not None and unet.config.get("time_cond_proj_dim") is not None
     return ("latents",) if names is None or is_distilled else names
+
+
+def _look(pipeline: Any, row: "torch.Tensor", canvas: Canvas) -> Any:
+    return decode(pipeline, row, canvas.recipe.width_px, canvas.recipe.height_px)
 
 
 def _cut(rows: "torch.Tensor", kept: Sequence[int], count: int) -> "torch.Tensor":
@@ -199,64 +254,3 @@ def _cut_state(scheduler: Any, kept: Sequence[int], count: int) -> None:
             setattr(scheduler, name, [cut(item) for item in value])
         else:
             setattr(scheduler, name, cut(value))
-
-
-def decode(pipeline: Any, latents: "torch.Tensor", canvas: Canvas) -> Any:
-    """What unfinished latents look like, as a PIL image."""
-    import torch
-
-    vae = pipeline.vae
-    if hasattr(pipeline, "_unpack_latents"):  # Flux and its kin
-        size = canvas.recipe.height_px, canvas.recipe.width_px
-        latents = pipeline._unpack_latents(latents, *size, pipeline.vae_scale_factor)
-    # SDXL's overflows in float16 (diffusers, StableDiffusionXLPipeline.__call__).
-    is_upcast = vae.dtype == torch.float16 and vae.config.get("force_upcast")
-    if is_upcast:
-        vae.to(torch.float32)
-    scaled = latents.to(vae.dtype) / vae.config.scaling_factor
-    if shift := vae.config.get("shift_factor"):
-        scaled = scaled + shift
-    with torch.no_grad():
-        decoded = vae.decode(scaled, return_dict=False)[0]
-    if is_upcast:
-        vae.to(torch.float16)
-    return pipeline.image_processor.postprocess(decoded, output_type="pil")[0]
-
-
-def _tune(pipeline: Any, options: DiffusionOptions, device: str) -> None:
-    import torch
-
-    pipeline.set_progress_bar_config(disable=True)
-    if options.offload == "model":
-        pipeline.enable_model_cpu_offload(device=device)
-    elif options.offload == "sequential":
-        pipeline.enable_sequential_cpu_offload(device=device)
-    else:
-        pipeline.to(device)
-    if options.attention_slicing:
-        pipeline.enable_attention_slicing()
-    if options.vae_tiling:
-        pipeline.vae.enable_tiling()
-    if options.vae_slicing:
-        pipeline.vae.enable_slicing()
-    if options.compile:
-        name = "unet" if getattr(pipeline, "unet", None) is not None else "transformer"
-        setattr(pipeline, name, torch.compile(getattr(pipeline, name)))
-
-
-def _build_schedulers(pipeline: Any, names: Sequence[str]) -> Mapping[str | None, Any]:
-    """Schedulers by name, with the settings of the pipeline's own, which is None's."""
-    import diffusers
-
-    schedulers: dict[str | None, Any] = {None: pipeline.scheduler}
-    for name in names:
-        schedulers[name] = getattr(diffusers, name).from_config(pipeline.scheduler.config)
-    return schedulers
-
-
-def _find_sample_size(pipeline: Any) -> int:
-    """The side of the latents that a pipeline was trained on; where it stands differs by family."""
-    if size := getattr(pipeline, "default_sample_size", None):
-        return int(size)
-    denoiser = getattr(pipeline, "unet", None) or pipeline.transformer
-    return int(denoiser.config.sample_size)

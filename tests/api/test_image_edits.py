@@ -62,6 +62,7 @@ async def test_form_reaches_the_model() -> None:
         size="64x48",
         seed="9223372036854775807",
         guidance_scale="2",
+        true_cfg_scale="1.5",
         num_inference_steps="4",
         output_format="webp",
         user="ann",
@@ -72,6 +73,7 @@ async def test_form_reaches_the_model() -> None:
     assert asked.edit == Edit(PNG, JPEG, 0.5)
     assert (asked.n, asked.width_px, asked.seed, asked.guidance_scale) == (2, 64, 2**63 - 1, 2.0)
     assert (asked.origin.endpoint, asked.origin.user) == ("images/edits", "ann")
+    assert asked.true_cfg_scale == 1.5
     assert len(response.json()["data"]) == 2
 
 

@@ -88,6 +88,7 @@ async def test_all_that_the_request_says_reaches_the_model() -> None:
         size="256x128",
         num_inference_steps=4,
         guidance_scale=0,
+        true_cfg_scale=2,
         seed=0,
         response_format="b64_json",
         user="ann",
@@ -103,6 +104,7 @@ async def test_all_that_the_request_says_reaches_the_model() -> None:
             height_px=128,
             num_inference_steps=4,
             guidance_scale=0.0,
+            true_cfg_scale=2.0,
             seed=0,
             origin=replace(ORIGIN, user="ann"),
         )

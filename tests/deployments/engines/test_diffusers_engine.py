@@ -98,6 +98,38 @@ async def test_who_leaves_harms_nobody(engine: DiffusersEngine, scheduler: str |
     assert max(map(difference, [alone[0], alone[1], alone[3]], stayed)) < 1.0
 
 
+async def test_what_is_too_much_memory_together_is_drawn_alone(
+    engine: DiffusersEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    freed: list[None] = []
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: freed.append(None))
+    requests = [asked(number, previews=1) for number in range(4)]
+    alone = [await draw(engine, request) for request in requests]
+    seen: list[Delta] = []
+
+    def fill_memory(_: object, inputs: tuple[torch.Tensor, ...], more: object) -> None:
+        if inputs[0].shape[0] > 2 and seen:  # of each image, one with and one without its prompt
+            raise torch.OutOfMemoryError("too much")
+
+    hook = engine._pipelines.base.unet.register_forward_pre_hook(fill_memory, with_kwargs=True)
+    try:
+        watched = engine.generate(requests[0], None, seen.append)
+        first, *others = await asyncio.gather(
+            watched, *(draw(engine, request) for request in requests[1:])
+        )
+    finally:
+        hook.remove()
+
+    drawn = [pixels(first.images[0].data), *others]
+    assert max(map(difference, alone, drawn)) < 1.0
+    assert freed
+    sketches = [delta.extra.sketch for delta in seen if delta.extra and delta.extra.sketch]
+    assert [sketch.step for sketch in sketches] == list(range(1, 9))
+    assert [sketch.step for sketch in sketches if sketch.preview] == [4]
+
+
 async def test_work_stops_at_most_one_step_after_the_last_has_left(
     engine: DiffusersEngine,
 ) -> None:

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from api.backends import Lora
 from api.errors import EngineFailed, InvalidRequest
 from deployments.engines.image_batches import Batches, Canvas, Event, Recipe
 from deployments.engines.worker import Cancelled
@@ -21,6 +22,9 @@ class Painter:
         self.has_begun = threading.Semaphore(0)
         self.go = threading.Semaphore(0)
         self.error: Exception | None = None
+        self.bad_seed: int | None = None
+        """Drawing this one fails, and all that are drawn with it."""
+        self.bad_error: Exception = RuntimeError("bad seed")
 
     def draw(self, batch: Sequence[Canvas]) -> None:
         self.batches.append(list(batch))
@@ -28,10 +32,16 @@ class Painter:
         self.go.acquire(timeout=PATIENCE_S)
         if self.error is not None:
             raise self.error
+        if self.bad_seed in [canvas.seed for canvas in batch]:
+            for canvas in batch:
+                canvas.steps_done = 1
+                canvas.tell_step("look" if canvas.is_looked_at else None)
+            raise self.bad_error
         if not any(canvas.is_wanted for canvas in batch):
             raise Cancelled
         for canvas in batch:
-            canvas.tell(Event(canvas.index, 1))
+            canvas.steps_done = 1
+            canvas.tell_step("look" if canvas.is_looked_at else None)
             canvas.tell(Event(canvas.index, 4, canvas.seed, is_final=True))
 
     @property
@@ -99,6 +109,8 @@ async def test_those_who_wait_are_drawn_together(painter: Painter, batches: Batc
         replace(RECIPE, mode="redraw"),
         replace(RECIPE, strength=0.5),
         replace(RECIPE, has_negative=True),
+        replace(RECIPE, loras=(Lora("ink"),)),
+        replace(RECIPE, loras=(Lora("ink", 0.5),)),
     ],
 )
 async def test_other_recipes_are_drawn_apart(
@@ -197,6 +209,74 @@ async def test_failure_reaches_all_of_the_batch_and_no_other(
     painter.go.release()
 
     assert await draw(batches, canvas(2)) == [2]
+
+
+async def test_image_that_cannot_be_drawn_fails_alone(painter: Painter, batches: Batches) -> None:
+    painter.bad_seed = 3
+    first = start(batches, canvas(1))
+    await painter.begun()
+    others = [start(batches, canvas(seed)) for seed in (2, 3, 4)]
+    await asyncio.sleep(0.01)
+
+    painter.go.release(10)
+    drawn = await asyncio.gather(first, *others, return_exceptions=True)
+
+    assert [drawn[0], drawn[1], drawn[3]] == [[1], [2], [4]]
+    assert isinstance(drawn[2], EngineFailed)
+    assert painter.seeds == [[1], [2, 3, 4], [2], [3], [4]]
+
+
+async def test_refusal_of_one_image_is_told_to_its_request_alone(
+    painter: Painter, batches: Batches
+) -> None:
+    painter.bad_seed = 3
+    painter.bad_error = InvalidRequest("no", param="image")
+    first = start(batches, canvas(1))
+    await painter.begun()
+    others = [start(batches, canvas(seed)) for seed in (2, 3)]
+    await asyncio.sleep(0.01)
+
+    painter.go.release(10)
+    drawn = await asyncio.gather(first, *others, return_exceptions=True)
+
+    assert drawn[:2] == [[1], [2]]
+    assert isinstance(drawn[2], InvalidRequest)
+    assert drawn[2].param == "image"
+
+
+async def test_who_has_left_is_not_drawn_again(painter: Painter, batches: Batches) -> None:
+    painter.bad_seed = 2
+    first = start(batches, canvas(1))
+    await painter.begun()
+    bad, leaver, other = (start(batches, canvas(seed)) for seed in (2, 3, 4))
+    await asyncio.sleep(0.01)
+    painter.go.release()
+    await first
+    await painter.begun()
+
+    leaver.cancel()
+    await asyncio.wait({leaver})
+    painter.go.release(10)
+    await asyncio.wait({bad, other})
+
+    assert painter.seeds == [[1], [2, 3, 4], [2], [4]]
+    assert await other == [4]
+
+
+async def test_steps_and_previews_are_told_once_though_drawn_twice(
+    painter: Painter, batches: Batches
+) -> None:
+    painter.bad_seed = 3
+    looking = replace(canvas(2), preview_steps=frozenset({1}))
+    painter.go.release(10)
+
+    async def watch() -> list[Event]:
+        return [event async for event in batches.draw([looking])]
+
+    events, _ = await asyncio.gather(watch(), draw(batches, canvas(3)), return_exceptions=True)
+
+    assert painter.seeds == [[2, 3], [2], [3]]
+    assert events == [Event(0, 1, "look"), Event(0, 4, 2, is_final=True)]
 
 
 async def test_those_of_the_last_batch_are_waited_for(painter: Painter, batches: Batches) -> None:

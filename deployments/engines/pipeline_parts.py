@@ -1,0 +1,93 @@
+"""A pipeline of diffusers before its first image: loaded, tuned, and what is derived from it."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from deployments.config import DiffusionOptions
+from deployments.engines.hardware import pick_device, pick_dtype
+
+
+def load_pipeline(model: str, options: DiffusionOptions) -> Any:
+    """What draws from nothing, still on the CPU.
+
+    Raises:
+        Exception: whatever diffusers raises when it cannot load the model.
+    """
+    from diffusers import AutoPipelineForText2Image
+    from diffusers.utils import logging as diffusers_logging
+
+    # Its warnings quote prompts: of each one that is longer than the shorter of two encoders.
+    diffusers_logging.set_verbosity_error()
+    return AutoPipelineForText2Image.from_pretrained(
+        model,
+        torch_dtype=pick_dtype(options.dtype, pick_device(options.device)),
+        local_files_only=True,
+        **options.from_pretrained,
+    )
+
+
+def build_redrawing(base: Any) -> Any:
+    """What draws from a picture, with the same weights; None if this family has no such thing."""
+    from diffusers import AutoPipelineForImage2Image
+
+    try:
+        pipeline = AutoPipelineForImage2Image.from_pipe(base)
+    except ValueError:
+        return None
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def tune(pipeline: Any, options: DiffusionOptions) -> None:
+    """Move it to where it computes, and make it trade memory for time as it is told.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    device = pick_device(options.device)
+    pipeline.set_progress_bar_config(disable=True)
+    if options.offload == "model":
+        pipeline.enable_model_cpu_offload(device=device)
+    elif options.offload == "sequential":
+        pipeline.enable_sequential_cpu_offload(device=device)
+    else:
+        pipeline.to(device)
+    if options.attention_slicing:
+        pipeline.enable_attention_slicing()
+    if options.vae_tiling:
+        _enable_tiling(pipeline.vae)
+    if options.vae_slicing:
+        pipeline.vae.enable_slicing()
+    if options.compile:
+        # In place: diffusers looks at the class of its parts, and a wrapper has another.
+        _find_denoiser(pipeline).compile()
+
+
+def _enable_tiling(vae: Any) -> None:
+    if type(vae).__name__ == "AutoencoderTiny" and vae.config.latent_channels != 4:
+        # diffusers 0.42 has the number in its code, and fails with the first edit.
+        raise ValueError("vae_tiling: a tiny VAE can be tiled only if its latents have 4 channels")
+    vae.enable_tiling()
+
+
+def build_schedulers(pipeline: Any, names: Sequence[str]) -> Mapping[str | None, Any]:
+    """Schedulers by name, with the settings of the pipeline's own, which is None's."""
+    import diffusers
+
+    schedulers: dict[str | None, Any] = {None: pipeline.scheduler}
+    for name in names:
+        schedulers[name] = getattr(diffusers, name).from_config(pipeline.scheduler.config)
+    return schedulers
+
+
+def find_sample_size(pipeline: Any) -> int:
+    """The side of the latents that a pipeline was trained on; where it stands differs by family."""
+    if size := getattr(pipeline, "default_sample_size", None):
+        return int(size)
+    return int(_find_denoiser(pipeline).config.sample_size)
+
+
+def _find_denoiser(pipeline: Any) -> Any:
+    """The part that takes nearly all the time."""
+    unet = getattr(pipeline, "unet", None)
+    return pipeline.transformer if unet is None else unet
