@@ -233,6 +233,11 @@ class DiffusionOptions(_Args):
     vae_tiling: bool = Field(False, description="decodes large images in tiles: less memory")
     vae_slicing: bool = Field(False, description="decodes images one by one: less memory")
     compile: bool = Field(False, description="torch.compile: slow first images, then faster")
+    pack_weights: bool = Field(
+        True,
+        description="on a CPU, weights are laid out for it once, not at each step; loras, compile "
+        "and offload leave them as they are",
+    )
     offload: Literal["none", "model", "sequential"] = Field(
         "none", description="what is not in use waits in main memory; needs a GPU"
     )

@@ -55,7 +55,7 @@ class CrossEncoderEngine:
         """
         from sentence_transformers import CrossEncoder
 
-        from deployments.engines.packing import pack_linears
+        from deployments.engines.packing import pack_weights
 
         device = pick_device(options.device)
         self._model = CrossEncoder(
@@ -65,7 +65,7 @@ class CrossEncoderEngine:
             model_kwargs={"dtype": pick_dtype(options.dtype, device)},
         ).eval()
         if options.pack_weights:
-            pack_linears(self._model)
+            pack_weights(self._model)
         if self._model.num_labels != 1:
             raise ValueError(f"the model tells {self._model.num_labels} classes apart: no score")
         if getattr(self._model[0], "transformer_task", None) in _WRITING:

@@ -37,7 +37,7 @@ class EncoderEngine(VectorEngine):
         from sentence_transformers import SentenceTransformer
         from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
 
-        from deployments.engines.packing import pack_linears
+        from deployments.engines.packing import pack_weights
 
         device = pick_device(options.device)
         self._model = SentenceTransformer(
@@ -47,7 +47,7 @@ class EncoderEngine(VectorEngine):
             model_kwargs={"dtype": pick_dtype(options.dtype, device)},
         ).eval()
         if options.pack_weights:
-            pack_linears(self._model)
+            pack_weights(self._model)
         prompts = Prompts(
             options.prompts,
             self._model.prompts,

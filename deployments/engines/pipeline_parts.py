@@ -61,6 +61,19 @@ def tune(pipeline: Any, options: DiffusionOptions) -> None:
     if options.compile:
         # In place: diffusers looks at the class of its parts, and a wrapper has another.
         _find_denoiser(pipeline).compile()
+    elif device == "cpu" and options.offload == "none":
+        _tune_for_cpu(pipeline, options)
+
+
+def _tune_for_cpu(pipeline: Any, options: DiffusionOptions) -> None:
+    import torch
+
+    from deployments.engines.packing import pack_weights
+
+    for part in (_find_denoiser(pipeline), pipeline.vae):
+        part.to(memory_format=torch.channels_last)
+        if options.pack_weights and not options.loras:  # they change weights
+            pack_weights(part)
 
 
 def _enable_tiling(vae: Any) -> None:
