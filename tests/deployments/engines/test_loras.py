@@ -28,7 +28,12 @@ INK, OIL, WORDS = Lora("ink-1.5"), Lora("oil", 0.5), Lora("words")
 
 def load(loras: dict[str, LoraArgs], dtype: str = "float32") -> DiffusersEngine:
     options = DiffusionOptions(
-        dtype=dtype, num_inference_steps=4, guidance_scale=3.0, batch_window_ms=50, loras=loras
+        dtype=dtype,
+        num_inference_steps=4,
+        guidance_scale=3.0,
+        batch_window_ms=50,
+        loras=loras,
+        pack_weights=False,  # as with adapters: the last bits are the same only then
     )
     return DiffusersEngine(str(MODEL), options, "shapes")
 
