@@ -5,6 +5,8 @@ import base64
 from collections.abc import Iterator
 
 import msgspec
+import numpy as np
+import orjson
 
 from api.backends import EmbeddingBackend, EmbeddingRequest, Embeddings
 from api.encoding import Asked, Call
@@ -12,8 +14,8 @@ from api.errors import InvalidRequest
 from api.schema.embeddings import EmbeddingsRequest
 
 _FLOAT32_BYTES = 4
-_MAX_ON_LOOP = {"float": 65_536, "base64": 1_048_576}
-"""Numbers that are written in under 5 ms (54 and 4 ns each); more would hold up other requests."""
+_MAX_ON_LOOP = {"float": 131_072, "base64": 1_048_576}
+"""Numbers that are written in under 5 ms (29 and 4 ns each); more would hold up other requests."""
 
 
 def prepare_embeddings(request: EmbeddingsRequest, asked: Asked) -> Call:
@@ -61,11 +63,10 @@ def to_body(request: EmbeddingsRequest, embeddings: Embeddings) -> bytes:
 
 
 def _to_rows(embeddings: Embeddings, is_base64: bool) -> Iterator[bytes]:
-    row_bytes = embeddings.dimensions * _FLOAT32_BYTES
-    matrix = memoryview(embeddings.vectors)
-    for start in range(0, len(matrix), row_bytes):
-        row = matrix[start : start + row_bytes]  # (D,) float32
+    vectors = np.frombuffer(embeddings.vectors, "<f4")
+    for row in vectors.reshape(-1, embeddings.dimensions):  # (D,) float32
         if is_base64:
-            yield b'"%b"' % base64.b64encode(row)
+            yield b'"%b"' % base64.b64encode(row.data)
         else:
-            yield msgspec.json.encode(row.cast("f").tolist())
+            # The shortest text that is the same float32 again: half of what a float64 takes.
+            yield orjson.dumps(row, option=orjson.OPT_SERIALIZE_NUMPY)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = {"api", "deployments"}
-API_MAY_IMPORT = {"api", "msgspec", "pydantic", "pydantic_core", "starlette"}
+API_MAY_IMPORT = {"api", "msgspec", "numpy", "orjson", "pydantic", "pydantic_core", "starlette"}
 API_MAY_IMPORT |= sys.stdlib_module_names
 
 
