@@ -6,6 +6,7 @@ asking; those whose request is cancelled before their turn are not read at all.
 """
 
 import contextlib
+import fcntl
 import logging
 import os
 import subprocess
@@ -45,6 +46,8 @@ _BYTES_PER_PIXEL = 24
 _CPU_S = 5
 _PATIENCE_S = 30.0
 """By the clock, on a machine that has much else to do; also for starting."""
+
+_PIPE_BYTES = 1024**2  # what Linux grants anybody
 
 _KEPT_VARIABLES = ("LD_LIBRARY_PATH",)
 """Of the environment, with its keys and tokens: where some Pythons find what they need to start."""
@@ -96,13 +99,12 @@ class PictureReader:
         size = width_px, height_px
         if result in (RGB, RGBA):
             return Image.frombytes("RGBA" if result == RGBA else "RGB", size, pixels)
+        # No "x" between the figures: with a 0 before it they look like an address in memory.
         reasons = {
-            TOO_LARGE: f"is larger than the limit of {self._max_pixels} pixels.",
-            TOO_SMALL: f"is smaller than {MIN_SIDE_PX} pixels.",
+            TOO_LARGE: f"{width_px} by {height_px} is more than {self._max_pixels} pixels.",
+            TOO_SMALL: f"{width_px} by {height_px} pixels: each side must have {MIN_SIDE_PX}.",
         }
-        reason = "it is not a PNG, JPEG or WebP file that can be read."
-        if result in reasons:
-            reason = f"{width_px}x{height_px} {reasons[result]}"
+        reason = reasons.get(result, "it is not a PNG, JPEG or WebP file that can be read.")
         raise self._error(f"Invalid value for '{param}': {reason}", param=param)
 
     def _ask(self, data: bytes) -> Result:
@@ -160,6 +162,7 @@ class PictureReader:
             env={name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ},
             cwd="/",
         )
+        _widen(process)
         timer = threading.Timer(_PATIENCE_S, process.kill)
         timer.start()
         try:
@@ -170,6 +173,14 @@ class PictureReader:
             timer.cancel()
         logger.error("the process that reads pictures ended with status %d", _end(process))
         raise EngineFailed("The model cannot read pictures now.")
+
+
+def _widen(process: _Process) -> None:
+    """Pixels are many: with the usual 64 KiB two processes wait for each other a thousand times."""
+    for pipe in (process.stdin, process.stdout):
+        if pipe is not None:
+            with contextlib.suppress(OSError):  # an unprivileged user may have too many
+                fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
 
 
 def _end(process: _Process) -> int:
