@@ -65,6 +65,6 @@ async def test_many_steps_bring_replicas_and_many_requests_do_not(service: Servi
     for_many_requests = await draw(service, 60, 4, num_inference_steps=1)
     for_many_steps = await draw(service, 10, 30, num_inference_steps=200, n=10)
     service.deploy(APPLICATIONS)
-    wait_until(lambda: "painters" not in service.replica_pids(), 60)
+    wait_until(lambda: "painters" not in service.ready(), 30)  # Serve takes half a minute to end it
 
     assert (for_many_requests, for_many_steps) == (1, 2)
