@@ -5,8 +5,10 @@ looked for here; the options of vLLM are read from its source, because importing
 """
 
 import ast
+import copy
 import importlib
 import importlib.util
+import inspect
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -54,7 +56,7 @@ def find_problems(config: Any) -> Iterator[str]:
     yield from ours
     # Serve's words for what we have said already would make two lines of one mistake.
     said = {line.partition(": ")[0] for line in ours}
-    for line in _schema_problems(config, ServeDeploySchema, ""):
+    for line in _schema_problems(_without_policies(config), ServeDeploySchema, ""):
         if line.partition(": ")[0] not in said:
             yield line
 
@@ -83,6 +85,9 @@ def _shape_problems(config: Any) -> Iterator[str]:
             yield from _wrong_types(
                 deployment, f"{where}.", autoscaling_config=dict, ray_actor_options=dict
             )
+            if isinstance(autoscaling := deployment.get("autoscaling_config"), dict):
+                where = f"{where}.autoscaling_config."
+                yield from _wrong_types(autoscaling, where, policy=dict)
 
 
 def _wrong_types(mapping: Mapping[str, Any], path: str, **types: type) -> Iterator[str]:
@@ -136,7 +141,6 @@ def _model_problems(application: Mapping[str, Any], args: Any, path: str) -> Ite
 
 
 def _deployment_problems(application: Mapping[str, Any], name: str, path: str) -> Iterator[str]:
-    from ray.serve.config import AutoscalingConfig
     from ray.serve.schema import DeploymentSchema, RayActorOptionsSchema
 
     for index, deployment in enumerate(application.get("deployments") or []):
@@ -145,14 +149,60 @@ def _deployment_problems(application: Mapping[str, Any], name: str, path: str) -
             yield f"{where}.name: {application['import_path']} has one deployment, named '{name}'"
         yield from _unknown_keys(deployment, DeploymentSchema, f"{where}.")
         autoscaling = deployment.get("autoscaling_config") or {}
-        yield from _unknown_keys(autoscaling, AutoscalingConfig, f"{where}.autoscaling_config.")
-        # Serve's schema of a deployment takes any mapping, and finds out when it deploys.
-        yield from _schema_problems(autoscaling, AutoscalingConfig, f"{where}.autoscaling_config.")
+        yield from _autoscaling_problems(autoscaling, f"{where}.autoscaling_config.")
         yield from _unknown_keys(
             deployment.get("ray_actor_options"),
             RayActorOptionsSchema,
             f"{where}.ray_actor_options.",
         )
+
+
+def _autoscaling_problems(autoscaling: Mapping[str, Any], path: str) -> Iterator[str]:
+    from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
+
+    yield from _unknown_keys(autoscaling, AutoscalingConfig, path)
+    policy = autoscaling.get("policy")
+    if isinstance(policy, dict):
+        yield from _unknown_keys(policy, AutoscalingPolicy, f"{path}policy.")
+        yield from _policy_problems(policy, f"{path}policy.")
+    # Serve's schema of a deployment takes any mapping, and finds out when it deploys.
+    yield from _schema_problems(_without_policy(autoscaling), AutoscalingConfig, path)
+
+
+def _policy_problems(policy: Mapping[str, Any], path: str) -> Iterator[str]:
+    """What Serve's controller would find when it makes the policy."""
+    import_path = policy.get("policy_function")
+    problem = "is missing" if import_path is None else _import_problem(str(import_path))
+    if problem:
+        yield f"{path}policy_function: {problem}"
+        return
+    module_name, _, attribute = str(import_path).partition(":")
+    make = getattr(importlib.import_module(module_name), attribute)
+    arguments = policy.get("policy_kwargs") or {}
+    if not inspect.isclass(make):
+        if arguments:
+            yield f"{path}policy_kwargs: '{attribute}' is a function, which Serve gives none"
+        return
+    try:
+        make(**arguments)
+    except Exception as error:  # whatever it finds wrong with them
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        yield f"{path}policy_kwargs: {reason}"
+
+
+def _without_policy(autoscaling: Mapping[str, Any]) -> dict[str, Any]:
+    """Serve's schema imports the policy, and does not say what it stumbles over there."""
+    is_ours = isinstance(autoscaling.get("policy"), dict)
+    return {key: autoscaling[key] for key in autoscaling if key != "policy" or not is_ours}
+
+
+def _without_policies(config: Mapping[str, Any]) -> dict[str, Any]:
+    plain = copy.deepcopy(dict(config))
+    for application in plain["applications"]:
+        for deployment in application.get("deployments") or []:
+            if isinstance(autoscaling := deployment.get("autoscaling_config"), dict):
+                deployment["autoscaling_config"] = _without_policy(autoscaling)
+    return plain
 
 
 def _unknown_keys(value: Any, schema: type[BaseModel], path: str) -> Iterator[str]:

@@ -10,12 +10,14 @@ from ray import serve
 
 from api.backends import ImageRequest, Images
 from api.generation import Delta
+from deployments.autoscaling import IMAGE_STEPS
 from deployments.config import DiffusionArgs
 from deployments.desk import Desk
 from deployments.engines.diffusers_engine import DiffusersEngine
 from deployments.engines.fake_engines import FakeDiffusionEngine
 from deployments.fair_queue import FairQueue
 from deployments.handles import StreamEnd
+from deployments.image_steps import OutstandingSteps
 from deployments.loading import load_engine
 from deployments.token_channel import ReplyTo, Sender
 from deployments.work import Work
@@ -55,20 +57,25 @@ class DiffusionReplica:
         """Load the model."""
         self._engine = load_engine(args, partial(_build_engine, args))
         self._sender = Sender()
+        self._steps = OutstandingSteps(args.engine)
         queue = FairQueue(self._engine.capacity, args.max_waiting)
         self._desk = Desk(args.id, "diffusion", queue)
 
     async def generate(self, request: ImageRequest) -> Images:
         """Draw all images; cancelling the call stops the work between two steps."""
         async with self._desk.take_in(request.request_id, request.origin) as work:
-            return await self._engine.generate(request, work)
+            with self._steps.counting(request) as note:
+                return await self._engine.generate(request, work, note)
 
     async def stream(self, request: ImageRequest, reply_to: ReplyTo) -> StreamEnd[Images]:
         """Draw, and send every step to `reply_to`; the call's result is what has been drawn."""
         async with self._desk.take_in(request.request_id, request.origin) as work:
-            with self._sender.open(reply_to) as outlet:
+            with (
+                self._sender.open(reply_to) as outlet,
+                self._steps.counting(request, outlet.send_apart) as note,
+            ):
                 try:
-                    images = await self._engine.generate(request, work, outlet.send_apart)
+                    images = await self._engine.generate(request, work, note)
                 finally:
                     work.first_s = outlet.first_s
             return StreamEnd(images, outlet.sent)
@@ -77,12 +84,17 @@ class DiffusionReplica:
         """What clients may ask of the model."""
         return self._engine.details()
 
+    async def record_autoscaling_stats(self) -> dict[str, int]:
+        """What Serve asks for now and then, and gives to `QueuedImageSteps`."""
+        return {IMAGE_STEPS: self._steps.total}
+
     async def counts(self) -> dict[str, int]:
         """What is under way here; all but `pid`, `sockets` and `tasks` are 0 at rest."""
         return {
             "pid": os.getpid(),
             "streams": self._sender.outlets,
             "sockets": self._sender.peers,
+            "steps": self._steps.total,
             **self._desk.counts(),
             "tasks": len(asyncio.all_tasks()),
         }

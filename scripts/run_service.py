@@ -38,7 +38,7 @@ RUN = HOME / "run"
 SERVE = Path(sys.executable).parent / "serve"
 
 POLL_S, HEARTBEAT_S = 1.0, 10.0
-DONE = ("ready", "failed")
+DONE = ("ready", "failed", "idle")
 
 
 class Refused(Exception):

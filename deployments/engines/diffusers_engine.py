@@ -18,7 +18,8 @@ from deployments.engines.image_prompts import PromptReader
 from deployments.engines.image_recipes import to_recipe
 from deployments.engines.image_sizes import check_size, fit_size
 from deployments.engines.inpainting import put_back
-from deployments.engines.picture_files import flatten, read_picture, to_mask, write_picture
+from deployments.engines.picture_files import flatten, to_mask, write_picture
+from deployments.engines.picture_reader import PictureReader
 from deployments.engines.pipelines import Pipelines
 from deployments.work import Work
 
@@ -62,6 +63,7 @@ class DiffusersEngine:
         base = self._pipelines.base
         self._reader = PromptReader(base, self._pipelines.get_default("max_sequence_length"))
         self._health_ids = copy.deepcopy(base.tokenizer)("", return_tensors="pt").input_ids
+        self._pictures = PictureReader(options.max_input_pixels)
         self._batches = Batches(
             self._pipelines.draw,
             options.max_batch_images,
@@ -108,7 +110,7 @@ class DiffusersEngine:
         work = work or Work()
         sources = None
         if request.edit is not None:
-            sources = await asyncio.to_thread(self._read_sources, request, request.edit)
+            sources = await self._read_sources(request, request.edit)
         width_px, height_px = self._to_size(request, sources)
         prompt_tokens = self._reader.count(request.prompt, "prompt")
         if request.negative_prompt:
@@ -169,11 +171,10 @@ class DiffusersEngine:
         said = provenance if self._options.provenance else None
         return Image(write_picture(picture, request.file, said), canvas.seed)
 
-    def _read_sources(self, request: ImageRequest, edit: Edit) -> _Sources:
+    async def _read_sources(self, request: ImageRequest, edit: Edit) -> _Sources:
         """Decode what is to be edited."""
-        most = self._options.max_input_pixels
-        image = read_picture(edit.image, "image", most)
-        mask = None if edit.mask is None else read_picture(edit.mask, "mask", most)
+        image = await self._pictures.read(edit.image, "image")
+        mask = None if edit.mask is None else await self._pictures.read(edit.mask, "mask")
         if mask is not None and mask.size != image.size:
             raise InvalidRequest(
                 "Invalid value for 'mask': it must be as large as the image, which is "
@@ -184,9 +185,7 @@ class DiffusersEngine:
         if request.width_px and request.height_px:
             wanted = request.width_px, request.height_px
         check_size(*wanted, self._options)
-        return _Sources(
-            flatten(image).resize(wanted), None if mask is None else to_mask(mask).resize(wanted)
-        )
+        return await asyncio.to_thread(_to_sources, image, mask, wanted)
 
     def _to_size(self, request: ImageRequest, sources: _Sources | None) -> tuple[int, int]:
         """The size to draw in: the one asked for, the picture's, or the model's own."""
@@ -224,4 +223,11 @@ class DiffusersEngine:
 
     def shut_down(self) -> None:
         """Take no more work."""
+        self._pictures.shut_down()
         self._batches.shut_down()
+
+
+def _to_sources(image: "PilImage", mask: "PilImage | None", size: tuple[int, int]) -> _Sources:
+    return _Sources(
+        flatten(image).resize(size), None if mask is None else to_mask(mask).resize(size)
+    )

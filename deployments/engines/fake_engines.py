@@ -39,6 +39,7 @@ from deployments.work import Work
 
 _DIMENSIONS = 8
 _SIZE_PX = 64
+_STEP_S = 0.001
 
 
 class FakeLlmOptions(BaseModel):
@@ -228,7 +229,7 @@ class FakeDiffusionEngine:
             for seed in range(first, first + request.n)
         ]
         for step in range(1, steps + 1):
-            await asyncio.sleep(0)
+            await asyncio.sleep(_STEP_S)
             if emit is not None:
                 preview = images[0].data if step <= request.previews else b""
                 emit(Delta(0, "", extra=Extra(sketch=Sketch(step, steps, preview))))

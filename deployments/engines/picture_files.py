@@ -1,4 +1,4 @@
-"""Pictures as files: those that clients send are read with care, those for them are written."""
+"""Pictures for clients are written to files; those from clients, once read, made ready."""
 
 import io
 import json
@@ -6,57 +6,11 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from api.backends import PictureFile
-from api.errors import InvalidImageFile
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PilImage
 
-_FORMATS = ("PNG", "JPEG", "WEBP")
-_MIN_SIDE_PX = 8
 _PROVENANCE_KEY = "triptych"
-
-
-def read_picture(data: bytes, param: str, max_pixels: int) -> "PilImage":
-    """Decode a file: its first frame, upright, as RGB or RGBA.
-
-    Raises:
-        InvalidImageFile: it is not a PNG, JPEG or WebP, is damaged, too large or too small.
-    """
-    from PIL import Image, ImageOps
-
-    try:
-        # The header only: nothing is decoded before the size is known.
-        with Image.open(io.BytesIO(data), formats=_FORMATS) as picture:
-            _check_size(picture.size, param, max_pixels)
-            picture.verify()  # which leaves it unusable
-        with Image.open(io.BytesIO(data), formats=_FORMATS) as picture:
-            picture.load()
-            is_clear = picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info
-            upright = ImageOps.exif_transpose(picture)
-            return upright.convert("RGBA" if is_clear else "RGB")
-    except InvalidImageFile:
-        raise
-    except Exception as error:  # Pillow's readers raise whatever they stumble over
-        raise InvalidImageFile(
-            f"Invalid value for '{param}': it is not a PNG, JPEG or WebP file that can be read.",
-            param=param,
-        ) from error
-
-
-def _check_size(size: tuple[int, int], param: str, max_pixels: int) -> None:
-    width_px, height_px = size
-    if width_px * height_px > max_pixels:
-        raise InvalidImageFile(
-            f"Invalid value for '{param}': {width_px}x{height_px} is larger than the limit of "
-            f"{max_pixels} pixels.",
-            param=param,
-        )
-    if min(size) < _MIN_SIDE_PX:
-        raise InvalidImageFile(
-            f"Invalid value for '{param}': {width_px}x{height_px} is smaller than "
-            f"{_MIN_SIDE_PX} pixels.",
-            param=param,
-        )
 
 
 def flatten(picture: "PilImage") -> "PilImage":

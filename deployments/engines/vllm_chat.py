@@ -1,7 +1,6 @@
 """Conversations → prompts, with vLLM's renderers and parsers for tools, thoughts, pictures."""
 
 import asyncio
-import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
@@ -9,19 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 from api.errors import InvalidImage, InvalidRequest, UnsupportedParameter
 from api.generation import Conversation, ImageInput, Message, Sampling, Tools
+from deployments.engines.picture_reader import PictureReader
 from deployments.engines.vllm_errors import translate_errors
 from deployments.engines.vllm_reading import ChoiceReader
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
     from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
     from vllm.renderers.online_renderer import OnlineRenderer
     from vllm.sampling_params import StructuredOutputsParams
     from vllm.v1.engine.async_llm import AsyncLLM
 
 _FORCED_ONLY = "triptych_forced"
-_IMAGE_FORMATS = ("PNG", "JPEG", "WEBP")
-_MIN_SIDE_PX = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +62,7 @@ class VllmChat:
 
         _register_forced_only()
         self._options = options
+        self._pictures = PictureReader(options.max_image_pixels, InvalidImage)
         self._config = engine.model_config
         self._tokenizer = engine.get_tokenizer()
         # A forced call is JSON of its schema whatever the model's own format is: some of those
@@ -90,6 +88,10 @@ class VllmChat:
             and type(engine.renderer).__name__ == "HfRenderer"
         )
         """Whether a conversation of texts is what the tokenizer's own template makes of it."""
+
+    def shut_down(self) -> None:
+        """Read no more pictures."""
+        self._pictures.shut_down()
 
     def check(self, conversation: Conversation) -> None:
         """Check what the model cannot do.
@@ -204,9 +206,8 @@ class VllmChat:
     async def _to_part(self, part: str | ImageInput) -> dict[str, Any]:
         if isinstance(part, str):
             return {"type": "text", "text": part}
-        most = self._options.max_image_pixels
-        image = await asyncio.to_thread(open_image, part.data, most)
-        return {"type": "image_pil", "image_pil": image}
+        image = await self._pictures.read(part.data, "messages")
+        return {"type": "image_pil", "image_pil": await asyncio.to_thread(image.convert, "RGB")}
 
     def _to_new_parser(
         self, request: "ChatCompletionRequest", renderer: "OnlineRenderer"
@@ -273,30 +274,6 @@ def _template_refuses() -> InvalidRequest:
         "messages.",
         param="messages",
     )
-
-
-def open_image(data: bytes, max_pixels: int) -> "Image":
-    """Decode the first frame of a picture, once its size is known to be harmless.
-
-    Raises:
-        InvalidImage: it is not one, or too large, or too small.
-    """
-    from PIL import Image
-
-    try:
-        with Image.open(io.BytesIO(data), formats=_IMAGE_FORMATS) as image:
-            width_px, height_px = image.size
-            if width_px * height_px > max_pixels:
-                raise InvalidImage(f"An image has more than {max_pixels} pixels.", param="messages")
-            if min(width_px, height_px) < _MIN_SIDE_PX:
-                raise InvalidImage(
-                    f"An image is less than {_MIN_SIDE_PX} pixels wide or high.", param="messages"
-                )
-            return image.convert("RGB")
-    except InvalidImage:
-        raise
-    except Exception:  # of Pillow and its codecs; their words may quote the file or an address
-        raise InvalidImage("An image cannot be read.", param="messages") from None
 
 
 def _register_forced_only() -> None:

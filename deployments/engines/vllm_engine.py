@@ -284,6 +284,7 @@ class VllmEngine:
     def shut_down(self) -> None:
         """End the engine's processes."""
         self._tokenizer.shut_down()
+        self._chat.shut_down()
         self._engine.shutdown()
 
 

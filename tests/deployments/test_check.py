@@ -246,6 +246,71 @@ def test_option_that_vllm_does_not_have_is_named_for_encoders_too() -> None:
     assert problem.endswith(".args.vllm.max_model_length: vLLM has no such option")
 
 
+POLICY = "applications[3].deployments[0].autoscaling_config.policy"
+STEPS = "deployments.autoscaling:QueuedImageSteps"
+
+
+def with_policy(policy: Any) -> Callable[[Any], None]:
+    path = ("applications", DIFFUSION, "deployments", 0, "autoscaling_config", "policy")
+    return put(*path, policy)
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        {"policy_function": STEPS},
+        {"policy_function": STEPS, "policy_kwargs": {"target_steps": 1, "request_steps": 2.5}},
+        {"policy_function": "ray.serve.autoscaling_policy:default_autoscaling_policy"},
+    ],
+)
+def test_policy_that_serve_can_make_is_no_problem(policy: dict[str, Any]) -> None:
+    assert problems(with_policy(policy)) == []
+
+
+@pytest.mark.parametrize(
+    ("policy", "line"),
+    [
+        (STEPS, ": must be a mapping"),
+        ({}, ".policy_function: is missing"),
+        ({"policy_function": 7}, ".policy_function: must be 'module:attribute'"),
+        (
+            {"policy_function": "deployments.nowhere:Policy"},
+            ".policy_function: module 'deployments.nowhere' cannot be imported "
+            "(ModuleNotFoundError)",
+        ),
+        (
+            {"policy_function": "deployments.autoscaling:Nothing"},
+            ".policy_function: module 'deployments.autoscaling' has no 'Nothing'",
+        ),
+        ({"policy_function": STEPS, "colour": 1}, ".colour: there is no such key"),
+        (
+            {"policy_function": STEPS, "policy_kwargs": {"target_steps": 0}},
+            ".policy_kwargs: target_steps must be a positive number",
+        ),
+        (
+            {"policy_function": STEPS, "policy_kwargs": {"target": 1}},
+            ".policy_kwargs: QueuedImageSteps.__init__() got an unexpected keyword argument "
+            "'target'",
+        ),
+        (
+            {
+                "policy_function": "ray.serve.autoscaling_policy:default_autoscaling_policy",
+                "policy_kwargs": {"target": 1},
+            },
+            ".policy_kwargs: 'default_autoscaling_policy' is a function, which Serve gives none",
+        ),
+    ],
+)
+def test_policy_that_serve_cannot_make_is_one_line(policy: Any, line: str) -> None:
+    assert problems(with_policy(policy)) == [f"{POLICY}{line}"]
+
+
+def test_policy_of_nothing_is_a_problem() -> None:
+    (line,) = problems(with_policy(None))
+
+    assert line.startswith(f"{POLICY}: ")
+
+
 def test_application_named_otherwise_than_its_model_is_one_line() -> None:
     change = put("applications", LLM, "args", "id", "org/model.v2")
 
