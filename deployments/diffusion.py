@@ -64,18 +64,15 @@ class DiffusionReplica:
     async def generate(self, request: ImageRequest) -> Images:
         """Draw all images; cancelling the call stops the work between two steps."""
         async with self._desk.take_in(request.request_id, request.origin) as work:
-            with self._steps.counting(request) as note:
-                return await self._engine.generate(request, work, note)
+            with self._steps.counting(request, work):
+                return await self._engine.generate(request, work)
 
     async def stream(self, request: ImageRequest, reply_to: ReplyTo) -> StreamEnd[Images]:
         """Draw, and send every step to `reply_to`; the call's result is what has been drawn."""
         async with self._desk.take_in(request.request_id, request.origin) as work:
-            with (
-                self._sender.open(reply_to) as outlet,
-                self._steps.counting(request, outlet.send_apart) as note,
-            ):
+            with self._sender.open(reply_to) as outlet, self._steps.counting(request, work):
                 try:
-                    images = await self._engine.generate(request, work, note)
+                    images = await self._engine.generate(request, work, outlet.send_apart)
                 finally:
                     work.first_s = outlet.first_s
             return StreamEnd(images, outlet.sent)

@@ -1,55 +1,42 @@
 """Image-steps that a replica has still to take: all of its requests, those that wait included."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from api.backends import ImageRequest
-from api.generation import Delta
 from deployments.config import DiffusionOptions
-
-Emit = Callable[[Delta], None]
+from deployments.work import Work
 
 
 class OutstandingSteps:
-    """What is left of each request, as its progress tells."""
+    """What is left of each request."""
 
     def __init__(self, options: DiffusionOptions) -> None:
         """Begin with none; `options` say how many steps a request has that does not."""
         self._options = options
-        self.total = 0
+        self._open: dict[Work, ImageRequest] = {}
+
+    @property
+    def total(self) -> int:
+        """Of all requests together."""
+        return sum(self._count(work, request) for work, request in self._open.items())
 
     @contextmanager
-    def counting(self, request: ImageRequest, emit: Emit | None = None) -> Iterator[Emit]:
-        """Count a request's steps until the block ends, however it does.
-
-        Yields:
-            What the engine tells its progress to, which passes it on to `emit`.
-        """
-        steps = self._expect(request)
-        left = request.n * steps
-        taken: dict[int, int] = {}
-        self.total += left
-
-        def note(delta: Delta) -> None:
-            nonlocal left
-            sketch = delta.extra.sketch if delta.extra is not None else None
-            if sketch is not None:
-                # Its own word on how many there are counts: ours was a guess.
-                taken[delta.index] = sketch.step
-                now = max(request.n * sketch.steps - sum(taken.values()), 0)
-                self.total += now - left
-                left = now
-            if emit is not None:
-                emit(delta)
-
+    def counting(self, request: ImageRequest, work: Work) -> Iterator[None]:
+        """Count a request's steps until the block ends, however it does."""
+        self._open[work] = request
         try:
-            yield note
+            yield
         finally:
-            self.total -= left
+            del self._open[work]
 
-    def _expect(self, request: ImageRequest) -> int:
-        """Steps of one of its images, before the engine has looked at it."""
+    def _count(self, work: Work, request: ImageRequest) -> int:
+        """The engine's word counts; before it has looked at the request, ours is a guess."""
+        if work.count_steps_left is not None:
+            return work.count_steps_left()
         options, edit = self._options, request.edit
         named = options.qualities.get(request.quality or "", options.num_inference_steps)
         steps = request.num_inference_steps or named
-        return steps if edit is None else int(steps * (edit.strength or options.strength))
+        return request.n * (
+            steps if edit is None else int(steps * (edit.strength or options.strength))
+        )

@@ -1,5 +1,7 @@
 """What an engine and the replica around it tell each other about one request."""
 
+from collections.abc import Callable
+
 from api.generation import Usage
 
 
@@ -12,6 +14,8 @@ class Work:
         """What has been used; the engine keeps it true, also when it fails or is cancelled."""
         self.images = self.image_steps = self.image_pixel_steps = 0
         """Images that are done, and steps that have been taken, also for others."""
+        self.count_steps_left: Callable[[], int] | None = None
+        """How many steps of all its images are still to take, once the engine knows."""
 
     async def begin(self, tokens: int, size: int = 1) -> None:
         """Called once by the engine: the request is valid, and nothing has been computed yet.

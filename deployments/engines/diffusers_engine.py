@@ -116,7 +116,9 @@ class DiffusersEngine:
         if request.negative_prompt:
             prompt_tokens += self._reader.count(request.negative_prompt, "negative_prompt")
         recipe = to_recipe(request, (width_px, height_px), self._pipelines, self._options)
-        canvases = self._to_canvases(request, recipe, sources)
+        canvases = self._to_canvases(request, recipe, sources, emit is not None)
+        total = self._pipelines.count_steps(recipe)
+        work.count_steps_left = lambda: sum(total - each.steps_done for each in canvases)
         await work.begin(tokens=0, size=request.n)  # its key's limits count pictures
         work.usage = Usage(prompt_tokens)
         try:
@@ -197,7 +199,7 @@ class DiffusersEngine:
         return width_px, height_px
 
     def _to_canvases(
-        self, request: ImageRequest, recipe: Recipe, sources: _Sources | None
+        self, request: ImageRequest, recipe: Recipe, sources: _Sources | None, is_watched: bool
     ) -> list[Canvas]:
         """One an image, each with its seed: the one asked for and those after it, or any."""
         first = secrets.randbits(_SEED_BITS) if request.seed is None else request.seed
@@ -213,6 +215,7 @@ class DiffusersEngine:
                 image=sources.image if sources else None,
                 mask=sources.mask if sources else None,
                 preview_steps=frozenset(looks),
+                is_watched=is_watched,
             )
             for number in range(request.n)
         ]

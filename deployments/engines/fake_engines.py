@@ -221,15 +221,17 @@ class FakeDiffusionEngine:
     ) -> Images:
         """Draw all images; what it emits on the way is the finished picture."""
         work = work or Work()
+        first, steps, taken = request.seed or 0, request.num_inference_steps or 1, 0
+        work.count_steps_left = lambda: request.n * (steps - taken)
         await work.begin(0, size=request.n)
         width_px, height_px = request.width_px or _SIZE_PX, request.height_px or _SIZE_PX
-        first, steps = request.seed or 0, request.num_inference_steps or 1
         images = [
             Image(_to_png(width_px, height_px, seed), seed)
             for seed in range(first, first + request.n)
         ]
         for step in range(1, steps + 1):
             await asyncio.sleep(_STEP_S)
+            taken = step
             if emit is not None:
                 preview = images[0].data if step <= request.previews else b""
                 emit(Delta(0, "", extra=Extra(sketch=Sketch(step, steps, preview))))

@@ -66,6 +66,8 @@ class Canvas:
     """Where to draw, white on black."""
     preview_steps: frozenset[int] = frozenset()
     """After which steps somebody wants to look, counted from 1."""
+    is_watched: bool = False
+    """Whether somebody wants to hear of the other steps too."""
     steps_done: int = 0
     steps_told: int = 0
     """What is drawn a second time is behind this for a while."""
@@ -80,9 +82,11 @@ class Canvas:
         return self.steps_done in self.preview_steps and self.steps_done > self.steps_told
 
     def tell_step(self, picture: Any = None) -> None:
-        """Tell how far it is, unless it was as far before."""
+        """Tell those who want to know how far it is, unless it was as far before."""
         if self.steps_done > self.steps_told:
             self.steps_told = self.steps_done
+            if not self.is_watched and picture is None:
+                return  # to wake the event loop takes time from the next step
             self.tell(Event(self.index, self.steps_done, picture))
 
 

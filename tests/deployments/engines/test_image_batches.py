@@ -67,7 +67,7 @@ async def batches(painter: Painter) -> AsyncIterator[Batches]:
 
 
 def canvas(seed: int, recipe: Recipe = RECIPE, index: int = 0) -> Canvas:
-    return Canvas(index, recipe, "a dot", None, seed)
+    return Canvas(index, recipe, "a dot", None, seed, is_watched=True)
 
 
 async def draw(batches: Batches, *canvases: Canvas) -> list[int]:
@@ -301,3 +301,25 @@ async def test_nobody_is_waited_for_longer_than_the_window(
     await draw(batches, canvas(4))
 
     assert painter.seeds == [[1, 2], [3], [4]]
+
+
+async def test_steps_that_nobody_watches_are_not_told(painter: Painter, batches: Batches) -> None:
+    painter.go.release()
+    alone = canvas(1)
+    alone.is_watched = False
+
+    events = [event async for event in batches.draw([alone])]
+
+    assert [event.is_final for event in events] == [True]
+
+
+async def test_previews_are_told_to_those_who_watch_nothing_else(
+    painter: Painter, batches: Batches
+) -> None:
+    painter.go.release()
+    alone = canvas(1)
+    alone.is_watched, alone.preview_steps = False, frozenset({1})
+
+    events = [event async for event in batches.draw([alone])]
+
+    assert [event.picture for event in events] == ["look", 1]
