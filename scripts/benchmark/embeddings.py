@@ -175,20 +175,27 @@ def run_embeddings(
         interrupts=interrupts,
     )
     results = Results()
+    try:
+        _compare(setting, rounds, peers, results)
+    finally:  # of what was interrupted, what was measured until then
+        with interrupts.held():
+            table = f"{results.table()}\n\nMiniLM-L6 in {setting.dtype}, {os.cpu_count()} cores."
+            (out / "table.md").write_text(table + "\n")
+            (out / "results.json").write_text(json.dumps(results.values, indent=1))
+            print(table)
+    return 0
+
+
+def _compare(setting: Setting, rounds: int, peers: Sequence[str], results: Results) -> None:
     with contextlib.ExitStack() as stack:
         our = stack.enter_context(ours(setting))
         started = [peer for name in peers if (peer := start(name, setting, stack.enter_context))]
-        comparison = Comparison(our, started, results, interrupts)
+        comparison = Comparison(our, started, results, setting.interrupts)
         comparison.check()
         if not comparison.peers:
             raise StackFailed("there is no one left to compare with")
         for number in range(1, rounds + 1):
             comparison.measure_round(number)
-    table = f"{results.table()}\n\nMiniLM-L6 in {setting.dtype}, {os.cpu_count()} cores."
-    (out / "table.md").write_text(table + "\n")
-    (out / "results.json").write_text(json.dumps(results.values, indent=1))
-    print(table)
-    return 0
 
 
 def start(

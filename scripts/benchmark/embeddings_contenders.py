@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import psutil
@@ -114,7 +114,7 @@ class Bare:
 
     def short_ms(self) -> float:
         """Of one call at a time."""
-        seconds = self._ask(texts=[SHORT], times=SHORT_TIMES)["seconds"]
+        seconds: list[float] = self._ask(texts=[SHORT], times=SHORT_TIMES)["seconds"]
         return 1000 * statistics.median(seconds)
 
     def vectors(self, texts: Sequence[str]) -> Vectors:
@@ -126,11 +126,11 @@ class Bare:
         self._process.kill()
         self._process.wait()
 
-    def _ask(self, **asked: object) -> dict[str, list]:
+    def _ask(self, **asked: object) -> dict[str, Any]:
         assert self._process.stdin
         self._process.stdin.write(json.dumps(asked) + "\n")
         self._process.stdin.flush()
-        answer: dict[str, list] = json.loads(self._hear())
+        answer: dict[str, Any] = json.loads(self._hear())
         return answer
 
     def _hear(self) -> str:
@@ -148,7 +148,9 @@ class Others:
 
 
 @contextlib.contextmanager
-def alone(contender: Contender, everyone: Sequence[Contender], interrupts: Interrupts) -> Iterator:
+def alone(
+    contender: Contender, everyone: Sequence[Contender], interrupts: Interrupts
+) -> Iterator[Others]:
     """Within the block all contenders but one are stopped.
 
     Yields:

@@ -89,7 +89,9 @@ def server() -> Iterator[Server]:
 
 def to_embedding(text: str, encoding: str) -> str | list[float]:
     numbers = [0.5, float(len(text))]
-    return numbers if encoding == "float" else b64encode(np.array(numbers, "<f4")).decode()
+    return (
+        numbers if encoding == "float" else b64encode(np.array(numbers, "<f4").tobytes()).decode()
+    )
 
 
 def test_the_same_seed_gives_the_same_texts():
