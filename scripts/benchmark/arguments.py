@@ -12,6 +12,7 @@ from scripts.benchmark.running import Running
 from scripts.benchmark.stacks import ROOT, Stack, to_variant
 
 STACKS = ("vllm", "triptych", "ray-llm")
+PEERS = ("encode", "vllm", "infinity")
 EXAMPLES = """examples:
   scripts/bench                                    the serving rig: vllm and triptych, 3 rounds
   scripts/bench --rig engine --concurrency 1,32    the demo LLM
@@ -19,6 +20,7 @@ EXAMPLES = """examples:
   scripts/bench --variant python-proxy:RAY_SERVE_ENABLE_HA_PROXY=0 \\
                 --variant before:checkout=../before,engine.disable_log_stats=true
   scripts/bench --streams 1000                     1000 streams of a fake engine, all checked
+  scripts/bench --kind embeddings --peers encode,vllm,infinity
   scripts/bench --url http://127.0.0.1:8000/v1 --model smollm2-135m-instruct --key-env KEY
 
 Each stack runs with the same model, engine options and variables, one at a time. The answers are
@@ -54,6 +56,13 @@ OPTIONS: dict[str, list[tuple[str, str, str, dict[str, Any]]]] = {
             "sentence-transformers' own encode; images: the demo's painter beside the bare "
             "pipeline; both with --rounds and --out",
             {"default": "text", "choices": KINDS},
+        ),
+        (
+            "peers",
+            "A,B",
+            "whom embeddings are compared with: of encode (default), vllm (its pooling server), "
+            "infinity (infinity-emb; once makes an environment of 1.4 GB for it)",
+            {"default": "encode"},
         ),
         (
             "rig",
@@ -113,6 +122,7 @@ class Plan:
     """What is to be done."""
 
     kind: str
+    peers: list[str]
     rig: Rig
     stacks: list[Stack]
     triptych: Stack
@@ -161,6 +171,7 @@ def to_plan(options: argparse.Namespace, command: str) -> Plan:
     counts = options.concurrency.split(",") if options.concurrency else rig.concurrencies
     return Plan(
         kind=options.kind,
+        peers=to_peers(options.peers),
         rig=rig,
         stacks=to_stacks(options, env),
         triptych=Stack("triptych", "triptych", env, ingress_replicas=options.ingress_replicas),
@@ -188,6 +199,14 @@ def to_stacks(options: argparse.Namespace, env: dict[str, str]) -> list[Stack]:
     if len(set(names)) < len(names):
         raise ValueError(f"two stacks of one name: {', '.join(names)}")
     return stacks
+
+
+def to_peers(text: str) -> list[str]:
+    names = list(dict.fromkeys(text.split(",")))
+    for name in names:
+        if name not in PEERS:
+            raise ValueError(f"no peer {name!r}: there are {', '.join(PEERS)}")
+    return names
 
 
 def to_target(options: argparse.Namespace) -> Running | None:

@@ -1,7 +1,8 @@
 """sentence-transformers' own `encode` in a process of its own, on demand.
 
-    stdin   a line of JSON: {"texts": [...], "batch_size": 32} or {"texts": ["one"], "times": 50}
-    stdout  a line when loaded; then for each a line of JSON: seconds of each call
+    stdin   a line of JSON: {"texts": [...], "batch_size": 32} or {"texts": ["one"], "times": 50},
+            with "has_vectors": true where these are wanted
+    stdout  a line when loaded; then for each a line of JSON: {"seconds": of each call, "vectors"}
 
 Usage: python -m scripts.benchmark.embeddings_bare MODEL_FOLDER DTYPE
 """
@@ -30,9 +31,12 @@ def main() -> None:
         seconds = []
         for _ in range(asked.get("times", 1)):
             began_s = time.perf_counter()
-            model.encode(asked["texts"], batch_size=asked.get("batch_size", 32))
+            vectors = model.encode(asked["texts"], batch_size=asked.get("batch_size", 32))
             seconds.append(time.perf_counter() - began_s)
-        print(json.dumps(seconds), file=answers, flush=True)
+        answer = {"seconds": seconds}
+        if asked.get("has_vectors"):
+            answer["vectors"] = vectors.tolist()
+        print(json.dumps(answer), file=answers, flush=True)
 
 
 if __name__ == "__main__":

@@ -91,7 +91,7 @@ def main() -> int:
     (plan.out / "logs").mkdir(parents=True, exist_ok=True)
     try:
         if plan.kind == "embeddings":
-            return run_embeddings(plan.out, plan.home, plan.rounds, interrupts)
+            return run_embeddings(plan.out, plan.home, plan.rounds, plan.peers, interrupts)
         if plan.kind == "images":
             return run_images(plan.out, plan.rounds, interrupts)
         if plan.streams:

@@ -66,7 +66,7 @@ class Stack:
         inherited = {key: value for key, value in os.environ.items() if key not in OUR_ENVIRONMENT}
         env = {**inherited, **ENVIRONMENT, **self.env}
         if self.kind == "vllm":
-            return _launch_vllm(model, env, port)
+            return launch_vllm(model, env, port)
         if self.kind == "ray-llm":
             return _launch_ray_llm(model, home, env, port)
         env |= {"TRIPTYCH_HOME": str(home), "TRIPTYCH_API_KEYS": KEY, "RAY_AUTH_MODE": "token"}
@@ -137,7 +137,8 @@ def _make_key(env: dict[str, str]) -> str:
     return run.stdout.strip()
 
 
-def _launch_vllm(model: Model, env: dict[str, str], port: int) -> Launch:
+def launch_vllm(model: Model, env: dict[str, str], port: int) -> Launch:
+    """The server that vLLM brings along."""
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
     command += ["--host", "127.0.0.1", "--port", str(port), "--api-key", KEY]
     command += ["--model", model.source, "--served-model-name", model.name]

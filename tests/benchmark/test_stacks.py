@@ -47,6 +47,7 @@ def test_every_worker_asks_twice(concurrency: int):
         ["--url", "http://x/v1"],
         ["--env", "A"],
         ["--rounds", "0"],
+        ["--peers", "encode,none"],
     ],
 )
 def test_a_mistake_ends_with_one_line(arguments: list[str], capsys: pytest.CaptureFixture[str]):
