@@ -142,7 +142,7 @@ class EncoderOptions(_Args):
     max_batch_tokens: int | None = Field(
         None,
         ge=1,
-        description="most tokens of one pass, padding included; without, 2048 on a CPU, else 16384",
+        description="most tokens of one pass, padding included; without, 1024 on a CPU, else 16384",
     )
     max_tokens: int | None = Field(
         None, ge=1, description="most tokens of one text, where that is to be less than the model's"

@@ -8,7 +8,13 @@ from api.errors import WrongModelKind
 from deployments.config import EncoderOptions
 from deployments.engines.batcher import Batcher
 from deployments.engines.encoder_inputs import PairReader, Tokens
-from deployments.engines.hardware import Cores, pick_batch_tokens, pick_device, pick_dtype
+from deployments.engines.hardware import (
+    Cores,
+    keep_freed_memory,
+    pick_batch_tokens,
+    pick_device,
+    pick_dtype,
+)
 from deployments.engines.lengths import find_max_tokens
 from deployments.engines.prompts import Prompts
 from deployments.engines.tensors import to_features
@@ -64,6 +70,8 @@ class CrossEncoderEngine:
             local_files_only=True,
             model_kwargs={"dtype": pick_dtype(options.dtype, device)},
         ).eval()
+        if device == "cpu":
+            keep_freed_memory()
         if options.pack_weights:
             pack_weights(self._model)
         if self._model.num_labels != 1:

@@ -1,5 +1,7 @@
 """Which device and number format a model runs in, where the configuration leaves it open."""
 
+import contextlib
+import ctypes
 from typing import TYPE_CHECKING
 
 from deployments.config import Dtype
@@ -10,6 +12,9 @@ if TYPE_CHECKING:
 
 _MOST_AT_ONCE = 4
 """With more, each batch of a large model would take long on its few cores."""
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
+_KEPT_BYTES = 2**30
 
 _WORTH_ALL_CORES = 128
 """Tokens of a batch; shorter ones gain little by company, and lose all of it when that is late."""
@@ -30,7 +35,18 @@ def pick_batch_tokens(tokens: int | None, device: str, least: int) -> int:
     More make a CPU no faster (MiniLM on two cores: 1024 to 16384 within 5 %), but hold up short
     requests, which wait for the pass under way.
     """
-    return max(tokens or (2048 if device == "cpu" else 16384), least)
+    return max(tokens or (1024 if device == "cpu" else 16384), least)
+
+
+def keep_freed_memory() -> None:
+    """Let this process keep what it frees, where its C library is glibc.
+
+    It would give large tensors back to the kernel, and get them again for the next batch, page by
+    page: with MiniLM in two threads a tenth of all time. What is kept is the most that was in use.
+    """
+    with contextlib.suppress(AttributeError):
+        for option in (_M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD):
+            ctypes.CDLL(None).mallopt(option, _KEPT_BYTES)
 
 
 class Cores:

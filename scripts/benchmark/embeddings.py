@@ -24,7 +24,7 @@ from scripts.benchmark.running import Interrupts, StackFailed
 from scripts.benchmark.spread import to_spread
 from scripts.benchmark.stacks import OUR_ENVIRONMENT
 
-REQUESTS = 2
+REQUESTS = 4
 """Of a client in one measurement."""
 WARM_TEXTS = 64
 LENGTHS = (3, 6, 12, 25, 50, 100, 180)

@@ -1,3 +1,6 @@
+import platform
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -8,7 +11,7 @@ from deployments.engines.hardware import Cores, pick_batch_tokens
 @pytest.mark.parametrize(
     ("tokens", "device", "least", "picked"),
     [
-        (None, "cpu", 512, 2048),
+        (None, "cpu", 512, 1024),
         (None, "cuda", 512, 16384),
         (None, "cuda:1", 512, 16384),
         (None, "cpu", 8192, 8192),
@@ -18,6 +21,40 @@ from deployments.engines.hardware import Cores, pick_batch_tokens
 )
 def test_tokens_of_a_pass(tokens: int | None, device: str, least: int, picked: int) -> None:
     assert pick_batch_tokens(tokens, device, least) == picked
+
+
+COUNT_FAULTS = """
+import resource, sys, threading
+from deployments.engines.hardware import keep_freed_memory
+
+if "keep" in sys.argv:
+    keep_freed_memory()
+
+def allocate():
+    for _ in range(50):
+        [bytearray(6_000_000) for _ in range(8)]
+
+def measure():
+    allocate()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    allocate()
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+
+thread = threading.Thread(target=measure)
+thread.start()
+thread.join()
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is told")
+def test_memory_that_is_kept_is_not_asked_for_again() -> None:
+    command = [sys.executable, "-c", COUNT_FAULTS]
+    without, kept = (
+        int(subprocess.run([*command, *more], check=True, capture_output=True).stdout)
+        for more in ([], ["keep"])
+    )
+
+    assert kept < without / 10
 
 
 @pytest.fixture
