@@ -35,7 +35,7 @@ CLIENTS, TEXTS = 64, 8
 """Clients at once, and texts of a request."""
 SHORT, SHORT_TIMES = "What is the capital of France?", 100
 BATCH_SIZES = (32, 64)
-RESUMED_S = 0.5
+RESUMED_S = 3.0
 """What was stopped has timers that are overdue: it gets this long for them."""
 
 
