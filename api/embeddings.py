@@ -68,5 +68,5 @@ def _to_rows(embeddings: Embeddings, is_base64: bool) -> Iterator[bytes]:
         if is_base64:
             yield b'"%b"' % base64.b64encode(row.data)
         else:
-            # The shortest text that is the same float32 again: half of what a float64 takes.
-            yield orjson.dumps(row, option=orjson.OPT_SERIALIZE_NUMPY)
+            # As float64, or a client that compares with base64 would see other last digits.
+            yield orjson.dumps(row.astype("<f8"), option=orjson.OPT_SERIALIZE_NUMPY)
