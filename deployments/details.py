@@ -6,13 +6,9 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
 from api.errors import ApiError
-from api.registry import Kind
 from deployments.discovery import DiscoveredModel
 
 logger = logging.getLogger(__name__)
-
-_ASKED: frozenset[Kind] = frozenset({"embedding", "diffusion"})
-"""Kinds whose replicas have `details`."""
 
 _Key = tuple[str, int]
 
@@ -29,7 +25,7 @@ class ModelDetails:
     def find(self, model: DiscoveredModel) -> Mapping[str, Any]:
         """What is known of it: nothing before its first replica has answered."""
         key, details = self._known.get(model.application, (None, {}))
-        is_askable = model.kind in _ASKED and model.is_settled and model.state == "ready"
+        is_askable = model.is_settled and model.state == "ready"
         if is_askable and key != _to_key(model) and _to_key(model) not in self._asking:
             self._asking[_to_key(model)] = asyncio.create_task(self._learn(model))
         return details

@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 from pathlib import Path
@@ -41,6 +41,10 @@ class LlmEngine(Protocol):
 
     async def load_adapter(self, name: str, number: int, folder: str) -> Any:
         """A LoRA adapter as `generate` wants it."""
+
+    @property
+    def details(self) -> Mapping[str, Any]:
+        """What its card tells."""
 
     @property
     def capacity(self) -> int:
@@ -94,6 +98,10 @@ class LlmReplica:
 
     async def _find_adapter(self, generation: Generation) -> Any:
         return await self._get_adapter(generation.adapter) if generation.adapter else None
+
+    async def details(self) -> Mapping[str, Any]:
+        """What the card of the model tells of it."""
+        return self._engine.details
 
     async def counts(self) -> dict[str, int]:
         """What is under way here; all but `pid`, `sockets` and `tasks` are 0 at rest.

@@ -45,6 +45,9 @@ def environment(root: Path, home: Path) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_NBTHREAD": str(haproxy_threads()),
         # Its own interval of 0.1 s costs a twentieth of a core, for ever.
         "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.5",
+        # A replica that is replaced stays so long at least, for HAProxy to hear of it. Serve's 30 s
+        # are for balancers elsewhere, and would keep a model's GPU for nothing.
+        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "10",
         # `serve status` and `serve deploy` need the same word; .venv/bin/activate exports it.
         "RAY_AUTH_MODE": "token",
         # Despite its name it works on Linux too: a local cluster's own address is then 127.0.0.1,

@@ -136,6 +136,11 @@ class FakeLlmEngine:
         return name
 
     @property
+    def details(self) -> Mapping[str, Any]:
+        """What its card tells."""
+        return {"reads_pictures": False}
+
+    @property
     def capacity(self) -> int:
         """How many choices it writes at once."""
         return self._options.max_num_seqs

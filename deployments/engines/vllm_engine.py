@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -258,6 +258,12 @@ class VllmEngine:
             yield
         finally:
             self._outstanding -= 1
+
+    @property
+    def details(self) -> Mapping[str, Any]:
+        """What its card tells."""
+        reads_pictures = bool(self._engine.model_config.is_multimodal_model)
+        return {"max_tokens": self._context_tokens, "reads_pictures": reads_pictures}
 
     @property
     def capacity(self) -> int:

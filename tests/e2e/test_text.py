@@ -27,6 +27,12 @@ def test_chat_knows_the_capital_of_france(service: Service):
     assert answer.usage.total_tokens == answer.usage.prompt_tokens + answer.usage.completion_tokens
 
 
+def test_card_tells_kind_and_limits(service: Service):
+    card = service.openai().models.retrieve(MODEL).model_extra["triptych"]
+
+    assert card == {"kind": "llm", "max_tokens": 4096, "reads_pictures": False}
+
+
 def test_a_streamed_chat_says_the_same_as_a_whole_one(service: Service):
     client = service.openai()
     whole = client.chat.completions.create(model=MODEL, messages=QUESTION, temperature=0)
