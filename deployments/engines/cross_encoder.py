@@ -6,15 +6,8 @@ from typing import TYPE_CHECKING, Any
 from api.backends import EmbeddingRequest, Embeddings, ScoreRequest, Scores
 from api.errors import WrongModelKind
 from deployments.config import EncoderOptions
-from deployments.engines.batcher import Batcher
 from deployments.engines.encoder_inputs import PairReader, Tokens
-from deployments.engines.hardware import (
-    Cores,
-    keep_freed_memory,
-    pick_batch_tokens,
-    pick_device,
-    pick_dtype,
-)
+from deployments.engines.encoder_loading import load_encoder, start_batcher
 from deployments.engines.lengths import find_max_tokens
 from deployments.engines.prompts import Prompts
 from deployments.engines.tensors import to_features
@@ -61,19 +54,7 @@ class CrossEncoderEngine:
         """
         from sentence_transformers import CrossEncoder
 
-        from deployments.engines.packing import pack_weights
-
-        device = pick_device(options.device)
-        self._model = CrossEncoder(
-            model,
-            device=device,
-            local_files_only=True,
-            model_kwargs={"dtype": pick_dtype(options.dtype, device)},
-        ).eval()
-        if device == "cpu":
-            keep_freed_memory()
-        if options.pack_weights:
-            pack_weights(self._model)
+        self._model = load_encoder(CrossEncoder, model, options)
         if self._model.num_labels != 1:
             raise ValueError(f"the model tells {self._model.num_labels} classes apart: no score")
         if getattr(self._model[0], "transformer_task", None) in _WRITING:
@@ -83,9 +64,7 @@ class CrossEncoderEngine:
         self._reader = PairReader(tokenizer, most_tokens, _find_prompt(self._model, options))
         self._pad_id = int(tokenizer.pad_token_id or 0)
         self._tokenizing = Worker("tokenizer")
-        most = pick_batch_tokens(options.max_batch_tokens, device, self._reader.max_tokens)
-        cores = Cores(device)
-        self._batcher = Batcher(self._forward, most, cores.batches, cores.take)
+        self._batcher = start_batcher(self._forward, options, self._reader.max_tokens)
 
     @property
     def capacity(self) -> int:

@@ -8,15 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from api.backends import EmbeddingRequest, ScoreRequest
 from deployments.config import EncoderOptions
-from deployments.engines.batcher import Batcher
 from deployments.engines.encoder_inputs import InputReader, Tokens
-from deployments.engines.hardware import (
-    Cores,
-    keep_freed_memory,
-    pick_batch_tokens,
-    pick_device,
-    pick_dtype,
-)
+from deployments.engines.encoder_loading import load_encoder, start_batcher
 from deployments.engines.lengths import find_max_tokens
 from deployments.engines.prompts import Prompts
 from deployments.engines.tensors import to_features
@@ -43,19 +36,7 @@ class EncoderEngine(VectorEngine):
         from sentence_transformers import SentenceTransformer
         from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
 
-        from deployments.engines.packing import pack_weights
-
-        device = pick_device(options.device)
-        self._model = SentenceTransformer(
-            model,
-            device=device,
-            local_files_only=True,
-            model_kwargs={"dtype": pick_dtype(options.dtype, device)},
-        ).eval()
-        if device == "cpu":
-            keep_freed_memory()
-        if options.pack_weights:
-            pack_weights(self._model)
+        self._model = load_encoder(SentenceTransformer, model, options)
         prompts = Prompts(
             options.prompts,
             self._model.prompts,
@@ -71,9 +52,7 @@ class EncoderEngine(VectorEngine):
         size = self._forward([reader.smallest]).shape[1]
         form = VectorForm(size, find_allowed(options.dimensions, model), self._is_normalized)
         super().__init__(reader, prompts, form)
-        most = pick_batch_tokens(options.max_batch_tokens, device, reader.max_tokens)
-        cores = Cores(device)
-        self._batcher = Batcher(self._forward, most, cores.batches, cores.take)
+        self._batcher = start_batcher(self._forward, options, reader.max_tokens)
 
     async def _encode(
         self, sequences: Sequence[Tokens], request: EmbeddingRequest | ScoreRequest
