@@ -52,6 +52,12 @@ class FakeContender:
         return np.array([[1.0, self.scale] for _ in texts], "<f4")
 
 
+@pytest.fixture(autouse=True)
+def no_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever is resumed here has nothing to catch up with."""
+    monkeypatch.setattr("scripts.benchmark.embeddings_contenders.RESUMED_S", 0)
+
+
 @pytest.fixture
 def interrupts(monkeypatch: pytest.MonkeyPatch) -> Interrupts:
     monkeypatch.setattr("signal.signal", lambda *_: None)  # pytest keeps its own
@@ -123,10 +129,7 @@ def test_whoever_has_other_vectors_is_left_out(interrupts: Interrupts):
     assert [peer.name for peer in comparison.peers] == ["vllm"]
 
 
-def test_ours_is_measured_next_to_each_peer(
-    interrupts: Interrupts, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr("scripts.benchmark.embeddings_contenders.RESUMED_S", 0)
+def test_ours_is_measured_next_to_each_peer(interrupts: Interrupts):
     turns: list[str] = []
     peers: list[Contender] = [
         FakeContender("encode", 1, 2, turns),
