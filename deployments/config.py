@@ -245,6 +245,10 @@ class DiffusionOptions(_Args):
         default_factory=dict, description="further options of diffusers' from_pretrained"
     )
 
+    def find_steps(self, asked: int | None, quality: str | None) -> int:
+        """The steps of an image: as many as asked for, or as its quality says, or the default."""
+        return asked or self.qualities.get(quality or "", self.num_inference_steps)
+
     @model_validator(mode="after")
     def _check_compile(self) -> "DiffusionOptions":
         if self.compile and self.loras:

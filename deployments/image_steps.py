@@ -35,8 +35,7 @@ class OutstandingSteps:
         if work.count_steps_left is not None:
             return work.count_steps_left()
         options, edit = self._options, request.edit
-        named = options.qualities.get(request.quality or "", options.num_inference_steps)
-        steps = request.num_inference_steps or named
+        steps = options.find_steps(request.num_inference_steps, request.quality)
         return request.n * (
             steps if edit is None else int(steps * (edit.strength or options.strength))
         )

@@ -24,12 +24,11 @@ def to_recipe(
     """
     mode = _to_mode(request)
     _check_parameters(request, mode, pipelines)
-    steps = options.qualities.get(request.quality or "", options.num_inference_steps)
     recipe = Recipe(
         mode=mode,
         width_px=size[0],
         height_px=size[1],
-        steps=request.num_inference_steps or steps,
+        steps=options.find_steps(request.num_inference_steps, request.quality),
         guidance=_to_guidance(request, pipelines, options),
         true_cfg=_to_true_cfg(request, mode, pipelines, options),
         scheduler=_check_scheduler(request.scheduler, options),

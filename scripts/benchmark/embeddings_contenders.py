@@ -8,8 +8,6 @@ import contextlib
 import json
 import os
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,6 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 import psutil
 
+from scripts.benchmark.bare_process import BareProcess
 from scripts.benchmark.embeddings_load import (
     Rate,
     Server,
@@ -28,8 +27,7 @@ from scripts.benchmark.embeddings_load import (
     measure_rate,
 )
 from scripts.benchmark.processes import read_tree, tree
-from scripts.benchmark.running import Interrupts, StackFailed
-from scripts.benchmark.stacks import ROOT
+from scripts.benchmark.running import Interrupts
 
 CLIENTS, TEXTS = 64, 8
 """Clients at once, and texts of a request."""
@@ -94,17 +92,9 @@ class Bare:
 
     def __init__(self, folder: Path, dtype: str, env: dict[str, str]) -> None:
         """Start it, and wait until it has loaded the model."""
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "scripts.benchmark.embeddings_bare", str(folder), dtype],
-            env={**env, "PYTHONPATH": str(ROOT)},
-            cwd=ROOT,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
+        module = "scripts.benchmark.embeddings_bare"
+        self._process = BareProcess(module, str(folder), dtype, env=env)
         self.roots = (self._process.pid,)
-        self._hear()
 
     def rate(self, texts: Sequence[str]) -> Rate:
         """All texts in one call, at the better of two batch sizes."""
@@ -123,21 +113,11 @@ class Bare:
 
     def close(self) -> None:
         """End it."""
-        self._process.kill()
-        self._process.wait()
+        self._process.close()
 
     def _ask(self, **asked: object) -> dict[str, Any]:
-        assert self._process.stdin
-        self._process.stdin.write(json.dumps(asked) + "\n")
-        self._process.stdin.flush()
-        answer: dict[str, Any] = json.loads(self._hear())
+        answer: dict[str, Any] = json.loads(self._process.ask(json.dumps(asked)))
         return answer
-
-    def _hear(self) -> str:
-        assert self._process.stdout
-        if line := self._process.stdout.readline():
-            return line
-        raise StackFailed(f"the bare library ended with status {self._process.wait()}")
 
 
 @dataclass(slots=True)

@@ -9,8 +9,6 @@ import contextlib
 import http.client
 import json
 import os
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from scripts.benchmark.bare_process import BareProcess
 from scripts.benchmark.one_model import serving
 from scripts.benchmark.rigs import ENVIRONMENT
 from scripts.benchmark.running import Interrupts, StackFailed
@@ -54,35 +53,16 @@ class Bare:
 
     def __init__(self, env: dict[str, str]) -> None:
         """Start it, and wait until it has drawn once."""
-        command = [sys.executable, "-m", "scripts.benchmark.images_bare", str(MODEL)]
-        self._process = subprocess.Popen(
-            [*command, str(STEPS), str(GUIDANCE)],
-            env={**env, "PYTHONPATH": str(ROOT)},
-            cwd=ROOT,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
-        self._hear()
+        module = "scripts.benchmark.images_bare"
+        self._process = BareProcess(module, str(MODEL), str(STEPS), str(GUIDANCE), env=env)
 
     def measure(self, batch: int, images: int) -> float:
         """Images a second."""
-        assert self._process.stdin
-        self._process.stdin.write(f"{batch} {images}\n")
-        self._process.stdin.flush()
-        return images / float(self._hear())
+        return images / float(self._process.ask(f"{batch} {images}"))
 
     def close(self) -> None:
         """End it."""
-        self._process.kill()
-        self._process.wait()
-
-    def _hear(self) -> str:
-        assert self._process.stdout
-        if line := self._process.stdout.readline():
-            return line
-        raise StackFailed(f"the bare pipeline ended with status {self._process.wait()}")
+        self._process.close()
 
 
 @dataclass(frozen=True, slots=True)
