@@ -43,6 +43,12 @@ _BASE_BYTES = 256 * 1024**2
 _BYTES_PER_PIXEL = 24
 """Pillow's four, and the codec's own: an animated WebP takes four canvases."""
 
+_MAX_SCANS = 100
+"""Of one JPEG. Writers make about ten; each takes a decoder the time of the whole picture."""
+
+_JPEG, _START_OF_SCAN = b"\xff\xd8", b"\xff\xda"
+"""ITU-T T.81, table B.1. Between markers a byte 0xff is followed by 0x00."""
+
 _CPU_S = 5
 _PATIENCE_S = 30.0
 """By the clock, on a machine that has much else to do; also for starting."""
@@ -95,6 +101,8 @@ class PictureReader:
         """In the worker's thread. Who leaves while its picture is read is not waited for."""
         from PIL import Image
 
+        if data.startswith(_JPEG) and data.count(_START_OF_SCAN) > _MAX_SCANS:
+            raise self._refusal(f"it has more than {_MAX_SCANS} scans.", param)
         result, width_px, height_px, pixels = self._ask(data)
         size = width_px, height_px
         if result in (RGB, RGBA):
@@ -105,7 +113,10 @@ class PictureReader:
             TOO_SMALL: f"{width_px} by {height_px} pixels: each side must have {MIN_SIDE_PX}.",
         }
         reason = reasons.get(result, "it is not a PNG, JPEG or WebP file that can be read.")
-        raise self._error(f"Invalid value for '{param}': {reason}", param=param)
+        raise self._refusal(reason, param)
+
+    def _refusal(self, reason: str, param: str) -> InvalidRequest:
+        return self._error(f"Invalid value for '{param}': {reason}", param=param)
 
     def _ask(self, data: bytes) -> Result:
         process = self._find_process()

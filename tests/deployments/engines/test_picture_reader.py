@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from api.errors import InvalidImage, InvalidImageFile
-from deployments.engines import picture_decoder
+from deployments.engines import picture_decoder, picture_reader
 from deployments.engines.picture_reader import PictureReader
 
 MOST = 20_000_000
@@ -247,7 +247,18 @@ def endless_jpeg() -> bytes:
     return data[:-2] + data[last:-2] * 4000 + data[-2:]
 
 
-async def test_picture_that_takes_too_long_ends_its_process_and_no_other_picture() -> None:
+async def test_jpeg_of_many_scans_is_refused_at_once(reader: PictureReader) -> None:
+    with pytest.raises(InvalidImageFile, match="more than 100 scans"):
+        await reader.read(endless_jpeg(), "image")
+    progressive = to_file(SQUARE, "JPEG", progressive=True)
+
+    assert (await reader.read(progressive, "image")).size == (64, 64)
+
+
+async def test_picture_that_takes_too_long_ends_its_process_and_no_other_picture(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(picture_reader, "_MAX_SCANS", 10_000)
     reader = PictureReader(MOST, cpu_s=1)
     began_s = time.process_time()
 
@@ -261,7 +272,10 @@ async def test_picture_that_takes_too_long_ends_its_process_and_no_other_picture
     reader.shut_down()
 
 
-async def test_process_that_is_killed_in_the_middle_is_replaced() -> None:
+async def test_process_that_is_killed_in_the_middle_is_replaced(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(picture_reader, "_MAX_SCANS", 10_000)
     reader = PictureReader(MOST)
     await reader.read(to_file(SQUARE), "image")
     first = reader._process
