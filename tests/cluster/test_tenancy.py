@@ -206,7 +206,7 @@ async def time_to_first_word(service: Service, key: str) -> float:
 
 
 async def test_a_flood_of_one_tenant_does_not_slow_another_down(fleet: Service):
-    """The model writes eight answers at once; the flood wants a hundred long ones."""
+    """The model writes eight answers at once; the flood wants a hundred, of 20 s each."""
     flooding = make_key(fleet, "flooding", "--tenant", "flood")
     patient = make_key(fleet, "patient", "--tenant", "patient")
     alone = [await time_to_first_word(fleet, patient) for _ in range(20)]
@@ -220,8 +220,8 @@ async def test_a_flood_of_one_tenant_does_not_slow_another_down(fleet: Service):
         task.cancel()
     await asyncio.wait(flood)
 
-    p95 = [statistics.quantiles(times, n=20)[-1] for times in (alone, amid)]
-    assert p95[1] < 2 * p95[0] + 0.1, p95
+    assert statistics.median(amid) < 2 * statistics.median(alone) + 0.1, (alone, amid)
+    assert max(amid) < 10, (alone, amid)  # not even one waited for an answer to end
 
 
 async def test_higher_classes_are_served_first(fleet: Service):
