@@ -13,6 +13,7 @@ import re
 import secrets
 import select
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -111,8 +112,9 @@ def run(config: Path, address: Address, state: TextIO, signals: int) -> int:
     if LOG.exists():
         LOG.replace(LOG.with_suffix(".log.1"))
     command = [str(SERVE), "run", str(config), "--address", "local"]
+    own = environment(ROOT, HOME)
     with LOG.open("w") as log:
-        child = process_tree.start(command, cwd=ROOT, env=environment(ROOT, HOME), log=log)
+        child = process_tree.start(command, cwd=ROOT, env=own, log=log)
     remember(state, child.pid)
     say(f"starting Ray Serve with {config}; its log: {LOG}")
     try:
@@ -120,6 +122,7 @@ def run(config: Path, address: Address, state: TextIO, signals: int) -> int:
     finally:
         say("stopping")
         process_tree.end(child, signals)
+        shutil.rmtree(own["TMPDIR"], ignore_errors=True)
     if is_stopped:
         say("stopped")
         return 0

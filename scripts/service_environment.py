@@ -28,6 +28,8 @@ def environment(root: Path, home: Path) -> dict[str, str]:
     own = {
         "TRIPTYCH_HOME": str(home),
         "RAY_TMPDIR": str(run_time),
+        # vLLM leaves sockets and files in there, two to six for each replica that ends.
+        "TMPDIR": str(temporary_folder(run_time)),
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(run_time / "haproxy.cfg"),
         "RAY_SERVE_HAPROXY_SOCKET_PATH": str(run_time / "admin.sock"),
         "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(run_time / "metrics.sock"),
@@ -56,6 +58,8 @@ def environment(root: Path, home: Path) -> dict[str, str]:
         "RAY_USAGE_STATS_ENABLED": "0",
         "VLLM_NO_USAGE_STATS": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
+        # Its own place is in TMPDIR, which goes when the service ends; compiling again takes 20 s.
+        "TORCHINDUCTOR_CACHE_DIR": str(home / "cache" / "torchinductor"),
     }
     return {**defaults, **os.environ, **own}
 
@@ -89,10 +93,16 @@ def run_time_folder(home: Path) -> Path:
         folder.mkdir(mode=0o700)
     except OSError as error:
         raise CannotPrepare(f"cannot make the private folder {folder}: {error}") from None
+    temporary_folder(folder).mkdir()
     link = home / "logs" / "ray"
     link.unlink(missing_ok=True)
     link.symlink_to(folder / "ray" / "session_latest" / "logs")
     return folder
+
+
+def temporary_folder(run_time: Path) -> Path:
+    """Where the service's processes put temporary files; whoever ended them all may delete it."""
+    return run_time / "tmp"
 
 
 def free_ports(count: int) -> list[int]:

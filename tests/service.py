@@ -20,6 +20,7 @@ import psutil
 import yaml
 from openai import OpenAI
 
+from deployments.config import find_home
 from scripts.service_environment import free_ports
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -146,33 +147,41 @@ class Service:
         root = psutil.Process(self.process.pid)
         return [root, *root.children(recursive=True)]
 
-    def stop(self, number: signal.Signals = signal.SIGTERM) -> list[psutil.Process]:
-        """End it; returns those of its processes that are still there after 20 s."""
-        processes = self.processes() if self.process.poll() is None else []
-        self.process.send_signal(number)
-        _, alive = psutil.wait_procs(processes, timeout=20)
-        return alive
-
-    def kill_all(self) -> None:
-        """Whatever happened, leave nothing behind."""
-        if self.process.poll() is None:
-            for process in [*self.stop(), self.process]:
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    process.kill()
+    def stop(self, timeout_s: float = 40) -> list[str]:
+        """End it by SIGTERM; returns what it has left after that time, which is gone then too."""
+        if self.process.poll() is not None:
+            return []
+        processes = self.processes()
+        self.process.send_signal(signal.SIGTERM)
+        _, alive = psutil.wait_procs(processes, timeout_s)
+        left = [str(process) for process in alive]
+        for process in alive:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
         self.process.wait()
+        temporary = self.run_time_folder() / "tmp"
+        return left + [str(path) for path in [temporary, *temporary.glob("*")] if path.exists()]
 
 
 @contextlib.contextmanager
 def running(config: dict[str, Any], home: Path) -> Iterator[Service]:
-    """A service for as long as the block lasts."""
-    service = Service.__new__(Service)
+    """A service for as long as the block lasts; it must leave no process and no temporary file."""
+    service, left = Service.__new__(Service), list[str]()
     try:
         service.__init__(config, home)  # type: ignore[misc]  # a failed start is cleaned up too
         yield service
     finally:
         if hasattr(service, "process"):
-            service.kill_all()
+            left = service.stop()
             shutil.rmtree(service.run_time_folder(), ignore_errors=True)
+    assert not left, left
+
+
+def share_models(home: Path) -> None:
+    """Let a service's home have the models of the checkout's, and what was compiled for them."""
+    for name in ("models", "cache"):
+        (find_home() / name).mkdir(exist_ok=True)
+        (home / name).symlink_to(find_home() / name)
 
 
 def wait_until(is_so: Callable[[], bool], timeout_s: float) -> float:

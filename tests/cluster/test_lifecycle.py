@@ -73,7 +73,7 @@ async def test_sigterm_in_mid_stream_ends_every_process_within_20_s(tmp_path: Pa
         processes = service.processes()
         reading = asyncio.create_task(read_all(service, [{"max_tokens": 2000}] * 20))
         await asyncio.sleep(3)
-        left = await asyncio.to_thread(service.stop)
+        left = await asyncio.to_thread(service.stop, 20)
         results = await reading
 
     assert all(result.texts for result in results)
