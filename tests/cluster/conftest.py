@@ -48,7 +48,7 @@ APPLICATIONS = [
 ]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """The service; tests that change its applications put them back."""
     home: Path = tmp_path_factory.mktemp("home")
