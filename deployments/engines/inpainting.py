@@ -52,12 +52,6 @@ class Keeping:
                 known = scheduler.add_noise(known, self._noise, at)
         return ((1 - self._mask) * known + self._mask * latents).to(latents.dtype)
 
-    def cut(self, kept: Sequence[int]) -> None:
-        """Forget all but some."""
-        rows = list(kept)
-        self._known, self._noise = self._known[rows], self._noise[rows]
-        self._mask = self._mask[rows]
-
 
 def _to_noise(seed: int, like: "torch.Tensor") -> "torch.Tensor":
     import torch

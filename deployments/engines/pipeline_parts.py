@@ -60,7 +60,7 @@ def tune(pipeline: Any, options: DiffusionOptions) -> None:
         pipeline.vae.enable_slicing()
     if options.compile:
         # In place: diffusers looks at the class of its parts, and a wrapper has another.
-        _find_denoiser(pipeline).compile()
+        find_denoiser(pipeline).compile()
     elif device == "cpu" and options.offload == "none":
         _tune_for_cpu(pipeline, options)
 
@@ -70,7 +70,7 @@ def _tune_for_cpu(pipeline: Any, options: DiffusionOptions) -> None:
 
     from deployments.engines.packing import pack_weights
 
-    for part in (_find_denoiser(pipeline), pipeline.vae):
+    for part in (find_denoiser(pipeline), pipeline.vae):
         part.to(memory_format=torch.channels_last)
         if options.pack_weights and not options.loras:  # they change weights
             pack_weights(part)
@@ -97,10 +97,10 @@ def find_sample_size(pipeline: Any) -> int:
     """The side of the latents that a pipeline was trained on; where it stands differs by family."""
     if size := getattr(pipeline, "default_sample_size", None):
         return int(size)
-    return int(_find_denoiser(pipeline).config.sample_size)
+    return int(find_denoiser(pipeline).config.sample_size)
 
 
-def _find_denoiser(pipeline: Any) -> Any:
+def find_denoiser(pipeline: Any) -> Any:
     """The part that takes nearly all the time."""
     unet = getattr(pipeline, "unet", None)
     return pipeline.transformer if unet is None else unet

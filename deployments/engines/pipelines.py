@@ -1,8 +1,8 @@
 """diffusers' pipelines around one set of weights, run for one batch.
 
-A pipeline keeps state while it runs, so one thread runs them, one batch at a time. What leaves a
-batch between two steps is cut out of the tensors where the pipeline lets its callback replace all
-of them; elsewhere it is carried along, and thrown away in the end.
+A pipeline keeps state while it runs, so one thread runs them, one batch at a time. For what leaves
+a batch between two steps nothing is computed any more, unless the denoiser is compiled: for another
+number of images it would be compiled anew.
 """
 
 import gc
@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from deployments.config import DiffusionOptions
+from deployments.engines.attendance import Attendance
 from deployments.engines.image_batches import Canvas, Event, Mode, Recipe
 from deployments.engines.inpainting import Keeping, is_flowing
 from deployments.engines.latents import decode, find_multiple_px, is_readable
@@ -18,6 +19,7 @@ from deployments.engines.loras import Loras
 from deployments.engines.pipeline_parts import (
     build_redrawing,
     build_schedulers,
+    find_denoiser,
     find_sample_size,
     load_pipeline,
     tune,
@@ -26,13 +28,6 @@ from deployments.engines.worker import Cancelled
 
 if TYPE_CHECKING:
     import torch
-
-_SHRINKABLE = {
-    "StableDiffusionPipeline": ("latents", "prompt_embeds"),
-    "StableDiffusionImg2ImgPipeline": ("latents", "prompt_embeds"),
-    "StableDiffusionXLPipeline": ("latents", "prompt_embeds", "add_text_embeds", "add_time_ids"),
-}
-"""Pipelines all of whose tensors with a row an image can be replaced (diffusers 0.42)."""
 
 
 class Pipelines:
@@ -52,6 +47,8 @@ class Pipelines:
         # Before anything is moved to where it computes: adapters go with what they adapt.
         self._loras = Loras(self.base, options.loras)
         tune(self.base, options)
+        denoiser = find_denoiser(self.base)
+        self._attendance = None if options.compile else Attendance(denoiser)
         self._is_out_of_memory = False
         self._is_offloaded = options.offload != "none"
         self._schedulers = build_schedulers(self.base, options.schedulers)
@@ -134,7 +131,7 @@ class Pipelines:
         pipeline = self._by_mode[mode]
         pipeline.scheduler = self._schedulers[batch[0].recipe.scheduler]
         self._loras.switch_to(batch[0].recipe.loras)
-        run = _Run(pipeline, batch)
+        run = _Run(pipeline, batch, self._attendance)
         drawn = pipeline(**self._to_arguments(run, mode))
         for canvas, picture in zip(run.canvases, drawn.images, strict=True):
             if canvas.is_wanted:
@@ -156,7 +153,7 @@ class Pipelines:
             "num_inference_steps": recipe.steps,
             "generator": run.generators,
             "callback_on_step_end": run.after_step,
-            "callback_on_step_end_tensor_inputs": list(run.tensors),
+            "callback_on_step_end_tensor_inputs": ["latents"],
             "output_type": "pil",
         }
         if recipe.guidance is not None:
@@ -177,43 +174,39 @@ class Pipelines:
 class _Run:
     """One batch under way: who is in it, and what happens between two steps."""
 
-    def __init__(self, pipeline: Any, batch: Sequence[Canvas]) -> None:
+    def __init__(
+        self, pipeline: Any, batch: Sequence[Canvas], attendance: Attendance | None
+    ) -> None:
         import torch
 
         self.canvases = [canvas for canvas in batch if canvas.is_wanted]
-        # On the CPU whatever the device, so that a seed means the same picture everywhere. The
-        # pipeline hands this very list on to its scheduler.
+        # On the CPU whatever the device, so that a seed means the same picture everywhere.
         self.generators = [torch.Generator("cpu").manual_seed(c.seed) for c in self.canvases]
-        self.tensors = _find_tensors(pipeline)
         self._keeping = Keeping(pipeline, self.canvases) if batch[0].mask is not None else None
+        self._attendance = attendance
+        if attendance is not None:
+            attendance.begin(len(self.canvases))
 
     def after_step(
         self, pipeline: Any, step: int, timestep: Any, values: dict[str, Any]
     ) -> dict[str, Any]:
-        for canvas in self.canvases:
-            canvas.steps_done = step + 1
         kept = [number for number, canvas in enumerate(self.canvases) if canvas.is_wanted]
         if not kept:
             raise Cancelled
-        if len(kept) < len(self.canvases) and len(self.tensors) > 1:
-            self._shrink(pipeline, kept, values)
+        if self._attendance is not None:
+            self._attendance.keep(kept)
+        latents = values["latents"]
         if self._keeping is not None:
-            values["latents"] = self._keeping.restore(pipeline, step, values["latents"])
-        for number, canvas in enumerate(self.canvases):
-            if canvas.is_wanted:
-                row = values["latents"][number : number + 1]
-                canvas.tell_step(_look(pipeline, row, canvas) if canvas.is_looked_at else None)
-        return values
-
-    def _shrink(self, pipeline: Any, kept: Sequence[int], values: dict[str, Any]) -> None:
-        count = len(self.canvases)
-        for name in self.tensors:
-            values[name] = _cut(values[name], kept, count)
-        _cut_state(pipeline.scheduler, kept, count)
-        if self._keeping is not None:
-            self._keeping.cut(kept)
-        self.canvases = [self.canvases[number] for number in kept]
-        self.generators[:] = [self.generators[number] for number in kept]
+            latents = self._keeping.restore(pipeline, step, latents)
+        for number in kept:
+            canvas = self.canvases[number]
+            canvas.steps_done = step + 1
+            row = latents[number : number + 1]
+            canvas.tell_step(_look(pipeline, row, canvas) if canvas.is_looked_at else None)
+        if step + 1 == pipeline.num_timesteps:  # what follows is for the pictures alone
+            latents = latents[kept]
+            self.canvases = [self.canvases[number] for number in kept]
+        return {**values, "latents": latents}
 
 
 def _make_room() -> None:
@@ -224,33 +217,5 @@ def _make_room() -> None:
     torch.cuda.empty_cache()
 
 
-def _find_tensors(pipeline: Any) -> tuple[str, ...]:
-    """What to replace when images leave; the latents alone if not all of it can be."""
-    names = _SHRINKABLE.get(type(pipeline).__name__)
-    unet = getattr(pipeline, "unet", None)
-    is_distilled = unet is not None and unet.config.get("time_cond_proj_dim") is not None
-    return ("latents",) if names is None or is_distilled else names
-
-
 def _look(pipeline: Any, row: "torch.Tensor", canvas: Canvas) -> Any:
     return decode(pipeline, row, canvas.recipe.width_px, canvas.recipe.height_px)
-
-
-def _cut(rows: "torch.Tensor", kept: Sequence[int], count: int) -> "torch.Tensor":
-    """The rows of some of `count` images; guidance has those without a prompt in front."""
-    blocks = rows.shape[0] // count
-    return rows[[block * count + number for block in range(blocks) for number in kept]]
-
-
-def _cut_state(scheduler: Any, kept: Sequence[int], count: int) -> None:
-    """What a scheduler remembers of earlier steps, as those of higher order do."""
-
-    def cut(value: Any) -> Any:
-        is_batch = getattr(value, "ndim", 0) > 2 and value.shape[0] == count
-        return _cut(value, kept, count) if is_batch else value
-
-    for name, value in list(vars(scheduler).items()):
-        if isinstance(value, list):
-            setattr(scheduler, name, [cut(item) for item in value])
-        else:
-            setattr(scheduler, name, cut(value))

@@ -21,6 +21,7 @@ from deployments.engines.latents import encode, pack
 from tests.deployments.engines.tiny_pipelines import (
     CLIP_TOKENS,
     T5_TOKENS,
+    counted_rows,
     write_flux,
     write_sd3,
 )
@@ -135,9 +136,12 @@ async def test_who_leaves_harms_nobody(engine: DiffusersEngine) -> None:
     await seen.get()
 
     leaver.cancel()
-    stayed = [pixels((await watched).images[0].data), await other]
+    with counted_rows(engine) as rows:
+        stayed = [pixels((await watched).images[0].data), await other]
 
     assert max(map(difference, [alone[0], alone[2]], stayed)) < 1.0
+    blocks = 2 if engine._pipelines.accepts("skip_guidance_layers") else 1  # SD3 guides by two
+    assert rows[-1] == 2 * blocks
 
 
 async def test_work_stops_when_the_last_has_left(engine: DiffusersEngine) -> None:

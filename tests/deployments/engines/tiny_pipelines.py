@@ -3,8 +3,13 @@
 Their tokenizers are made on the spot, or are the demo model's.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from deployments.engines.diffusers_engine import DiffusersEngine
+from deployments.engines.pipeline_parts import find_denoiser
 
 SHAPES = Path(__file__).resolve().parents[3] / "scripts" / "demo" / "shapes"
 CLIP_TOKENS = 77
@@ -12,6 +17,23 @@ T5_TOKENS = 96
 SCALE = 2
 """Pixels to one element of the latents."""
 VAE_TILE_PX = 32
+
+
+@contextmanager
+def counted_rows(engine: DiffusersEngine) -> Iterator[list[int]]:
+    """How many rows the denoiser computes in each of the passes that begin within the block."""
+    rows: list[int] = []
+
+    def note(_: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        denoised = args[0] if args else kwargs["hidden_states"]
+        rows.append(denoised.shape[0])
+
+    denoiser = find_denoiser(engine._pipelines.base)
+    hook = denoiser.register_forward_pre_hook(note, with_kwargs=True)
+    try:
+        yield rows
+    finally:
+        hook.remove()
 
 
 def write_flux(folder: Path, *, is_guided: bool = True) -> str:
