@@ -58,7 +58,7 @@ def environment(root: Path, home: Path) -> dict[str, str]:
         "RAY_USAGE_STATS_ENABLED": "0",
         "VLLM_NO_USAGE_STATS": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
-        # Its own place is in TMPDIR, which goes when the service ends; compiling again takes 20 s.
+        # Else it is in TMPDIR, and gone when the service ends; to compile again takes a minute.
         "TORCHINDUCTOR_CACHE_DIR": str(home / "cache" / "torchinductor"),
     }
     return {**defaults, **os.environ, **own}

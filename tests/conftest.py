@@ -5,7 +5,8 @@ from collections.abc import Iterator
 import pytest
 import yaml
 
-from tests.service import ROOT, Service, running, share_models
+from deployments.config import find_home
+from tests.service import ROOT, Service, running
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -31,6 +32,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """The shipped configuration as the README starts it, in a home that shares the models."""
     home = tmp_path_factory.mktemp("home")
-    share_models(home)
+    (home / "models").symlink_to(find_home() / "models")
     with running(yaml.safe_load((ROOT / "serve_config.yaml").read_text()), home) as service:
         yield service

@@ -20,7 +20,6 @@ import psutil
 import yaml
 from openai import OpenAI
 
-from deployments.config import find_home
 from scripts.service_environment import free_ports
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -175,13 +174,6 @@ def running(config: dict[str, Any], home: Path) -> Iterator[Service]:
             left = service.stop()
             shutil.rmtree(service.run_time_folder(), ignore_errors=True)
     assert not left, left
-
-
-def share_models(home: Path) -> None:
-    """Let a service's home have the models of the checkout's, and what was compiled for them."""
-    for name in ("models", "cache"):
-        (find_home() / name).mkdir(exist_ok=True)
-        (home / name).symlink_to(find_home() / name)
 
 
 def wait_until(is_so: Callable[[], bool], timeout_s: float) -> float:

@@ -5,11 +5,9 @@ engine    the demo LLM: the engine limits it
 """
 
 import hashlib
-import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,8 +33,6 @@ ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "HF_HUB_OFFLINE": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
-    # What one stack has compiled, no other has to compile again.
-    "TORCHINDUCTOR_CACHE_DIR": f"{tempfile.gettempdir()}/triptych-bench-cache-{os.getuid()}",
 }
 """What every stack gets."""
 

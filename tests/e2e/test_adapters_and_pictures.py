@@ -14,8 +14,9 @@ import openai
 import pytest
 from PIL import Image
 
+from deployments.config import find_home
 from tests.e2e.tiny_models import make_adapter, make_reader_of_pictures
-from tests.service import Service, running, share_models, wait_until
+from tests.service import Service, running, wait_until
 
 pytestmark = pytest.mark.e2e
 
@@ -61,7 +62,7 @@ def service(folder: Path) -> Iterator[Service]:
     """The demo LLM with one adapter by name and one in a watched folder, and a tiny seer."""
     home = folder / "home"
     home.mkdir()
-    share_models(home)
+    (home / "models").symlink_to(find_home() / "models")
     make_adapter(folder / "one", 1)
     make_adapter(folder / "adapters" / "two", 2)
     make_reader_of_pictures(folder / "seer")
