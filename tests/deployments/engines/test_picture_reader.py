@@ -31,6 +31,13 @@ def reader() -> Iterator[PictureReader]:
     reader.shut_down()
 
 
+def to_spent_s(reader: PictureReader) -> float:
+    """Processor time, here and in the process; by the clock, others may have the cores."""
+    assert reader._process is not None
+    there = psutil.Process(reader._process.pid).cpu_times()
+    return time.process_time() + there.user + there.system
+
+
 def to_file(picture: Image.Image, format: str = "PNG", **more) -> bytes:
     buffer = io.BytesIO()
     picture.save(buffer, format=format, **more)
@@ -163,12 +170,12 @@ async def test_largest_picture_is_read(reader: PictureReader) -> None:
 )
 async def test_what_cannot_be_read_is_refused_at_once(reader: PictureReader, data: bytes) -> None:
     await reader.read(to_file(SQUARE), "image")  # its process is there
-    began_s = time.monotonic()
+    spent_s = to_spent_s(reader)
 
     with pytest.raises(InvalidImageFile) as failure:
         await reader.read(data, "mask")
 
-    assert time.monotonic() - began_s < 0.5
+    assert to_spent_s(reader) - spent_s < 0.5
     assert failure.value.param == "mask"
     assert "0x" not in failure.value.message
 
@@ -184,12 +191,12 @@ async def test_bomb_is_refused_before_it_is_decoded(
     process = reader._process
     assert process is not None
     before = psutil.Process(process.pid).memory_info().rss
-    began_s = time.monotonic()
+    spent_s = to_spent_s(reader)
 
     with pytest.raises(InvalidImageFile, match=f"{width} by {height} is more than {MOST}"):
         await reader.read(to_png(width, height, ZEROS, depth=depth), "image")
 
-    assert time.monotonic() - began_s < 0.5
+    assert to_spent_s(reader) - spent_s < 0.5
     assert psutil.Process(process.pid).memory_info().rss - before < 20 * 1024**2
 
 
