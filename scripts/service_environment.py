@@ -50,6 +50,9 @@ def environment(root: Path, home: Path) -> dict[str, str]:
         # A replica that is replaced stays so long at least, for HAProxy to hear of it. Serve's 30 s
         # are for balancers elsewhere, and would keep a model's GPU for nothing.
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "10",
+        # Serve's own 4 MiB between ingress and replica would be less than a body may have, and
+        # than the vectors of a large model, or ten images.
+        "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(2**31 - 1),
         # `serve status` and `serve deploy` need the same word; .venv/bin/activate exports it.
         "RAY_AUTH_MODE": "token",
         # Despite its name it works on Linux too: a local cluster's own address is then 127.0.0.1,

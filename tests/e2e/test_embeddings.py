@@ -160,3 +160,12 @@ def test_pairs_are_scored(service: Service):
     same, other = [each["score"] for each in answer["data"]]
     assert same == pytest.approx(1, abs=1e-3)
     assert other < same - 0.3
+
+
+def test_text_of_many_megabytes_is_refused_by_the_model(service: Service):
+    """More than Serve's own limit of what travels between ingress and replica."""
+    with pytest.raises(openai.BadRequestError) as failure:
+        embed(service, input=["[ " * 900_000] * 4)
+
+    assert failure.value.code == "context_length_exceeded"
+    assert failure.value.param == "input[0]"

@@ -145,3 +145,21 @@ def test_card_says_what_the_model_takes(service: Service):
 
     assert card["kind"] == "diffusion"
     assert (card["size"], card["size_multiple_px"], card["schedulers"]) == ("96x96", 8, [])
+
+
+def test_picture_of_many_megabytes_reaches_the_model(service: Service):
+    """More than Serve's own limit of what travels between ingress and replica."""
+    noise = np.random.default_rng(0).integers(0, 255, (1300, 1300, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(noise).save(buffer, format="PNG")
+
+    edited = service.openai().images.edit(
+        model=MODEL,
+        image=buffer.getvalue(),
+        prompt=PROMPT,
+        size="64x64",
+        extra_body={"num_inference_steps": 2},
+    )
+
+    assert len(buffer.getvalue()) > 5_000_000
+    assert len(edited.data) == 1
