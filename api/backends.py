@@ -62,6 +62,8 @@ class EmbeddingRequest:
     """How many of the model's dimensions to keep; None keeps all."""
     input_type: str | None = None
     """What the texts are, such as `query`: it chooses the prompt that goes before them."""
+    input_type_name: str = "input_type"
+    """What the client calls it."""
     cut: Cut = field(default_factory=Cut)
 
 

@@ -33,6 +33,7 @@ def prepare_embeddings(request: EmbeddingsRequest, asked: Asked) -> Call:
         origin=asked.origin,
         dimensions=request.dimensions,
         input_type=request.input_type or request.task,
+        input_type_name="task" if request.input_type is None else "input_type",
         cut=asked.to_cut(request),
     )
 

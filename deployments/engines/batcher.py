@@ -24,6 +24,9 @@ from api.tenancy import Origin
 
 logger = logging.getLogger(__name__)
 
+HEALTH = Origin(tenant="a health check", priority="high")
+"""Checks come before what waits: else those that are most asked of would pass for dead."""
+
 Forward = Callable[[Sequence[Any]], "Rows"]
 """One pass over one batch: sequences → (B, …). Called by several threads at once."""
 

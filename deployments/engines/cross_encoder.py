@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from api.backends import EmbeddingRequest, Embeddings, ScoreRequest, Scores
 from api.errors import WrongModelKind
 from deployments.config import EncoderOptions
+from deployments.engines.batcher import HEALTH
 from deployments.engines.encoder_inputs import PairReader, Tokens
 from deployments.engines.encoder_loading import load_encoder, start_batcher
 from deployments.engines.lengths import find_max_tokens
@@ -96,7 +97,7 @@ class CrossEncoderEngine:
             InvalidRequest: all pairs are too long together.
             RateLimited, Overloaded: `work.begin` says so.
         """
-        sequences = await self._tokenizing.run(lambda _: self._reader.read(request))
+        sequences = await self._tokenizing.run(lambda stop: self._reader.read(request, stop.check))
         usage = await begin(work or Work(), sequences)
         scores = await self._batcher.run(sequences, request.origin)
         return Scores(tuple(scores.tolist()), usage)
@@ -114,7 +115,7 @@ class CrossEncoderEngine:
 
     async def check_health(self) -> None:
         """Prove that the model still computes, with the smallest input there is."""
-        await self._batcher.run([self._reader.smallest])
+        await self._batcher.run([self._reader.smallest], HEALTH)
 
     def shut_down(self) -> None:
         """Take no more work."""

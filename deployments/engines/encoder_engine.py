@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from api.backends import EmbeddingRequest, ScoreRequest
 from deployments.config import EncoderOptions
+from deployments.engines.batcher import HEALTH
 from deployments.engines.encoder_inputs import InputReader, Tokens
 from deployments.engines.encoder_loading import load_encoder, start_batcher
 from deployments.engines.lengths import find_max_tokens
@@ -91,7 +92,7 @@ class EncoderEngine(VectorEngine):
 
     async def check_health(self) -> None:
         """Prove that the model still computes, with the smallest input there is."""
-        await self._batcher.run([self._reader.smallest])
+        await self._batcher.run([self._reader.smallest], HEALTH)
 
     def shut_down(self) -> None:
         """Take no more work."""

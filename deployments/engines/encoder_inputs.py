@@ -1,6 +1,6 @@
 """What an encoder reads: requests → token ids, within the model's limits and the request's."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +10,16 @@ from deployments.engines.prompts import PASSAGE, QUERY, Prompts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+
+Check = Callable[[], object]
+"""Called between two portions; raises if nobody waits for the rest."""
+
+_PORTION_CHARS = 250_000
+"""Cut into tokens at once, which cannot be stopped and takes some 150 MB meanwhile."""
+
+_MOST_CHARS_A_TOKEN = 64
+"""No text has more on the whole: what is longer is too long without being cut into tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,20 +56,19 @@ class InputReader:
         """The smallest input that there is."""
         return Tokens([*self._prefix, *self._suffix] or [0])
 
-    def read(self, request: EmbeddingRequest) -> list[Tokens]:
+    def read(self, request: EmbeddingRequest, check: Check = lambda: None) -> list[Tokens]:
         """The inputs of a request.
 
         Raises:
+            Exception: what `check` raises.
             ContextLengthExceeded: an input is too long for the model.
             InvalidRequest: all are too long together, or a token id is not in the vocabulary.
             UnsupportedParameter: the model has no such input type.
         """
-        prompt = self._prompts.get(request.input_type)
-        sequences = self._read(request.inputs, prompt, request.cut, "input")
-        check_total(sequences, request.cut, "input")
-        return sequences
+        prompt = self._prompts.get(request.input_type, request.input_type_name)
+        return self._read(request.inputs, prompt, request.cut, "input", check)
 
-    def read_sides(self, request: ScoreRequest) -> list[Tokens]:
+    def read_sides(self, request: ScoreRequest, check: Check = lambda: None) -> list[Tokens]:
         """Queries, then documents, each by itself; raises what `read` raises."""
         default = self._prompts.get(None)
         sides = ((QUERY, request.queries), (PASSAGE, request.documents))
@@ -67,26 +76,39 @@ class InputReader:
         for name, (input_type, texts) in zip(request.names, sides, strict=True):
             prompt = self._prompts.find(input_type) if request.is_search else None
             prompt = default if prompt is None else prompt
-            sequences += self._read(texts, prompt, request.cut, name)
+            sequences += self._read(texts, prompt, request.cut, name, check)
         check_total(sequences, request.cut, request.names[1])
         return sequences
 
     def _read(
-        self, inputs: Sequence[str | tuple[int, ...]], prompt: str, cut: Cut, name: str
+        self,
+        inputs: Sequence[str | tuple[int, ...]],
+        prompt: str,
+        cut: Cut,
+        name: str,
+        check: Check,
     ) -> list[Tokens]:
         prompt_ids = self._to_prompt_ids(prompt)
-        # With its prompt before it is cut into tokens: some tokenizers join the two.
-        texts = [prompt + each for each in inputs if isinstance(each, str)]
-        of_texts = self._encode(texts)
         prompt_tokens = len(self._prefix) + len(prompt_ids) if prompt_ids else 0
-        sequences = []
-        for index, each in enumerate(inputs):
-            is_text = isinstance(each, str)
-            ids = next(of_texts) if is_text else [*prompt_ids, *self._check_ids(each)]
-            ids = self._fit(ids, cut, to_param(name, index, len(inputs)), index)
-            sequences.append(
-                Tokens([*self._prefix, *ids, *self._suffix], prompt_tokens=prompt_tokens)
-            )
+        params = [to_param(name, index, len(inputs)) for index in range(len(inputs))]
+        sequences: list[Tokens] = []
+        for portion in to_portions([len(each) for each in inputs]):
+            check()
+            # With its prompt before it is cut into tokens: some tokenizers join the two.
+            texts = [
+                prompt + to_bounded(each, index, self.max_tokens, cut, params[index])
+                for index, each in enumerate(inputs[portion], portion.start)
+                if isinstance(each, str)
+            ]
+            of_texts = self._encode(texts)
+            for index, each in enumerate(inputs[portion], portion.start):
+                is_text = isinstance(each, str)
+                ids = next(of_texts) if is_text else [*prompt_ids, *self._check_ids(each)]
+                ids = self._fit(ids, cut, params[index], index)
+                sequences.append(
+                    Tokens([*self._prefix, *ids, *self._suffix], prompt_tokens=prompt_tokens)
+                )
+            check_total(sequences, cut, name)
         return sequences
 
     def _fit(self, ids: list[int], cut: Cut, param: str, index: int) -> list[int]:
@@ -143,39 +165,76 @@ class PairReader:
         """Read with the tokenizer of a model that takes so many tokens, and a prompt with them."""
         self._tokenizer: Any = tokenizer
         self._prompt = prompt
+        self._special_tokens = int(tokenizer.num_special_tokens_to_add(pair=True))
         self.max_tokens = max_tokens
-
-    @property
-    def smallest(self) -> Tokens:
+        # Once: with each call the tokenizer is set up anew, and it belongs to one thread.
+        self.smallest = self._encode(["a"], ["a"], Cut())[0]
         """The smallest input that there is."""
-        return self._encode(["a"], ["a"], Cut())[0]
 
-    def read(self, request: ScoreRequest) -> list[Tokens]:
+    def read(self, request: ScoreRequest, check: Check = lambda: None) -> list[Tokens]:
         """One sequence a document; raises what `InputReader.read` raises."""
-        documents = list(request.documents)
-        is_one = len(request.queries) == 1
-        queries = list(request.queries) * len(documents) if is_one else list(request.queries)
-        sequences = self._encode(queries, documents, request.cut)
-        name = request.names[1]
-        if not request.cut.is_wanted:
-            for index, each in enumerate(sequences):
-                if len(each) > self.max_tokens:
-                    param = to_param(name, index, len(sequences))
-                    raise too_long(index, len(each), self.max_tokens, param)
-        check_total(sequences, request.cut, name)
+        cut, names = request.cut, request.names
+        most = self.max_tokens
+        queries = [
+            to_bounded(each, index, most, cut, to_param(names[0], index, len(request.queries)))
+            for index, each in enumerate(request.queries)
+        ]
+        count = len(request.documents)
+        params = [to_param(names[1], index, count) for index in range(count)]
+        documents = [
+            to_bounded(each, index, most, cut, params[index])
+            for index, each in enumerate(request.documents)
+        ]
+        if len(queries) == 1:
+            queries *= count
+        sizes = [len(query) + len(each) for query, each in zip(queries, documents, strict=True)]
+        sequences: list[Tokens] = []
+        for portion in to_portions(sizes):
+            check()
+            sequences += self._encode(queries[portion], documents[portion], cut)
+            for index, each in enumerate(sequences[portion.start :], portion.start):
+                if len(each) > most:
+                    raise too_long(index, len(each), most, params[index])
+            check_total(sequences, cut, names[1])
         return sequences
 
     def _encode(self, queries: list[str], documents: list[str], cut: Cut) -> list[Tokens]:
+        # With less than its own tokens take, the tokenizer would not cut at all.
+        most = max(to_most(cut, self.max_tokens), self._special_tokens)
         encoded = self._tokenizer(
             [self._prompt + query for query in queries],
             documents,
             # As sentence-transformers cuts.
             truncation="longest_first" if cut.is_wanted else False,
-            max_length=to_most(cut, self.max_tokens) if cut.is_wanted else None,
+            max_length=most if cut.is_wanted else None,
             verbose=False,
         )
         types = encoded.get("token_type_ids") or [None] * len(documents)
         return [Tokens(*each) for each in zip(encoded["input_ids"], types, strict=True)]
+
+
+def to_portions(sizes: Sequence[int]) -> Iterator[slice]:
+    """Neighbours that have so many characters together, or one that has more by itself."""
+    first = chars = 0
+    for place, size in enumerate(sizes):
+        if place > first and chars + size > _PORTION_CHARS:
+            yield slice(first, place)
+            first, chars = place, 0
+        chars += size
+    if sizes:
+        yield slice(first, len(sizes))
+
+
+def to_bounded(text: str, index: int, max_tokens: int, cut: Cut, param: str) -> str:
+    """As much of a text as can matter.
+
+    Raises:
+        ContextLengthExceeded: it has more, and is not to be cut.
+    """
+    most = max_tokens * _MOST_CHARS_A_TOKEN
+    if len(text) > most and not cut.is_wanted:
+        raise too_long(index, None, max_tokens, param)
+    return text[:most]
 
 
 def to_most(cut: Cut, max_tokens: int) -> int:
@@ -188,10 +247,11 @@ def to_param(name: str, index: int, count: int) -> str:
     return f"{name}[{index}]" if count > 1 else name
 
 
-def too_long(index: int, count: int, max_tokens: int, param: str) -> ContextLengthExceeded:
-    """The error for one input."""
+def too_long(index: int, count: int | None, max_tokens: int, param: str) -> ContextLengthExceeded:
+    """The error for one input, whose tokens may not have been counted."""
+    has = "more tokens" if count is None else f"{count} tokens, more"
     return ContextLengthExceeded(
-        f"Input {index} has {count} tokens, more than this model's maximum of {max_tokens}; with "
+        f"Input {index} has {has} than this model's maximum of {max_tokens}; with "
         "'truncate': true it is cut.",
         param=param,
     )

@@ -35,8 +35,8 @@ class Prompts:
         """What requests may choose."""
         return sorted(self._known)
 
-    def get(self, input_type: str | None) -> str:
-        """The prompt for texts of that type.
+    def get(self, input_type: str | None, name: str = "input_type") -> str:
+        """The prompt for texts of that type, which the client calls `name`.
 
         Raises:
             UnsupportedParameter: the model tells texts of that type from no others.
@@ -45,9 +45,9 @@ class Prompts:
             return self._default
         if (prompt := self.find(input_type)) is None:
             raise UnsupportedParameter(
-                f"Unsupported value for 'input_type': this model has "
+                f"Unsupported value for '{name}': this model has "
                 f"{', '.join(map(repr, self.names)) or 'none'}.",
-                param="input_type",
+                param=name,
             )
         return prompt
 

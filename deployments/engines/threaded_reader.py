@@ -18,13 +18,14 @@ class ThreadedReader:
 
     async def read(self, request: EmbeddingRequest) -> list[Tokens]:
         """The inputs of a request."""
-        if sum(map(len, request.inputs)) <= _MAX_CHARS_ON_LOOP:
+        # One text: several are shared out among threads that may all be busy with longer ones.
+        if len(request.inputs) == 1 and len(request.inputs[0]) <= _MAX_CHARS_ON_LOOP:
             return self._reader.read(request)
-        return await self._worker.run(lambda _: self._reader.read(request))
+        return await self._worker.run(lambda stop: self._reader.read(request, stop.check))
 
     async def read_sides(self, request: ScoreRequest) -> list[Tokens]:
         """Queries, then documents, each by itself."""
-        return await self._worker.run(lambda _: self._reader.read_sides(request))
+        return await self._worker.run(lambda stop: self._reader.read_sides(request, stop.check))
 
     def shut_down(self) -> None:
         """Take no more work."""

@@ -2,34 +2,23 @@
 
 from bisect import bisect_left
 from collections.abc import Sequence, Sized
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 _MIN_SLACK = 16
 _SLACK_SHARE = 8
 """Padding of a sequence by 16 tokens, or by an eighth, costs less than a pass of its own."""
 
 
-@dataclass(frozen=True, slots=True, order=False, eq=False)
-class WaitingSequence:
-    """One of the sequences of a request."""
+class WaitingSequence(NamedTuple):
+    """One of the sequences of a request; compared by length, then by arrival."""
 
     length: int
     serial: int
-    """Its place in the order of arrival."""
+    """Its place in the order of arrival; there are no two of one."""
     owner: Any
     """The request."""
     number: int
     """Which of the request's sequences."""
-
-    @property
-    def key(self) -> tuple[int, int]:
-        """By length, then by arrival."""
-        return self.length, self.serial
-
-
-def _key(each: WaitingSequence) -> tuple[int, int]:
-    return each.length, each.serial
 
 
 class Waiting:
@@ -52,9 +41,9 @@ class Waiting:
             for number, each in enumerate(sequences)
         ]
         self._serial += len(added)
-        added.sort(key=_key)
+        added.sort()
         self._all.extend(added)
-        self._all.sort(key=_key)  # two sorted runs: one merge
+        self._all.sort()  # two sorted runs: one merge
         return added
 
     def discard(self, entries: Sequence[WaitingSequence]) -> None:
@@ -64,7 +53,7 @@ class Waiting:
 
     def take_around(self, anchor: WaitingSequence) -> list[WaitingSequence]:
         """Take out a batch with `anchor` and its neighbours in length."""
-        place = bisect_left(self._all, anchor.key, key=_key)
+        place = bisect_left(self._all, anchor)
         first = place  # of the slice
         last = place + 1  # not of the slice
         while first > 0 and self._fits(first - 1, last):

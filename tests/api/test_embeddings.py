@@ -157,6 +157,7 @@ async def test_input_type_reaches_the_model_by_both_names(members: dict[str, str
     await ask(encoder, **members)
 
     assert encoder.requests[0].input_type == "query"
+    assert encoder.requests[0].input_type_name in members
 
 
 async def test_two_input_types_are_refused() -> None:

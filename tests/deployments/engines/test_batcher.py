@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from api.tenancy import Origin
-from deployments.engines.batcher import Batcher
+from deployments.engines.batcher import HEALTH, Batcher
 
 PATIENCE_S = 5.0
 POISON = -1
@@ -222,3 +222,19 @@ def test_answers_are_the_same_in_any_company(
         assert all(task in leaving for task in tasks if task.cancelled())
 
     asyncio.run(run())
+
+
+async def test_health_check_does_not_wait_for_the_end_of_the_highest_class(
+    model: Model, batcher: Batcher
+) -> None:
+    busy = await hold(model, batcher)
+    origin = Origin(tenant="flood", priority="high")
+    flood = [asyncio.create_task(batcher.run([[1] * 100], origin)) for _ in range(20)]
+    await asyncio.sleep(0)
+    check = asyncio.create_task(batcher.run([[2]], HEALTH))
+    await asyncio.sleep(0)
+
+    model.go.set()
+    await asyncio.gather(busy, check, *flood)
+
+    assert [2] in model.batches[0] + model.batches[1]

@@ -10,6 +10,7 @@ import pytest
 from api.backends import Cut, EmbeddingRequest, ScoreRequest
 from api.errors import ContextLengthExceeded, InvalidRequest, WrongModelKind
 from deployments.config import EncoderOptions
+from deployments.engines import encoder_inputs
 from deployments.engines.cross_encoder import CrossEncoderEngine, is_cross_encoder
 from tests import asgi
 from tests.deployments.engines.tiny_encoders import (
@@ -268,3 +269,55 @@ def test_what_a_cross_encoder_is(tmp_path: Path, config: str, task: Any, is_one:
     (tmp_path / "config.json").write_text(config)
 
     assert is_cross_encoder(str(tmp_path), EncoderOptions(task=task)) == is_one
+
+
+@pytest.mark.parametrize("max_tokens", [1, 2, 3])
+async def test_pair_is_cut_to_nothing_where_no_more_is_wanted(
+    engine: CrossEncoderEngine, max_tokens: int
+) -> None:
+    cut = Cut(is_wanted=True, max_tokens=max_tokens)
+
+    scores = await engine.score(asking("three " * 100, cut=cut))
+
+    assert scores.usage.prompt_tokens <= 4
+
+
+async def test_what_is_far_too_long_is_not_even_cut_into_tokens(
+    engine: CrossEncoderEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine._reader, "_encode", None)
+
+    with pytest.raises(ContextLengthExceeded, match="Input 1 has more tokens") as caught:
+        await engine.score(asking("three", "a" * 100_000))
+
+    assert caught.value.param == "documents[1]"
+
+
+async def test_many_pairs_are_read_in_portions_and_no_further_than_they_may_go(
+    engine: CrossEncoderEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(encoder_inputs, "_PORTION_CHARS", 20)
+    read = engine._reader._encode
+    portions: list[int] = []
+
+    def note(queries: list[str], documents: list[str], cut: Cut) -> list[Any]:
+        portions.append(len(documents))
+        return read(queries, documents, cut)
+
+    monkeypatch.setattr(engine._reader, "_encode", note)
+    whole = await engine.score(asking("three", "four", "two one"))
+    with pytest.raises(InvalidRequest):
+        await engine.score(asking(*["three"] * 50, cut=Cut(max_total_tokens=11)))
+
+    assert len(whole.scores) == 3
+    assert set(portions) == {1}
+    assert 3 < len(portions) <= 6
+
+
+async def test_healthy_engine_does_not_touch_the_tokenizer(
+    engine: CrossEncoderEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is set up for the request that a thread reads at this moment."""
+    monkeypatch.setattr(engine._reader, "_encode", None)
+
+    await engine.check_health()

@@ -1,7 +1,9 @@
 """A tiny encoder against sentence-transformers' own `encode`."""
 
 import asyncio
+import itertools
 import random
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ import pytest
 from api.backends import Cut, EmbeddingRequest, Embeddings, ScoreRequest
 from api.errors import ContextLengthExceeded, InvalidRequest, UnsupportedParameter
 from deployments.config import EncoderOptions
+from deployments.engines import encoder_inputs
 from deployments.engines.encoder_engine import EncoderEngine
 from deployments.work import Work
 from tests.deployments.engines.tiny_encoders import MAX_TOKENS, WORDS, make_encoder
@@ -243,3 +246,66 @@ async def test_card_tells_the_limits(engine: EncoderEngine) -> None:
 
 async def test_healthy_engine_says_so(engine: EncoderEngine) -> None:
     await engine.check_health()
+
+
+async def test_text_that_is_far_too_long_is_not_even_cut_into_tokens(
+    engine: EncoderEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    huge = "[ " * 100_000
+    cut = (await engine.embed(EmbeddingRequest("r", ("a", huge), cut=Cut(is_wanted=True)))).usage
+    monkeypatch.setattr(engine._reader, "_encode", None)
+
+    with pytest.raises(ContextLengthExceeded, match="Input 0 has more tokens") as caught:
+        await embed(engine, huge)
+
+    assert caught.value.param == "input"
+    assert MAX_TOKENS < cut.prompt_tokens < 2 * MAX_TOKENS
+
+
+async def test_inputs_are_read_in_portions_and_the_same(
+    engine: EncoderEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = [text_of(words, words) for words in (3, 20, 1, 9)]
+    whole = await embed(engine, *texts, (3, 4), input_type="query")
+    monkeypatch.setattr(encoder_inputs, "_PORTION_CHARS", 30)
+
+    parts = await embed(engine, *texts, (3, 4), input_type="query")
+
+    assert np.allclose(whole, parts, atol=1e-5)
+
+
+async def test_reading_stops_when_the_client_leaves(
+    engine: EncoderEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(encoder_inputs, "_PORTION_CHARS", 1)
+    has_begun, may_go_on = threading.Event(), threading.Event()
+    read = engine._reader._encode
+    count = itertools.count()
+
+    def slow(texts: list[str]) -> Iterator[list[int]]:
+        next(count)
+        has_begun.set()
+        may_go_on.wait(5)
+        return read(texts)
+
+    monkeypatch.setattr(engine._reader, "_encode", slow)
+    reading = asyncio.create_task(embed(engine, *["a"] * 100))
+    await asyncio.to_thread(has_begun.wait, 5)
+    reading.cancel()
+    await asyncio.wait({reading})
+    may_go_on.set()
+    await embed(engine, "a", "b")  # behind it
+
+    assert next(count) <= 1 + 2
+
+
+def test_portions_are_neighbours_of_so_many_characters() -> None:
+    sizes = [100_000, 100_000, 100_000, 400_000, 1, 2]
+
+    assert [(each.start, each.stop) for each in encoder_inputs.to_portions(sizes)] == [
+        (0, 2),
+        (2, 3),
+        (3, 4),
+        (4, 6),
+    ]
+    assert list(encoder_inputs.to_portions([])) == []

@@ -51,3 +51,10 @@ def test_model_without_prompts_has_no_input_types(name: str) -> None:
 def test_unknown_input_type_is_refused_with_those_that_there_are() -> None:
     with pytest.raises(UnsupportedParameter, match="'clustering', 'query'"):
         Prompts({"query": "q", "clustering": "c"}, NOTHING, None).get("title")
+
+
+def test_error_names_what_the_client_sent() -> None:
+    with pytest.raises(UnsupportedParameter, match="'task'") as failure:
+        Prompts({}, NOTHING, None).get("query", "task")
+
+    assert failure.value.param == "task"
