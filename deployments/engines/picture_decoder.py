@@ -59,6 +59,9 @@ def _to_result(picture: "PilImage") -> Result:
     from PIL import ImageOps
 
     picture.load()
+    if picture.mode.startswith("I"):  # 16 bits of grey, which `convert` would cut off at white
+        picture.info.pop("transparency", None)
+        picture = picture.point(lambda value: value * (1 / 256)).convert("L")
     is_clear = picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info
     ImageOps.exif_transpose(picture, in_place=True)
     mode = "RGBA" if is_clear else "RGB"

@@ -9,6 +9,7 @@ import contextlib
 import fcntl
 import logging
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -46,8 +47,11 @@ _BYTES_PER_PIXEL = 24
 _MAX_SCANS = 100
 """Of one JPEG. Writers make about ten; each takes a decoder the time of the whole picture."""
 
-_JPEG, _START_OF_SCAN = b"\xff\xd8", b"\xff\xda"
-"""ITU-T T.81, table B.1. Between markers a byte 0xff is followed by 0x00."""
+_MAX_SEGMENTS = 10_000
+
+_JPEG, _START_OF_SCAN, _END = b"\xff\xd8", b"\xda", b"\xd9"
+_MARKER = re.compile(rb"\xff([^\x00\x01\xd0-\xd8\xff])")
+"""ITU-T T.81, table B.1, without those that stand alone, among the data of a scan."""
 
 _CPU_S = 5
 _PATIENCE_S = 30.0
@@ -101,7 +105,7 @@ class PictureReader:
         """In the worker's thread. Who leaves while its picture is read is not waited for."""
         from PIL import Image
 
-        if data.startswith(_JPEG) and data.count(_START_OF_SCAN) > _MAX_SCANS:
+        if data.startswith(_JPEG) and _count_scans(data) > _MAX_SCANS:
             raise self._refusal(f"it has more than {_MAX_SCANS} scans.", param)
         result, width_px, height_px, pixels = self._ask(data)
         size = width_px, height_px
@@ -192,6 +196,18 @@ def _widen(process: _Process) -> None:
         if pipe is not None:
             with contextlib.suppress(OSError):  # an unprivileged user may have too many
                 fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+
+
+def _count_scans(data: bytes) -> int:
+    """Those of a JPEG, up to its end: before it may be small pictures, and behind it films."""
+    scans, place = 0, len(_JPEG)
+    for _ in range(_MAX_SEGMENTS):
+        found = _MARKER.search(data, place)
+        if found is None or found[1] == _END:
+            return scans
+        scans += found[1] == _START_OF_SCAN
+        place = found.end() + int.from_bytes(data[found.end() : found.end() + 2], "big")
+    return _MAX_SEGMENTS
 
 
 def _end(process: _Process) -> int:

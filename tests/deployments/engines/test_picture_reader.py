@@ -3,6 +3,7 @@
 import asyncio
 import io
 import os
+import random
 import signal
 import struct
 import subprocess
@@ -260,6 +261,30 @@ async def test_jpeg_of_many_scans_is_refused_at_once(reader: PictureReader) -> N
     progressive = to_file(SQUARE, "JPEG", progressive=True)
 
     assert (await reader.read(progressive, "image")).size == (64, 64)
+
+
+async def test_scans_are_those_before_the_end_of_the_picture(reader: PictureReader) -> None:
+    """Phones put a film behind it, in which any two bytes are found by chance."""
+    film = random.Random(0).randbytes(9_000_000)
+
+    assert film.count(b"\xff\xda") > 100
+    assert (await reader.read(to_file(SQUARE, "JPEG") + film, "image")).size == (64, 64)
+
+
+async def test_jpeg_of_endless_segments_is_refused_at_once(reader: PictureReader) -> None:
+    with pytest.raises(InvalidImageFile):
+        await reader.read(b"\xff\xd8" + b"\xff\xfe\0\2" * 2_000_000, "image")
+
+
+async def test_grey_of_16_bits_stays_grey(reader: PictureReader) -> None:
+    ramp = Image.new("I;16", (8, 8))
+    ramp.putdata([column * 32 * 256 for column in range(8)] * 8)
+
+    picture = await reader.read(to_file(ramp), "image")
+
+    assert [picture.getpixel((column, 0)) for column in range(8)] == [
+        (column * 32,) * 3 for column in range(8)
+    ]
 
 
 async def test_picture_that_takes_too_long_ends_its_process_and_no_other_picture(
