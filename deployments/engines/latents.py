@@ -61,7 +61,8 @@ def find_multiple_px(pipeline: Any) -> int:
 
 def is_readable(pipeline: Any) -> bool:
     """Whether `encode` and `decode` know the form of its latents."""
-    return type(pipeline.vae).__name__ in _KNOWN_VAES
+    vae = pipeline.vae
+    return type(vae).__name__ in _KNOWN_VAES and not vae.config.get("latents_mean")
 
 
 def _is_packing(pipeline: Any) -> bool:

@@ -1,10 +1,14 @@
 """A pipeline of diffusers before its first image: loaded, tuned, and what is derived from it."""
 
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from deployments.config import DiffusionOptions
 from deployments.engines.hardware import pick_device, pick_dtype
+
+_WITH_SHARED_REFERENCES = "Flux2"
+"""Pipelines that draw all images of a batch from all pictures of it, whoever sent them."""
 
 
 def load_pipeline(model: str, options: DiffusionOptions) -> Any:
@@ -26,10 +30,24 @@ def load_pipeline(model: str, options: DiffusionOptions) -> Any:
     )
 
 
+def check_fitness(pipeline: Any) -> None:
+    """Refuse what cannot be watched while it draws.
+
+    Raises:
+        ValueError: it says nothing between two steps.
+    """
+    has_callback = "callback_on_step_end" in inspect.signature(pipeline.__call__).parameters
+    if not has_callback or not hasattr(type(pipeline), "num_timesteps"):
+        name = type(pipeline).__name__
+        raise ValueError(f"{name} is not supported: it cannot be stopped between two steps")
+
+
 def build_redrawing(base: Any) -> Any:
     """What draws from a picture, with the same weights; None if this family has no such thing."""
     from diffusers import AutoPipelineForImage2Image
 
+    if type(base).__name__.startswith(_WITH_SHARED_REFERENCES):
+        return None
     try:
         pipeline = AutoPipelineForImage2Image.from_pipe(base)
     except ValueError:

@@ -5,9 +5,11 @@ a batch between two steps nothing is computed any more, unless the denoiser is c
 number of images it would be compiled anew.
 """
 
+import functools
 import gc
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from deployments.config import DiffusionOptions
@@ -19,6 +21,7 @@ from deployments.engines.loras import Loras
 from deployments.engines.pipeline_parts import (
     build_redrawing,
     build_schedulers,
+    check_fitness,
     find_denoiser,
     find_sample_size,
     load_pipeline,
@@ -44,6 +47,9 @@ class Pipelines:
             Exception: whatever diffusers raises when it cannot load the model.
         """
         self.base: Any = load_pipeline(model, options)
+        check_fitness(self.base)
+        vae = getattr(self.base, "vae", None)
+        self._vae_dtype = vae.dtype if vae is not None else None
         # Before anything is moved to where it computes: adapters go with what they adapt.
         self._loras = Loras(self.base, options.loras)
         tune(self.base, options)
@@ -121,18 +127,26 @@ class Pipelines:
             self._is_out_of_memory = False
         try:
             self._draw(batch)
-        except torch.OutOfMemoryError:
+        except BaseException as error:
             # To be made up for by the next: until this one has been handled, it holds tensors.
-            self._is_out_of_memory = True
+            self._is_out_of_memory = isinstance(error, torch.OutOfMemoryError)
+            self._put_in_order()
             raise
+
+    def _put_in_order(self) -> None:
+        """What pipelines do at their end only, which they have not reached."""
+        self.base.maybe_free_model_hooks()  # brings what is offloaded back to where it waits
+        if self._vae_dtype is not None and self.base.vae.dtype != self._vae_dtype:
+            self.base.vae.to(self._vae_dtype)  # SDXL's computes in float32 for a while
 
     def _draw(self, batch: Sequence[Canvas]) -> None:
         mode = batch[0].recipe.mode
         pipeline = self._by_mode[mode]
         pipeline.scheduler = self._schedulers[batch[0].recipe.scheduler]
         self._loras.switch_to(batch[0].recipe.loras)
-        run = _Run(pipeline, batch, self._attendance)
-        drawn = pipeline(**self._to_arguments(run, mode))
+        run = _Run(pipeline, batch, self.count_steps(batch[0].recipe), self._attendance)
+        with _seeded(pipeline.scheduler, run.generators):
+            drawn = pipeline(**self._to_arguments(run, mode))
         for canvas, picture in zip(run.canvases, drawn.images, strict=True):
             if canvas.is_wanted:
                 canvas.tell(Event(canvas.index, canvas.steps_done, picture, is_final=True))
@@ -164,6 +178,8 @@ class Pipelines:
             arguments["negative_prompt"] = [canvas.negative_prompt or "" for canvas in canvases]
         sizes = {"width": recipe.width_px, "height": recipe.height_px}
         arguments |= {name: px for name, px in sizes.items() if self.accepts(name, mode)}
+        if self.accepts("use_resolution_binning", mode):
+            arguments["use_resolution_binning"] = False  # the size is what was asked for
         if mode != "new":
             arguments["image"] = [canvas.image for canvas in canvases]
             if self.accepts("strength", mode):
@@ -175,10 +191,11 @@ class _Run:
     """One batch under way: who is in it, and what happens between two steps."""
 
     def __init__(
-        self, pipeline: Any, batch: Sequence[Canvas], attendance: Attendance | None
+        self, pipeline: Any, batch: Sequence[Canvas], steps: int, attendance: Attendance | None
     ) -> None:
         import torch
 
+        self._steps = steps
         self.canvases = [canvas for canvas in batch if canvas.is_wanted]
         # On the CPU whatever the device, so that a seed means the same picture everywhere.
         self.generators = [torch.Generator("cpu").manual_seed(c.seed) for c in self.canvases]
@@ -200,13 +217,36 @@ class _Run:
             latents = self._keeping.restore(pipeline, step, latents)
         for number in kept:
             canvas = self.canvases[number]
-            canvas.steps_done = step + 1
+            # Some schedulers call for two or more passes a step.
+            canvas.steps_done = round((step + 1) * self._steps / pipeline.num_timesteps)
             row = latents[number : number + 1]
             canvas.tell_step(_look(pipeline, row, canvas) if canvas.is_looked_at else None)
         if step + 1 == pipeline.num_timesteps:  # what follows is for the pictures alone
             latents = latents[kept]
             self.canvases = [self.canvases[number] for number in kept]
         return {**values, "latents": latents}
+
+
+@contextmanager
+def _seeded(scheduler: Any, generators: "list[torch.Generator]") -> Iterator[None]:
+    """Noise that a scheduler adds is of each image's own seed, where a pipeline forgets to say so.
+
+    Those that flow do, and would take it from PyTorch's generator of all (diffusers 0.42).
+    """
+    step = scheduler.step
+    if "generator" not in inspect.signature(step).parameters:
+        yield
+        return
+
+    @functools.wraps(step)  # pipelines ask for its parameters
+    def seeded(*args: Any, **kwargs: Any) -> Any:
+        return step(*args, **{"generator": generators, **kwargs})
+
+    scheduler.step = seeded
+    try:
+        yield
+    finally:
+        del scheduler.step
 
 
 def _make_room() -> None:

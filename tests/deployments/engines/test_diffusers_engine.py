@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from api.backends import Edit, ImageRequest, PictureFile
-from api.errors import InvalidRequest
+from api.errors import EngineFailed, InvalidRequest
 from api.generation import Delta
 from deployments.config import DiffusionOptions
 from deployments.engines.diffusers_engine import DiffusersEngine
@@ -32,11 +32,12 @@ SCHEDULERS = (
     "EulerAncestralDiscreteScheduler",
     "UniPCMultistepScheduler",
 )
+TWO_PASSES = "HeunDiscreteScheduler"
 OPTIONS = DiffusionOptions(
     dtype="float32",
     num_inference_steps=8,
     guidance_scale=3.0,
-    schedulers=SCHEDULERS,
+    schedulers=(*SCHEDULERS, TWO_PASSES),
     qualities={"low": 2},
     max_size_px=128,
     batch_window_ms=50,
@@ -99,6 +100,55 @@ async def test_who_leaves_harms_nobody(engine: DiffusersEngine, scheduler: str |
     assert leaver.cancelled() or leaver.done()
     assert rows[-1] == 2 * 3  # each with its prompt, and without
     assert max(map(difference, [alone[0], alone[1], alone[3]], stayed)) < 1.0
+
+
+async def test_step_of_several_passes_is_one_step(engine: DiffusersEngine) -> None:
+    seen: list[Delta] = []
+    work = Work()
+    await engine.generate(asked(0, scheduler=TWO_PASSES, previews=1), work, seen.append)
+    sketches = [delta.extra.sketch for delta in seen if delta.extra and delta.extra.sketch]
+
+    assert [sketch.step for sketch in sketches] == list(range(1, 9))
+    assert [sketch.step for sketch in sketches if sketch.preview] == [4]
+    assert work.image_steps == 8
+    assert work.count_steps_left
+    assert work.count_steps_left() == 0
+
+
+@pytest.mark.parametrize("is_failure", [True, False])
+async def test_pipeline_that_did_not_reach_its_end_is_put_in_order(
+    engine: DiffusersEngine, monkeypatch: pytest.MonkeyPatch, is_failure: bool
+) -> None:
+    """What is offloaded goes back, and so does the precision that SDXL's VAE computes in."""
+    import torch
+
+    base = engine._pipelines.base
+    freed: list[None] = []
+    monkeypatch.setattr(base, "maybe_free_model_hooks", lambda: freed.append(None))
+    expected = await draw(engine, asked(0))
+    freed.clear()
+    seen: asyncio.Queue[Delta] = asyncio.Queue()
+
+    def fail(*_: object, **__: object) -> None:
+        base.vae.to(torch.float64)
+        raise ValueError("no room")
+
+    if is_failure:
+        with monkeypatch.context() as patch:
+            patch.setattr(base.vae, "decode", fail)
+            with pytest.raises(EngineFailed):
+                await draw(engine, asked(0))
+    else:
+        drawing = asyncio.create_task(
+            engine.generate(asked(0, num_inference_steps=900), None, seen.put_nowait)
+        )
+        await seen.get()
+        drawing.cancel()
+        await asyncio.wait({drawing})
+
+    assert difference(await draw(engine, asked(0)), expected) < 1.0
+    assert len(freed) == 2  # once instead of the pipeline, and once by it
+    assert base.vae.dtype == torch.float32
 
 
 async def test_what_is_too_much_memory_together_is_drawn_alone(

@@ -36,6 +36,7 @@ OPTIONS = DiffusionOptions(
     guidance_scale=3.0,
     size_multiple_px=2,
     batch_window_ms=50,
+    schedulers=("FlowMatchLCMScheduler",),
 )
 
 
@@ -125,6 +126,17 @@ async def test_images_and_edits_are_the_same_in_any_company(engine: DiffusersEng
 
         assert max(map(difference, alone, together)) < 1.0
         assert difference(alone[0], alone[1]) > 5.0
+
+
+async def test_noise_that_a_scheduler_adds_is_of_each_images_own_seed(
+    engine: DiffusersEngine,
+) -> None:
+    requests = [asked(seed, scheduler="FlowMatchLCMScheduler") for seed in range(2)]
+    alone = [await draw(engine, request) for request in requests]
+
+    together = await asyncio.gather(*(draw(engine, request) for request in requests))
+
+    assert max(map(difference, alone, together)) < 1.0
 
 
 async def test_who_leaves_harms_nobody(engine: DiffusersEngine) -> None:
