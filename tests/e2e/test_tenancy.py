@@ -127,6 +127,7 @@ async def test_limits_hold_for_real_tokens(service: Service):
     """The prompt has its exact number of tokens when it is counted, not an estimate."""
     sdk = client(service, make_key(service, "thrifty", "--tpm", "60"))
     first = await sdk.completions.create(model=LLM, prompt="One two three", max_tokens=20)
+    wait_for_records(service, "thrifty", 1)  # what it did not use comes back a moment later
     raw = await sdk.completions.with_raw_response.create(
         model=LLM, prompt="One two three", max_tokens=60 - 2 * first.usage.prompt_tokens - 20
     )
