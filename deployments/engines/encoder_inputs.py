@@ -174,29 +174,27 @@ class PairReader:
     def read(self, request: ScoreRequest, check: Check = lambda: None) -> list[Tokens]:
         """One sequence a document; raises what `InputReader.read` raises."""
         cut, names = request.cut, request.names
-        most = self.max_tokens
-        queries = [
-            to_bounded(each, index, most, cut, to_param(names[0], index, len(request.queries)))
-            for index, each in enumerate(request.queries)
-        ]
-        count = len(request.documents)
-        params = [to_param(names[1], index, count) for index in range(count)]
-        documents = [
-            to_bounded(each, index, most, cut, params[index])
-            for index, each in enumerate(request.documents)
-        ]
+        queries = self._bound(request.queries, cut, names[0])
+        documents = self._bound(request.documents, cut, names[1])
         if len(queries) == 1:
-            queries *= count
+            queries *= len(documents)
         sizes = [len(query) + len(each) for query, each in zip(queries, documents, strict=True)]
         sequences: list[Tokens] = []
         for portion in to_portions(sizes):
             check()
             sequences += self._encode(queries[portion], documents[portion], cut)
             for index, each in enumerate(sequences[portion.start :], portion.start):
-                if len(each) > most:
-                    raise too_long(index, len(each), most, params[index])
+                if len(each) > self.max_tokens:
+                    param = to_param(names[1], index, len(documents))
+                    raise too_long(index, len(each), self.max_tokens, param)
             check_total(sequences, cut, names[1])
         return sequences
+
+    def _bound(self, texts: Sequence[str], cut: Cut, name: str) -> list[str]:
+        return [
+            to_bounded(each, index, self.max_tokens, cut, to_param(name, index, len(texts)))
+            for index, each in enumerate(texts)
+        ]
 
     def _encode(self, queries: list[str], documents: list[str], cut: Cut) -> list[Tokens]:
         # With less than its own tokens take, the tokenizer would not cut at all.

@@ -48,13 +48,11 @@ class Pipelines:
         """
         self.base: Any = load_pipeline(model, options)
         check_fitness(self.base)
-        vae = getattr(self.base, "vae", None)
-        self._vae_dtype = vae.dtype if vae is not None else None
+        self._vae_dtype = self.base.vae.dtype
         # Before anything is moved to where it computes: adapters go with what they adapt.
         self._loras = Loras(self.base, options.loras)
         tune(self.base, options)
-        denoiser = find_denoiser(self.base)
-        self._attendance = None if options.compile else Attendance(denoiser)
+        self._attendance = None if options.compile else Attendance(find_denoiser(self.base))
         self._is_out_of_memory = False
         self._is_offloaded = options.offload != "none"
         self._schedulers = build_schedulers(self.base, options.schedulers)
@@ -136,7 +134,7 @@ class Pipelines:
     def _put_in_order(self) -> None:
         """What pipelines do at their end only, which they have not reached."""
         self.base.maybe_free_model_hooks()  # brings what is offloaded back to where it waits
-        if self._vae_dtype is not None and self.base.vae.dtype != self._vae_dtype:
+        if self.base.vae.dtype != self._vae_dtype:
             self.base.vae.to(self._vae_dtype)  # SDXL's computes in float32 for a while
 
     def _draw(self, batch: Sequence[Canvas]) -> None:
