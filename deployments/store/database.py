@@ -1,12 +1,16 @@
 """The database of keys and usage: an SQLite file, or PostgreSQL by URL."""
 
+import asyncio
 import contextlib
 import os
+import sqlite3
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import aiosqlite
 import asyncpg  # type: ignore[import-untyped]  # it says nothing of its types
 from sqlalchemy import URL, Connection, Engine, event, make_url, text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
@@ -82,12 +86,18 @@ class Database:
         Raises:
             StoreError: that failed, or a newer version of the code has changed them.
         """
+        # Before anything is locked: others wait for the lock, and should not wait for imports.
+        from deployments.store.schema import is_current, upgrade
+
+        async with self.reading() as connection:
+            if await connection.run_sync(is_current):
+                return
         async with self.writing() as connection:
             if connection.dialect.name == "postgresql":
                 await connection.execute(
                     text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _MIGRATION_LOCK}
                 )
-            await connection.run_sync(_upgrade)
+            await connection.run_sync(upgrade)
 
     async def close(self) -> None:
         """Close all connections."""
@@ -156,8 +166,8 @@ def _sqlite_engine(url: URL) -> AsyncEngine:
     def _set_up(connection: Any, _: Any) -> None:
         # Python's sqlite3 must not begin transactions by itself: it would begin them too late.
         connection.isolation_level = None
+        connection.run_async(_keep_a_write_ahead_log)
         cursor = connection.cursor()
-        cursor.execute("PRAGMA journal_mode = WAL")
         # FULL: a key that was disabled stays so also after a power cut, and usage is written in
         # groups, so that one fsync serves many records.
         cursor.execute("PRAGMA synchronous = FULL")
@@ -172,22 +182,14 @@ def _sqlite_engine(url: URL) -> AsyncEngine:
     return engine
 
 
-def _upgrade(connection: Connection) -> None:
-    from alembic import command  # here: it takes time to import, and polls need none of it
-    from alembic.config import Config
-    from alembic.runtime.migration import MigrationContext
-    from alembic.script import ScriptDirectory
-
-    folder = Path(__file__).with_name("migrations")
-    config = Config(attributes={"connection": connection})
-    config.set_main_option("script_location", str(folder).replace("%", "%%"))
-    script = ScriptDirectory.from_config(config)
-    known = {revision.revision for revision in script.walk_revisions()}
-    found = MigrationContext.configure(connection).get_current_revision()
-    if found is not None and found not in known:
-        raise StoreError(
-            f"the database was set up by a newer version of Triptych (its schema is {found}); "
-            "run that version, or name another database"
-        )
-    if found != script.get_current_head():
-        command.upgrade(config, "head")
+async def _keep_a_write_ahead_log(connection: aiosqlite.Connection) -> None:
+    """Set the file's mode. Alone among statements this does not wait for who else has it open."""
+    end = time.monotonic() + _PATIENCE_S
+    while True:
+        try:
+            await connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > end:
+                raise
+        await asyncio.sleep(0.01)

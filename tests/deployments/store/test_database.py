@@ -1,6 +1,8 @@
 import asyncio
+import contextlib
 import os
 import signal
+import sqlite3
 import stat
 import subprocess
 import sys
@@ -89,6 +91,28 @@ async def test_several_processes_may_migrate_at_once(database_url: str) -> None:
     assert errors == [b""] * 4
     assert await version(database) == 1
     await database.close()
+
+
+async def test_a_new_file_that_another_process_writes_is_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / "triptych.db"
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")  # not yet with a write-ahead log, as a new file is
+        database = Database(f"sqlite:///{path}")
+        migrating = asyncio.create_task(database.migrate())
+        await asyncio.sleep(0.2)
+        other.execute("COMMIT")
+
+    await migrating
+
+    assert await version(database) == 1
+    await database.close()
+
+
+async def test_what_is_up_to_date_is_seen_beside_a_writer(database: Database) -> None:
+    async with database.writing() as connection:
+        await connection.execute(text("UPDATE changes SET version = 7"))
+
+        await asyncio.wait_for(database.migrate(), 2)
 
 
 async def test_a_database_of_a_newer_version_is_refused(database: Database) -> None:
