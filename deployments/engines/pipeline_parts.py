@@ -6,6 +6,7 @@ from typing import Any
 
 from deployments.config import DiffusionOptions
 from deployments.engines.hardware import pick_device, pick_dtype
+from deployments.engines.inpainting import is_flowing
 
 _WITH_SHARED_REFERENCES = "Flux2"
 """Pipelines that draw all images of a batch from all pictures of it, whoever sent them."""
@@ -102,13 +103,36 @@ def _enable_tiling(vae: Any) -> None:
 
 
 def build_schedulers(pipeline: Any, names: Sequence[str]) -> Mapping[str | None, Any]:
-    """Schedulers by name, with the settings of the pipeline's own, which is None's."""
+    """Schedulers by name, with the settings of the pipeline's own, which is None's.
+
+    Raises:
+        ValueError: one is unknown to diffusers, or for models of the other kind.
+    """
     import diffusers
 
-    schedulers: dict[str | None, Any] = {None: pipeline.scheduler}
+    own = pipeline.scheduler
+    schedulers: dict[str | None, Any] = {None: own}
     for name in names:
-        schedulers[name] = getattr(diffusers, name).from_config(pipeline.scheduler.config)
+        known: Any = getattr(diffusers, name, None)
+        if not _is_scheduler(known):
+            raise ValueError(f"schedulers: diffusers has none of the name {name}")
+        schedulers[name] = known.from_config(own.config)
+        if _follows_a_flow(schedulers[name]) != _follows_a_flow(own):
+            raise ValueError(
+                f"schedulers: {name} does not fit the model, whose own is {type(own).__name__}"
+            )
     return schedulers
+
+
+def _is_scheduler(found: Any) -> bool:
+    import diffusers
+
+    return isinstance(found, type) and issubclass(found, diffusers.SchedulerMixin)
+
+
+def _follows_a_flow(scheduler: Any) -> bool:
+    """Whether it is for models that predict a velocity; some are for both, by their settings."""
+    return is_flowing(scheduler) or bool(scheduler.config.get("use_flow_sigmas"))
 
 
 def find_sample_size(pipeline: Any) -> int:

@@ -1,8 +1,15 @@
 """Which of diffusers' pipelines are served, and how."""
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 
-from deployments.engines.pipeline_parts import build_redrawing, check_fitness
+from deployments.engines.pipeline_parts import (
+    build_redrawing,
+    build_schedulers,
+    check_fitness,
+)
 
 
 class Watched:
@@ -45,3 +52,49 @@ def test_pipeline_that_draws_from_everybodys_pictures_draws_from_none(name: str)
     base = type(name, (Watched,), {})()
 
     assert build_redrawing(base) is None
+
+
+def pipeline_with(scheduler: str, **settings: Any) -> Any:
+    import diffusers
+
+    return SimpleNamespace(scheduler=getattr(diffusers, scheduler)(**settings))
+
+
+@pytest.mark.parametrize(
+    ("own", "name"),
+    [
+        ("PNDMScheduler", "LCMScheduler"),
+        ("EulerDiscreteScheduler", "UniPCMultistepScheduler"),
+        ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler"),
+    ],
+)
+def test_scheduler_of_the_models_kind_is_allowed(own: str, name: str) -> None:
+    schedulers = build_schedulers(pipeline_with(own), [name])
+
+    assert type(schedulers[name]).__name__ == name
+
+
+def test_scheduler_that_is_set_to_follow_a_flow_is_of_that_kind() -> None:
+    own = pipeline_with(
+        "DPMSolverMultistepScheduler", use_flow_sigmas=True, prediction_type="flow_prediction"
+    )
+
+    assert len(build_schedulers(own, ["UniPCMultistepScheduler"])) == 2
+
+
+@pytest.mark.parametrize(
+    ("own", "name"),
+    [
+        ("FlowMatchEulerDiscreteScheduler", "UniPCMultistepScheduler"),
+        ("DDIMScheduler", "FlowMatchEulerDiscreteScheduler"),
+    ],
+)
+def test_scheduler_of_the_other_kind_is_refused_by_name(own: str, name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} does not fit the model, whose own is {own}"):
+        build_schedulers(pipeline_with(own), [name])
+
+
+@pytest.mark.parametrize("name", ["EulerScheduler", "UNet2DModel", "utils"])
+def test_what_is_no_scheduler_is_refused_by_name(name: str) -> None:
+    with pytest.raises(ValueError, match=f"diffusers has none of the name {name}"):
+        build_schedulers(pipeline_with("DDIMScheduler"), [name])
