@@ -2,6 +2,8 @@
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from api.schema.common import MAX_TEXTS
+
 
 class Limits(BaseModel):
     """Caps on one request; each broken one is an error that names the limit."""
@@ -14,7 +16,9 @@ class Limits(BaseModel):
     max_choices: int = Field(
         128, ge=1, description="most prompts × n of one chat or completion request"
     )
-    max_embedding_inputs: int = Field(2048, ge=1, description="most inputs of one request")
+    max_embedding_inputs: int = Field(
+        2048, ge=1, le=MAX_TEXTS, description="most inputs of one request"
+    )
     max_embedding_tokens: int = Field(
         300_000, ge=1, description="most tokens of all inputs of one request"
     )

@@ -2,6 +2,7 @@ import pytest
 from pydantic import ValidationError
 
 from api.limits import Limits
+from api.schema.common import MAX_TEXTS
 
 
 def test_body_limit_is_8_mib_unless_configured() -> None:
@@ -28,3 +29,9 @@ def test_every_limit_is_described(name: str) -> None:
 def test_limits_are_immutable() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         Limits().max_images = 3  # type: ignore[misc]
+
+
+def test_no_more_inputs_are_allowed_than_are_read() -> None:
+    assert Limits(max_embedding_inputs=MAX_TEXTS).max_embedding_inputs == MAX_TEXTS
+    with pytest.raises(ValidationError, match="max_embedding_inputs"):
+        Limits(max_embedding_inputs=MAX_TEXTS + 1)

@@ -5,7 +5,7 @@ import pytest
 
 from api.errors import ApiError, InvalidRequest, UnknownParameter
 from api.parsing import read_request
-from api.schema.common import Request, StreamOptions, TextRequest, Texts
+from api.schema.common import MAX_TEXTS, Request, StreamOptions, TextRequest, Texts
 
 
 class Prompted(Request):
@@ -218,3 +218,16 @@ def test_any_other_form_is_refused(value: Any) -> None:
         read_prompt(value)
 
     assert caught.value.param == "prompt"
+
+
+@pytest.mark.parametrize("item", ["", [], [1], "a"])
+def test_more_texts_than_any_request_may_have_are_refused_unread(item: Any) -> None:
+    with pytest.raises(InvalidRequest, match="65537 texts are more than any request"):
+        read_prompt([item] * (MAX_TEXTS + 1))
+
+
+def test_one_text_may_have_any_number_of_token_ids() -> None:
+    ids = list(range(MAX_TEXTS + 1))
+
+    assert read_prompt(ids) == [tuple(ids)]
+    assert read_prompt([ids]) == [tuple(ids)]
