@@ -71,8 +71,10 @@ def read_members(
     """The same for members that have been decoded.
 
     Raises:
-        MissingParameter, UnknownParameter, UnsupportedParameter, InvalidRequest: by parameter.
+        MissingParameter, UnknownParameter, UnsupportedParameter, InvalidRequest: by parameter,
+            unless there are far too many of them.
     """
+    _check_count(members, model)
     ignored = [name for name in members if name in model.reported and members[name] is not None]
     refused = [name for name in members if name in model.refused and members[name] is not None]
     if refused and parameters == "strict":
@@ -93,6 +95,11 @@ def read_members(
         except ValidationError as error:
             details = error.errors(include_url=False, include_input=False)
     raise _to_invalid_request(details[0])
+
+
+def _check_count(members: Mapping[str, Any], model: type[Request]) -> None:
+    if len(members) > model.count_members():
+        raise InvalidRequest(f"The request has more than {model.count_members()} parameters.")
 
 
 def _ignorable(details: Sequence[Mapping[str, Any]]) -> list[tuple[int | str, ...]]:

@@ -4,12 +4,15 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, field_validator
 
-from api.schema.common import REFUSED_OF_VLLM, TextRequest, TokenCount
+from api.schema.common import REFUSED_OF_VLLM, TextRequest, TokenCount, at_most
 from api.schema.json_schema import check_lengths
 from api.schema.messages import Messages, check_tool_messages
-from api.schema.tools import FunctionTool, ResponseFormat, ToolChoiceField, refuse
+from api.schema.tools import MAX_TOOLS, FunctionTool, ResponseFormat, ToolChoiceField, refuse
 
 _MAX_TOP_LOGPROBS = 20
+_MAX_MODALITIES = 2
+_MAX_PAIRS = 16
+_MAX_TEMPLATE_OPTIONS = 16
 
 
 def _check_store(value: bool) -> bool:
@@ -19,8 +22,8 @@ def _check_store(value: bool) -> bool:
 
 
 def _check_metadata(value: dict[str, str]) -> dict[str, str]:
-    if len(value) > 16 or any(len(key) > 64 or len(text) > 512 for key, text in value.items()):
-        raise ValueError("at most 16 pairs, of 64 and 512 characters")
+    if any(len(key) > 64 or len(text) > 512 for key, text in value.items()):
+        raise ValueError(f"at most {_MAX_PAIRS} pairs, of 64 and 512 characters")
     return value
 
 
@@ -61,20 +64,24 @@ class ChatRequest(TextRequest):
     logprobs: bool = False
     top_logprobs: Annotated[int, Field(ge=0, le=_MAX_TOP_LOGPROBS)] = 0
     response_format: ResponseFormat | None = None
-    tools: Annotated[list[FunctionTool], Field(min_length=1, max_length=128)] | None = None
+    tools: Annotated[list[FunctionTool], Field(min_length=1), at_most(MAX_TOOLS)] | None = None
     tool_choice: ToolChoiceField | None = None
     parallel_tool_calls: bool = True
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = (
         None
     )
-    modalities: Annotated[list[Literal["text"]], Field(min_length=1)] | None = None
+    modalities: (
+        Annotated[list[Literal["text"]], Field(min_length=1), at_most(_MAX_MODALITIES)] | None
+    ) = None
     service_tier: Literal["auto", "default", "flex", "scale", "priority", "fast"] | None = None
     store: Annotated[bool, AfterValidator(_check_store)] = False
-    metadata: Annotated[dict[str, str], AfterValidator(_check_metadata)] | None = None
+    metadata: (
+        Annotated[dict[str, str], AfterValidator(_check_metadata), at_most(_MAX_PAIRS)] | None
+    ) = None
 
     # Extensions, by vLLM's names.
     include_reasoning: bool = True
-    chat_template_kwargs: Annotated[dict[str, bool], Field(max_length=16)] = Field(
+    chat_template_kwargs: Annotated[dict[str, bool], at_most(_MAX_TEMPLATE_OPTIONS)] = Field(
         default_factory=dict
     )
 

@@ -7,6 +7,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 MAX_TOKENS = 2**31 - 1
 MAX_TEXTS = 65_536
 """Of any request, whatever the service's own limits: so many are looked at one by one."""
+_MAX_UNKNOWN = 32
+"""Members of one object; each becomes an error, and then a line of `x-ignored-parameters`."""
 _MAX_STOP_SEQUENCES = 4
 _MAX_TOKEN_IDS = 16_384
 _MAX_BIASES = 300
@@ -25,13 +27,35 @@ class Request(BaseModel):
     reported: ClassVar[frozenset[str]] = frozenset()
     """Parameters that change no answer: taken, and reported as without effect."""
 
+    @classmethod
+    def count_members(cls) -> int:
+        """How many there may be: all that are known by name, and some that are not."""
+        return len(cls.model_fields) + len(cls.refused) + len(cls.reported) + _MAX_UNKNOWN
+
     @model_validator(mode="before")
     @classmethod
     def _drop_nulls(cls, value: Any) -> Any:
         """A null means "absent", known name or not: clients send whole option objects."""
         if not isinstance(value, dict):
             return value
+        if len(value) > cls.count_members():
+            raise ValueError(f"must have at most {cls.count_members()} members")
         return {name: member for name, member in value.items() if member is not None}
+
+
+def at_most(count: int) -> BeforeValidator:
+    """How many an array or object may hold, before any of them is looked at.
+
+    With pydantic's own limit each one that is wrong becomes an error first; a body has room for
+    millions, and nobody else is served meanwhile.
+    """
+
+    def check(value: Any) -> Any:
+        if isinstance(value, list | dict) and len(value) > count:
+            raise ValueError(f"must hold at most {count} items, not {len(value)}")
+        return value
+
+    return BeforeValidator(check)
 
 
 def _to_list(value: Any) -> Any:
@@ -41,7 +65,7 @@ def _to_list(value: Any) -> Any:
 StopSequences = Annotated[
     list[Annotated[str, Field(min_length=1, max_length=256)]],
     BeforeValidator(_to_list),
-    Field(max_length=_MAX_STOP_SEQUENCES),
+    at_most(_MAX_STOP_SEQUENCES),
 ]
 """A string or up to four. Source: OpenAI openapi.yaml, `StopConfiguration`."""
 
@@ -167,15 +191,13 @@ class TextRequest(Request):
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
     repetition_penalty: Annotated[float, Field(gt=0, le=100)] | None = None
     min_tokens: Annotated[int, Field(ge=0, le=MAX_TOKENS)] = 0
-    stop_token_ids: Annotated[list[TokenId], Field(max_length=_MAX_TOKEN_IDS)] = Field(
-        default_factory=list
-    )
+    stop_token_ids: Annotated[list[TokenId], at_most(_MAX_TOKEN_IDS)] = Field(default_factory=list)
     bad_words: Annotated[
         list[Annotated[str, Field(min_length=1, max_length=256)]],
-        Field(max_length=_MAX_BAD_WORDS),
+        at_most(_MAX_BAD_WORDS),
     ] = Field(default_factory=list)
     allowed_token_ids: (
-        Annotated[list[TokenId], Field(min_length=1, max_length=_MAX_TOKEN_IDS)] | None
+        Annotated[list[TokenId], Field(min_length=1), at_most(_MAX_TOKEN_IDS)] | None
     ) = None
     include_stop_str_in_output: bool = False
     skip_special_tokens: bool = True

@@ -8,7 +8,7 @@ from pydantic_core import PydanticCustomError
 
 from api.backends import PictureFormat
 from api.json_text import read_json
-from api.schema.common import ModelId, Request
+from api.schema.common import ModelId, Request, at_most
 
 _SIZE = re.compile(r"([1-9][0-9]{0,4})[xX*×]([1-9][0-9]{0,4})")
 _MAX_PROMPT_CHARS = 32_000
@@ -73,9 +73,9 @@ class ImagesRequest(Request):
     guidance_scale: Annotated[float, Field(ge=0, le=100)] | None = None
     true_cfg_scale: Annotated[float, Field(ge=1, le=100)] | None = None
     scheduler: Annotated[str, Field(min_length=1, max_length=128)] | None = None
-    loras: Annotated[
-        list[LoraRequest], Field(max_length=_MAX_LORAS), AfterValidator(_check_twins)
-    ] = Field(default_factory=list)
+    loras: Annotated[list[LoraRequest], at_most(_MAX_LORAS), AfterValidator(_check_twins)] = Field(
+        default_factory=list
+    )
     seed: Annotated[int, Field(ge=0, le=2**63 - 1)] | None = None
     user: str | None = None
 

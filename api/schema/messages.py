@@ -7,10 +7,12 @@ import pydantic_core
 from pydantic import BeforeValidator, Field, PlainValidator, ValidationInfo, model_validator
 from pydantic_core import PydanticCustomError
 
-from api.schema.common import Request
+from api.schema.common import Request, at_most
 from api.schema.tools import FunctionName
 
 _MAX_PARTS = 2048
+_MAX_MESSAGES = 2048
+_MAX_TOOL_CALLS = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +100,7 @@ class ChatMessage(Request):
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
     name: Annotated[str, Field(min_length=1, max_length=256)] | None = None
-    tool_calls: Annotated[list[AssistantToolCall], Field(max_length=128)] = Field(
+    tool_calls: Annotated[list[AssistantToolCall], at_most(_MAX_TOOL_CALLS)] = Field(
         default_factory=list
     )
     tool_call_id: Annotated[str, Field(min_length=1, max_length=256)] | None = None
@@ -137,7 +139,7 @@ def _to_messages(value: Any) -> Any:
 
 
 Messages = Annotated[
-    list[ChatMessage], BeforeValidator(_to_messages), Field(min_length=1, max_length=2048)
+    list[ChatMessage], Field(min_length=1), at_most(_MAX_MESSAGES), BeforeValidator(_to_messages)
 ]
 
 

@@ -5,9 +5,10 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from api.schema.common import Request
+from api.schema.common import Request, at_most
 from api.schema.json_schema import check_json_schema
 
+MAX_TOOLS = 128
 FunctionName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
 JsonSchema = Annotated[dict[str, Any], AfterValidator(check_json_schema)]
 
@@ -45,7 +46,7 @@ class AllowedTools(Request):
     """Some of the tools on offer."""
 
     mode: Literal["auto", "required"]
-    tools: Annotated[list[NamedTool], Field(min_length=1, max_length=128)]
+    tools: Annotated[list[NamedTool], Field(min_length=1), at_most(MAX_TOOLS)]
 
 
 def _to_object(value: Any) -> Any:

@@ -1,0 +1,90 @@
+"""How many errors a body can make: each takes microseconds, and a body has room for millions."""
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from api.errors import InvalidRequest
+from api.parsing import read_members
+from api.schema.chat import ChatRequest
+from api.schema.common import Request
+from api.schema.completions import CompletionRequest
+from api.schema.embeddings import EmbeddingsRequest
+from api.schema.images import ImagesRequest
+from api.schema.reranking import RerankRequest, ScoringRequest
+
+SCHEMAS = [
+    ChatRequest,
+    CompletionRequest,
+    EmbeddingsRequest,
+    ImagesRequest,
+    RerankRequest,
+    ScoringRequest,
+]
+FIELDS = [(schema, name) for schema in SCHEMAS for name in schema.model_fields]
+MANY = 20_000
+MOST = 20
+"""Errors of one body in which one field is wrong, the fields that are missing included."""
+USER = {"role": "user", "content": "Hi"}
+TOOL = {"type": "function", "function": {"name": "f"}}
+
+
+def count_errors(schema: type[Request], members: dict[str, Any]) -> int:
+    try:
+        schema.model_validate(members, strict=True)
+    except ValidationError as error:
+        return error.error_count()
+    return 0
+
+
+@pytest.mark.parametrize(("schema", "name"), FIELDS)
+@pytest.mark.parametrize("item", [1, "", {}, []], ids=repr)
+def test_an_array_of_wrong_items_makes_few_errors(
+    schema: type[Request], name: str, item: Any
+) -> None:
+    assert count_errors(schema, {name: [item] * MANY}) < MOST
+
+
+@pytest.mark.parametrize(("schema", "name"), FIELDS)
+def test_an_object_of_wrong_members_makes_few_errors(schema: type[Request], name: str) -> None:
+    assert count_errors(schema, {name: {f"k{number}": [] for number in range(MANY)}}) < MOST
+
+
+@pytest.mark.parametrize("name", ["tool_calls", "annotations", "content"])
+@pytest.mark.parametrize("item", [1, "", {}, []], ids=repr)
+def test_an_array_in_a_message_makes_few_errors(name: str, item: Any) -> None:
+    message = {"role": "assistant", name: [item] * MANY}
+
+    assert count_errors(ChatRequest, {"model": "m", "messages": [message]}) < MOST
+
+
+@pytest.mark.parametrize("item", [1, "", {}, []], ids=repr)
+def test_an_array_of_allowed_tools_makes_few_errors(item: Any) -> None:
+    choice = {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": [item] * MANY}}
+    members = {"model": "m", "messages": [USER], "tools": [TOOL], "tool_choice": choice}
+
+    assert count_errors(ChatRequest, members) < MOST
+
+
+def test_unknown_members_of_one_object_make_few_errors() -> None:
+    message = {**USER, **{f"k{number}": 1 for number in range(MANY)}}
+
+    assert count_errors(ChatRequest, {"model": "m", "messages": [message]}) < MOST
+
+
+def test_a_body_of_unknown_members_is_refused_unread() -> None:
+    members = {"model": "m", "messages": [USER], **{f"k{number}": 1 for number in range(MANY)}}
+
+    with pytest.raises(InvalidRequest, match=r"more than [0-9]+ parameters") as caught:
+        read_members(members, ChatRequest, "lenient")
+
+    assert caught.value.code == "invalid_value"
+
+
+def test_some_unknown_members_are_named() -> None:
+    members = {"model": "m", "messages": [USER], **{f"k{number}": 1 for number in range(30)}}
+
+    read = read_members(members, ChatRequest, "lenient")
+
+    assert read.ignored == tuple(f"k{number}" for number in range(30))
