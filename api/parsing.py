@@ -83,7 +83,9 @@ def read_members(
         if name not in model.model_fields:
             del members[name]
     try:
-        return Read(model.model_validate(members, strict=True), tuple(ignored + refused))
+        return Read(
+            model.model_validate(members, strict=True, context={}), tuple(ignored + refused)
+        )
     except ValidationError as error:
         details = error.errors(include_url=False, include_input=False)
     if parameters == "lenient" and (paths := _ignorable(details)):
@@ -91,7 +93,7 @@ def read_members(
             _remove(members, path)
         ignored += [*refused, *map(_to_param, paths)]
         try:
-            return Read(model.model_validate(members, strict=True), tuple(ignored))
+            return Read(model.model_validate(members, strict=True, context={}), tuple(ignored))
         except ValidationError as error:
             details = error.errors(include_url=False, include_input=False)
     raise _to_invalid_request(details[0])

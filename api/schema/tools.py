@@ -2,15 +2,23 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, model_validator
 from pydantic_core import PydanticCustomError
 
 from api.schema.common import Request, at_most
-from api.schema.json_schema import check_json_schema
+from api.schema.json_schema import Allowance, check_json_schema
 
 MAX_TOOLS = 128
 FunctionName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
-JsonSchema = Annotated[dict[str, Any], AfterValidator(check_json_schema)]
+
+
+def _check_schema(schema: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+    """One of perhaps many; the context of a validation is one request's."""
+    context: dict[str, Any] = {} if info.context is None else info.context
+    return check_json_schema(schema, context.setdefault("allowance", Allowance()))
+
+
+JsonSchema = Annotated[dict[str, Any], AfterValidator(_check_schema)]
 
 
 class Function(Request):

@@ -1,8 +1,10 @@
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
 
-from api.schema.json_schema import check_json_schema, check_pattern
+from api.schema import json_schema
+from api.schema.json_schema import Allowance, check_json_schema, check_pattern
 
 
 def nested(depth: int, key: str = "items") -> dict[str, Any]:
@@ -33,6 +35,10 @@ def str_or_number(value: Any) -> str | None:
         {"anyOf": [{"maxLength": 100 * n} for n in (1, 2, 5)]},
         {"anyOf": [{"pattern": "[a-z]{1024}"}] * 100},
         {"pattern": "^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$"},
+        {
+            "anyOf": [{"$ref": f"#/$defs/{n}"} for n in range(9)],
+            "$defs": {str(n): {} for n in range(9)},
+        },
         nested(30),
     ],
     ids=lambda schema: repr(schema)[:60],
@@ -57,6 +63,19 @@ def test_plain_schema_is_taken(schema: dict[str, Any]) -> None:
         ({"$ref": "http://169.254.169.254/"}, r"'\$ref'"),
         ({"$ref": "#/$defs/missing"}, "leads nowhere"),
         ({"$ref": "#"}, "leads back"),
+        ({"$ref": 1}, r"'\$ref'"),
+        ({"$ref": "#/const", "const": {"pattern": "(a+)+"}}, "what is no schema"),
+        ({"$ref": "#/default/a", "default": {"a": {"minItems": 10**9}}}, "what is no schema"),
+        ({"properties": {"a": {"$ref": "#/properties"}}}, "what is no schema"),
+        (
+            {"$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/enum"}}, "enum": [1]},
+            "no schema",
+        ),
+        ({"type": {}}, "'type'"),
+        ({"type": [[]]}, "'type'"),
+        ({"minimum": float("inf")}, "too large"),
+        ({"enum": [float("inf")]}, "too large"),
+        ({"enum": [[]] * 100_000}, "larger"),
         ({"$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}}}, "leads back"),
         ({"anyOf": [{"pattern": "(a+)+"}]}, "repeats too much"),
         ({"patternProperties": {"(a*)*": {}}}, "repeats too much"),
@@ -107,3 +126,40 @@ def test_plain_pattern_is_taken(pattern: str) -> None:
 def test_pattern_that_could_hurt_is_refused(pattern: Any) -> None:
     with pytest.raises(ValueError, match="pattern"):
         check_pattern(pattern)
+
+
+def chain(length: int) -> dict[str, Any]:
+    """A schema of references, each to the next one."""
+    links = {str(number): {"$ref": f"#/$defs/{number + 1}"} for number in range(length)}
+    return {"$defs": {**links, str(length): {}}}
+
+
+def test_a_chain_of_references_is_followed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    followed = []
+    monkeypatch.setattr(
+        json_schema,
+        "_follow",
+        lambda reference, root: followed.append(reference) or root["$defs"][reference[8:]],
+    )
+
+    check_json_schema(chain(900))
+
+    assert len(followed) == 900
+
+
+def check_many(schemas: Iterable[dict[str, Any]]) -> None:
+    allowance = Allowance()
+    for schema in schemas:
+        check_json_schema(schema, allowance)
+
+
+def test_schemas_of_one_request_share_their_allowance() -> None:
+    with pytest.raises(ValueError, match="of this request are larger than 524288 bytes"):
+        check_many([{"description": "x" * 60_000}] * 9)
+
+
+def test_patterns_of_one_request_share_their_allowance() -> None:
+    schema = {"patternProperties": {f"{n}{'a' * 500}": 1 for n in range(4)}}
+
+    with pytest.raises(ValueError, match="of this request have more than 16384 characters"):
+        check_many([schema] * 9)
