@@ -20,6 +20,11 @@ from api.schema.common import Request
 RequestModel = TypeVar("RequestModel", bound=Request, covariant=True)
 
 _MAX_NAME_IN_MESSAGE = 64
+_MAX_NAMES_IN_HEADER = 64
+_MAX_ERRORS = 10_000
+"""Of one request, whose first is told: to look at more takes long."""
+_MAX_BRACKETS = 500_000
+"""So many arrays take 0.2 s to read, in which nobody else is served; those in texts count too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +37,8 @@ class Read(Generic[RequestModel]):
     def headers(self) -> dict[str, str]:
         """What the response says about it; not every name that a client sends fits a header."""
         names = [name for name in self.ignored if name.isascii() and name.isprintable()]
+        if len(names) > _MAX_NAMES_IN_HEADER:
+            names[_MAX_NAMES_IN_HEADER:] = [f"and {len(names) - _MAX_NAMES_IN_HEADER} more"]
         return {"x-ignored-parameters": ", ".join(names)} if names else {}
 
 
@@ -40,7 +47,10 @@ def read_json_object(body: bytes) -> dict[str, Any]:
 
     Raises:
         MalformedBody: it is anything else, is nested too deeply, or has a member twice.
+        InvalidRequest: it has far too many arrays and objects.
     """
+    if body.count(b"[") + body.count(b"{") > _MAX_BRACKETS:
+        raise InvalidRequest(f"The request body has more than {_MAX_BRACKETS} opening brackets.")
     try:
         value = read_json(body)
     except Twins:
@@ -82,21 +92,27 @@ def read_members(
     for name in [*ignored, *refused]:
         if name not in model.model_fields:
             del members[name]
-    try:
-        return Read(
-            model.model_validate(members, strict=True, context={}), tuple(ignored + refused)
-        )
-    except ValidationError as error:
-        details = error.errors(include_url=False, include_input=False)
-    if parameters == "lenient" and (paths := _ignorable(details)):
+    request, details = _validate(members, model)
+    if parameters == "lenient" and (paths := _ignorable(details, members)):
         for path in paths:
-            _remove(members, path)
-        ignored += [*refused, *map(_to_param, paths)]
-        try:
-            return Read(model.model_validate(members, strict=True, context={}), tuple(ignored))
-        except ValidationError as error:
-            details = error.errors(include_url=False, include_input=False)
-    raise _to_invalid_request(details[0])
+            del _find(members, path[:-1])[path[-1]]
+        refused += map(_to_param, paths)
+        request, details = _validate(members, model)
+    if request is None:
+        raise _to_invalid_request(details[0])
+    return Read(request, tuple(ignored + refused))
+
+
+def _validate(
+    members: dict[str, Any], model: type[RequestModel]
+) -> tuple[RequestModel | None, Sequence[Mapping[str, Any]]]:
+    """The request, or else what is wrong with it, by pydantic's names."""
+    try:
+        return model.model_validate(members, strict=True, context={}), ()
+    except ValidationError as error:
+        if error.error_count() > _MAX_ERRORS:
+            raise InvalidRequest(f"The request has {error.error_count()} errors.") from None
+        return None, error.errors(include_url=False, include_input=False)
 
 
 def _check_count(members: Mapping[str, Any], model: type[Request]) -> None:
@@ -104,17 +120,25 @@ def _check_count(members: Mapping[str, Any], model: type[Request]) -> None:
         raise InvalidRequest(f"The request has more than {model.count_members()} parameters.")
 
 
-def _ignorable(details: Sequence[Mapping[str, Any]]) -> list[tuple[int | str, ...]]:
+def _ignorable(
+    details: Sequence[Mapping[str, Any]], members: dict[str, Any]
+) -> list[tuple[int | str, ...]]:
     """The paths of what may be left out; nothing if anything else is wrong too."""
-    if all(detail["type"] in ("extra_forbidden", "unsupported") for detail in details):
-        return [detail["loc"] for detail in details]
-    return []
+    paths = [detail["loc"] for detail in details]
+    can_all = all(detail["type"] in ("extra_forbidden", "unsupported") for detail in details)
+    # What was read from a text, as messages may be, is not there to be left out.
+    is_there = can_all and all(path[-1] in _find(members, path[:-1]) for path in paths)
+    return paths if is_there else []
 
 
-def _remove(members: Any, path: tuple[int | str, ...]) -> None:
-    for part in path[:-1]:
-        members = members[part]
-    del members[path[-1]]
+def _find(members: Any, path: tuple[int | str, ...]) -> dict[Any, Any]:
+    """The object at a path; an empty one if nothing is there."""
+    for part in path:
+        try:
+            members = members[part]
+        except (LookupError, TypeError):
+            return {}
+    return members if isinstance(members, dict) else {}
 
 
 def _unsupported(name: str) -> UnsupportedParameter:

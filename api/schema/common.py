@@ -7,7 +7,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 MAX_TOKENS = 2**31 - 1
 MAX_TEXTS = 65_536
 """Of any request, whatever the service's own limits: so many are looked at one by one."""
-_MAX_UNKNOWN = 32
+_MAX_UNKNOWN = 16
 """Members of one object; each becomes an error, and then a line of `x-ignored-parameters`."""
 _MAX_STOP_SEQUENCES = 4
 _MAX_TOKEN_IDS = 16_384

@@ -3,16 +3,17 @@
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-import pydantic_core
 from pydantic import BeforeValidator, Field, PlainValidator, ValidationInfo, model_validator
 from pydantic_core import PydanticCustomError
 
+from api.json_text import Twins, read_json
 from api.schema.common import Request, at_most
 from api.schema.tools import FunctionName
 
 _MAX_PARTS = 2048
 _MAX_MESSAGES = 2048
 _MAX_TOOL_CALLS = 128
+_MAX_TOOL_CALLS_TOGETHER = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,16 +127,30 @@ class ChatMessage(Request):
 
 def _to_messages(value: Any) -> Any:
     """An array; or, as some services have it, a string that holds one, or is the user's message."""
-    if not isinstance(value, str):
-        return value
+    messages = _read_messages(value) if isinstance(value, str) else value
+    if isinstance(messages, list):
+        calls = (message.get("tool_calls") for message in messages if isinstance(message, dict))
+        count = sum(len(each) for each in calls if isinstance(each, list))
+        if count > _MAX_TOOL_CALLS_TOGETHER:
+            raise ValueError(
+                f"must have at most {_MAX_TOOL_CALLS_TOGETHER} tool calls, not {count}"
+            )
+    return messages
+
+
+def _read_messages(text: str) -> Any:
     try:
-        messages = pydantic_core.from_json(value, allow_inf_nan=False)
-        is_conversation = isinstance(messages, list) and all(
-            isinstance(message, dict) for message in messages
-        )
+        messages = read_json(text)
+    except Twins:
+        if text.lstrip().startswith("["):
+            raise ValueError("has an object with a member twice") from None
+        messages = None
     except ValueError:
-        is_conversation = False
-    return messages if is_conversation and messages else [{"role": "user", "content": value}]
+        messages = None
+    is_conversation = isinstance(messages, list) and all(
+        isinstance(message, dict) for message in messages
+    )
+    return messages if is_conversation and messages else [{"role": "user", "content": text}]
 
 
 Messages = Annotated[

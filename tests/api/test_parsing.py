@@ -11,7 +11,7 @@ from api.errors import (
     UnknownParameter,
     UnsupportedParameter,
 )
-from api.parsing import read_json_object, read_request
+from api.parsing import Read, read_json_object, read_request
 from api.policy import Parameters
 from api.schema.common import Request
 
@@ -80,6 +80,13 @@ def test_json_that_is_no_object_is_malformed(body: bytes) -> None:
 
     assert type(error) is MalformedBody
     assert error.message == "The request body must be a JSON object."
+
+
+@pytest.mark.parametrize("bracket", ["[", "{"])
+def test_a_body_of_brackets_is_refused_unread(bracket: str) -> None:
+    error = refusal(bracket.encode() * 500_001)
+
+    assert error.message == "The request body has more than 500000 opening brackets."
 
 
 def test_malformed_body_does_not_carry_the_parsers_error() -> None:
@@ -229,3 +236,11 @@ def test_message_shows_neither_our_classes_nor_the_value(member: bytes) -> None:
     assert "maybe" not in message
     assert message.endswith(".")
     assert not message.endswith("..")
+
+
+def test_header_names_some_of_many() -> None:
+    read = Read(Sample(text="a"), tuple(f"name{number}" for number in range(1000)))
+
+    names = read.headers()["x-ignored-parameters"].split(", ")
+
+    assert names == [*(f"name{number}" for number in range(64)), "and 936 more"]

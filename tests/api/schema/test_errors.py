@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from api.errors import InvalidRequest
+from api.errors import InvalidRequest, UnknownParameter
 from api.parsing import read_members
 from api.schema.chat import ChatRequest
 from api.schema.common import Request
@@ -83,8 +83,47 @@ def test_a_body_of_unknown_members_is_refused_unread() -> None:
 
 
 def test_some_unknown_members_are_named() -> None:
-    members = {"model": "m", "messages": [USER], **{f"k{number}": 1 for number in range(30)}}
+    members = {"model": "m", "messages": [USER], **{f"k{number}": 1 for number in range(16)}}
 
     read = read_members(members, ChatRequest, "lenient")
 
-    assert read.ignored == tuple(f"k{number}" for number in range(30))
+    assert read.ignored == tuple(f"k{number}" for number in range(16))
+
+
+def test_errors_of_many_objects_are_counted_and_not_told() -> None:
+    message = {"role": "assistant", "content": "Hi", "tool_calls": [{}] * 2}
+    members = {"model": "m", "messages": [{**message, "a": 1, "b": 2}] * 2000}
+
+    with pytest.raises(InvalidRequest, match=r"has [0-9]{5} errors") as caught:
+        read_members(members, ChatRequest)
+
+    assert caught.value.param is None
+
+
+def test_more_tool_calls_than_a_conversation_has_are_refused_unread() -> None:
+    message = {"role": "assistant", "tool_calls": [{}] * 128}
+
+    with pytest.raises(InvalidRequest, match="at most 4096 tool calls, not 4224"):
+        read_members({"model": "m", "messages": [message] * 33}, ChatRequest)
+
+
+def test_what_stands_in_a_text_cannot_be_left_out() -> None:
+    text = '[{"role": "user", "content": "Hi", "mood": 1}]'
+
+    with pytest.raises(UnknownParameter, match="mood"):
+        read_members({"model": "m", "messages": text, "colour": 1}, ChatRequest, "lenient")
+
+
+def test_a_conversation_in_a_text_has_no_member_twice() -> None:
+    text = '[{"role": "user", "content": "a", "content": "b"}]'
+
+    with pytest.raises(InvalidRequest, match="a member twice"):
+        read_members({"model": "m", "messages": text}, ChatRequest)
+
+
+def test_a_message_may_be_an_object_with_a_member_twice() -> None:
+    text = '{"a": 1, "a": 2}'
+
+    read = read_members({"model": "m", "messages": text}, ChatRequest)
+
+    assert read.request.messages[0].content == text
