@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 from api.chat_input import to_conversation
+from api.errors import InvalidRequest
 from api.generation import Completion, Delta, Extra, Generation, TokenLogprob, Usage
 from api.limits import Limits
 from api.registry import Llm
@@ -24,6 +25,12 @@ def read_chat(
         InvalidRequest: the request is not within the limits.
     """
     check_text_request(request, 1, limits)
+    if request.loglikelihood and request.n > 1:
+        raise InvalidRequest(
+            "Invalid value for 'n': with 'loglikelihood' it must be 1, for all choices follow the "
+            "same prompt.",
+            param="n",
+        )
     heading = Heading.new("chatcmpl", request_id, request.model, llm.options)
     answer = ChatAnswer(request, heading, find_usage_placement(request, llm.options))
     return to_generation(request, llm, request_id, limits), answer

@@ -1,18 +1,20 @@
 """The flow that chat and completions share: ask an LLM, answer whole or as a stream."""
 
+import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+import msgspec
 from starlette.types import Receive, Scope, Send
 
 from api.admission import admitted
 from api.auth import get_key_for
 from api.backends import LlmBackend, TextStream
 from api.errors import ApiError, InvalidRequest, UnsupportedParameter
-from api.exchange import deadline, read_json_body, send_json, while_connected
+from api.exchange import deadline, read_json_body, send_bytes, send_json, while_connected
 from api.generation import Completion, Delta, Generation, Sampling, Usage
 from api.late_usage import HeldBack
 from api.limits import Limits
@@ -166,21 +168,25 @@ class TextEndpoint:
         # Before the pictures of other servers: fetching them is work that the key asks for.
         async with admitted(self._rules.limiter, key) as place:
             headers = {**_to_headers(read, prompt_log), **place.headers}
-            asked = await self._to_asked(read.request, llm, key, get_request_id(scope), headers)
-            if read.request.log_prompt and prompt_log:
-                prompt_log.keep(asked.generation.request_id, read.request.model, body)
-            if read.request.stream:
-                events = EventStream(send, find_raw_send(scope), headers)
-                writing = _write_stream(asked, llm.backend, self._limits, events)
-            else:
-                writing = _write_whole(asked, llm.backend, self._limits, send)
-            await while_connected(receive, writing)
+
+            async def answer() -> None:
+                asked = await self._to_asked(read.request, llm, key, get_request_id(scope), headers)
+                if read.request.log_prompt and prompt_log:
+                    prompt_log.keep(asked.generation.request_id, read.request.model, body)
+                if read.request.stream:
+                    events = EventStream(send, find_raw_send(scope), headers)
+                    await _write_stream(asked, llm.backend, self._limits, events)
+                else:
+                    await _write_whole(asked, llm.backend, self._limits, send)
+
+            await while_connected(receive, answer())
 
     async def _to_asked(
         self, request: Any, llm: Llm, key: Key, request_id: str, headers: dict[str, str]
     ) -> Asked:
         if self._prepare is not None:
-            request = await self._prepare(request)
+            async with deadline(self._limits):
+                request = await self._prepare(request)
         generation, answer = self._interpret(request, llm, request_id, self._limits)
         origin = to_origin(
             key,
@@ -221,7 +227,13 @@ def _to_headers(read: Read[TextRequest], prompt_log: PromptLog | None) -> dict[s
 async def _write_whole(asked: Asked, backend: LlmBackend, limits: Limits, send: Send) -> None:
     async with deadline(limits):
         completion = await backend.complete(asked.generation)
-    await send_json(send, asked.answer.whole(completion), headers=asked.headers)
+    sampling = asked.generation.sampling
+    if sampling.logprobs is None and sampling.prompt_logprobs is None:
+        await send_json(send, asked.answer.whole(completion), headers=asked.headers)
+        return
+    # Of each token, which may be millions: not on the event loop.
+    body = await asyncio.to_thread(lambda: msgspec.json.encode(asked.answer.whole(completion)))
+    await send_bytes(send, body, headers=asked.headers)
 
 
 async def _write_stream(

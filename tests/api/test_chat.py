@@ -1,10 +1,12 @@
 import json
+import threading
 from typing import Any
 
 import pytest
 
 from api.chat import ChatAnswer, to_generation
 from api.generation import (
+    Completion,
     Conversation,
     Delta,
     Extra,
@@ -251,6 +253,32 @@ async def test_logprobs_of_a_token_that_shows_nothing_come_too() -> None:
     response = await ask(llm, stream=True, logprobs=True)
 
     assert response.events()[1]["choices"][0]["delta"] == {"content": ""}
+
+
+@pytest.mark.parametrize(
+    ("asked", "is_elsewhere"),
+    [({"logprobs": True}, True), ({"loglikelihood": True}, True), ({}, False)],
+)
+async def test_logprobs_are_worded_off_the_event_loop(
+    monkeypatch: pytest.MonkeyPatch, asked: dict[str, Any], is_elsewhere: bool
+) -> None:
+    threads = []
+    whole = ChatAnswer.whole
+
+    def watched(self: ChatAnswer, completion: Completion) -> dict[str, Any]:
+        threads.append(threading.current_thread())
+        return whole(self, completion)
+
+    monkeypatch.setattr(ChatAnswer, "whole", watched)
+
+    assert (await ask(**asked)).status == 200
+    assert [thread is not threading.main_thread() for thread in threads] == [is_elsewhere]
+
+
+async def test_loglikelihood_of_one_prompt_is_told_once() -> None:
+    response = await ask(loglikelihood=True, n=2)
+
+    assert response.error() == (400, "invalid_value", "n")
 
 
 @pytest.mark.parametrize("is_streamed", [True, False])

@@ -1,3 +1,4 @@
+import asyncio
 import base64
 
 import pytest
@@ -6,7 +7,7 @@ from api.errors import InvalidImage
 from api.generation import Conversation, ImageInput
 from api.image_input import read_image
 from api.limits import Limits
-from tests.asgi import request
+from tests.asgi import post, request
 from tests.fakes import LLM, FakeLlm, build_app
 
 PNG = b"\x89PNG\r\n\x1a\n" + b"rest"
@@ -109,6 +110,47 @@ async def test_a_text_is_left_as_it_is() -> None:
     (prompt,) = llm.generations[0].prompts
     assert isinstance(prompt, Conversation)
     assert prompt.messages[0].content == "Hi"
+
+
+class SlowShelf(Shelf):
+    """A fetcher that never comes back, unless it is called back."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fetching = asyncio.Event()
+        self.is_called_back = False
+
+    async def fetch(self, url: str, max_bytes: int) -> bytes:
+        self.fetching.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self.is_called_back = True
+        raise AssertionError
+
+
+async def test_a_client_that_leaves_while_pictures_are_fetched_is_asked_nothing_for() -> None:
+    llm, shelf = FakeLlm(), SlowShelf()
+    app = build_app(llm, image_fetcher=shelf)
+
+    async with post(app, "/v1/chat/completions", showing("https://good.example/a")) as exchange:
+        await shelf.fetching.wait()
+        exchange.disconnect()
+        response = await exchange.end()
+
+    assert shelf.is_called_back
+    assert (response.messages, llm.generations) == ([], [])
+
+
+async def test_fetching_is_under_the_requests_deadline() -> None:
+    shelf = SlowShelf()
+    app = build_app(image_fetcher=shelf, limits=Limits(request_timeout_s=0.01))
+    body = showing("https://good.example/a.png")
+
+    response = await request(app, "POST", "/v1/chat/completions", json_body=body)
+
+    assert response.error() == (504, "deadline_exceeded", None)
+    assert shelf.is_called_back
 
 
 async def test_nothing_is_fetched_when_there_is_too_much() -> None:
