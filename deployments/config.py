@@ -5,13 +5,14 @@ How much of it runs (replicas, CPUs, GPUs) stands under `deployments:`, in Ray S
 
 import os
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from api.limits import Limits
 from api.policy import Policy
 from api.registry import UsagePlacement
+from api.schema.images import Quality
 
 MODEL_ID = r"[\w.:/@+-]+"
 
@@ -64,6 +65,9 @@ class IngressArgs(_Args):
 class LedgerArgs(_Args):
     """Keys, limits and usage."""
 
+    # URLs may hold passwords, and errors are logged.
+    model_config = ConfigDict(hide_input_in_errors=True)
+
     database: str | None = Field(
         None,
         description="where keys and usage are kept: sqlite:///FILE or postgresql://…; without, "
@@ -78,6 +82,31 @@ class LedgerArgs(_Args):
     poll_interval_s: float = Field(
         1.0, gt=0, description="how often it is looked whether keys have changed"
     )
+
+    @field_validator("database")
+    @classmethod
+    def _check_database(cls, url: str | None) -> str | None:
+        if url is not None:
+            from deployments.store.database import Database, StoreError
+
+            try:
+                Database(url)
+            except StoreError as error:
+                raise ValueError(str(error)) from None
+        return url
+
+    @field_validator("redis")
+    @classmethod
+    def _check_redis(cls, url: str | None) -> str | None:
+        if url is not None:
+            from redis.asyncio.connection import parse_url
+
+            try:
+                parse_url(url)
+            except ValueError:
+                # Not in its own words: they may quote a part of a password.
+                raise ValueError("a Redis URL begins with redis://, rediss:// or unix://") from None
+        return url
 
 
 class ModelArgs(_Args):
@@ -167,6 +196,10 @@ class EncoderOptions(_Args):
     )
 
 
+_OPTIONS_BESIDE_VLLM = frozenset({"max_tokens", "prompt_name", "prompts", "dimensions"})
+"""What `VllmEncoderEngine` takes of them."""
+
+
 class EmbeddingArgs(ModelArgs):
     """A model that turns text into vectors, or pairs of texts into scores."""
 
@@ -179,6 +212,19 @@ class EmbeddingArgs(ModelArgs):
         description="with runner vllm: options of its AsyncEngineArgs, by their own names",
     )
 
+    @model_validator(mode="after")
+    def _check_runner(self) -> "EmbeddingArgs":
+        if self.runner != "vllm":
+            if self.vllm:
+                raise ValueError("vllm takes effect with 'runner: vllm' only")
+            return self
+        if idle := sorted(self.engine.model_fields_set - _OPTIONS_BESIDE_VLLM):
+            raise ValueError(
+                f"with 'runner: vllm' these of engine have no effect: {', '.join(idle)}; its own "
+                "options stand under vllm"
+            )
+        return self
+
 
 class LoraArgs(_Args):
     """A LoRA adapter of an image model."""
@@ -189,6 +235,7 @@ class LoraArgs(_Args):
     )
 
 
+_QUALITIES = tuple(name for name in get_args(Quality) if name != "auto")
 LoraName = Annotated[str, Field(min_length=1, max_length=128, pattern=f"^{MODEL_ID}$")]
 
 
@@ -248,6 +295,20 @@ class DiffusionOptions(_Args):
     def find_steps(self, asked: int | None, quality: str | None) -> int:
         """The steps of an image: as many as asked for, or as its quality says, or the default."""
         return asked or self.qualities.get(quality or "", self.num_inference_steps)
+
+    @field_validator("qualities")
+    @classmethod
+    def _check_qualities(cls, qualities: dict[str, int]) -> dict[str, int]:
+        for name in qualities:
+            if name not in _QUALITIES:
+                raise ValueError(f"no request can say '{name}', only {', '.join(_QUALITIES)}")
+        return qualities
+
+    @model_validator(mode="after")
+    def _check_sizes(self) -> "DiffusionOptions":
+        if self.min_size_px > self.max_size_px:
+            raise ValueError("min_size_px is larger than max_size_px, so that no image has a size")
+        return self
 
     @model_validator(mode="after")
     def _check_compile(self) -> "DiffusionOptions":

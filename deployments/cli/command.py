@@ -14,7 +14,7 @@ from deployments.cli.http_administration import HttpAdministration
 from deployments.config import find_home
 from deployments.pepper import load_pepper
 from deployments.store.administration import StoredAdministration
-from deployments.store.database import Database, StoreError, default_url
+from deployments.store.database import VARIABLE, Database, StoreError, default_url
 from deployments.store.keys import KeyStore
 from deployments.store.usage import UsageStore
 
@@ -30,12 +30,25 @@ def place_options() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(add_help=False)
     place = parser.add_mutually_exclusive_group()
     place.add_argument(
-        "--database", metavar="URL", help="sqlite:///FILE or postgresql://…; else the service's own"
+        "--database",
+        metavar="URL",
+        type=_read_url,
+        help="sqlite:///FILE or postgresql://…: what the ledger's args say, which are not read "
+        f"here; without, {VARIABLE}, else triptych.db in the home folder",
     )
     place.add_argument(
-        "--url", help=f"ask a running service instead, with the admin key in {_ADMIN_KEY}"
+        "--url",
+        type=_read_url,
+        help=f"ask a running service instead, with the admin key in {_ADMIN_KEY}",
     )
     return parser
+
+
+def _read_url(text: str) -> str:
+    """An empty one is a shell variable that is not set: another place is not what was meant."""
+    if not text:
+        raise argparse.ArgumentTypeError("must not be empty")
+    return text
 
 
 def run(program: str, work: Callable[[], Awaitable[None]]) -> int:
@@ -60,7 +73,7 @@ async def administration(options: argparse.Namespace) -> AsyncIterator[Administr
         Refused: an admin key is needed, and there is none; or the pepper is not a good one.
         StoreError: the database cannot be used.
     """
-    if options.url:
+    if options.url is not None:
         admin_key = os.environ.get(_ADMIN_KEY)
         if not admin_key:
             raise Refused(f"--url needs an admin key in the environment variable {_ADMIN_KEY}")

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, is_dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any
 from urllib.parse import quote
@@ -13,6 +13,7 @@ from yarl import URL
 from api.administration import NewSecret, UsageQuery, UsageRow
 from api.errors import ApiError, InvalidRequest, KeyNotFound, Unavailable
 from api.tenancy import Key, KeyLimits
+from deployments.cli.times import DAY_S
 
 _TIMEOUT_S = 30
 
@@ -112,8 +113,7 @@ def _path(id_or_name: str) -> str:
 
 
 def _to_day(moment_s: float, *, days_before: int = 0) -> str:
-    moment = datetime.fromtimestamp(moment_s, UTC) - timedelta(days=days_before)
-    return f"{moment:%Y-%m-%d}"
+    return datetime.fromtimestamp(moment_s - days_before * DAY_S, UTC).date().isoformat()
 
 
 def _to_error(status: int, content: dict[str, Any]) -> ApiError:

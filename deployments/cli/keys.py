@@ -8,10 +8,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 from api.administration import Administration, NewSecret
+from api.errors import InvalidRequest
 from api.key_fields import KeyChanges, KeyFields, Rotation, to_key_object
 from api.parsing import RequestModel, read_request
 from api.tenancy import PRIORITIES, SCOPES, Key
-from deployments.cli.command import administration, format_table, place_options, run
+from deployments.cli.command import Refused, administration, format_table, place_options, run
 from deployments.cli.times import NONE, read_duration, read_expiry
 
 _PROGRAM = "scripts/keys"
@@ -24,6 +25,17 @@ _LIMITS = {
     "tokens_per_month": "tokens_per_month",
 }
 """Option → field of `KeyLimits`."""
+
+_OPTIONS = {
+    **{f"limits.{field}": f"--{name.replace('_', '-')}" for name, field in _LIMITS.items()},
+    "name": "--name",
+    "tenant": "--tenant",
+    "models": "--model",
+    "scopes": "--scope",
+    "expires_at": "--expires",
+    "grace_s": "--grace",
+}
+"""What the HTTP API calls a parameter → the option that says it here."""
 
 Command = Callable[[Administration, argparse.Namespace], Awaitable[None]]
 
@@ -109,7 +121,12 @@ def _parser() -> argparse.ArgumentParser:
             _add_fields(added)
         if name == "rotate":
             added.add_argument(
-                "--grace", type=read_duration, default=0, help="how long the old one still opens"
+                "--grace",
+                type=read_duration,
+                default=0,
+                metavar="TIME",
+                help="how long the old one still opens, such as 90s, 15m, 1h, 30d or 2w; 0 is the "
+                "default",
             )
     return parser
 
@@ -149,7 +166,8 @@ def _add_fields(parser: argparse.ArgumentParser) -> None:
         dest="expires_at",
         type=read_expiry,
         metavar="WHEN",
-        help=f"a day such as 2027-01-01 (UTC), a duration such as 30d, or {NONE}",
+        help=f"a day such as 2027-01-01, at whose beginning it ends (UTC), a duration such as 90s, "
+        f"15m, 1h, 30d or 2w, or {NONE}",
     )
     # A null says "none" in a change, so what was not given has to be absent.
     parser.set_defaults(**dict.fromkeys([*_LIMITS.values(), "expires_at"], ...))
@@ -175,12 +193,17 @@ def _given(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _check(model: type[RequestModel], body: dict[str, Any]) -> RequestModel:
-    """The same words for a mistake as the HTTP API has.
+    """The same words for a mistake as the HTTP API has, but for the name of what is wrong.
 
     Raises:
-        InvalidRequest: something is out of bounds.
+        Refused: something is out of bounds.
     """
-    return read_request(json.dumps(body).encode(), model).request
+    try:
+        return read_request(json.dumps(body).encode(), model).request
+    except InvalidRequest as error:
+        param = str(error.param)
+        option = _OPTIONS.get(param.partition("[")[0], param)
+        raise Refused(error.message.replace(f"'{param}'", option, 1)) from None
 
 
 def _hand_over(new: NewSecret, done: str) -> None:

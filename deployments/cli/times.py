@@ -8,12 +8,15 @@ from datetime import UTC, date, datetime
 NONE = "none"
 """What takes a limit or an expiry away."""
 
-_UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+DAY_S = 86_400
+_UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": DAY_S, "w": 7 * DAY_S}
 _MAX_DIGITS = 9
 
 
 def read_duration(text: str) -> int:
-    """`90s`, `15m`, `1h`, `30d` or `2w`, in seconds."""
+    """`90s`, `15m`, `1h`, `30d`, `2w` or `0`, in seconds."""
+    if text == "0":
+        return 0
     found = re.fullmatch(rf"([0-9]{{1,{_MAX_DIGITS}}})([smhdw])", text)
     if not found:
         raise argparse.ArgumentTypeError(f"{text!r} is no duration such as 90s, 15m, 1h or 30d")
@@ -37,12 +40,17 @@ def read_month(text: str) -> date:
 
 
 def read_expiry(text: str) -> int | None:
-    """A day, a duration from now on, or `none`: Unix time."""
+    """A day, a duration from now on, or `none`: Unix time, and not one that is over."""
     if text == NONE:
         return None
-    if re.fullmatch(r"[0-9]+[a-z]", text):
-        return int(time.time()) + read_duration(text)
-    return to_unix(read_day(text))
+    now = int(time.time())
+    is_duration = re.fullmatch(r"[0-9]+[a-z]", text)
+    moment = now + read_duration(text) if is_duration else to_unix(read_day(text))
+    if moment <= now:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not after now; to end a key at once, disable it"
+        )
+    return moment
 
 
 def to_unix(day: date) -> int:

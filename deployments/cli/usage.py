@@ -3,15 +3,16 @@
 import argparse
 import csv
 import sys
+from calendar import monthrange
 from collections.abc import Sequence
 from dataclasses import fields
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime
 from typing import get_args
 
 from api.administration import Administration, GroupBy, UsageQuery, UsageRow
 from api.errors import KeyNotFound
 from deployments.cli.command import Refused, administration, format_table, place_options, run
-from deployments.cli.times import read_day, read_month, to_unix
+from deployments.cli.times import DAY_S, read_day, read_month, to_unix
 
 _PROGRAM = "scripts/usage"
 _GROUPS: tuple[GroupBy, ...] = get_args(GroupBy)
@@ -31,7 +32,7 @@ def main(arguments: Sequence[str]) -> int:
         async with administration(options) as place:
             query = UsageQuery(
                 to_unix(from_day),
-                to_unix(to_day + timedelta(days=1)),
+                to_unix(to_day) + DAY_S,  # a sum of days would have to end before the year 10000
                 options.by,
                 await _find_id(place, options.key),
                 options.tenant,
@@ -81,7 +82,7 @@ def _period(options: argparse.Namespace) -> tuple[date, date]:
         raise Refused("--month says both --from and --to; leave those out")
     today = datetime.now(UTC).date()
     first = (options.month or today).replace(day=1)
-    last_of_month = (first + timedelta(days=31)).replace(day=1) - timedelta(days=1)
+    last_of_month = first.replace(day=monthrange(first.year, first.month)[1])
     from_day = options.from_day or first
     to_day = options.to_day or (last_of_month if options.month else max(today, from_day))
     if to_day < from_day:

@@ -18,7 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 
 from deployments.config import find_home
 
-_VARIABLE = "TRIPTYCH_DATABASE_URL"
+VARIABLE = "TRIPTYCH_DATABASE_URL"
 _DRIVERS = {
     "sqlite": "sqlite+aiosqlite",
     "postgres": "postgresql+asyncpg",
@@ -37,7 +37,7 @@ class StoreError(Exception):
 
 def default_url() -> str:
     """What the environment says, else a file in the home."""
-    return os.environ.get(_VARIABLE) or f"sqlite:///{find_home() / 'triptych.db'}"
+    return os.environ.get(VARIABLE) or f"sqlite:///{find_home() / 'triptych.db'}"
 
 
 class Database:
@@ -128,6 +128,9 @@ def _to_async_url(text_url: str) -> URL:
     except (SQLAlchemyError, KeyError, ValueError):
         # Not quoted: it may hold a password.
         raise StoreError("a database URL begins with sqlite:/// or postgresql://") from None
+    if url.get_backend_name() == "sqlite" and url.database in (None, "", ":memory:"):
+        # It would be empty at each start, and each connection would have one of its own.
+        raise StoreError("an SQLite database needs a file: sqlite:///FILE")
     url = url.set(drivername=driver)
     if "sslmode" in url.query:  # libpq's name for it; asyncpg takes the same values
         url = url.update_query_dict({"ssl": url.query["sslmode"]})
@@ -149,18 +152,17 @@ def _sqlite_engine(url: URL) -> AsyncEngine:
     engine = create_async_engine(
         url, connect_args={"timeout": _PATIENCE_S}, pool_timeout=_PATIENCE_S, hide_parameters=True
     )
-    path = Path(url.database) if url.database and url.database != ":memory:" else None
+    path = Path(str(url.database))
     sync_engine: Engine = engine.sync_engine
 
     @event.listens_for(sync_engine, "do_connect")
     def _make_privately(*_: Any) -> None:
-        if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            # Only while nobody has it open: to close any descriptor of a file gives up all locks
-            # that this process has on it, and others would then delete SQLite's journal.
-            with contextlib.suppress(FileExistsError):
-                # SQLite gives the files beside it the same mode.
-                os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Only while nobody has it open: to close any descriptor of a file gives up all locks
+        # that this process has on it, and others would then delete SQLite's journal.
+        with contextlib.suppress(FileExistsError):
+            # SQLite gives the files beside it the same mode.
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
 
     @event.listens_for(sync_engine, "connect")
     def _set_up(connection: Any, _: Any) -> None:

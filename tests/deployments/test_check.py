@@ -18,7 +18,7 @@ def shipped() -> Any:
     return yaml.safe_load(SHIPPED.read_text())
 
 
-INGRESS, LLM, EMBEDDING, DIFFUSION = range(4)
+INGRESS, LLM, EMBEDDING, DIFFUSION, LEDGER = range(5)
 
 
 def problems(change: Callable[[Any], None]) -> list[str]:
@@ -174,6 +174,84 @@ def test_wrong_value_is_named_by_its_path(change: Callable[[Any], None], path: s
 
     assert [line for line in found if line.startswith(f"{path}: ")] != []
     assert [line for line in found if "\n" in line] == []
+
+
+LEDGER_DEPLOYMENT = "applications[4].deployments[0]"
+ONE_LEDGER = "must be 1, since each ledger would keep limits of its own"
+LLM_ENV = ("applications", LLM, "deployments", 0, "ray_actor_options", "runtime_env", "env_vars")
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        (
+            put(*LLM_ENV, "OMP_NUM_THREADS", 2),
+            "applications[1].deployments[0].ray_actor_options.runtime_env.env_vars.OMP_NUM_THREADS"
+            ": name and value must be texts; put them in quotes",
+        ),
+        (
+            put("applications", LLM, "runtime_env", {"env_vars": {"HF_HUB_OFFLINE": True}}),
+            "applications[1].runtime_env.env_vars.HF_HUB_OFFLINE: name and value must be texts; "
+            "put them in quotes",
+        ),
+        (
+            put(*LLM_ENV, ["A=b"]),
+            "applications[1].deployments[0].ray_actor_options.runtime_env.env_vars: "
+            "must be a mapping",
+        ),
+        (
+            put("applications", LEDGER, "deployments", 0, "num_replicas", 2),
+            f"{LEDGER_DEPLOYMENT}.num_replicas: {ONE_LEDGER}",
+        ),
+        (
+            put("applications", LEDGER, "deployments", 0, "num_replicas", "auto"),
+            f"{LEDGER_DEPLOYMENT}.num_replicas: {ONE_LEDGER}",
+        ),
+        (
+            put(
+                "applications", LEDGER, "deployments", 0, "autoscaling_config", {"max_replicas": 2}
+            ),
+            f"{LEDGER_DEPLOYMENT}.autoscaling_config.max_replicas: {ONE_LEDGER}",
+        ),
+        (
+            put("applications", INGRESS, "route_prefix", "/ai"),
+            "applications[0].route_prefix: must be /, since clients ask for /v1/…",
+        ),
+        (
+            put("applications", INGRESS, "route_prefix", None),
+            "applications[0].route_prefix: must be /, since clients ask for /v1/…",
+        ),
+        (
+            put("applications", LEDGER, "args", {"database": "mysql://u:opensesame@h/d"}),
+            "applications[4].args.database: a database URL begins with sqlite:/// or postgresql://",
+        ),
+        (
+            put("applications", LEDGER, "args", {"redis": "http://u:opensesame@h"}),
+            "applications[4].args.redis: a Redis URL begins with redis://, rediss:// or unix://",
+        ),
+    ],
+)
+def test_what_cannot_work_is_one_line(change: Callable[[Any], None], line: str) -> None:
+    assert problems(change) == [line]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        take("applications", INGRESS, "route_prefix"),  # Serve's default is "/"
+        put("applications", LEDGER, "deployments", 0, "num_replicas", 1),
+        put("applications", LEDGER, "args", {"database": "postgresql://h/d", "redis": "redis://h"}),
+    ],
+)
+def test_what_works_is_no_problem(change: Callable[[Any], None]) -> None:
+    assert problems(change) == []
+
+
+def test_a_deployment_that_is_there_twice_is_one_line() -> None:
+    def repeat(config: Any) -> None:
+        config["applications"][LLM]["deployments"] *= 2
+
+    assert problems(repeat) == ["applications[1].deployments: 'LLM' stands there more than once"]
 
 
 @pytest.mark.parametrize(
@@ -423,6 +501,7 @@ def test_problems_are_status_1_and_a_line_each(
         (b"a:\n\t- b", "not YAML"),
         (b"a: \xff", "not YAML"),
         (b"a: !!python/object:os.system {}", "not YAML"),
+        (b"[" * 5000 + b"]" * 5000, "nested too deeply"),
     ],
 )
 def test_file_that_is_no_yaml_is_one_line(
@@ -434,6 +513,27 @@ def test_file_that_is_no_yaml_is_one_line(
     assert main([str(file)]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"{file}: {reason}")
+
+
+def test_key_that_stands_twice_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "config.yaml"
+    text = SHIPPED.read_text()
+    file.write_text(text.replace("    args: {}\n", "    args: {}\n    args: {}\n", 1))
+
+    assert main([str(file)]) == 1
+    assert capsys.readouterr().err == "args: stands 2 times in one mapping, last in line 11\n"
+
+
+def test_key_that_overrides_a_merged_one_is_no_problem(tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    cpus = "ray_actor_options: {num_cpus: 0.2}"
+    text = SHIPPED.read_text().replace(cpus, "ray_actor_options: &own {num_cpus: 0.2}", 1)
+    file.write_text(text.replace(cpus, "ray_actor_options: {<<: *own, num_cpus: 0.3}", 1))
+
+    assert "<<: *own" in file.read_text()
+    assert main([str(file)]) == 0
 
 
 @pytest.mark.parametrize("name", ["nowhere.yaml", "."])

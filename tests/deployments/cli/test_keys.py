@@ -4,6 +4,7 @@ import shlex
 import stat
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from tests.service import ROOT
 FULL = shlex.split(
     "--tenant acme --model llm* org/encoder --model painter --scope chat --scope admin --rpm 1 "
     "--tpm 2 --ipm 3 --concurrency 4 --tokens-per-day 5 --tokens-per-month 6 --priority high "
-    "--allow-prompt-log --expires 2027-01-01"
+    "--allow-prompt-log --expires 2099-01-01"
 )
 COLUMNS = shlex.split("ID NAME TENANT SCOPES MODELS LIMITS PRIORITY EXPIRES STATE")
 SHOWN = {
@@ -34,7 +35,7 @@ SHOWN = {
     },
     "priority": "high",
     "may_log_prompts": True,
-    "expires_at": 1_798_761_600,
+    "expires_at": 4_070_908_800,
 }
 
 
@@ -79,9 +80,13 @@ def test_set_changes_what_is_given(capsys: pytest.CaptureFixture[str]) -> None:
     assert printed == show(capsys, "new") == before | changes
 
 
-def test_list_is_a_table(capsys: pytest.CaptureFixture[str]) -> None:
+def test_list_is_a_table(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     main(["create", "--name", "first app", "--rpm", "5", "--tokens-per-day", "7"])
-    main(["create", "--name", "b", "--expires", "1999-01-01"])
+    with monkeypatch.context() as then:
+        then.setattr("deployments.cli.times.time", SimpleNamespace(time=lambda: 0.0))
+        main(["create", "--name", "b", "--expires", "1999-01-01"])
     main(["disable", "first app"])
     capsys.readouterr()
     assert main(["list"]) == 0
@@ -98,6 +103,9 @@ def test_list_is_a_table(capsys: pytest.CaptureFixture[str]) -> None:
 def test_rotation_prints_the_new_key(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["create", "--name", "app"])
     old = capsys.readouterr().out.strip()
+    assert main(["rotate", "app", "--grace", "0"]) == 0
+    assert audited(home)[-1]["grace_s"] == 0
+    capsys.readouterr()
     assert main(["rotate", "app", "--grace", "1h"]) == 0
     new = capsys.readouterr().out.strip()
 
@@ -145,11 +153,14 @@ def test_the_audit_log_holds_no_secret(home: Path, capsys: pytest.CaptureFixture
         ("create --name app", "There is a key named 'app' already."),
         (
             "set app --rpm 0",
-            "Invalid value for 'limits.requests_per_minute': input should be greater than or "
-            "equal to 1.",
+            "Invalid value for --rpm: input should be greater than or equal to 1.",
         ),
-        ("rotate app --grace 99w", "Invalid value for 'grace_s': input should be less than"),
+        ("create --name b --tokens-per-day 0", "Invalid value for --tokens-per-day: input"),
+        ("create --name b/c", "Invalid value for --name: must be printable"),
+        ("create --name b --model c dé", "Invalid value for --model: string should match"),
+        ("rotate app --grace 99w", "Invalid value for --grace: input should be less than"),
         ("list --database mysql://u:opensesame@h/d", "a database URL begins with"),
+        ("list --database sqlite://", "an SQLite database needs a file: sqlite:///FILE"),
         ("list --database postgresql://u:opensesame@127.0.0.1:1/d", "Connect call failed"),
         ("list --url http://127.0.0.1:1", "--url needs an admin key in the environment variable"),
     ],
@@ -197,8 +208,11 @@ def test_a_home_that_cannot_be_is_a_failure(
         "create --name a --rpm many",
         "create --name a --scope root",
         "create --name a --expires soon",
+        "create --name a --expires 1999-01-01",
         "rotate a --grace long",
         "list --url http://h --database sqlite:///f",
+        "list --url=",
+        "list --database=",
     ],
 )
 def test_wrong_usage_is_explained(

@@ -9,7 +9,15 @@ from deployments.cli.times import read_day, read_duration, read_expiry, read_mon
 
 @pytest.mark.parametrize(
     ("text", "seconds"),
-    [("0s", 0), ("90s", 90), ("15m", 900), ("1h", 3600), ("30d", 2_592_000), ("2w", 1_209_600)],
+    [
+        ("0", 0),
+        ("0s", 0),
+        ("90s", 90),
+        ("15m", 900),
+        ("1h", 3600),
+        ("30d", 2_592_000),
+        ("2w", 1_209_600),
+    ],
 )
 def test_durations(text: str, seconds: int) -> None:
     assert read_duration(text) == seconds
@@ -39,9 +47,15 @@ def test_what_is_no_month_is_refused(text: str) -> None:
 
 
 def test_an_expiry_is_a_day_a_duration_or_none() -> None:
-    assert read_expiry("2027-01-01") == datetime(2027, 1, 1, tzinfo=UTC).timestamp()
+    assert read_expiry("2099-01-01") == datetime(2099, 1, 1, tzinfo=UTC).timestamp()
     assert read_expiry("1h") == pytest.approx(time.time() + 3600, abs=30)
     assert read_expiry("none") is None
+
+
+@pytest.mark.parametrize("text", ["1999-01-01", "0d", "0s", f"{datetime.now(UTC):%Y-%m-%d}"])
+def test_an_expiry_that_is_over_is_refused(text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match="is not after now"):
+        read_expiry(text)
 
 
 def test_a_day_begins_at_midnight_utc() -> None:

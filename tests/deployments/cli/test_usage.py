@@ -102,6 +102,19 @@ def test_periods(options: str, requests: int, capsys: pytest.CaptureFixture[str]
     assert run(capsys, f"{options} --by tenant")[1].split()[1] == str(requests)
 
 
+@pytest.mark.parametrize("options", ["--month 9999-12", "--to 9999-12-31"])
+def test_calendars_may_end(
+    options: str, service: Running, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store(record(datetime.now(UTC)))
+    lines = run(capsys, f"{options} --by tenant")
+    status = main([*options.split(), "--url", service.url])
+
+    assert len(lines) == (2 if options.startswith("--to") else 1)
+    assert status == 1
+    assert "must be a day" in capsys.readouterr().err  # the API has no such year
+
+
 def test_csv_is_for_spreadsheets(capsys: pytest.CaptureFixture[str]) -> None:
     key_id = store()
     store(record(key_id=key_id, user='=cmd|"!A0"'), record(user="-1"), key_name="other")

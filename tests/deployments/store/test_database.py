@@ -205,6 +205,12 @@ def test_urls_of_other_forms_are_refused_without_being_quoted(url: str) -> None:
     assert "opensesame" not in str(caught.value)
 
 
+@pytest.mark.parametrize("url", ["sqlite://", "sqlite:///", "sqlite:///:memory:"])
+def test_sqlite_without_a_file_is_refused(url: str) -> None:
+    with pytest.raises(StoreError, match="an SQLite database needs a file"):
+        Database(url)
+
+
 @pytest.mark.parametrize(
     ("url", "shown"),
     [

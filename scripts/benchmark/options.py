@@ -1,0 +1,133 @@
+"""The options of scripts/bench; `python -m scripts.benchmark.options` prints them.
+
+Python alone is enough to import this: help must not wait for a set-up.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any, NoReturn
+
+from scripts.benchmark.rigs import RIGS
+
+STACKS = ("vllm", "triptych", "ray-llm")
+PEERS = ("encode", "vllm", "infinity")
+EXAMPLES = """examples:
+  scripts/bench                                    the serving rig: vllm and triptych, 3 rounds
+  scripts/bench --rig engine --concurrency 1,32    the demo LLM
+  scripts/bench --stacks vllm,triptych,ray-llm     with ray.serve.llm (installs what it needs)
+  scripts/bench --variant python-proxy:RAY_SERVE_ENABLE_HA_PROXY=0 \\
+                --variant before:checkout=../before,engine.disable_log_stats=true
+  scripts/bench --streams 1000                     1000 streams of a fake engine, all checked
+  scripts/bench --kind embeddings --peers encode,vllm,infinity
+  scripts/bench --url http://127.0.0.1:8000/v1 --model smollm2-135m-instruct --key-env KEY
+
+Each stack runs with the same model, engine options and variables, one at a time. The answers are
+streamed, greedy and of a fixed length, over connections that are kept alive; no two prompts begin
+alike. Ctrl-C ends what runs and reports what was measured.
+"""
+
+
+def positive(text: str) -> int:
+    """A whole number above 0."""
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Called by argparse."""
+        self.exit(2, f"scripts/bench: {message}\n")
+
+
+NUMBER: dict[str, Any] = {"type": positive}
+REPEATED: dict[str, Any] = {"action": "append", "default": []}
+KINDS = ("text", "embeddings", "images")
+OPTIONS: dict[str, list[tuple[str, str, str, dict[str, Any]]]] = {
+    "what is compared": [
+        (
+            "kind",
+            "text|embeddings|images",
+            "text (default): all the options below; embeddings: the demo's encoder beside "
+            "sentence-transformers' own encode; images: the demo's painter beside the bare "
+            "pipeline; both with --rounds and --out",
+            {"default": "text", "choices": KINDS},
+        ),
+        (
+            "peers",
+            "A,B",
+            "whom embeddings are compared with: of encode (default), vllm (its pooling server), "
+            "infinity (infinity-emb; once makes an environment of 1.4 GB for it)",
+            {"default": "encode"},
+        ),
+        (
+            "rig",
+            "serving|engine",
+            "serving (default): two random layers, so that the serving path is the limit; "
+            "engine: the demo LLM",
+            {"default": "serving", "choices": RIGS},
+        ),
+        (
+            "stacks",
+            "A,B",
+            "of vllm, triptych, ray-llm (default vllm,triptych)",
+            {"default": "vllm,triptych"},
+        ),
+        (
+            "variant",
+            "NAME:KEY=VALUE,…",
+            "another Triptych with these environment variables, or checkout=FOLDER, "
+            "engine.OPTION=VALUE, ingress_replicas=N, tenancy=off; repeatable",
+            REPEATED,
+        ),
+        ("env", "KEY=VALUE", "an environment variable of every Triptych; repeatable", REPEATED),
+        ("ingress-replicas", "N", "of every Triptych (default 1)", {**NUMBER, "default": 1}),
+        ("url", "BASE_URL", "measure a server that runs already instead; needs --model", {}),
+        ("model", "NAME", "the model of --url", {}),
+        ("key-env", "VAR", "the environment variable with the API key of --url", {}),
+        (
+            "streams",
+            "N",
+            "instead of all this: N streams of a fake engine at once through Triptych, each "
+            "checked word by word, and what each costs in memory",
+            NUMBER,
+        ),
+    ],
+    "how it is measured": [
+        ("rounds", "N", "each starts every stack anew (default 3)", {**NUMBER, "default": 3}),
+        (
+            "concurrency",
+            "N,N",
+            "streams at once (default 1,16,64,256; engine rig 1,16,32,64)",
+            {},
+        ),
+        ("requests", "N", "of a measurement (default: 10 to 20 s on two cores)", NUMBER),
+        ("max-tokens", "N", "of each answer (default 256; engine rig 128)", NUMBER),
+        (
+            "out",
+            "DIR",
+            "for results.json, table.md, plot.png and logs (default .triptych/bench/<time>-<rig>)",
+            {"type": Path},
+        ),
+    ],
+}
+
+
+def to_parser() -> argparse.ArgumentParser:
+    parser = Parser(
+        prog="scripts/bench",
+        description="Measures Triptych beside bare vLLM on this machine: throughput, latency, CPU.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    for title, options in OPTIONS.items():
+        group = parser.add_argument_group(title)
+        for name, metavar, said, more in options:
+            group.add_argument(f"--{name}", metavar=metavar, help=said, **more)
+    return parser
+
+
+if __name__ == "__main__":
+    to_parser().print_help()
