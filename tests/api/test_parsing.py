@@ -1,3 +1,4 @@
+import json
 from typing import Any, ClassVar
 
 import pytest
@@ -86,7 +87,14 @@ def test_json_that_is_no_object_is_malformed(body: bytes) -> None:
 def test_a_body_of_brackets_is_refused_unread(bracket: str) -> None:
     error = refusal(bracket.encode() * 500_001)
 
-    assert error.message == "The request body has more than 500000 opening brackets."
+    assert error.message == "The request body has more than 500000 arrays and objects."
+
+
+@pytest.mark.parametrize("text", ["[{", '"[{', "\\[{", '\\"[{'])
+def test_brackets_in_texts_are_no_arrays(text: str) -> None:
+    many = text * 300_000
+
+    assert read(json.dumps({"text": many}).encode()).text == many
 
 
 def test_malformed_body_does_not_carry_the_parsers_error() -> None:
