@@ -65,7 +65,7 @@ class CrossEncoderEngine:
         self._reader = PairReader(tokenizer, most_tokens, _find_prompt(self._model, options))
         self._pad_id = int(tokenizer.pad_token_id or 0)
         self._tokenizing = Worker("tokenizer")
-        self._batcher = start_batcher(self._forward, options, self._reader.max_tokens)
+        self._batcher = start_batcher(self._forward, options)
 
     @property
     def capacity(self) -> int:

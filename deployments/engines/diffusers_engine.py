@@ -62,7 +62,7 @@ class DiffusersEngine:
         self._native_px = self._pipelines.native_px
         base = self._pipelines.base
         self._reader = PromptReader(base, self._pipelines.get_default("max_sequence_length"))
-        self._health_ids = copy.deepcopy(base.tokenizer)("", return_tensors="pt").input_ids
+        self._health_ids = copy.deepcopy(base.tokenizer)("a", return_tensors="pt").input_ids
         self._pictures = PictureReader(options.max_input_pixels)
         self._batches = Batches(
             self._pipelines.draw,
@@ -73,8 +73,8 @@ class DiffusersEngine:
 
     @property
     def capacity(self) -> int:
-        """Images that it draws at once."""
-        return self._options.max_batch_images
+        """Images that are let in: those of one batch, and those that the next is made of."""
+        return 2 * self._options.max_batch_images
 
     def details(self) -> dict[str, Any]:
         """What clients may ask of this model."""

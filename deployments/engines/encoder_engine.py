@@ -53,7 +53,7 @@ class EncoderEngine(VectorEngine):
         size = self._forward([reader.smallest]).shape[1]
         form = VectorForm(size, find_allowed(options.dimensions, model), self._is_normalized)
         super().__init__(reader, prompts, form)
-        self._batcher = start_batcher(self._forward, options, reader.max_tokens)
+        self._batcher = start_batcher(self._forward, options)
 
     async def _encode(
         self, sequences: Sequence[Tokens], request: EmbeddingRequest | ScoreRequest

@@ -19,7 +19,9 @@ _PORTION_CHARS = 250_000
 """Cut into tokens at once, which cannot be stopped and takes some 150 MB meanwhile."""
 
 _MOST_CHARS_A_TOKEN = 64
-"""No text has more on the whole: what is longer is too long without being cut into tokens."""
+"""Hardly a text has more on the whole: what is longer is too long without being cut into tokens."""
+_BOUND_CHARS = 32_768
+"""What is shorter is always cut: blobs and rows of blanks may be one token."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,7 +231,7 @@ def to_bounded(text: str, index: int, max_tokens: int, cut: Cut, param: str) -> 
     Raises:
         ContextLengthExceeded: it has more, and is not to be cut.
     """
-    most = max_tokens * _MOST_CHARS_A_TOKEN
+    most = max(max_tokens * _MOST_CHARS_A_TOKEN, _BOUND_CHARS)
     if len(text) > most and not cut.is_wanted:
         raise too_long(index, None, max_tokens, param)
     return text[:most]

@@ -35,15 +35,14 @@ def load_encoder(kind: Callable[..., Model], folder: str, options: EncoderOption
     return ready
 
 
-def start_batcher(forward: Forward, options: EncoderOptions, max_tokens: int) -> Batcher:
+def start_batcher(forward: Forward, options: EncoderOptions) -> Batcher:
     """Threads that compute by `forward`, as many as the hardware has a use for.
 
     Args:
         forward: computes a batch.
         options: where, and how much at once.
-        max_tokens: of the longest sequence.
     """
     device = pick_device(options.device)
     cores = Cores(device)
-    most = pick_batch_tokens(options.max_batch_tokens, device, max_tokens)
+    most = pick_batch_tokens(options.max_batch_tokens, device)
     return Batcher(forward, most, cores.batches, cores.take)

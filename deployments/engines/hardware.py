@@ -29,13 +29,13 @@ def pick_device(device: str) -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def pick_batch_tokens(tokens: int | None, device: str, least: int) -> int:
-    """Tokens of one pass: those asked for, but never fewer than one input may have.
+def pick_batch_tokens(tokens: int | None, device: str) -> int:
+    """Tokens of one pass; an input that has more is computed alone.
 
     More make a CPU no faster (MiniLM on two cores: 1024 to 16384 within 5 %), but hold up short
     requests, which wait for the pass under way.
     """
-    return max(tokens or (1024 if device == "cpu" else 16384), least)
+    return tokens or (1024 if device == "cpu" else 16384)
 
 
 def keep_freed_memory() -> None:

@@ -24,13 +24,16 @@ def to_recipe(
     """
     mode = _to_mode(request)
     _check_parameters(request, mode, pipelines)
+    guidance = _to_guidance(request, pipelines, options)
+    true_cfg = _to_true_cfg(request, mode, pipelines, options)
+    _check_negative(request, guidance, true_cfg)
     recipe = Recipe(
         mode=mode,
         width_px=size[0],
         height_px=size[1],
         steps=options.find_steps(request.num_inference_steps, request.quality),
-        guidance=_to_guidance(request, pipelines, options),
-        true_cfg=_to_true_cfg(request, mode, pipelines, options),
+        guidance=guidance,
+        true_cfg=true_cfg,
         scheduler=_check_scheduler(request.scheduler, options),
         loras=check_loras(request.loras, options.loras),
         has_negative=bool(request.negative_prompt),
@@ -67,6 +70,18 @@ def _check_parameters(request: ImageRequest, mode: Mode, pipelines: Pipelines) -
         raise _unsupported("guidance_scale")
     if request.negative_prompt and not pipelines.accepts("negative_prompt", mode):
         raise _unsupported("negative_prompt")
+
+
+def _check_negative(request: ImageRequest, guidance: float | None, true_cfg: float | None) -> None:
+    """Guidance leads away from it, which begins above 1."""
+    strength = guidance if true_cfg is None else true_cfg
+    if request.negative_prompt and strength is not None and strength <= 1:
+        name = "guidance_scale" if true_cfg is None else "true_cfg_scale"
+        raise InvalidRequest(
+            f"Invalid value for 'negative_prompt': it is only heeded with a '{name}' above 1, and "
+            f"here it is {strength:g}.",
+            param="negative_prompt",
+        )
 
 
 def _to_guidance(

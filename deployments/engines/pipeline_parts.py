@@ -90,7 +90,9 @@ def _tune_for_cpu(pipeline: Any, options: DiffusionOptions) -> None:
     from deployments.engines.packing import pack_weights
 
     for part in (find_denoiser(pipeline), pipeline.vae):
-        part.to(memory_format=torch.channels_last)
+        # There is no such order of the five dimensions that VAEs of films have.
+        if all(weights.dim() <= 4 for weights in part.parameters()):
+            part.to(memory_format=torch.channels_last)
         if options.pack_weights and not options.loras:  # they change weights
             pack_weights(part)
 

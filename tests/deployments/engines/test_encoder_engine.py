@@ -262,6 +262,15 @@ async def test_text_that_is_far_too_long_is_not_even_cut_into_tokens(
     assert MAX_TOKENS < cut.prompt_tokens < 2 * MAX_TOKENS
 
 
+@pytest.mark.parametrize("filler", ["x" * 20_000, " " * 20_000], ids=["blob", "blanks"])
+async def test_text_that_is_long_in_few_tokens_is_taken_whole(
+    engine: EncoderEngine, filler: str
+) -> None:
+    answer = await engine.embed(EmbeddingRequest("r", (f"a {filler} b",)))
+
+    assert answer.usage.prompt_tokens < MAX_TOKENS
+
+
 async def test_inputs_are_read_in_portions_and_the_same(
     engine: EncoderEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import io
 import logging
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from tests.deployments.engines.tiny_pipelines import (
     T5_TOKENS,
     counted_rows,
     write_flux,
+    write_qwen,
     write_sd3,
 )
 
@@ -304,3 +306,14 @@ async def test_guidance_of_a_model_without_any_is_refused(
         with pytest.raises(UnsupportedParameter) as failure:
             await engine.generate(asked(guidance_scale=2.0))
         assert failure.value.param == "guidance_scale"
+
+
+async def test_a_model_with_a_vae_of_films_draws_and_is_healthy(tmp_path: Path) -> None:
+    options = DiffusionOptions(dtype="float32", num_inference_steps=2)
+    engine = DiffusersEngine(write_qwen(tmp_path), options, "tiny")
+
+    drawn = await engine.generate(ImageRequest("r", PROMPT, seed=1, width_px=32, height_px=32))
+    engine.check_health()
+    engine.shut_down()
+
+    assert len(drawn.images) == 1

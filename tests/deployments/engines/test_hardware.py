@@ -9,18 +9,17 @@ from deployments.engines.hardware import Cores, pick_batch_tokens
 
 
 @pytest.mark.parametrize(
-    ("tokens", "device", "least", "picked"),
+    ("tokens", "device", "picked"),
     [
-        (None, "cpu", 512, 1024),
-        (None, "cuda", 512, 16384),
-        (None, "cuda:1", 512, 16384),
-        (None, "cpu", 8192, 8192),
-        (4096, "cpu", 512, 4096),
-        (256, "cpu", 512, 512),
+        (None, "cpu", 1024),
+        (None, "cuda", 16384),
+        (None, "cuda:1", 16384),
+        (4096, "cpu", 4096),
+        (256, "cuda", 256),
     ],
 )
-def test_tokens_of_a_pass(tokens: int | None, device: str, least: int, picked: int) -> None:
-    assert pick_batch_tokens(tokens, device, least) == picked
+def test_tokens_of_a_pass(tokens: int | None, device: str, picked: int) -> None:
+    assert pick_batch_tokens(tokens, device) == picked
 
 
 COUNT_FAULTS = """

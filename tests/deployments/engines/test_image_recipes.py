@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from api.backends import Edit, ImageRequest
-from api.errors import UnsupportedParameter
+from api.errors import InvalidRequest, UnsupportedParameter
 from deployments.config import DiffusionOptions
 from deployments.engines.image_batches import Mode, Recipe
 from deployments.engines.image_recipes import to_recipe
@@ -71,3 +71,25 @@ def test_negative_prompt_has_a_weight_where_guidance_is_something_else() -> None
     assert read(having).true_cfg is None
     assert read(having, negative_prompt="a line").true_cfg == OPTIONS.true_cfg_scale
     assert read(having, negative_prompt="a line", true_cfg_scale=2.0).true_cfg == 2.0
+
+
+@pytest.mark.parametrize(
+    ("parameters", "more", "named"),
+    [
+        ({"negative_prompt"}, {"guidance_scale": 1.0}, "guidance_scale"),
+        ({"negative_prompt"}, {"guidance_scale": 0.0}, "guidance_scale"),
+        ({"negative_prompt", "true_cfg_scale"}, {"true_cfg_scale": 1.0}, "true_cfg_scale"),
+    ],
+)
+def test_negative_prompt_without_guidance_away_from_it_is_refused(
+    parameters: set[str], more: dict[str, Any], named: str
+) -> None:
+    with pytest.raises(InvalidRequest, match=f"'{named}' above 1") as failure:
+        read(Having(parameters=parameters), negative_prompt="a line", **more)
+
+    assert failure.value.param == "negative_prompt"
+
+
+def test_weak_guidance_needs_no_negative_prompt() -> None:
+    assert read(Having(), guidance_scale=1.0).guidance == 1.0
+    assert read(Having(), guidance_scale=1.5, negative_prompt="a line").has_negative

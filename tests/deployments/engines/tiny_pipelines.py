@@ -96,6 +96,61 @@ def write_sd3(folder: Path) -> str:
     return _save(pipeline, folder)
 
 
+def write_qwen(folder: Path) -> str:
+    """A Qwen-Image: its VAE is one of films, and its tokenizer adds nothing to a text."""
+    import diffusers
+    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+    _seed()
+    characters = [*bytes_to_unicode().values(), "<|endoftext|>"]
+    sizes = {"hidden_size": 16, "vocab_size": len(characters) + 10}
+    text = {
+        **sizes,
+        "intermediate_size": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "rope_theta": 1e6,
+        "rope_scaling": {"mrope_section": [1, 1, 2], "rope_type": "default", "type": "default"},
+    }
+    vision = {
+        "depth": 2,
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_heads": 2,
+        "out_hidden_size": 16,
+    }
+    config = Qwen2_5_VLConfig(text_config=text, vision_config=vision, **sizes)
+    pipeline = diffusers.QwenImagePipeline(
+        scheduler=_scheduler(),
+        vae=diffusers.AutoencoderKLQwenImage(
+            base_dim=24,
+            z_dim=4,
+            dim_mult=[1, 2, 4],
+            num_res_blocks=1,
+            temperal_downsample=[False, True],
+            latents_mean=[0.0] * 4,
+            latents_std=[1.0] * 4,
+        ),
+        text_encoder=Qwen2_5_VLForConditionalGeneration(config).eval(),
+        tokenizer=Qwen2Tokenizer(
+            vocab={character: number for number, character in enumerate(characters)}, merges=[]
+        ),
+        transformer=diffusers.QwenImageTransformer2DModel(
+            patch_size=2,
+            in_channels=16,
+            out_channels=4,
+            num_layers=2,
+            attention_head_dim=16,
+            num_attention_heads=3,
+            joint_attention_dim=16,
+            axes_dims_rope=(8, 4, 4),
+        ),
+    )
+    return _save(pipeline, folder)
+
+
 def _seed() -> None:
     import torch
 
