@@ -199,8 +199,12 @@ def _check_references(nodes: Sequence[dict[str, Any]]) -> None:
     good: set[str] = set()
     for node in nodes:
         followed: set[str] = set()
-        while "$ref" in node and node["$ref"] not in good:
+        while "$ref" in node:
             reference = node["$ref"]
+            if not isinstance(reference, str) or not (reference + "/").startswith("#/"):
+                raise ValueError("in the JSON schema, a '$ref' must begin with '#/'")
+            if reference in good:
+                break
             if reference in followed:
                 raise ValueError("in the JSON schema, a '$ref' leads back to itself")
             followed.add(reference)
@@ -210,9 +214,7 @@ def _check_references(nodes: Sequence[dict[str, Any]]) -> None:
         good |= followed
 
 
-def _follow(reference: Any, root: dict[str, Any]) -> Any:
-    if not isinstance(reference, str) or not (reference + "/").startswith("#/"):
-        raise ValueError("in the JSON schema, a '$ref' must begin with '#/'")
+def _follow(reference: str, root: dict[str, Any]) -> Any:
     target: Any = root
     for part in reference.split("/")[1:]:
         name = part.replace("~1", "/").replace("~0", "~")
