@@ -156,6 +156,7 @@ class LedgerReplica:
         """Say once that the keys may be out of date; before the first time there are none."""
         if self._version is None:
             logger.error("the keys cannot be read, and nobody gets in with one: %s", reason)
+            self._server.publish(None)
         elif self._key_set.note is None:
             logger.error("the keys cannot be read; those known before hold: %s", reason)
             since = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC"

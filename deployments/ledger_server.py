@@ -82,6 +82,7 @@ class LedgerServer:
         self._leaving: dict[str, asyncio.TimerHandle] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._keys: KeySet | None = None
+        self._is_told = asyncio.Event()
 
     async def listen(self, host: str) -> LedgerAddress:
         """Begin; what the last ledger's sessions held is theirs for a while."""
@@ -103,12 +104,17 @@ class LedgerServer:
         for task in self._tasks:
             task.cancel()
 
-    def publish(self, keys: KeySet) -> None:
-        """Tell all who want keys, now and later, of these."""
+    def publish(self, keys: KeySet | None) -> None:
+        """Tell all who want keys, now and later, of these; None says that they cannot be read.
+
+        Callers are heard from the first time on.
+        """
         self._keys = keys
-        for caller in self._callers.values():
-            if caller.wants_keys:
-                caller.connection.send(keys)
+        self._is_told.set()
+        if keys is not None:
+            for caller in self._callers.values():
+                if caller.wants_keys:
+                    caller.connection.send(keys)
 
     def counts(self) -> dict[str, int]:
         """Who is connected, and what is not recorded yet."""
@@ -137,6 +143,7 @@ class LedgerServer:
 
     async def _serve(self, caller: _Caller) -> None:
         """Answer one caller's messages in their order."""
+        await self._is_told.wait()  # a ledger that has just come back is about to read the keys
         while True:
             answers: list[Any] = []
             message = await caller.messages.get()

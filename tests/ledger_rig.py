@@ -53,7 +53,7 @@ class Rig:
         self.address: LedgerAddress | None = None
         self.links: list[LedgerLink] = []
 
-    async def start(self) -> None:
+    async def start(self, *, knows_keys: bool = True) -> None:
         state = SqliteState(self.folder / "limits.db")
         self.accounts = Accounts(state)
         self.store = LocalStore(self.accounts, state)
@@ -62,7 +62,8 @@ class Rig:
         await self.store.set_spent({"key": (spent, spent)})
         self.server = LedgerServer(self.store, self.table, AuditLog(self.folder / "audit.jsonl"))
         self.address = await self.server.listen(LOOPBACK)
-        self.server.publish(KeySet([], b"mark"))
+        if knows_keys:
+            self.server.publish(KeySet([], b"mark"))
 
     async def kill(self) -> None:
         """As kill -9 does: nothing is said and nothing is tidied."""

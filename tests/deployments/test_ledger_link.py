@@ -133,12 +133,32 @@ async def test_without_a_ledger_requests_are_refused_for_now(tmp_path):
             await link.reserve("key", SLOT)
 
 
-async def test_before_the_keys_are_known_nobody_is_granted_anything(tmp_path):
-    async with rig(tmp_path) as it:
-        it.server._keys = None
+async def test_a_request_waits_for_a_ledger_that_has_yet_to_read_the_keys(tmp_path):
+    async with rig(tmp_path, requests_per_minute=1) as it:
         link = await it.link()
-        with pytest.raises(Unavailable):
+        await link.reserve("key", Amounts())
+        await it.kill()
+        await it.start(knows_keys=False)
+        asking = asyncio.create_task(link.reserve("key", SLOT))
+        await asyncio.sleep(0.2)
+        assert not asking.done()
+        it.server.publish(KeySet([], b"mark"))
+        await asking
+        with pytest.raises(RateLimited):
             await link.reserve("key", SLOT)
+
+
+async def test_while_the_keys_cannot_be_read_nobody_is_granted_anything(tmp_path):
+    async with rig(tmp_path) as it:
+        await it.kill()
+        await it.start(knows_keys=False)
+        link = await it.link()
+        it.server.publish(None)
+        with pytest.raises(Unavailable):
+            async with asyncio.timeout(0.5):  # at once
+                await link.reserve("key", SLOT)
+        it.server.publish(KeySet([], b"mark"))
+        await link.reserve("key", SLOT)
 
 
 async def test_records_are_written_in_groups_and_once_each(tmp_path):
