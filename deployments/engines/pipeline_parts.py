@@ -25,7 +25,7 @@ def load_pipeline(model: str, options: DiffusionOptions) -> Any:
     diffusers_logging.set_verbosity_error()
     return AutoPipelineForText2Image.from_pretrained(
         model,
-        torch_dtype=pick_dtype(options.dtype, pick_device(options.device)),
+        dtype=pick_dtype(options.dtype, pick_device(options.device)),
         local_files_only=True,
         **options.from_pretrained,
     )

@@ -32,7 +32,7 @@ def draw(pipeline: Any, seeds: list[int], steps: int, guidance: float) -> None:
 def main() -> None:
     warnings.simplefilter("ignore")
     model, steps, guidance = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
-    pipeline = AutoPipelineForText2Image.from_pretrained(model, torch_dtype=torch.float32)
+    pipeline = AutoPipelineForText2Image.from_pretrained(model, dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
     draw(pipeline, [0], steps, guidance)
     print("ready", flush=True)

@@ -162,7 +162,7 @@ def generate(folder: Path, captions: list[str], seed: int) -> list[Image.Image]:
     logging.disable(logging.WARNING)  # diffusers' advice about dtypes
     warnings.filterwarnings("ignore")
     defaults = json.loads((folder / "triptych.json").read_text())
-    pipeline = StableDiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float32)
+    pipeline = StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
     images: list[Image.Image] = []
     for begin in range(0, len(captions), BATCH):
