@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _REPORT_S = 10.0
+_KEYS_PATIENCE_S = 10.0
 _OBJECTS_PER_COLLECTION = 50_000
 """With Python's 700 a large body of JSON takes three times as long, all of it on the event loop."""
 
@@ -111,6 +112,8 @@ class IngressReplica:
             logger.error("the ingress does not start: %s", error)
             raise
         self._link.start()
+        if self._keys:  # requests come as soon as this replica is up, beside others that know them
+            await self._keys.wait_until_known(_KEYS_PATIENCE_S)
         background = [asyncio.create_task(self._poll()), asyncio.create_task(self._report())]
         if self._image_store:
             background.append(asyncio.create_task(self._image_store.tidy()))

@@ -1,5 +1,7 @@
 """Who may enter: the environment's keys, else those in `scripts/serve`'s file, and the ledger's."""
 
+import asyncio
+import contextlib
 import hmac
 import logging
 import os
@@ -33,6 +35,7 @@ class ServiceKeys:
         self._own = to_entries(secrets, pepper) if secrets else []
         self._pepper = pepper
         self._failures = 0
+        self._is_known = asyncio.Event()
         self.keys = Keys(KeyRing(self._own, pepper), self._note_failure)
 
     def do_without_ledger(self) -> None:
@@ -49,6 +52,13 @@ class ServiceKeys:
                 "auth: {required: false} in the ingress's args, behind a gate of your own)"
             )
         self.keys.is_known = True
+        self._is_known.set()
+
+    async def wait_until_known(self, patience_s: float) -> None:
+        """Return once the ledger's keys are here, there is no ledger, or patience is at its end."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(patience_s):
+                await self._is_known.wait()
 
     def take(self, key_set: KeySet) -> None:
         """Let in the ledger's keys, as they are now."""
@@ -56,6 +66,7 @@ class ServiceKeys:
             self._warn("this node has another TRIPTYCH_PEPPER than the ledger's")
             return
         self.keys.swap(KeyRing([*self._own, *_to_entries(key_set)], self._pepper))
+        self._is_known.set()
         if key_set.note:
             self._warn(key_set.note)
 

@@ -79,8 +79,11 @@ async def test_limits_and_usage_hold_while_everything_is_killed(fleet: Service):
     records = read_records(fleet)
 
     print(Counter((each.key, each.status) for each in load.seen))
+    codes = Counter(each.code for each in load.seen)
+    print(codes)
     print(len(chaos.killed), "killed;", len(records), "records")
     assert len(chaos.killed) >= DURATION_S / 10
+    assert "keys_unknown" not in codes, "a new ingress replica was asked before it knew the keys"
     for name, limits in LIMITS.items():
         check_limits([each for each in load.seen if each.key == name], limits)
         check_quotas([each for each in records if each["key_name"] == name], limits)

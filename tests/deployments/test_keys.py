@@ -1,3 +1,4 @@
+import asyncio
 import time
 from pathlib import Path
 
@@ -203,3 +204,25 @@ def test_keys_do_not_show(monkeypatch: pytest.MonkeyPatch, caplog) -> None:
 
     assert "sk-one" not in shown
     assert "sk-ann" not in shown
+
+
+async def test_a_replica_waits_until_the_keys_are_known_but_not_for_ever():
+    keys = ServiceKeys(PEPPER)
+    await keys.wait_until_known(patience_s=0.01)
+    assert not keys.keys.is_known
+
+    waiting = asyncio.create_task(keys.wait_until_known(patience_s=60))
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    keys.take(KeySet([stored(ANN, "sk-ann")], MARK))
+    async with asyncio.timeout(5):
+        await waiting
+
+
+async def test_without_a_ledger_there_is_nothing_to_wait_for(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("TRIPTYCH_API_KEYS", "sk-one")
+    keys = ServiceKeys(PEPPER)
+    keys.do_without_ledger()
+
+    async with asyncio.timeout(5):
+        await keys.wait_until_known(patience_s=60)
