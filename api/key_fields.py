@@ -1,5 +1,6 @@
 """The wire forms of API keys: what makes one, what changes one, and what is shown of one."""
 
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Annotated, Any
@@ -80,10 +81,17 @@ class _Settings(Request):
         return fields
 
 
+def _check_future(moment_s: int) -> int:
+    if moment_s <= time.time():
+        raise ValueError("must be in the future; to end a key that there is, change or delete it")
+    return moment_s
+
+
 class KeyFields(_Settings):
     """The body of a request for a new key; what it does not say is as `Key` has it."""
 
     name: Name
+    expires_at: Annotated[Moment, AfterValidator(_check_future)] | None = None
     limits: LimitFields = LimitFields()
 
     def to_fields(self) -> dict[str, Any]:

@@ -322,6 +322,9 @@ class DiffusionArgs(ModelArgs):
     """A model that draws, run by diffusers."""
 
     engine: DiffusionOptions = DiffusionOptions()
+    stall_timeout_s: float = Field(
+        600.0, gt=0, description="an image is drawn, and no step for so long: restart the replica"
+    )
 
 
 def application_name(model_id: str) -> str:

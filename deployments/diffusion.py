@@ -111,7 +111,7 @@ class DiffusionReplica:
 def _build_engine(args: DiffusionArgs, folder: str | None) -> DiffusionEngine:
     if folder is None:
         return FakeDiffusionEngine()
-    return DiffusersEngine(folder, args.engine, args.id)
+    return DiffusersEngine(folder, args.engine, args.id, args.stall_timeout_s)
 
 
 Diffusion = serve.deployment(

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from api.backends import Edit, Image, ImageRequest, Images
-from api.errors import InvalidRequest
+from api.errors import InvalidRequest, ReplicaLost
 from api.generation import Delta, Extra, Sketch, Usage
 from deployments.config import DiffusionOptions
 from deployments.engines.image_batches import Batches, Canvas, Event, Recipe
@@ -44,18 +44,26 @@ class _Sources:
 class DiffusersEngine:
     """One set of weights, drawing for many requests at once."""
 
-    def __init__(self, model: str, options: DiffusionOptions, name: str = "") -> None:
+    def __init__(
+        self,
+        model: str,
+        options: DiffusionOptions,
+        name: str = "",
+        stall_timeout_s: float = math.inf,
+    ) -> None:
         """Load the model; takes seconds to minutes, and blocks.
 
         Args:
             model: a local folder in diffusers' layout.
             options: how to run it, and the defaults of requests.
             name: of the model, for the provenance of files.
+            stall_timeout_s: after so long without a step of what is drawn, `check_health` fails.
 
         Raises:
             Exception: whatever diffusers raises when it cannot load the model.
         """
         self._name = name
+        self._stall_timeout_s = stall_timeout_s
         self._pipelines = Pipelines(model, options)
         multiple_px = math.lcm(options.size_multiple_px, self._pipelines.multiple_px)
         self._options = options.model_copy(update={"size_multiple_px": multiple_px})
@@ -221,7 +229,14 @@ class DiffusersEngine:
         ]
 
     def check_health(self) -> None:
-        """Prove that the text encoder still computes."""
+        """Prove that drawing goes on, and that the text encoder still computes.
+
+        Raises:
+            ReplicaLost: what is drawn has made no step for too long.
+        """
+        stalled_s = self._batches.stalled_s()
+        if stalled_s > self._stall_timeout_s:
+            raise ReplicaLost(f"The model has made no step for {stalled_s:.0f} seconds.")
         self._pipelines.encode(self._health_ids)
 
     def shut_down(self) -> None:

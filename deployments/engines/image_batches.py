@@ -7,6 +7,7 @@ moment ago are waited for, and only for a window: they are likely to ask again.
 
 import asyncio
 import logging
+import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field
@@ -114,12 +115,26 @@ class Batches:
         self._waiting: deque[Canvas] = deque()
         self._arrival = asyncio.Event()
         self._company = 0
+        self._drawing: Sequence[Canvas] = ()
+        self._begun = 0
+        self._mark = (0, 0)
+        self._moved_s = 0.0
         self._running: asyncio.Task[None] | None = None
 
     @property
     def waiting(self) -> int:
         """Images that wait."""
         return len(self._waiting)
+
+    def stalled_s(self) -> float:
+        """For how long the batch that is drawn has made no step, as far as earlier calls saw."""
+        now_s, mark = (
+            time.monotonic(),
+            (self._begun, sum(each.steps_done for each in self._drawing)),
+        )
+        if not self._drawing or mark != self._mark:
+            self._mark, self._moved_s = mark, now_s
+        return now_s - self._moved_s
 
     async def draw(self, canvases: Sequence[Canvas]) -> AsyncGenerator[Event]:
         """Draw the images of one request; closing the iterator leaves the batch.
@@ -215,6 +230,8 @@ class Batches:
             if any(canvas.is_wanted for canvas in batch):
                 self._draw(batch)
 
+        self._drawing = batch
+        self._begun += 1
         try:
             await self._worker.run(draw)
         except Cancelled:
@@ -224,4 +241,6 @@ class Batches:
         except Exception:  # the library's own, whatever it is
             logger.exception("a batch of %d images failed", len(batch))
             return EngineFailed("The model failed to draw this image.")
+        finally:
+            self._drawing = ()
         return None

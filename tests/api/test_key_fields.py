@@ -1,4 +1,5 @@
 import json
+import time
 from dataclasses import asdict
 from typing import Any
 
@@ -55,7 +56,7 @@ def test_fields_are_those_of_a_key() -> None:
         limits={"requests_per_minute": 5},
         priority="high",
         may_log_prompts=True,
-        expires_at=1_800_000_000,
+        expires_at=4_070_908_800,
     )
 
     assert Key(id="Abcd1234", **made) == Key(
@@ -67,7 +68,7 @@ def test_fields_are_those_of_a_key() -> None:
         limits=KeyLimits(requests_per_minute=5),
         priority="high",
         may_log_prompts=True,
-        expires_at_s=1_800_000_000,
+        expires_at_s=4_070_908_800,
     )
 
 
@@ -175,6 +176,13 @@ def test_changes_are_of_a_keys_fields() -> None:
         "scopes": frozenset({"chat"}),
         "expires_at_s": 9,
     }
+
+
+def test_a_new_key_is_not_over_already() -> None:
+    with pytest.raises(InvalidRequest, match="future") as caught:
+        fields(name="app", expires_at=int(time.time()))
+    assert caught.value.param == "expires_at"
+    assert changes(expires_at=9) == {"expires_at_s": 9}
 
 
 @pytest.mark.parametrize("body", [b"[]", b'"name"'])

@@ -52,12 +52,16 @@ async def test_all_fields_reach_the_administration() -> None:
     office = Office()
 
     await office.create(
-        tenant="acme", scopes=list(SCOPES), priority="high", may_log_prompts=True, expires_at=9
+        tenant="acme",
+        scopes=list(SCOPES),
+        priority="high",
+        may_log_prompts=True,
+        expires_at=4_070_908_800,
     )
 
     (key,) = office.administration.keys.values()
     assert (key.tenant, key.scopes, key.priority) == ("acme", frozenset(SCOPES), "high")
-    assert (key.models, key.may_log_prompts, key.expires_at_s) == (("llm*",), True, 9)
+    assert (key.models, key.may_log_prompts, key.expires_at_s) == (("llm*",), True, 4_070_908_800)
 
 
 async def test_a_key_goes_by_its_name_too() -> None:

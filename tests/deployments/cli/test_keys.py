@@ -85,7 +85,8 @@ def test_list_is_a_table(
 ) -> None:
     main(["create", "--name", "first app", "--rpm", "5", "--tokens-per-day", "7"])
     with monkeypatch.context() as then:
-        then.setattr("deployments.cli.times.time", SimpleNamespace(time=lambda: 0.0))
+        for module in ("deployments.cli.times", "api.key_fields"):
+            then.setattr(f"{module}.time", SimpleNamespace(time=lambda: 0.0))
         main(["create", "--name", "b", "--expires", "1999-01-01"])
     main(["disable", "first app"])
     capsys.readouterr()

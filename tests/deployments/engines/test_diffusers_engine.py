@@ -3,6 +3,7 @@
 import asyncio
 import io
 import json
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 from PIL import Image
 
 from api.backends import Edit, ImageRequest, PictureFile
-from api.errors import EngineFailed, InvalidRequest
+from api.errors import EngineFailed, InvalidRequest, ReplicaLost
 from api.generation import Delta
 from deployments.config import DiffusionOptions
 from deployments.engines.diffusers_engine import DiffusersEngine
@@ -100,6 +101,29 @@ async def test_who_leaves_harms_nobody(engine: DiffusersEngine, scheduler: str |
     assert leaver.cancelled() or leaver.done()
     assert rows[-1] == 2 * 3  # each with its prompt, and without
     assert max(map(difference, [alone[0], alone[1], alone[3]], stayed)) < 1.0
+
+
+async def test_a_model_that_hangs_fails_its_health_check(monkeypatch) -> None:
+    engine = DiffusersEngine(str(MODEL), OPTIONS, "shapes", stall_timeout_s=0.05)
+    engine.check_health()
+    has_begun, end = threading.Event(), threading.Event()
+
+    def hang(canvases):
+        has_begun.set()
+        end.wait(20)
+
+    monkeypatch.setattr(engine._batches, "_draw", hang)
+    drawing = asyncio.create_task(draw(engine, asked(0)))
+    try:
+        assert await asyncio.to_thread(has_begun.wait, 20)
+        engine.check_health()
+        await asyncio.sleep(0.1)
+        with pytest.raises(ReplicaLost, match="no step"):
+            engine.check_health()
+    finally:
+        end.set()
+        drawing.cancel()
+        engine.shut_down()
 
 
 async def test_step_of_several_passes_is_one_step(engine: DiffusersEngine) -> None:

@@ -87,6 +87,43 @@ async def test_image_is_drawn_and_its_steps_are_told(painter: Painter, batches: 
     assert events == [Event(0, 1), Event(0, 4, 7, is_final=True)]
 
 
+async def test_a_batch_that_makes_no_step_is_stalled_until_it_makes_one(
+    painter: Painter, batches: Batches
+) -> None:
+    assert batches.stalled_s() == 0.0
+    one = canvas(7)
+    drawing = start(batches, one)
+    await painter.begun()
+    assert batches.stalled_s() == 0.0
+    await asyncio.sleep(0.02)
+    assert batches.stalled_s() > 0.01
+    one.steps_done += 1
+    assert batches.stalled_s() == 0.0
+    await asyncio.sleep(0.02)
+    assert batches.stalled_s() > 0.01
+
+    painter.go.release()
+    await drawing
+
+    assert batches.stalled_s() == 0.0, "nothing is drawn"
+
+
+async def test_the_next_batch_does_not_inherit_how_long_the_last_stood_still(
+    painter: Painter, batches: Batches
+) -> None:
+    drawing = start(batches, canvas(1), canvas(2, replace(RECIPE, steps=5)))
+    await painter.begun()
+    batches.stalled_s()
+    await asyncio.sleep(0.02)
+    painter.go.release()
+    await painter.begun()
+
+    assert batches.stalled_s() == 0.0
+
+    painter.go.release()
+    await drawing
+
+
 async def test_those_who_wait_are_drawn_together(painter: Painter, batches: Batches) -> None:
     first = start(batches, canvas(1))
     await painter.begun()
