@@ -1,5 +1,6 @@
 """A pipeline of diffusers before its first image: loaded, tuned, and what is derived from it."""
 
+import copy
 import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,6 +11,8 @@ from deployments.engines.inpainting import is_flowing
 
 _WITH_SHARED_REFERENCES = "Flux2"
 """Pipelines that draw all images of a batch from all pictures of it, whoever sent them."""
+
+_REHEARSED_STEPS = 8
 
 
 def load_pipeline(model: str, options: DiffusionOptions) -> Any:
@@ -108,7 +111,8 @@ def build_schedulers(pipeline: Any, names: Sequence[str]) -> Mapping[str | None,
     """Schedulers by name, with the settings of the pipeline's own, which is None's.
 
     Raises:
-        ValueError: one is unknown to diffusers, or for models of the other kind.
+        ValueError: one is unknown to diffusers, for models of the other kind, or for pipelines that
+            are made for it.
     """
     import diffusers
 
@@ -123,7 +127,27 @@ def build_schedulers(pipeline: Any, names: Sequence[str]) -> Mapping[str | None,
             raise ValueError(
                 f"schedulers: {name} does not fit the model, whose own is {type(own).__name__}"
             )
+        if not _follows_a_flow(own):
+            _rehearse(name, schedulers[name])
     return schedulers
+
+
+def _rehearse(name: str, scheduler: Any) -> None:
+    """Take a drawing's steps with nothing in them, on a copy.
+
+    Those of flows are asked in other ways by each family, so they are not.
+    """
+    import torch
+
+    scheduler = copy.deepcopy(scheduler)
+    latents = torch.zeros(1, 4, 8, 8)
+    try:
+        scheduler.set_timesteps(_REHEARSED_STEPS)
+        for timestep in scheduler.timesteps:
+            noise = scheduler.scale_model_input(latents, timestep)
+            latents = scheduler.step(noise, timestep, latents, return_dict=False)[0]
+    except Exception as error:  # whatever there is that it has not, or asks for
+        raise ValueError(f"schedulers: {name} is not for pipelines of this kind") from error
 
 
 def _is_scheduler(found: Any) -> bool:

@@ -94,6 +94,12 @@ def test_scheduler_of_the_other_kind_is_refused_by_name(own: str, name: str) -> 
         build_schedulers(pipeline_with(own), [name])
 
 
+@pytest.mark.parametrize("name", ["CogVideoXDPMScheduler", "RePaintScheduler", "SCMScheduler"])
+def test_scheduler_for_pipelines_of_its_own_is_refused_by_name(name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} is not for pipelines of this kind"):
+        build_schedulers(pipeline_with("DDIMScheduler"), [name])
+
+
 @pytest.mark.parametrize("name", ["EulerScheduler", "UNet2DModel", "utils"])
 def test_what_is_no_scheduler_is_refused_by_name(name: str) -> None:
     with pytest.raises(ValueError, match=f"diffusers has none of the name {name}"):
