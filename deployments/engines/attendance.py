@@ -22,6 +22,7 @@ class Attendance:
         self._count = 0
         self._kept: Sequence[int] = ()
         self._filling: tuple[int, Any] | None = None
+        """How many rows there are, and which are kept."""
         denoiser.register_forward_pre_hook(self._cut, with_kwargs=True)
         denoiser.register_forward_hook(self._fill)
 
@@ -43,12 +44,16 @@ class Attendance:
         self._filling = None
         if len(self._kept) == self._count:
             return None
-        given = [each for each in (*args, *kwargs.values()) if _is_denoised(each)]
-        rows = given[0].shape[0] if given else 0
+        denoised = (each for each in (*args, *kwargs.values()) if _is_denoised(each))
+        given: Any = next(denoised, [])
+        rows = len(given)
         if not rows or rows % self._count:
             return None
         numbers = [block + number for block in range(0, rows, self._count) for number in self._kept]
-        index = torch.tensor(numbers, device=given[0].device)
+        if isinstance(given, list):  # Z-Image's has a list for pictures, and one for prompts
+            self._filling = rows, numbers
+            return tuple(_pick_from_lists(value, rows, numbers) for value in args), kwargs
+        index = torch.tensor(numbers, device=given.device)
         self._filling = rows, index
         rest = {
             name: value if name in _OF_PLACES else _pick(value, rows, index)
@@ -67,7 +72,17 @@ class Attendance:
 
 
 def _is_denoised(value: Any) -> bool:
+    if isinstance(value, list):
+        return bool(value) and all(_is_denoised(each) for each in value)
     return getattr(value, "ndim", 0) >= _LEAST_NDIM
+
+
+def _pick_from_lists(value: Any, rows: int, numbers: Sequence[int]) -> Any:
+    """The rows that are kept, of lists and tensors with one element each."""
+    if isinstance(value, list) and len(value) == rows:
+        return [value[number] for number in numbers]
+    is_of_rows = getattr(value, "ndim", 0) and value.shape[0] == rows
+    return value[list(numbers)] if is_of_rows else value
 
 
 def _pick(value: Any, rows: int, index: Any) -> Any:
@@ -87,9 +102,12 @@ def _pick(value: Any, rows: int, index: Any) -> Any:
 
 
 def _spread(value: Any, rows: int, index: Any) -> Any:
-    """`_pick` undone, with zeros for those who are not there."""
+    """What was picked undone, with zeros for those who are not there."""
     import torch
 
+    if isinstance(value, list):
+        drawn = dict(zip(index, value, strict=True))
+        return [drawn.get(number, torch.zeros_like(value[0])) for number in range(rows)]
     if not isinstance(value, torch.Tensor):
         return value
     whole = value.new_zeros(rows, *value.shape[1:])

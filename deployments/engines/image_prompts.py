@@ -5,6 +5,9 @@ from typing import Any
 
 from api.errors import InvalidRequest
 
+_WITH_TEMPLATES = "ZImage"
+"""Pipelines that cut prompts together with what they put around them."""
+
 
 class PromptReader:
     """Counts prompts as the model's text encoders read them."""
@@ -25,6 +28,7 @@ class PromptReader:
         longest = max(readers, key=lambda reader: int(reader.model_max_length))
         # A copy, because a fast tokenizer cannot be used by two threads at once.
         self._tokenizer = copy.deepcopy(longest)
+        self._has_template = type(pipeline).__name__.startswith(_WITH_TEMPLATES)
         limits = [int(longest.model_max_length), max_sequence_length]
         self._max_tokens = min(limit for limit in limits if limit is not None)
 
@@ -34,6 +38,8 @@ class PromptReader:
         Raises:
             InvalidRequest: the text encoder cannot read all of it.
         """
+        if self._has_template:
+            text = self._fill_in_template(text)
         count = len(self._tokenizer(text, truncation=False, verbose=False)["input_ids"])
         if count > self._max_tokens:
             raise InvalidRequest(
@@ -42,3 +48,11 @@ class PromptReader:
                 param=param,
             )
         return count
+
+    def _fill_in_template(self, prompt: str) -> str:
+        """What the text encoder is given (diffusers, ZImagePipeline._encode_prompt)."""
+        messages = [{"role": "user", "content": prompt}]
+        filled: str = self._tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=True, enable_thinking=True
+        )
+        return filled

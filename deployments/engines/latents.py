@@ -55,8 +55,11 @@ def find_multiple_px(pipeline: Any) -> int:
     if _is_packing(pipeline):
         return 2 * scale
     transformer = getattr(pipeline, "transformer", None)
-    patch_size = transformer.config.get("patch_size", 1) if transformer is not None else 1
-    return scale * int(patch_size)
+    config = transformer.config if transformer is not None else {}
+    patch_sizes = config.get("all_patch_size") or [
+        config.get("patch_size") or 1
+    ]  # Z-Image's, or one
+    return scale * max(map(int, patch_sizes))
 
 
 def is_readable(pipeline: Any) -> bool:

@@ -12,6 +12,9 @@ from deployments.engines.inpainting import is_flowing
 _WITH_SHARED_REFERENCES = "Flux2"
 """Pipelines that draw all images of a batch from all pictures of it, whoever sent them."""
 
+_USUAL_PX = 1024
+"""What pipelines have in their code that say it nowhere else, such as Z-Image's."""
+
 _REHEARSED_STEPS = 8
 
 
@@ -161,11 +164,14 @@ def _follows_a_flow(scheduler: Any) -> bool:
     return is_flowing(scheduler) or bool(scheduler.config.get("use_flow_sigmas"))
 
 
-def find_sample_size(pipeline: Any) -> int:
-    """The side of the latents that a pipeline was trained on; where it stands differs by family."""
-    if size := getattr(pipeline, "default_sample_size", None):
-        return int(size)
-    return int(find_denoiser(pipeline).config.sample_size)
+def find_native_px(pipeline: Any) -> int:
+    """The side of the images that it was trained on; where it stands differs by family."""
+    config = find_denoiser(pipeline).config
+    size = getattr(pipeline, "default_sample_size", None) or config.get("sample_size")
+    if size:  # of the latents
+        return int(size) * int(pipeline.vae_scale_factor)
+    default = inspect.signature(pipeline.__call__).parameters["height"].default
+    return default or _USUAL_PX
 
 
 def find_denoiser(pipeline: Any) -> Any:

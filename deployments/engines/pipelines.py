@@ -23,7 +23,7 @@ from deployments.engines.pipeline_parts import (
     build_schedulers,
     check_fitness,
     find_denoiser,
-    find_sample_size,
+    find_native_px,
     load_pipeline,
     tune,
 )
@@ -71,7 +71,7 @@ class Pipelines:
     @property
     def native_px(self) -> int:
         """The side of the images that the model was trained on."""
-        return find_sample_size(self.base) * self.scale
+        return find_native_px(self.base)
 
     @property
     def multiple_px(self) -> int:

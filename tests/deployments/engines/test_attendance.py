@@ -92,6 +92,27 @@ def test_all_that_has_a_row_an_image_is_cut_and_nothing_else(both: SimpleNamespa
     assert rows_of(given["places"]) == list(range(1, 9))
 
 
+def test_pictures_and_prompts_in_lists_are_cut_alike(both: SimpleNamespace) -> None:
+    given: tuple[Any, ...] = ()
+
+    def double(*args: Any, **more: Any) -> tuple[list[torch.Tensor]]:
+        nonlocal given
+        given = args
+        return ([2 * each for each in args[0]],)
+
+    both.denoiser.forward = double
+    both.attendance.keep(KEPT)
+    pictures = list(numbered(COUNT, 4, 1, 2))
+    prompts = [torch.full((length, 5), length) for length in (1, 2, 3)]
+
+    (output,) = both.denoiser(pictures, numbered(COUNT), prompts, scale=3.0)
+
+    assert rows_of(torch.stack(given[0])) == [1, 3]
+    assert given[1].tolist() == [1, 3]
+    assert [len(prompt) for prompt in given[2]] == [1, 3]
+    assert rows_of(torch.stack(output)) == [2, 0, 6]
+
+
 def test_what_is_named_stays_named(both: SimpleNamespace) -> None:
     from diffusers.models.modeling_outputs import Transformer2DModelOutput
 

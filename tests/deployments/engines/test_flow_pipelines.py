@@ -21,11 +21,13 @@ from deployments.engines.inpainting import Keeping
 from deployments.engines.latents import encode, pack
 from tests.deployments.engines.tiny_pipelines import (
     CLIP_TOKENS,
+    SCALE,
     T5_TOKENS,
     counted_rows,
     write_flux,
     write_qwen,
     write_sd3,
+    write_z_image,
 )
 
 pytestmark = pytest.mark.e2e
@@ -60,7 +62,12 @@ def sd3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DiffusersEngine]:
     yield from load(write_sd3, tmp_path_factory)
 
 
-@pytest.fixture(params=["flux", "sd3"])
+@pytest.fixture(scope="module")
+def z_image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DiffusersEngine]:
+    yield from load(write_z_image, tmp_path_factory)
+
+
+@pytest.fixture(params=["flux", "sd3", "z_image"])
 def engine(request: pytest.FixtureRequest) -> DiffusersEngine:
     engine: DiffusersEngine = request.getfixturevalue(request.param)
     return engine
@@ -154,7 +161,8 @@ async def test_who_leaves_harms_nobody(engine: DiffusersEngine) -> None:
         stayed = [pixels((await watched).images[0].data), await other]
 
     assert max(map(difference, [alone[0], alone[2]], stayed)) < 1.0
-    blocks = 2 if engine._pipelines.accepts("skip_guidance_layers") else 1  # SD3 guides by two
+    has_true_cfg = engine._pipelines.accepts("true_cfg_scale")
+    blocks = 1 if has_true_cfg else 2  # all but FLUX are guided by a second block
     assert rows[-1] == 2 * blocks
 
 
@@ -257,12 +265,27 @@ async def test_prompt_is_as_long_as_the_longest_encoder_reads(
 
 @pytest.mark.parametrize("param", ["prompt", "negative_prompt"])
 async def test_longer_prompt_is_refused(engine: DiffusersEngine, param: str) -> None:
-    texts = {"prompt": PROMPT, param: "a" * T5_TOKENS}
+    texts = {"prompt": PROMPT, param: "a" * 512}
 
-    with pytest.raises(InvalidRequest, match=f"at most {T5_TOKENS}") as failure:
+    with pytest.raises(InvalidRequest, match=f"at most ({T5_TOKENS}|512)") as failure:
         await engine.generate(ImageRequest("r", **texts))
 
     assert failure.value.param == param
+
+
+async def test_what_a_pipeline_puts_around_a_prompt_counts_too(z_image: DiffusersEngine) -> None:
+    images = await z_image.generate(ImageRequest("r", "a" * 511, width_px=16, height_px=16))
+
+    assert images.usage.prompt_tokens == 512
+    with pytest.raises(InvalidRequest, match="has 513 tokens, and this model reads at most 512"):
+        await z_image.generate(ImageRequest("r", "a" * 512))
+
+
+async def test_a_model_that_tells_no_size_has_the_usual_one(z_image: DiffusersEngine) -> None:
+    details = z_image.details()
+
+    assert details["size"] == "1024x1024"
+    assert details["size_multiple_px"] == 2 * SCALE
 
 
 async def test_prompt_that_one_encoder_cuts_is_not_logged(engine: DiffusersEngine) -> None:

@@ -26,7 +26,7 @@ def counted_rows(engine: DiffusersEngine) -> Iterator[list[int]]:
 
     def note(_: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         denoised = args[0] if args else kwargs["hidden_states"]
-        rows.append(denoised.shape[0])
+        rows.append(len(denoised))
 
     denoiser = find_denoiser(engine._pipelines.base)
     hook = denoiser.register_forward_pre_hook(note, with_kwargs=True)
@@ -99,12 +99,11 @@ def write_sd3(folder: Path) -> str:
 def write_qwen(folder: Path) -> str:
     """A Qwen-Image: its VAE is one of films, and its tokenizer adds nothing to a text."""
     import diffusers
-    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
-    from transformers.convert_slow_tokenizer import bytes_to_unicode
+    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
     _seed()
-    characters = [*bytes_to_unicode().values(), "<|endoftext|>"]
-    sizes = {"hidden_size": 16, "vocab_size": len(characters) + 10}
+    tokenizer = _qwen_tokenizer()
+    sizes = {"hidden_size": 16, "vocab_size": len(tokenizer)}
     text = {
         **sizes,
         "intermediate_size": 16,
@@ -134,9 +133,7 @@ def write_qwen(folder: Path) -> str:
             latents_std=[1.0] * 4,
         ),
         text_encoder=Qwen2_5_VLForConditionalGeneration(config).eval(),
-        tokenizer=Qwen2Tokenizer(
-            vocab={character: number for number, character in enumerate(characters)}, merges=[]
-        ),
+        tokenizer=tokenizer,
         transformer=diffusers.QwenImageTransformer2DModel(
             patch_size=2,
             in_channels=16,
@@ -149,6 +146,53 @@ def write_qwen(folder: Path) -> str:
         ),
     )
     return _save(pipeline, folder)
+
+
+def write_z_image(folder: Path) -> str:
+    """A Z-Image: no size stands in it, and its transformer takes lists of pictures and prompts."""
+    import diffusers
+    from transformers import Qwen3Config, Qwen3Model
+
+    _seed()
+    tokenizer = _qwen_tokenizer()
+    tokenizer.chat_template = "{% for each in messages %}{{ each.content }}{% endfor %}a"
+    config = Qwen3Config(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        head_dim=8,
+    )
+    pipeline = diffusers.ZImagePipeline(
+        scheduler=_scheduler(),
+        vae=_vae(),
+        text_encoder=Qwen3Model(config).eval(),
+        tokenizer=tokenizer,
+        transformer=diffusers.ZImageTransformer2DModel(
+            in_channels=4,
+            dim=32,
+            n_layers=2,
+            n_refiner_layers=1,
+            n_heads=2,
+            n_kv_heads=2,
+            cap_feat_dim=16,
+            axes_dims=[8, 4, 4],
+            axes_lens=[1024, 64, 64],
+        ),
+    )
+    return _save(pipeline, folder)
+
+
+def _qwen_tokenizer() -> Any:
+    """One that reads bytes."""
+    from transformers import Qwen2Tokenizer
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+    characters = [*bytes_to_unicode().values(), "<|endoftext|>"]
+    vocab = {character: number for number, character in enumerate(characters)}
+    return Qwen2Tokenizer(vocab=vocab, merges=[])
 
 
 def _seed() -> None:
