@@ -56,10 +56,9 @@ def find_multiple_px(pipeline: Any) -> int:
         return 2 * scale
     transformer = getattr(pipeline, "transformer", None)
     config = transformer.config if transformer is not None else {}
-    patch_sizes = config.get("all_patch_size") or [
-        config.get("patch_size") or 1
-    ]  # Z-Image's, or one
-    return scale * max(map(int, patch_sizes))
+    # Krea 2's pipeline has it, others' transformers; Z-Image's has a list.
+    one = getattr(pipeline, "patch_size", None) or config.get("patch_size") or 1
+    return scale * max(map(int, config.get("all_patch_size") or [one]))
 
 
 def is_readable(pipeline: Any) -> bool:
