@@ -162,6 +162,11 @@ class Service:
         return left + [str(path) for path in [temporary, *temporary.glob("*")] if path.exists()]
 
 
+def requests_in(replicas: list[Counts]) -> list[int]:
+    """How many requests each replica works on, of those that have answered in time."""
+    return [replica["requests"] for replica in replicas]
+
+
 @contextlib.contextmanager
 def running(config: dict[str, Any], home: Path) -> Iterator[Service]:
     """A service for as long as the block lasts; it must leave no process and no temporary file."""

@@ -9,7 +9,7 @@ import httpx
 import openai
 import pytest
 
-from tests.service import Service, sse_events, wait_until
+from tests.service import Service, requests_in, sse_events, wait_until
 
 pytestmark = pytest.mark.cluster
 
@@ -113,9 +113,9 @@ def test_a_client_that_leaves_aborts_the_work(service: Service, is_streamed: boo
         connection = http.client.HTTPConnection("127.0.0.1", service.port)
         headers = {"authorization": f"Bearer {service.key}", "content-type": "application/json"}
         connection.request("POST", "/v1/completions", json.dumps(body), headers)
-        wait_until(lambda: counts()["echo"][0]["requests"] == 1, timeout_s=10)
+        wait_until(lambda: requests_in(counts()["echo"]) == [1], timeout_s=10)
         connection.close()
-        aborted_after_s = wait_until(lambda: counts()["echo"][0]["requests"] == 0, timeout_s=15)
+        aborted_after_s = wait_until(lambda: requests_in(counts()["echo"]) == [0], timeout_s=15)
 
     assert aborted_after_s < 2
 

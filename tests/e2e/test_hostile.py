@@ -9,7 +9,7 @@ import httpx
 import pytest
 from openai import AsyncOpenAI
 
-from tests.service import Service, wait_until
+from tests.service import Service, requests_in, wait_until
 
 pytestmark = pytest.mark.e2e
 
@@ -105,12 +105,12 @@ async def test_what_the_engine_would_choke_on_is_refused_and_harms_nobody(servic
                 assert response.status_code in (400, 404), (members, response.text)
                 assert response.json()["error"]["param"] == param, members
         await reading
-        await asyncio.to_thread(wait_until, lambda: counts()[MODEL][0]["requests"] == 0, 10)
+        await asyncio.to_thread(wait_until, lambda: requests_in(counts()[MODEL]) == [0], 10)
         assert counts()[MODEL][0]["pid"] == pid
 
     gaps_s = [after - before for before, after in itertools.pairwise(times_s)]
     assert len(times_s) > 500  # some come together when the reader is busy
-    assert max(gaps_s) < 2
+    assert max(gaps_s) < 5  # what chokes it takes much longer; 2 s have been seen on a full machine
 
 
 def test_control_tokens_in_a_text_do_no_harm(service: Service):
