@@ -141,6 +141,7 @@ class LedgerReplica:
                 self._note_trouble("the database does not answer")
             except Exception:  # whatever it is, keys must go on being followed
                 logger.exception("the keys cannot be followed; trying again")
+                self._note_trouble("something unexpected")
             await asyncio.sleep(self._args.poll_interval_s)
 
     async def _load_keys(self) -> None:

@@ -128,10 +128,8 @@ class Batches:
 
     def stalled_s(self) -> float:
         """For how long the batch that is drawn has made no step, as far as earlier calls saw."""
-        now_s, mark = (
-            time.monotonic(),
-            (self._begun, sum(each.steps_done for each in self._drawing)),
-        )
+        now_s = time.monotonic()
+        mark = (self._begun, sum(canvas.steps_done for canvas in self._drawing))
         if not self._drawing or mark != self._mark:
             self._mark, self._moved_s = mark, now_s
         return now_s - self._moved_s
