@@ -302,8 +302,10 @@ class _Peer:
     def close(self, linger_ms: int = 0) -> None:
         self._on_close(self)
         self._giving_up.cancel()
-        self._monitor.close()
+        # First: ZeroMQ's thread tells of events under a lock that this takes too, and it would wait
+        # for ever for a reader that is gone.
         self._socket.disable_monitor()
+        self._monitor.close()
         self._socket.close(linger_ms)
 
     def flush(self) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import gc
 import signal
+import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Any
@@ -16,6 +17,7 @@ import zmq
 from api.errors import ReplicaLost
 from api.generation import Delta
 from deployments.token_channel import Inbox, Outlet, Receiver, ReplyTo, Sender
+from tests.service import ROOT
 
 PATIENCE_S = 5.0
 NOBODY = "tcp://127.0.0.1:9"
@@ -583,3 +585,40 @@ async def test_a_flood_of_garbage_leaves_time_for_others(receiver: Receiver) -> 
 
     assert turns >= 5000 / 100
     context.destroy(linger=0)
+
+
+def test_a_socket_that_is_closed_while_it_is_told_of_something_does_not_hang():
+    """In a process of its own: what hangs there holds no test up, and is ended."""
+    run = subprocess.run(
+        [sys.executable, "-c", _COME_AND_GO], cwd=ROOT, timeout=30, capture_output=True, check=True
+    )
+
+    assert run.stdout == b"done\n"
+
+
+_COME_AND_GO = """
+import asyncio, time, zmq
+from deployments.token_channel import ReplyTo, Sender
+from deployments.zmq_reader import Reader
+
+close = Reader.close
+
+def close_and_linger(reader):
+    close(reader)
+    time.sleep(0.005)  # the handshake is over, and would be told of
+
+Reader.close = close_and_linger
+
+async def come_and_go():
+    context, sender = zmq.Context(), Sender()
+    for _ in range(100):
+        socket = context.socket(zmq.PULL)
+        port = socket.bind_to_random_port("tcp://127.0.0.1")
+        sender.open(ReplyTo(f"tcp://127.0.0.1:{port}", b"ticket"))
+        (peer,) = sender._peers.values()
+        peer.close()
+        socket.close()
+
+asyncio.run(come_and_go())
+print("done")
+"""
