@@ -50,11 +50,10 @@ class Attendance:
         if not rows or rows % self._count:
             return None
         numbers = [block + number for block in range(0, rows, self._count) for number in self._kept]
-        if isinstance(given, list):  # Z-Image's has a list for pictures, and one for prompts
-            self._filling = rows, numbers
-            return tuple(_pick_from_lists(value, rows, numbers) for value in args), kwargs
-        index = torch.tensor(numbers, device=given.device)
+        index = torch.tensor(numbers, device=given[0].device)
         self._filling = rows, index
+        if isinstance(given, list):  # Z-Image's has a list for pictures, and one for prompts
+            return tuple(_pick_from_lists(value, rows, index) for value in args), kwargs
         rest = {
             name: value if name in _OF_PLACES else _pick(value, rows, index)
             for name, value in kwargs.items()
@@ -77,12 +76,11 @@ def _is_denoised(value: Any) -> bool:
     return getattr(value, "ndim", 0) >= _LEAST_NDIM
 
 
-def _pick_from_lists(value: Any, rows: int, numbers: Sequence[int]) -> Any:
-    """The rows that are kept, of lists and tensors with one element each."""
+def _pick_from_lists(value: Any, rows: int, index: Any) -> Any:
+    """`_pick`, where a list has one tensor a row and not all rows in each tensor."""
     if isinstance(value, list) and len(value) == rows:
-        return [value[number] for number in numbers]
-    is_of_rows = getattr(value, "ndim", 0) and value.shape[0] == rows
-    return value[list(numbers)] if is_of_rows else value
+        return [value[number] for number in index.tolist()]
+    return _pick(value, rows, index)
 
 
 def _pick(value: Any, rows: int, index: Any) -> Any:
@@ -106,7 +104,7 @@ def _spread(value: Any, rows: int, index: Any) -> Any:
     import torch
 
     if isinstance(value, list):
-        drawn = dict(zip(index, value, strict=True))
+        drawn = dict(zip(index.tolist(), value, strict=True))
         return [drawn.get(number, torch.zeros_like(value[0])) for number in range(rows)]
     if not isinstance(value, torch.Tensor):
         return value
