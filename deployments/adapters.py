@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from api.errors import EngineFailed, ModelNotFound
-from deployments.config import MODEL_ID, LlmArgs
+from deployments.config.base import MODEL_ID
+from deployments.config.llm import LlmArgs
 from deployments.sources import SourceError, resolve_source
 
 _CONFIG = "adapter_config.json"

@@ -5,7 +5,11 @@ Each takes its typed `args` and makes one application with one deployment.
 
 from ray.serve import Application
 
-from deployments.config import DiffusionArgs, EmbeddingArgs, IngressArgs, LedgerArgs, LlmArgs
+from deployments.config.diffusion import DiffusionArgs
+from deployments.config.embedding import EmbeddingArgs
+from deployments.config.ingress import IngressArgs
+from deployments.config.ledger import LedgerArgs
+from deployments.config.llm import LlmArgs
 from deployments.diffusion import Diffusion
 from deployments.embedding import Embedding
 from deployments.ingress import Ingress

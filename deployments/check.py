@@ -18,14 +18,12 @@ from pydantic import BaseModel
 from deployments.check_deployments import deployment_problems, without_policies
 from deployments.check_file import read_yaml
 from deployments.check_schema import import_problem, schema_problems, unknown_keys
-from deployments.config import (
-    DiffusionArgs,
-    EmbeddingArgs,
-    IngressArgs,
-    LedgerArgs,
-    LlmArgs,
-    application_name,
-)
+from deployments.config.base import application_name
+from deployments.config.diffusion import DiffusionArgs
+from deployments.config.embedding import EmbeddingArgs
+from deployments.config.ingress import IngressArgs
+from deployments.config.ledger import LedgerArgs
+from deployments.config.llm import LlmArgs
 from deployments.discovery import DEPLOYMENTS, KINDS, LEDGER, LEDGER_PATH
 from deployments.loading import FAKE_SOURCE
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from api.errors import ApiError, InvalidRequest
 from api.rate_limits import Amounts
 from api.tenancy import Kind, Origin
-from deployments.config import find_home
 from deployments.discovery import find_ledger
 from deployments.fair_queue import FairQueue
+from deployments.home import find_home
 from deployments.ledger_link import Held, LedgerLink
 from deployments.records import UsageRecord
 from deployments.spool import Orphan, Spool, find_orphans

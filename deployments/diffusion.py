@@ -11,7 +11,7 @@ from ray import serve
 from api.backends import ImageRequest, Images
 from api.generation import Delta
 from deployments.autoscaling import IMAGE_STEPS
-from deployments.config import DiffusionArgs
+from deployments.config.diffusion import DiffusionArgs
 from deployments.desk import Desk
 from deployments.engines.diffusers_engine import DiffusersEngine
 from deployments.engines.fake_engines import FakeDiffusionEngine

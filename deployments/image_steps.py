@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from api.backends import ImageRequest
-from deployments.config import DiffusionOptions
+from deployments.config.diffusion import DiffusionOptions
 from deployments.work import Work
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from api.backends import PictureFormat
-from deployments.config import ImageStoreArgs
+from deployments.config.ingress import ImageStoreArgs
 
 _NAME_BYTES = 16
 _NAME = re.compile(r"[A-Za-z0-9_-]{22}\.(?:png|webp|jpeg)")

@@ -20,7 +20,7 @@ from api.backends import Backend
 from api.registry import ModelEntry, Models, Registry, TextOptions
 from api.rules import Rules
 from deployments.administration import LedgerAdministration
-from deployments.config import IngressArgs
+from deployments.config.ingress import IngressArgs
 from deployments.details import ModelDetails
 from deployments.discovery import (
     DEPLOYMENTS,

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 
 from api.auth import Entry, KeyRing, Keys, to_entries
-from deployments.config import find_home
+from deployments.home import find_home
 from deployments.ledger_messages import KeySet
 from deployments.pepper import to_pepper_mark
 

@@ -23,14 +23,16 @@ from api.administration import NewSecret, UsageQuery, UsageRow
 from api.errors import Unavailable
 from api.tenancy import Key
 from deployments.audit import AuditLog
-from deployments.config import LedgerArgs, find_home
+from deployments.config.ledger import LedgerArgs
 from deployments.discovery import fetch_details
+from deployments.home import find_home
 from deployments.ledger_messages import KeySet, LedgerAddress
 from deployments.ledger_server import LedgerServer
 from deployments.limits.store import LimitStore
 from deployments.logs import configure_logs
 from deployments.pepper import load_pepper, to_pepper_mark
-from deployments.store.database import Database, StoreError, default_url
+from deployments.store.database import Database, default_url
+from deployments.store.errors import StoreError
 from deployments.store.keys import KeyStore
 from deployments.store.usage import UsageStore
 

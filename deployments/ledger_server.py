@@ -28,7 +28,7 @@ from deployments.ledger_messages import (
 )
 from deployments.limits.store import LimitStore
 from deployments.records import UsageRecord
-from deployments.store.database import StoreError
+from deployments.store.errors import StoreError
 
 logger = logging.getLogger(__name__)
 

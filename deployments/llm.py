@@ -12,7 +12,7 @@ from ray import serve
 
 from api.generation import Completion, Delta, Generation
 from deployments.adapters import Adapters
-from deployments.config import LlmArgs
+from deployments.config.llm import LlmArgs
 from deployments.desk import Desk, DeskWork
 from deployments.engines.fake_engines import FakeLlmEngine
 from deployments.engines.vllm_chat import ChatOptions

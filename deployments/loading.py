@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable
 from typing import TypeVar
 
-from deployments.config import ModelArgs
+from deployments.config.base import ModelArgs
 from deployments.logs import configure_logs
 from deployments.sources import SourceError, resolve_source
 

@@ -6,7 +6,7 @@ import secrets
 import tempfile
 from pathlib import Path
 
-from deployments.config import find_home
+from deployments.home import find_home
 
 _VARIABLE = "TRIPTYCH_PEPPER"
 _MIN_CHARS = 32

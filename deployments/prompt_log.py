@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 
-from deployments.config import PromptLogArgs
+from deployments.config.ingress import PromptLogArgs
 
 logger = logging.getLogger(__name__)
 

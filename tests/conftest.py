@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 import yaml
 
-from deployments.config import find_home
+from deployments.home import find_home
 from tests.service import ROOT, Service, running
 
 

@@ -18,7 +18,7 @@ from deployments.limits.accounts import Accounts
 from deployments.limits.state import SqliteState
 from deployments.limits.store import LocalStore
 from deployments.records import UsageRecord
-from deployments.store.database import StoreError
+from deployments.store.errors import StoreError
 
 LOOPBACK = "127.0.0.1"
 

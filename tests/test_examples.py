@@ -7,7 +7,8 @@ import pytest
 import yaml
 
 from deployments.check import find_problems, main
-from deployments.config import DiffusionArgs, EmbeddingArgs
+from deployments.config.diffusion import DiffusionArgs
+from deployments.config.embedding import EmbeddingArgs
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = sorted((ROOT / "examples").rglob("*.yaml"))

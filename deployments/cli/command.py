@@ -11,10 +11,11 @@ from api.administration import Administration
 from api.errors import ApiError
 from deployments.audit import AuditLog
 from deployments.cli.http_administration import HttpAdministration
-from deployments.config import find_home
+from deployments.home import find_home
 from deployments.pepper import load_pepper
 from deployments.store.administration import StoredAdministration
-from deployments.store.database import VARIABLE, Database, StoreError, default_url
+from deployments.store.database import VARIABLE, Database, default_url
+from deployments.store.errors import StoreError
 from deployments.store.keys import KeyStore
 from deployments.store.usage import UsageStore
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from api.backends import EmbeddingRequest, Embeddings, ScoreRequest, Scores
 from api.errors import WrongModelKind
-from deployments.config import EncoderOptions
+from deployments.config.embedding import EncoderOptions
 from deployments.engines.batcher import HEALTH
 from deployments.engines.encoder_inputs import PairReader, Tokens
 from deployments.engines.encoder_loading import load_encoder, start_batcher

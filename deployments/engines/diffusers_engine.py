@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from api.backends import Edit, Image, ImageRequest, Images
 from api.errors import InvalidRequest, ReplicaLost
 from api.generation import Delta, Extra, Sketch, Usage
-from deployments.config import DiffusionOptions
+from deployments.config.diffusion import DiffusionOptions
 from deployments.engines.image_batches import Batches, Canvas, Event, Recipe
 from deployments.engines.image_prompts import PromptReader
 from deployments.engines.image_recipes import to_recipe

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from api.backends import EmbeddingRequest, ScoreRequest
-from deployments.config import EncoderOptions
+from deployments.config.embedding import EncoderOptions
 from deployments.engines.batcher import HEALTH
 from deployments.engines.encoder_inputs import InputReader, Tokens
 from deployments.engines.encoder_loading import load_encoder, start_batcher

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from deployments.config import EncoderOptions
+from deployments.config.embedding import EncoderOptions
 from deployments.engines.batcher import Batcher, Forward
 from deployments.engines.hardware import (
     Cores,

@@ -4,7 +4,7 @@ import contextlib
 import ctypes
 from typing import TYPE_CHECKING
 
-from deployments.config import Dtype
+from deployments.config.base import Dtype
 
 if TYPE_CHECKING:
     import torch

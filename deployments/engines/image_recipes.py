@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from api.backends import ImageRequest
 from api.errors import InvalidRequest, UnsupportedParameter
-from deployments.config import DiffusionOptions
+from deployments.config.diffusion import DiffusionOptions
 from deployments.engines.image_batches import Mode, Recipe
 from deployments.engines.loras import check_loras
 from deployments.engines.pipelines import Pipelines

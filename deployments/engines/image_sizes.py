@@ -1,7 +1,7 @@
 """Which sizes a model draws in."""
 
 from api.errors import InvalidRequest
-from deployments.config import DiffusionOptions
+from deployments.config.diffusion import DiffusionOptions
 
 
 def check_size(width_px: int, height_px: int, options: DiffusionOptions) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from api.backends import Lora
 from api.errors import InvalidRequest, UnsupportedParameter
-from deployments.config import LoraArgs
+from deployments.config.diffusion import LoraArgs
 from deployments.sources import SourceError, resolve_source
 
 _USUAL_FILE = "pytorch_lora_weights.safetensors"

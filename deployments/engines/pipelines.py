@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from deployments.config import DiffusionOptions
+from deployments.config.diffusion import DiffusionOptions
 from deployments.engines.attendance import Attendance
 from deployments.engines.image_batches import Canvas, Event, Mode, Recipe
 from deployments.engines.inpainting import Keeping, is_flowing

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from api.backends import EmbeddingRequest, ScoreRequest
-from deployments.config import EncoderOptions
+from deployments.config.embedding import EncoderOptions
 from deployments.engines.encoder_inputs import InputReader, Tokens
 from deployments.engines.prompts import Prompts
 from deployments.engines.vector_engine import VectorEngine

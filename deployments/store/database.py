@@ -12,27 +12,21 @@ from typing import Any
 
 import aiosqlite
 import asyncpg  # type: ignore[import-untyped]  # it says nothing of its types
-from sqlalchemy import URL, Connection, Engine, event, make_url, text
+from sqlalchemy import URL, Connection, Engine, event, text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from deployments.config import find_home
+from deployments.config.urls import to_async_url
+from deployments.home import find_home
+from deployments.store.errors import StoreError
+from deployments.store.schema import is_current, upgrade
 
 VARIABLE = "TRIPTYCH_DATABASE_URL"
-_DRIVERS = {
-    "sqlite": "sqlite+aiosqlite",
-    "postgres": "postgresql+asyncpg",
-    "postgresql": "postgresql+asyncpg",
-}
 _PATIENCE_S = 5
 """How long to wait for another writer (SQLite), a connection, or the server (PostgreSQL)."""
 _STATEMENT_S = 60
 _MIGRATION_LOCK = 0x747269707479  # any number that nobody else takes; "tripty"
 _IS_WRITING = "triptych_is_writing"
-
-
-class StoreError(Exception):
-    """The database cannot be used. The message is for the operator, and holds no password."""
 
 
 def default_url() -> str:
@@ -49,7 +43,10 @@ class Database:
         Raises:
             StoreError: the URL is of neither form.
         """
-        self._url = _to_async_url(url)
+        try:
+            self._url = to_async_url(url)
+        except ValueError as error:
+            raise StoreError(str(error)) from None
         if self._url.get_backend_name() == "sqlite":
             self._engine = _sqlite_engine(self._url)
         else:
@@ -86,9 +83,6 @@ class Database:
         Raises:
             StoreError: that failed, or a newer version of the code has changed them.
         """
-        # Before anything is locked: others wait for the lock, and should not wait for imports.
-        from deployments.store.schema import is_current, upgrade
-
         async with self.reading() as connection:
             if await connection.run_sync(is_current):
                 return
@@ -119,23 +113,6 @@ class Database:
         if self._url.password:
             line = line.replace(str(self._url.password), "***")
         return f"the database {self._url.render_as_string(hide_password=True)}: {line}"
-
-
-def _to_async_url(text_url: str) -> URL:
-    try:
-        url = make_url(text_url)
-        driver = _DRIVERS[url.get_backend_name()]
-    except (SQLAlchemyError, KeyError, ValueError):
-        # Not quoted: it may hold a password.
-        raise StoreError("a database URL begins with sqlite:/// or postgresql://") from None
-    if url.get_backend_name() == "sqlite" and url.database in (None, "", ":memory:"):
-        # It would be empty at each start, and each connection would have one of its own.
-        raise StoreError("an SQLite database needs a file: sqlite:///FILE")
-    url = url.set(drivername=driver)
-    if "sslmode" in url.query:  # libpq's name for it; asyncpg takes the same values
-        url = url.update_query_dict({"ssl": url.query["sslmode"]})
-        url = url.difference_update_query(["sslmode"])
-    return url
 
 
 def _postgresql_engine(url: URL) -> AsyncEngine:

@@ -17,7 +17,8 @@ from api.tenancy import Key, KeyLimits
 from deployments.audit import AuditLog
 from deployments.pepper import to_pepper_mark
 from deployments.records import StoredKey
-from deployments.store.database import Database, StoreError
+from deployments.store.database import Database
+from deployments.store.errors import StoreError
 from deployments.store.tables import changes as changes_table
 from deployments.store.tables import keys
 

@@ -8,7 +8,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection
 
-from deployments.store.database import StoreError
+from deployments.store.errors import StoreError
 
 _FOLDER = Path(__file__).with_name("migrations")
 _SCRIPTS = ScriptDirectory(str(_FOLDER))

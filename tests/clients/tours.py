@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from deployments.config import find_home
+from deployments.home import find_home
 from tests.service import ROOT, Service
 
 HERE = Path(__file__).parent

@@ -4,7 +4,7 @@ import pytest
 
 from api.errors import EngineFailed, ModelNotFound
 from deployments.adapters import Adapters, list_adapters
-from deployments.config import AdapterArgs, LlmArgs
+from deployments.config.llm import AdapterArgs, LlmArgs
 
 
 def make_adapter(folder: Path) -> Path:

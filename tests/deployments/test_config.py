@@ -4,16 +4,13 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from deployments.config import (
-    DiffusionArgs,
-    EmbeddingArgs,
-    IngressArgs,
-    LedgerArgs,
-    LlmArgs,
-    ModelArgs,
-    application_name,
-    find_home,
-)
+from deployments.config.base import ModelArgs, application_name
+from deployments.config.diffusion import DiffusionArgs
+from deployments.config.embedding import EmbeddingArgs
+from deployments.config.ingress import IngressArgs
+from deployments.config.ledger import LedgerArgs
+from deployments.config.llm import LlmArgs
+from deployments.home import find_home
 
 ALL_ARGS = [IngressArgs, LlmArgs, EmbeddingArgs, DiffusionArgs]
 MODEL = {"id": "m", "source": "fake:"}
@@ -156,6 +153,6 @@ def test_home_of_an_installed_package_is_the_users(
 ) -> None:
     monkeypatch.delenv("TRIPTYCH_HOME", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setattr("deployments.config.__file__", str(tmp_path / "site" / "x" / "config.py"))
+    monkeypatch.setattr("deployments.home.__file__", str(tmp_path / "site" / "x" / "home.py"))
 
     assert find_home() == tmp_path / ".triptych"

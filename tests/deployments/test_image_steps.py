@@ -3,7 +3,7 @@ import asyncio
 import pytest
 
 from api.backends import Edit, ImageRequest
-from deployments.config import DiffusionOptions
+from deployments.config.diffusion import DiffusionOptions
 from deployments.engines.fake_engines import FakeDiffusionEngine
 from deployments.fair_queue import FairQueue
 from deployments.image_steps import OutstandingSteps

@@ -1,7 +1,7 @@
 import os
 from pathlib import Path
 
-from deployments.config import ImageStoreArgs
+from deployments.config.ingress import ImageStoreArgs
 from deployments.image_store import ImageFolder
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from deployments.config import ModelArgs
+from deployments.config.base import ModelArgs
 from deployments.loading import FAKE_SOURCE, load_engine
 from deployments.sources import SourceError
 

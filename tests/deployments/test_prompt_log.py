@@ -4,7 +4,7 @@ import stat
 import time
 from pathlib import Path
 
-from deployments.config import PromptLogArgs
+from deployments.config.ingress import PromptLogArgs
 from deployments.prompt_log import PromptFiles
 
 

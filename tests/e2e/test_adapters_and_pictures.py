@@ -14,7 +14,7 @@ import openai
 import pytest
 from PIL import Image
 
-from deployments.config import find_home
+from deployments.home import find_home
 from tests.e2e.tiny_models import make_adapter, make_reader_of_pictures
 from tests.service import Service, running, wait_until
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from openai import AsyncOpenAI
 
-from deployments.config import find_home
+from deployments.home import find_home
 from tests.service import Service
 
 pytestmark = pytest.mark.e2e

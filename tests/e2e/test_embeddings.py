@@ -7,7 +7,7 @@ import numpy as np
 import openai
 import pytest
 
-from deployments.config import find_home
+from deployments.home import find_home
 from tests.service import Service
 
 pytestmark = pytest.mark.e2e

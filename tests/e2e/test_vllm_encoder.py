@@ -10,7 +10,7 @@ import pytest
 
 from api.backends import Cut, EmbeddingRequest, ScoreRequest
 from api.errors import ContextLengthExceeded
-from deployments.config import EncoderOptions
+from deployments.config.embedding import EncoderOptions
 from tests.e2e.tiny_models import make_decoder_encoder
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]

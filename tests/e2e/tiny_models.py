@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from deployments.config import find_home
+from deployments.home import find_home
 
 BASE = find_home() / "models" / "smollm2"
 

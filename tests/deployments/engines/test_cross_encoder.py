@@ -9,7 +9,7 @@ import pytest
 
 from api.backends import Cut, EmbeddingRequest, ScoreRequest
 from api.errors import ContextLengthExceeded, InvalidRequest, WrongModelKind
-from deployments.config import EncoderOptions
+from deployments.config.embedding import EncoderOptions
 from deployments.engines import encoder_inputs
 from deployments.engines.cross_encoder import CrossEncoderEngine, is_cross_encoder
 from tests import asgi

@@ -14,7 +14,7 @@ from PIL import Image
 from api.backends import Edit, ImageRequest, PictureFile
 from api.errors import EngineFailed, InvalidRequest, ReplicaLost
 from api.generation import Delta
-from deployments.config import DiffusionOptions
+from deployments.config.diffusion import DiffusionOptions
 from deployments.engines.diffusers_engine import DiffusersEngine
 from deployments.work import Work
 from tests.deployments.engines.tiny_pipelines import counted_rows

@@ -14,7 +14,7 @@ import pytest
 
 from api.backends import Cut, EmbeddingRequest, Embeddings, ScoreRequest
 from api.errors import ContextLengthExceeded, InvalidRequest, UnsupportedParameter
-from deployments.config import EncoderOptions
+from deployments.config.embedding import EncoderOptions
 from deployments.engines import encoder_inputs
 from deployments.engines.encoder_engine import EncoderEngine
 from deployments.work import Work

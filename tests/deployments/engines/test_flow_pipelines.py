@@ -14,7 +14,7 @@ from PIL import Image
 from api.backends import Edit, ImageRequest
 from api.errors import InvalidRequest, UnsupportedParameter
 from api.generation import Delta, Sketch
-from deployments.config import DiffusionOptions
+from deployments.config.diffusion import DiffusionOptions
 from deployments.engines.diffusers_engine import DiffusersEngine
 from deployments.engines.image_batches import Canvas, Recipe
 from deployments.engines.inpainting import Keeping

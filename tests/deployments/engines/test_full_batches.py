@@ -11,7 +11,7 @@ from PIL import Image
 
 from api.backends import ImageRequest
 from api.tenancy import Origin
-from deployments.config import DiffusionOptions
+from deployments.config.diffusion import DiffusionOptions
 from deployments.desk import DeskWork
 from deployments.engines.diffusers_engine import DiffusersEngine
 from deployments.engines.image_batches import Canvas, Event

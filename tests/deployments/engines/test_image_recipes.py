@@ -5,7 +5,7 @@ import pytest
 
 from api.backends import Edit, ImageRequest
 from api.errors import InvalidRequest, UnsupportedParameter
-from deployments.config import DiffusionOptions
+from deployments.config.diffusion import DiffusionOptions
 from deployments.engines.image_batches import Mode, Recipe
 from deployments.engines.image_recipes import to_recipe
 

@@ -1,7 +1,7 @@
 import pytest
 
 from api.errors import InvalidRequest
-from deployments.config import DiffusionOptions
+from deployments.config.diffusion import DiffusionOptions
 from deployments.engines.image_sizes import check_size, fit_size
 
 OPTIONS = DiffusionOptions(size_multiple_px=16, min_size_px=32, max_size_px=128, max_pixels=8192)

@@ -13,7 +13,7 @@ from PIL import Image
 
 from api.backends import ImageRequest, Lora
 from api.errors import InvalidRequest, UnsupportedParameter
-from deployments.config import DiffusionOptions, LoraArgs
+from deployments.config.diffusion import DiffusionOptions, LoraArgs
 from deployments.engines.diffusers_engine import DiffusersEngine
 from deployments.engines.loras import check_loras
 from deployments.sources import SourceError

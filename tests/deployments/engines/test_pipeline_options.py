@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from api.backends import Edit, ImageRequest
-from deployments.config import DiffusionOptions
+from deployments.config.diffusion import DiffusionOptions
 from deployments.engines.diffusers_engine import DiffusersEngine
 from tests.deployments.engines.tiny_pipelines import VAE_TILE_PX, write_flux
 

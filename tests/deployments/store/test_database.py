@@ -14,7 +14,8 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Connection, select, text
 
-from deployments.store.database import Database, StoreError, default_url
+from deployments.store.database import Database, default_url
+from deployments.store.errors import StoreError
 from deployments.store.tables import changes, metadata
 
 MIGRATE = """

@@ -12,7 +12,8 @@ from api.key_format import digest, find_id
 from api.tenancy import MODEL_SCOPES, Key, KeyLimits
 from deployments.audit import AuditLog
 from deployments.records import StoredKey
-from deployments.store.database import Database, StoreError
+from deployments.store.database import Database
+from deployments.store.errors import StoreError
 from deployments.store.keys import KeyStore
 from deployments.store.tables import keys
 

@@ -10,7 +10,8 @@ from sqlalchemy import func, select
 
 from api.administration import UsageQuery, UsageRow
 from deployments.records import UsageRecord
-from deployments.store.database import Database, StoreError
+from deployments.store.database import Database
+from deployments.store.errors import StoreError
 from deployments.store.keys import KeyStore
 from deployments.store.tables import usage
 from deployments.store.usage import UsageStore, clean

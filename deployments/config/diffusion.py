@@ -1,0 +1,111 @@
+"""The arguments of an image model (`deployments.app:diffusion`)."""
+
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import Field, field_validator, model_validator
+
+from api.schema.images import Quality
+from deployments.config.base import MODEL_ID, Args, Dtype, ModelArgs
+
+
+class LoraArgs(Args):
+    """A LoRA adapter of an image model."""
+
+    source: Annotated[str, Field(min_length=1)]
+    file: str | None = Field(
+        None, description="which of its .safetensors files, where there are several"
+    )
+
+
+_QUALITIES = tuple(name for name in get_args(Quality) if name != "auto")
+
+
+LoraName = Annotated[str, Field(min_length=1, max_length=128, pattern=f"^{MODEL_ID}$")]
+
+
+class DiffusionOptions(Args):
+    """How a diffusion pipeline runs, and what a request gets that does not say."""
+
+    dtype: Dtype = "auto"
+    device: str = Field("auto", description="`cpu`, `cuda`, …; auto takes a GPU if there is one")
+    num_inference_steps: int = Field(30, ge=1, le=1000, description="default steps of a request")
+    guidance_scale: float = Field(5.0, ge=0, description="default guidance of a request")
+    true_cfg_scale: float = Field(
+        4.0, ge=1, description="default weight of negative prompts, for Flux, Qwen-Image and kin"
+    )
+    strength: float = Field(0.8, gt=0, le=1, description="default strength of an edit")
+    qualities: dict[str, Annotated[int, Field(ge=1, le=1000)]] = Field(
+        default_factory=dict, description="steps by the request's quality, such as {low: 12}"
+    )
+    schedulers: tuple[str, ...] = Field(
+        (), description="names of diffusers' schedulers that requests may choose"
+    )
+    loras: dict[LoraName, LoraArgs] = Field(
+        default_factory=dict, description="LoRA adapters that requests may name"
+    )
+    size_multiple_px: int = Field(8, ge=1, description="width and height must be multiples of it")
+    min_size_px: int = Field(8, ge=1, description="smallest width and height")
+    max_size_px: int = Field(2048, ge=8, description="largest width and height")
+    max_pixels: int = Field(2048 * 2048, ge=64, description="largest width × height")
+    max_input_pixels: int = Field(
+        20_000_000, ge=64, description="largest width × height of a picture to be edited"
+    )
+    max_batch_images: int = Field(8, ge=1, description="most images that are drawn together")
+    max_batch_pixels: int = Field(
+        8 * 1024 * 1024, ge=64, description="most pixels of all images that are drawn together"
+    )
+    batch_window_ms: float = Field(
+        10.0, ge=0, description="how long images wait for those that the last batch was with"
+    )
+    provenance: bool = Field(
+        True, description="PNG files say which model, seed, steps and guidance made them"
+    )
+    attention_slicing: bool = Field(False, description="less memory, slower")
+    vae_tiling: bool = Field(False, description="decodes large images in tiles: less memory")
+    vae_slicing: bool = Field(False, description="decodes images one by one: less memory")
+    compile: bool = Field(False, description="torch.compile: slow first images, then faster")
+    pack_weights: bool = Field(
+        True,
+        description="on a CPU, weights are laid out for it once, not at each step; loras, compile "
+        "and offload leave them as they are",
+    )
+    offload: Literal["none", "model", "sequential"] = Field(
+        "none", description="what is not in use waits in main memory; needs a GPU"
+    )
+    from_pretrained: dict[str, Any] = Field(
+        default_factory=dict, description="further options of diffusers' from_pretrained"
+    )
+
+    def find_steps(self, asked: int | None, quality: str | None) -> int:
+        """The steps of an image: as many as asked for, or as its quality says, or the default."""
+        return asked or self.qualities.get(quality or "", self.num_inference_steps)
+
+    @field_validator("qualities")
+    @classmethod
+    def _check_qualities(cls, qualities: dict[str, int]) -> dict[str, int]:
+        for name in qualities:
+            if name not in _QUALITIES:
+                raise ValueError(f"no request can say '{name}', only {', '.join(_QUALITIES)}")
+        return qualities
+
+    @model_validator(mode="after")
+    def _check_sizes(self) -> "DiffusionOptions":
+        if self.min_size_px > self.max_size_px:
+            raise ValueError("min_size_px is larger than max_size_px, so that no image has a size")
+        return self
+
+    @model_validator(mode="after")
+    def _check_compile(self) -> "DiffusionOptions":
+        if self.compile and self.loras:
+            # Each set of adapters, and each scale, would be compiled anew while everybody waits.
+            raise ValueError("compile does not go together with loras")
+        return self
+
+
+class DiffusionArgs(ModelArgs):
+    """A model that draws, run by diffusers."""
+
+    engine: DiffusionOptions = DiffusionOptions()
+    stall_timeout_s: float = Field(
+        600.0, gt=0, description="an image is drawn, and no step for so long: restart the replica"
+    )

@@ -1,0 +1,48 @@
+"""The arguments of the ledger (`deployments.app:ledger`): database, Redis, audit log."""
+
+from pydantic import ConfigDict, Field, field_validator
+
+from deployments.config.base import Args
+from deployments.config.urls import to_async_url
+
+
+class LedgerArgs(Args):
+    """Keys, limits and usage."""
+
+    # URLs may hold passwords, and errors are logged.
+    model_config = ConfigDict(hide_input_in_errors=True)
+
+    database: str | None = Field(
+        None,
+        description="where keys and usage are kept: sqlite:///FILE or postgresql://…; without, "
+        "TRIPTYCH_DATABASE_URL, else triptych.db in the home folder",
+    )
+    redis: str | None = Field(
+        None, description="redis://…: limits are kept there, and not beside the ledger"
+    )
+    audit_log: str | None = Field(
+        None, description="a file of JSON lines; logs/audit.jsonl in the home folder without"
+    )
+    poll_interval_s: float = Field(
+        1.0, gt=0, description="how often it is looked whether keys have changed"
+    )
+
+    @field_validator("database")
+    @classmethod
+    def _check_database(cls, url: str | None) -> str | None:
+        if url is not None:
+            to_async_url(url)
+        return url
+
+    @field_validator("redis")
+    @classmethod
+    def _check_redis(cls, url: str | None) -> str | None:
+        if url is not None:
+            from redis.asyncio.connection import parse_url
+
+            try:
+                parse_url(url)
+            except ValueError:
+                # Not in its own words: they may quote a part of a password.
+                raise ValueError("a Redis URL begins with redis://, rediss:// or unix://") from None
+        return url
