@@ -12,32 +12,33 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from api.administration import Administration
-from api.auth import Auth, Keys
-from api.chat import read_chat
-from api.completions import read_completion
-from api.embeddings import prepare_embeddings
-from api.encoding import EncoderEndpoint
+from api.access.key_ring import Keys
+from api.admin.keys import AllKeys, OneKey, RotateKey
+from api.admin.usage import ReportUsage
+from api.embeddings.embeddings import prepare_embeddings
+from api.embeddings.endpoint import EncoderEndpoint
+from api.embeddings.reranking import prepare_rerank, prepare_score
 from api.errors import MethodNotAllowed, RouteNotFound
 from api.health import Health, Ready
-from api.image_edits import EditImages
-from api.image_files import PUBLIC_PATH, ImageFile
-from api.image_input import fetch_images
-from api.images import GenerateImages
-from api.keys import AllKeys, OneKey, RotateKey
-from api.limits import Limits
+from api.images.edits import EditImages
+from api.images.files import PUBLIC_PATH, ImageFile
+from api.images.generations import GenerateImages
+from api.middleware.auth import Auth
+from api.middleware.errors import Shield
+from api.middleware.request_id import RequestId
 from api.models import ListModels, RetrieveModel
+from api.ports.administration import Administration
 from api.registry import Models
-from api.request_id import RequestId
-from api.reranking import prepare_rerank, prepare_score
-from api.rules import Rules
 from api.schema.chat import ChatRequest
 from api.schema.completions import CompletionRequest
 from api.schema.embeddings import EmbeddingsRequest
 from api.schema.reranking import RerankRequest, ScoringRequest
-from api.shield import Shield
-from api.text import TextEndpoint
-from api.usage import ReportUsage
+from api.services import Rules
+from api.settings import Limits
+from api.text.chat import read_chat
+from api.text.completions import read_completion
+from api.text.endpoint import TextEndpoint
+from api.text.image_parts import fetch_images
 
 logger = logging.getLogger(__name__)
 

@@ -4,8 +4,8 @@ from typing import Any
 
 from starlette.types import Receive, Scope, Send
 
-from api.auth import Keys
-from api.exchange import send_json
+from api.access.key_ring import Keys
+from api.http.response import send_json
 from api.registry import Models
 
 

@@ -2,8 +2,8 @@
 
 from starlette.types import Receive, Scope, Send
 
-from api.auth import get_key
-from api.exchange import send_json
+from api.http.response import send_json
+from api.middleware.auth import get_key
 from api.registry import Models, model_not_found
 
 

@@ -8,9 +8,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, cast
 
-from api.backends import Backend, EmbeddingBackend, ImageBackend, LlmBackend
 from api.errors import ModelFailed, ModelNotFound, ModelStarting, WrongModelKind
-from api.tenancy import Key
+from api.ports.embeddings import EmbeddingBackend
+from api.ports.images import ImageBackend
+from api.ports.tenancy import Key
+from api.ports.text import LlmBackend
 
 Kind = Literal["llm", "embedding", "diffusion"]
 
@@ -27,6 +29,7 @@ _MAX_ID_IN_MESSAGE = 64
 
 UsagePlacement = Literal["own_chunk", "last_chunk"]
 """Where a stream's usage goes: a chunk of its own as at OpenAI, or the last one with content."""
+Backend = LlmBackend | EmbeddingBackend | ImageBackend
 
 
 @dataclass(frozen=True, slots=True)

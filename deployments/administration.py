@@ -3,9 +3,9 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from api.administration import NewSecret, UsageQuery, UsageRow
 from api.errors import EngineFailed, RouteNotFound, Unavailable
-from api.tenancy import Key
+from api.ports.administration import NewSecret, UsageQuery, UsageRow
+from api.ports.tenancy import Key
 from deployments.handles import call
 
 if TYPE_CHECKING:

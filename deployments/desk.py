@@ -8,8 +8,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 from api.errors import ApiError, InvalidRequest
-from api.rate_limits import Amounts
-from api.tenancy import Kind, Origin
+from api.ports.rate_limits import Amounts
+from api.ports.tenancy import Kind, Origin
 from deployments.discovery import find_ledger
 from deployments.fair_queue import FairQueue
 from deployments.home import find_home

@@ -8,8 +8,8 @@ from typing import Any, Protocol
 
 from ray import serve
 
-from api.backends import ImageRequest, Images
-from api.generation import Delta
+from api.ports.images import ImageRequest, Images
+from api.ports.stream import Delta
 from deployments.autoscaling import IMAGE_STEPS
 from deployments.config.diffusion import DiffusionArgs
 from deployments.desk import Desk

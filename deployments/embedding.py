@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from ray import serve
 
-from api.backends import EmbeddingRequest, Embeddings, ScoreRequest, Scores
+from api.ports.embeddings import EmbeddingRequest, Embeddings, ScoreRequest, Scores
 from deployments.config.embedding import EmbeddingArgs
 from deployments.desk import Desk
 from deployments.engines.cross_encoder import CrossEncoderEngine, is_cross_encoder

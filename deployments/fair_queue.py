@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from api.errors import Overloaded
-from api.tenancy import PRIORITIES, PriorityClass
+from api.ports.tenancy import PRIORITIES, PriorityClass
 
 _REMEMBERED_S = 60.0
 """For so long after a tenant's last request places are kept free for its next one."""

@@ -1,4 +1,4 @@
-"""`DeploymentHandle` → the Protocols of `api.backends`; Ray's errors → `api.errors`."""
+"""`DeploymentHandle` → the Protocols of `api.ports.images`; Ray's errors → `api.errors`."""
 
 import asyncio
 import logging
@@ -7,16 +7,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from api.backends import (
-    EmbeddingRequest,
-    Embeddings,
-    ImageRequest,
-    Images,
-    ScoreRequest,
-    Scores,
-)
 from api.errors import ApiError, EngineFailed, ModelFailed, Overloaded, ReplicaLost
-from api.generation import Completion, Delta, Generation
+from api.ports.embeddings import EmbeddingRequest, Embeddings, ScoreRequest, Scores
+from api.ports.images import ImageRequest, Images
+from api.ports.stream import Delta
+from api.ports.text import Completion, Generation
 from deployments.token_channel import Receiver
 
 if TYPE_CHECKING:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from api.backends import ImageRequest
+from api.ports.images import ImageRequest
 from deployments.config.diffusion import DiffusionOptions
 from deployments.work import Work
 

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from api.backends import PictureFormat
+from api.ports.images import PictureFormat
 from deployments.config.ingress import ImageStoreArgs
 
 _NAME_BYTES = 16

@@ -16,9 +16,8 @@ from ray import serve
 from starlette.applications import Starlette
 
 from api.app import create_app
-from api.backends import Backend
-from api.registry import ModelEntry, Models, Registry, TextOptions
-from api.rules import Rules
+from api.registry import Backend, ModelEntry, Models, Registry, TextOptions
+from api.services import Rules
 from deployments.administration import LedgerAdministration
 from deployments.config.ingress import IngressArgs
 from deployments.details import ModelDetails

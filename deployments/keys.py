@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
-from api.auth import Entry, KeyRing, Keys, to_entries
+from api.access.key_ring import Entry, KeyRing, Keys, to_entries
 from deployments.home import find_home
 from deployments.ledger_messages import KeySet
 from deployments.pepper import to_pepper_mark

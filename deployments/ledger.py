@@ -19,9 +19,9 @@ from typing import Any
 import ray
 from ray import serve
 
-from api.administration import NewSecret, UsageQuery, UsageRow
 from api.errors import Unavailable
-from api.tenancy import Key
+from api.ports.administration import NewSecret, UsageQuery, UsageRow
+from api.ports.tenancy import Key
 from deployments.audit import AuditLog
 from deployments.config.ledger import LedgerArgs
 from deployments.discovery import fetch_details

@@ -11,9 +11,9 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from api.access.rate_limit_headers import to_error
 from api.errors import Unavailable
-from api.limit_wording import to_error
-from api.rate_limits import Amounts, Standing
+from api.ports.rate_limits import Amounts, Standing
 from deployments.ledger_messages import (
     Audit,
     Connection,

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import msgspec
 
-from api.rate_limits import Amounts, Refusal, Standing
+from api.ports.rate_limits import Amounts, Refusal, Standing
 from deployments.limits.accounts import Hold
 from deployments.records import StoredKey, UsageRecord
 

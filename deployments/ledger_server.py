@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from api.errors import Unavailable
-from api.rate_limits import Amounts, Refusal
+from api.ports.rate_limits import Amounts, Refusal
 from deployments.audit import AuditLog
 from deployments.ledger_messages import (
     Audit,

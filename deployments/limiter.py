@@ -2,9 +2,9 @@
 
 from collections.abc import Callable
 
-from api.limit_wording import to_headers
-from api.rate_limits import Amounts
-from api.tenancy import Key
+from api.access.rate_limit_headers import to_headers
+from api.ports.rate_limits import Amounts
+from api.ports.tenancy import Key
 from deployments.ledger_link import Held, LedgerLink
 
 

@@ -10,7 +10,8 @@ from typing import Any, Protocol, cast
 
 from ray import serve
 
-from api.generation import Completion, Delta, Generation
+from api.ports.stream import Delta
+from api.ports.text import Completion, Generation
 from deployments.adapters import Adapters
 from deployments.config.llm import LlmArgs
 from deployments.desk import Desk, DeskWork

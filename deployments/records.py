@@ -3,7 +3,7 @@
 import uuid
 from dataclasses import dataclass, field
 
-from api.tenancy import Key, Kind
+from api.ports.tenancy import Key, Kind
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,7 +24,7 @@ import zmq
 from zmq.utils.monitor import parse_monitor_message
 
 from api.errors import ReplicaLost
-from api.generation import Delta, Extra, FinishReason
+from api.ports.stream import Delta, Extra, FinishReason
 from deployments.zmq_reader import Reader
 
 logger = logging.getLogger(__name__)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from api.generation import Usage
+from api.ports.stream import Usage
 
 
 class Work:

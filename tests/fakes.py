@@ -1,4 +1,4 @@
-"""Backends without models: each implements a Protocol of `api.backends`, and records its use.
+"""Backends without models: each implements a Protocol of `api.ports.images`, and records its use.
 
 `held=True` makes a backend wait before every step until `release` lets it go on, so that a test
 decides what has happened by when.
@@ -11,26 +11,19 @@ from typing import Any
 
 from starlette.applications import Starlette
 
-from api.administration import NewSecret, UsageQuery, UsageRow
+from api.access.key_format import digest
+from api.access.key_ring import Entry, KeyRing, Keys
+from api.admin.key_schema import apply_changes
 from api.app import create_app
-from api.auth import Entry, KeyRing, Keys
-from api.backends import (
-    EmbeddingRequest,
-    Embeddings,
-    Image,
-    ImageRequest,
-    Images,
-    PictureFormat,
-    ScoreRequest,
-    Scores,
-)
 from api.errors import InvalidRequest, KeyNotFound
-from api.generation import Completion, Delta, Extra, Generation, Sketch, Usage
-from api.key_fields import apply_changes
-from api.key_format import digest
+from api.ports.administration import NewSecret, UsageQuery, UsageRow
+from api.ports.embeddings import EmbeddingRequest, Embeddings, ScoreRequest, Scores
+from api.ports.images import Image, ImageRequest, Images, PictureFormat
+from api.ports.stream import Delta, Extra, Sketch, Usage
+from api.ports.tenancy import Key
+from api.ports.text import Completion, Generation
 from api.registry import ModelEntry, Models, Registry, TextOptions
-from api.rules import Rules
-from api.tenancy import Key
+from api.services import Rules
 
 LLM, ENCODER, PAINTER = "llm", "org/encoder", "painter"
 """Ids of the three models that `build_app` serves."""

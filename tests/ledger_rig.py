@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from api.tenancy import KeyLimits
+from api.ports.tenancy import KeyLimits
 from deployments import ledger_link, ledger_server
 from deployments.audit import AuditLog
 from deployments.ledger_link import LedgerLink

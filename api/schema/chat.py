@@ -4,9 +4,9 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, field_validator
 
+from api.schema.chat_messages import Messages, check_tool_messages
 from api.schema.common import REFUSED_OF_VLLM, TextRequest, TokenCount, at_most
 from api.schema.json_schema import check_lengths
-from api.schema.messages import Messages, check_tool_messages
 from api.schema.tools import MAX_TOOLS, FunctionTool, ResponseFormat, ToolChoiceField, refuse
 
 _MAX_TOP_LOGPROBS = 20

@@ -6,9 +6,9 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from api.backends import PictureFormat
-from api.json_text import read_json
+from api.ports.images import PictureFormat
 from api.schema.common import ModelId, Request, at_most
+from api.schema.strict_json import read_json
 
 _SIZE = re.compile(r"([1-9][0-9]{0,4})[xX*×]([1-9][0-9]{0,4})")
 _MAX_PROMPT_CHARS = 32_000

@@ -7,8 +7,8 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 
-from api.administration import Administration
 from api.errors import ApiError
+from api.ports.administration import Administration
 from deployments.audit import AuditLog
 from deployments.cli.http_administration import HttpAdministration
 from deployments.home import find_home

@@ -10,16 +10,16 @@ from urllib.parse import quote
 import aiohttp
 from yarl import URL
 
-from api.administration import NewSecret, UsageQuery, UsageRow
 from api.errors import ApiError, InvalidRequest, KeyNotFound, Unavailable
-from api.tenancy import Key, KeyLimits
+from api.ports.administration import NewSecret, UsageQuery, UsageRow
+from api.ports.tenancy import Key, KeyLimits
 from deployments.cli.times import DAY_S
 
 _TIMEOUT_S = 30
 
 
 class HttpAdministration:
-    """The port `api.administration.Administration` for those who have an admin key."""
+    """The port `api.ports.administration.Administration` for those who have an admin key."""
 
     def __init__(self, url: str, admin_key: str) -> None:
         """Talk to the service at `url`, within `async with`."""
@@ -126,7 +126,7 @@ def _to_error(status: int, content: dict[str, Any]) -> ApiError:
 
 
 def _to_body(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields of `Key` → the schemas of `api.key_fields`."""
+    """Fields of `Key` → the schemas of `api.admin.key_schema`."""
     names = {"expires_at_s": "expires_at", "is_disabled": "disabled"}
     body = {names.get(name, name): value for name, value in fields.items()}
     if "scopes" in body:
@@ -141,7 +141,7 @@ def _to_new_secret(shown: Mapping[str, Any]) -> NewSecret:
 
 
 def _to_key(shown: Mapping[str, Any]) -> Key:
-    """The inverse of `api.key_fields.to_key_object`."""
+    """The inverse of `api.admin.key_schema.to_key_object`."""
     return Key(
         id=shown["id"],
         name=shown["name"],

@@ -7,11 +7,11 @@ from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from api.administration import Administration, NewSecret
+from api.admin.key_schema import KeyChanges, KeyFields, Rotation, to_key_object
 from api.errors import InvalidRequest
-from api.key_fields import KeyChanges, KeyFields, Rotation, to_key_object
-from api.parsing import RequestModel, read_request
-from api.tenancy import PRIORITIES, SCOPES, Key
+from api.http.parsing import RequestModel, read_request
+from api.ports.administration import Administration, NewSecret
+from api.ports.tenancy import PRIORITIES, SCOPES, Key
 from deployments.cli.command import Refused, administration, format_table, place_options, run
 from deployments.cli.times import NONE, read_duration, read_expiry
 

@@ -9,8 +9,8 @@ from dataclasses import fields
 from datetime import UTC, date, datetime
 from typing import get_args
 
-from api.administration import Administration, GroupBy, UsageQuery, UsageRow
 from api.errors import KeyNotFound
+from api.ports.administration import Administration, GroupBy, UsageQuery, UsageRow
 from deployments.cli.command import Refused, administration, format_table, place_options, run
 from deployments.cli.times import DAY_S, read_day, read_month, to_unix
 

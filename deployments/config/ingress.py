@@ -4,8 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from api.limits import Limits
-from api.policy import Policy
+from api.settings import Limits, Policy
 from deployments.config.base import Args
 
 

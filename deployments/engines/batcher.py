@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     Rows = np.ndarray
 
-from api.tenancy import Origin
+from api.ports.tenancy import Origin
 
 logger = logging.getLogger(__name__)
 

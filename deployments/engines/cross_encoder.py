@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from api.backends import EmbeddingRequest, Embeddings, ScoreRequest, Scores
 from api.errors import WrongModelKind
+from api.ports.embeddings import EmbeddingRequest, Embeddings, ScoreRequest, Scores
 from deployments.config.embedding import EncoderOptions
 from deployments.engines.batcher import HEALTH
 from deployments.engines.encoder_inputs import PairReader, Tokens

@@ -9,9 +9,9 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from api.backends import Edit, Image, ImageRequest, Images
 from api.errors import InvalidRequest, ReplicaLost
-from api.generation import Delta, Extra, Sketch, Usage
+from api.ports.images import Edit, Image, ImageRequest, Images
+from api.ports.stream import Delta, Extra, Sketch, Usage
 from deployments.config.diffusion import DiffusionOptions
 from deployments.engines.image_batches import Batches, Canvas, Event, Recipe
 from deployments.engines.image_prompts import PromptReader

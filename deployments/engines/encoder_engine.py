@@ -6,7 +6,7 @@ Batches are ours: see `batcher`.
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from api.backends import EmbeddingRequest, ScoreRequest
+from api.ports.embeddings import EmbeddingRequest, ScoreRequest
 from deployments.config.embedding import EncoderOptions
 from deployments.engines.batcher import HEALTH
 from deployments.engines.encoder_inputs import InputReader, Tokens

@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from api.backends import Cut, EmbeddingRequest, ScoreRequest
 from api.errors import ContextLengthExceeded, InvalidRequest
+from api.ports.embeddings import Cut, EmbeddingRequest, ScoreRequest
 from deployments.engines.prompts import PASSAGE, QUERY, Prompts
 
 if TYPE_CHECKING:

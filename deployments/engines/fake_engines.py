@@ -13,28 +13,11 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from api.backends import (
-    EmbeddingRequest,
-    Embeddings,
-    Image,
-    ImageRequest,
-    Images,
-    ScoreRequest,
-    Scores,
-)
 from api.errors import EngineFailed
-from api.generation import (
-    Completion,
-    Conversation,
-    Delta,
-    Extra,
-    Generation,
-    Message,
-    Prompt,
-    Sampling,
-    Sketch,
-    Usage,
-)
+from api.ports.embeddings import EmbeddingRequest, Embeddings, ScoreRequest, Scores
+from api.ports.images import Image, ImageRequest, Images
+from api.ports.stream import Delta, Extra, Sketch, Usage
+from api.ports.text import Completion, Conversation, Generation, Message, Prompt, Sampling
 from deployments.work import Work
 
 _DIMENSIONS = 8

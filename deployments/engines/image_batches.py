@@ -13,8 +13,8 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from api.backends import Lora
 from api.errors import ApiError, EngineFailed
+from api.ports.images import Lora
 from deployments.engines.worker import Cancellation, Cancelled, Worker
 
 logger = logging.getLogger(__name__)

@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
-from api.backends import ImageRequest
 from api.errors import InvalidRequest, UnsupportedParameter
+from api.ports.images import ImageRequest
 from deployments.config.diffusion import DiffusionOptions
 from deployments.engines.image_batches import Mode, Recipe
 from deployments.engines.loras import check_loras

@@ -4,8 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from api.backends import Lora
 from api.errors import InvalidRequest, UnsupportedParameter
+from api.ports.images import Lora
 from deployments.config.diffusion import LoraArgs
 from deployments.sources import SourceError, resolve_source
 

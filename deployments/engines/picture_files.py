@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from api.backends import PictureFile
+from api.ports.images import PictureFile
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PilImage

@@ -3,7 +3,7 @@
 from collections import OrderedDict
 from typing import Generic, TypeVar
 
-from api.tenancy import PRIORITIES, PriorityClass
+from api.ports.tenancy import PRIORITIES, PriorityClass
 
 T = TypeVar("T")
 

@@ -1,6 +1,6 @@
 """Keeps the event loop free of long texts: they are cut into tokens in a thread of its own."""
 
-from api.backends import EmbeddingRequest, ScoreRequest
+from api.ports.embeddings import EmbeddingRequest, ScoreRequest
 from deployments.engines.encoder_inputs import InputReader, Tokens
 from deployments.engines.worker import Worker
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
-from api.generation import TokenLogprob
+from api.ports.stream import TokenLogprob
 
 LogprobsOfToken = Mapping[int, Any] | None
 """vLLM's `Logprob` by token id: the token itself and the likeliest; None for a first token."""

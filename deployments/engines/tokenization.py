@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from api.errors import InvalidRequest
-from api.generation import Conversation, Prompt
+from api.ports.text import Conversation, Prompt
 
 _INLINE_CHARS = 2000
 """Shorter prompts are tokenised on the event loop, in less time than a thread takes to start."""

@@ -4,8 +4,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from api.backends import EmbeddingRequest, Embeddings, ScoreRequest, Scores
-from api.generation import Usage
+from api.ports.embeddings import EmbeddingRequest, Embeddings, ScoreRequest, Scores
+from api.ports.stream import Usage
 from deployments.engines.encoder_inputs import InputReader, Tokens
 from deployments.engines.prompts import Prompts
 from deployments.engines.threaded_reader import ThreadedReader

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from api.backends import Embeddings
 from api.errors import InvalidRequest, UnsupportedParameter
-from api.generation import Usage
+from api.ports.embeddings import Embeddings
+from api.ports.stream import Usage
 
 if TYPE_CHECKING:
     import numpy as np

@@ -7,7 +7,7 @@ from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 from api.errors import InvalidImage, InvalidRequest, UnsupportedParameter
-from api.generation import Conversation, ImageInput, Message, Sampling, Tools
+from api.ports.text import Conversation, ImageInput, Message, Sampling, Tools
 from deployments.engines.picture_reader import PictureReader
 from deployments.engines.vllm_errors import translate_errors
 from deployments.engines.vllm_reading import ChoiceReader

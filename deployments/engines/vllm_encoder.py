@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from api.backends import EmbeddingRequest, ScoreRequest
+from api.ports.embeddings import EmbeddingRequest, ScoreRequest
 from deployments.config.embedding import EncoderOptions
 from deployments.engines.encoder_inputs import InputReader, Tokens
 from deployments.engines.prompts import Prompts

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from api.errors import ApiError, EngineFailed, ReplicaLost
-from api.generation import Completion, Conversation, Delta, Generation, Prompt, Sampling, Usage
+from api.ports.stream import Delta, Usage
+from api.ports.text import Completion, Conversation, Generation, Prompt, Sampling
 from deployments.engines.token_texts import TokenTexts
 from deployments.engines.tokenization import PromptTokenizer, is_simple
 from deployments.engines.vllm_chat import ChatOptions, Rendered, VllmChat

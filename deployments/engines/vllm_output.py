@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from api.errors import EngineFailed
-from api.generation import Delta, Extra, FinishReason
+from api.ports.stream import Delta, Extra, FinishReason
 
 if TYPE_CHECKING:
     from vllm.outputs import CompletionOutput, PoolingRequestOutput, RequestOutput

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from api.errors import ContextLengthExceeded, InvalidRequest
-from api.generation import Sampling
+from api.ports.text import Sampling
 
 if TYPE_CHECKING:
     from vllm import SamplingParams

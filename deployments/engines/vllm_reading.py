@@ -3,7 +3,8 @@
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from api.generation import Extra, FinishReason, Sampling, TokenLogprob, ToolCallDelta
+from api.ports.stream import Extra, FinishReason, TokenLogprob, ToolCallDelta
+from api.ports.text import Sampling
 from deployments.engines.token_texts import TokenTexts
 
 if TYPE_CHECKING:

@@ -2,8 +2,8 @@
 
 from typing import Literal, get_args
 
-from api.rate_limits import Amounts, Limited, Refusal, Standing, Window
-from api.tenancy import KeyLimits
+from api.ports.rate_limits import Amounts, Limited, Refusal, Standing, Window
+from api.ports.tenancy import KeyLimits
 from deployments.limits.windows import SlidingWindow
 
 Windowed = Literal["requests", "tokens", "images"]

@@ -8,8 +8,8 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from api.rate_limits import Amounts, Refusal, Standing
-from api.tenancy import KeyLimits
+from api.ports.rate_limits import Amounts, Refusal, Standing
+from api.ports.tenancy import KeyLimits
 from deployments.limits.account import WINDOWED, Account, Windowed
 from deployments.limits.spending import Spending
 from deployments.limits.state import OpenHold, SqliteState

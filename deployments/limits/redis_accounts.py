@@ -22,8 +22,8 @@ from redis.backoff import ConstantBackoff
 from redis.exceptions import RedisError
 
 from api.errors import Unavailable
-from api.rate_limits import Amounts, Limited, Refusal, Standing, Window
-from api.tenancy import KeyLimits
+from api.ports.rate_limits import Amounts, Limited, Refusal, Standing, Window
+from api.ports.tenancy import KeyLimits
 from deployments.limits import redis_scripts as scripts
 from deployments.limits.account import asked_tokens
 from deployments.limits.accounts import Hold

@@ -10,7 +10,7 @@ import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
-from api.rate_limits import Amounts
+from api.ports.rate_limits import Amounts
 from deployments.limits.account import Windowed
 
 logger = logging.getLogger(__name__)

@@ -6,8 +6,8 @@ Reserve, work, spend, settle: in this order the quotas never miss anything.
 from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
-from api.rate_limits import Amounts, Refusal, Standing
-from api.tenancy import KeyLimits
+from api.ports.rate_limits import Amounts, Refusal, Standing
+from api.ports.tenancy import KeyLimits
 from deployments.limits.accounts import Accounts, Hold
 from deployments.limits.state import SqliteState
 

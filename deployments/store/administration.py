@@ -1,10 +1,10 @@
-"""All of `api.administration.Administration`, on one database."""
+"""All of `api.ports.administration.Administration`, on one database."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from api.administration import NewSecret, UsageQuery, UsageRow
-from api.tenancy import Key
+from api.ports.administration import NewSecret, UsageQuery, UsageRow
+from api.ports.tenancy import Key
 from deployments.store.keys import KeyStore
 from deployments.store.usage import UsageStore
 

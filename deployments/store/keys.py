@@ -9,11 +9,11 @@ from sqlalchemy import Row, Select, delete, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from api.administration import NewSecret
+from api.access.key_format import digest, new_secret
+from api.admin.key_schema import apply_changes, to_key_object
 from api.errors import InvalidRequest, KeyNotFound
-from api.key_fields import apply_changes, to_key_object
-from api.key_format import digest, new_secret
-from api.tenancy import Key, KeyLimits
+from api.ports.administration import NewSecret
+from api.ports.tenancy import Key, KeyLimits
 from deployments.audit import AuditLog
 from deployments.pepper import to_pepper_mark
 from deployments.records import StoredKey
@@ -28,7 +28,7 @@ _TO_CHANGE = select(keys).with_for_update()
 
 
 class KeyStore:
-    """The part of `api.administration.Administration` that concerns keys.
+    """The part of `api.ports.administration.Administration` that concerns keys.
 
     All methods raise `StoreError` if the database cannot be used.
     """

@@ -10,7 +10,7 @@ from sqlalchemy import Row, Select, case, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.sql.elements import ColumnElement
 
-from api.administration import GroupBy, UsageQuery, UsageRow
+from api.ports.administration import GroupBy, UsageQuery, UsageRow
 from deployments.records import UsageRecord
 from deployments.store.database import Database
 from deployments.store.tables import keys, usage

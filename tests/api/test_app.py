@@ -11,9 +11,9 @@ from starlette.types import Message
 
 import api
 from api.app import create_app
-from api.limits import Limits
 from api.registry import ModelEntry, Models, Registry, State
-from api.rules import Rules
+from api.services import Rules
+from api.settings import Limits
 from tests.asgi import Exchange, post, request, to_scope
 from tests.fakes import ENCODER, LLM, PAINTER, FakeEncoder, FakeLlm, FakePainter, build_app
 

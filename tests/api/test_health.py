@@ -1,9 +1,9 @@
 import pytest
 
 from api.app import create_app
+from api.ports.tenancy import Key
 from api.registry import ModelEntry, Models, Registry, State
-from api.rules import Rules
-from api.tenancy import Key
+from api.services import Rules
 from tests.asgi import Response, request
 from tests.fakes import FakeEncoder, FakeLlm, build_app, keys_of
 

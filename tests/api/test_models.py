@@ -3,7 +3,7 @@ from starlette.applications import Starlette
 
 from api.app import create_app
 from api.registry import ModelEntry, Models, Registry
-from api.rules import Rules
+from api.services import Rules
 from tests.asgi import request
 from tests.fakes import DEPLOYED_AT_S, ENCODER, LLM, PAINTER, FakeLlm, build_app, build_models
 

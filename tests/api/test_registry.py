@@ -1,9 +1,8 @@
 import pytest
 
-from api.backends import Backend
 from api.errors import ModelFailed, ModelNotFound, ModelStarting, WrongModelKind
-from api.registry import Kind, ModelEntry, Models, Registry, State, TextOptions
-from api.tenancy import Key
+from api.ports.tenancy import Key
+from api.registry import Backend, Kind, ModelEntry, Models, Registry, State, TextOptions
 from tests.fakes import FakeEncoder, FakeLlm, FakePainter
 
 BACKENDS: dict[Kind, Backend] = {

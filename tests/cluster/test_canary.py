@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from api.key_format import new_secret
+from api.access.key_format import new_secret
 from tests.canaries import Canaries, files_below
 from tests.cluster.conftest import APPLICATIONS, LEDGER, application
 from tests.service import AUTH_TOKEN, SERVE, Service, running, wait_until

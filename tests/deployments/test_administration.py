@@ -5,9 +5,9 @@ import pytest
 from ray import exceptions as ray_errors
 from ray.serve import exceptions as serve_errors
 
-from api.administration import NewSecret, UsageQuery
 from api.errors import ApiError, InvalidRequest, KeyNotFound, RouteNotFound, Unavailable
-from api.tenancy import Key
+from api.ports.administration import NewSecret, UsageQuery
+from api.ports.tenancy import Key
 from deployments.administration import LedgerAdministration
 
 KEY = Key("k0000001", "ann", "acme")

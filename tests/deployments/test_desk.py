@@ -10,9 +10,9 @@ import pytest
 import uvloop
 
 from api.errors import ContextLengthExceeded, EngineFailed, Overloaded, RateLimited
-from api.generation import Usage
-from api.rate_limits import Amounts
-from api.tenancy import Origin
+from api.ports.rate_limits import Amounts
+from api.ports.stream import Usage
+from api.ports.tenancy import Origin
 from deployments import desk as desk_module
 from deployments.desk import Desk
 from deployments.fair_queue import FairQueue

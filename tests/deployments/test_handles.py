@@ -7,15 +7,6 @@ import pytest
 from ray import exceptions as ray_errors
 from ray.serve import exceptions as serve_errors
 
-from api.backends import (
-    EmbeddingRequest,
-    Embeddings,
-    Image,
-    ImageRequest,
-    Images,
-    ScoreRequest,
-    Scores,
-)
 from api.errors import (
     ApiError,
     ContextLengthExceeded,
@@ -24,7 +15,10 @@ from api.errors import (
     Overloaded,
     ReplicaLost,
 )
-from api.generation import Completion, Delta, Generation, Sampling, Usage
+from api.ports.embeddings import EmbeddingRequest, Embeddings, ScoreRequest, Scores
+from api.ports.images import Image, ImageRequest, Images
+from api.ports.stream import Delta, Usage
+from api.ports.text import Completion, Generation, Sampling
 from deployments.handles import (
     DiffusionHandle,
     EmbeddingHandle,

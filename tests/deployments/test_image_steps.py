@@ -2,7 +2,7 @@ import asyncio
 
 import pytest
 
-from api.backends import Edit, ImageRequest
+from api.ports.images import Edit, ImageRequest
 from deployments.config.diffusion import DiffusionOptions
 from deployments.engines.fake_engines import FakeDiffusionEngine
 from deployments.fair_queue import FairQueue

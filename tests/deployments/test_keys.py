@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from api.key_format import digest
-from api.tenancy import Key
+from api.access.key_format import digest
+from api.ports.tenancy import Key
 from deployments.keys import NoApiKeys, ServiceKeys
 from deployments.ledger_messages import KeySet
 from deployments.pepper import to_pepper_mark

@@ -8,7 +8,7 @@ import pytest
 import uvloop
 
 from api.errors import InsufficientQuota, RateLimited, Unavailable
-from api.rate_limits import Amounts
+from api.ports.rate_limits import Amounts
 from deployments import ledger_server
 from deployments.ledger_link import LedgerLink
 from deployments.ledger_messages import Connection, KeySet, to_ledger_decoder

@@ -1,8 +1,8 @@
 import pytest
 
 from api.errors import RateLimited
-from api.rate_limits import Amounts
-from api.tenancy import Key, KeyLimits
+from api.ports.rate_limits import Amounts
+from api.ports.tenancy import Key, KeyLimits
 from deployments.ledger_link import LedgerLink
 from deployments.limiter import LedgerLimiter
 from tests.ledger_rig import be_quick, rig

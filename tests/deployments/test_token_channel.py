@@ -15,7 +15,7 @@ import pytest
 import zmq
 
 from api.errors import ReplicaLost
-from api.generation import Delta
+from api.ports.stream import Delta
 from deployments.token_channel import Inbox, Outlet, Receiver, ReplyTo, Sender
 from tests.service import ROOT
 

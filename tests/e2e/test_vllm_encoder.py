@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from api.backends import Cut, EmbeddingRequest, ScoreRequest
 from api.errors import ContextLengthExceeded
+from api.ports.embeddings import Cut, EmbeddingRequest, ScoreRequest
 from deployments.config.embedding import EncoderOptions
 from tests.e2e.tiny_models import make_decoder_encoder
 

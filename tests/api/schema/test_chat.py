@@ -4,9 +4,9 @@ from typing import Any
 import pytest
 
 from api.errors import ApiError, MissingParameter, UnknownParameter, UnsupportedParameter
-from api.parsing import read_request
+from api.http.parsing import read_request
 from api.schema.chat import ChatRequest
-from api.schema.messages import ChatMessage, ImageUrl
+from api.schema.chat_messages import ChatMessage, ImageUrl
 
 USER = {"role": "user", "content": "Hi"}
 

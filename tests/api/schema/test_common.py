@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from api.errors import ApiError, InvalidRequest, UnknownParameter
-from api.parsing import read_request
+from api.http.parsing import read_request
 from api.schema.common import MAX_TEXTS, Request, StreamOptions, TextRequest, Texts
 
 

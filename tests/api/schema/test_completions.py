@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from api.errors import ApiError, MissingParameter, UnknownParameter, UnsupportedParameter
-from api.parsing import read_request
+from api.http.parsing import read_request
 from api.schema.completions import CompletionRequest
 
 

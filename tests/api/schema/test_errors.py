@@ -6,7 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from api.errors import InvalidRequest, UnknownParameter
-from api.parsing import read_members
+from api.http.parsing import read_members
 from api.schema.chat import ChatRequest
 from api.schema.common import Request
 from api.schema.completions import CompletionRequest

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from api.errors import ApiError, MissingParameter, UnknownParameter
-from api.parsing import read_request
+from api.http.parsing import read_request
 from api.schema.reranking import RerankRequest, ScoringRequest
 
 RERANK = {"model": "m", "query": "q", "documents": ["a"]}

@@ -8,7 +8,7 @@ import pytest
 import uvicorn
 from starlette.types import ASGIApp
 
-from api.tenancy import Key
+from api.ports.tenancy import Key
 from tests.fakes import SECRET, FakeAdministration, build_app, keys_of
 
 ADMIN = Key("adm00000", "root", "ops", scopes=frozenset({"admin"}))

@@ -6,9 +6,9 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from api.administration import UsageQuery, UsageRow
 from api.errors import ApiError, InvalidRequest, KeyNotFound, Unavailable
-from api.tenancy import Key, KeyLimits
+from api.ports.administration import UsageQuery, UsageRow
+from api.ports.tenancy import Key, KeyLimits
 from deployments.cli.http_administration import HttpAdministration
 from tests.deployments.cli.conftest import PATIENCE_S, Running, serve
 from tests.fakes import SECRET

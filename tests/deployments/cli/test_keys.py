@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from api.key_format import digest, find_id
-from api.tenancy import KeyLimits
+from api.access.key_format import digest, find_id
+from api.ports.tenancy import KeyLimits
 from deployments.cli.keys import main
 from tests.deployments.cli.conftest import Running
 from tests.service import ROOT
@@ -85,7 +85,7 @@ def test_list_is_a_table(
 ) -> None:
     main(["create", "--name", "first app", "--rpm", "5", "--tokens-per-day", "7"])
     with monkeypatch.context() as then:
-        for module in ("deployments.cli.times", "api.key_fields"):
+        for module in ("deployments.cli.times", "api.admin.key_schema"):
             then.setattr(f"{module}.time", SimpleNamespace(time=lambda: 0.0))
         main(["create", "--name", "b", "--expires", "1999-01-01"])
     main(["disable", "first app"])

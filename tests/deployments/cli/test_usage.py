@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from api.administration import UsageQuery, UsageRow
+from api.ports.administration import UsageQuery, UsageRow
 from deployments.cli.usage import main
 from deployments.records import UsageRecord
 from deployments.store.database import Database, default_url

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from api.tenancy import Origin
+from api.ports.tenancy import Origin
 from deployments.engines.batcher import HEALTH, Batcher
 
 PATIENCE_S = 5.0

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from api.backends import Cut, EmbeddingRequest, ScoreRequest
 from api.errors import ContextLengthExceeded, InvalidRequest, WrongModelKind
+from api.ports.embeddings import Cut, EmbeddingRequest, ScoreRequest
 from deployments.config.embedding import EncoderOptions
 from deployments.engines import encoder_inputs
 from deployments.engines.cross_encoder import CrossEncoderEngine, is_cross_encoder

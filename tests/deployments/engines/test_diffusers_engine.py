@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from api.backends import Edit, ImageRequest, PictureFile
 from api.errors import EngineFailed, InvalidRequest, ReplicaLost
-from api.generation import Delta
+from api.ports.images import Edit, ImageRequest, PictureFile
+from api.ports.stream import Delta
 from deployments.config.diffusion import DiffusionOptions
 from deployments.engines.diffusers_engine import DiffusersEngine
 from deployments.work import Work

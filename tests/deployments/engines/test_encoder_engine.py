@@ -12,8 +12,8 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 
-from api.backends import Cut, EmbeddingRequest, Embeddings, ScoreRequest
 from api.errors import ContextLengthExceeded, InvalidRequest, UnsupportedParameter
+from api.ports.embeddings import Cut, EmbeddingRequest, Embeddings, ScoreRequest
 from deployments.config.embedding import EncoderOptions
 from deployments.engines import encoder_inputs
 from deployments.engines.encoder_engine import EncoderEngine

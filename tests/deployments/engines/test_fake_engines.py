@@ -7,9 +7,11 @@ import pytest
 from PIL import Image as PillowImage
 from pydantic import ValidationError
 
-from api.backends import EmbeddingRequest, ImageRequest, ScoreRequest
 from api.errors import EngineFailed
-from api.generation import Conversation, Delta, Generation, Message, Prompt, Sampling
+from api.ports.embeddings import EmbeddingRequest, ScoreRequest
+from api.ports.images import ImageRequest
+from api.ports.stream import Delta
+from api.ports.text import Conversation, Generation, Message, Prompt, Sampling
 from deployments.engines.fake_engines import (
     FakeDiffusionEngine,
     FakeEncoderEngine,

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from api.backends import Edit, ImageRequest
 from api.errors import InvalidRequest, UnsupportedParameter
-from api.generation import Delta, Sketch
+from api.ports.images import Edit, ImageRequest
+from api.ports.stream import Delta, Sketch
 from deployments.config.diffusion import DiffusionOptions
 from deployments.engines.diffusers_engine import DiffusersEngine
 from deployments.engines.image_batches import Canvas, Recipe

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from api.backends import ImageRequest
-from api.tenancy import Origin
+from api.ports.images import ImageRequest
+from api.ports.tenancy import Origin
 from deployments.config.diffusion import DiffusionOptions
 from deployments.desk import DeskWork
 from deployments.engines.diffusers_engine import DiffusersEngine

@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from api.backends import Lora
 from api.errors import EngineFailed, InvalidRequest
+from api.ports.images import Lora
 from deployments.engines.image_batches import Batches, Canvas, Event, Recipe
 from deployments.engines.worker import Cancelled
 

@@ -3,8 +3,8 @@ from typing import Any
 
 import pytest
 
-from api.backends import Edit, ImageRequest
 from api.errors import InvalidRequest, UnsupportedParameter
+from api.ports.images import Edit, ImageRequest
 from deployments.config.diffusion import DiffusionOptions
 from deployments.engines.image_batches import Mode, Recipe
 from deployments.engines.image_recipes import to_recipe

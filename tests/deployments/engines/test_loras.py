@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from api.backends import ImageRequest, Lora
 from api.errors import InvalidRequest, UnsupportedParameter
+from api.ports.images import ImageRequest, Lora
 from deployments.config.diffusion import DiffusionOptions, LoraArgs
 from deployments.engines.diffusers_engine import DiffusersEngine
 from deployments.engines.loras import check_loras

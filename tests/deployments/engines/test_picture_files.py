@@ -4,7 +4,7 @@ import json
 import pytest
 from PIL import Image
 
-from api.backends import PictureFile
+from api.ports.images import PictureFile
 from deployments.engines.picture_files import flatten, to_mask, write_picture
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from api.backends import Edit, ImageRequest
+from api.ports.images import Edit, ImageRequest
 from deployments.config.diffusion import DiffusionOptions
 from deployments.engines.diffusers_engine import DiffusersEngine
 from tests.deployments.engines.tiny_pipelines import VAE_TILE_PX, write_flux

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from api.errors import ApiError, InvalidRequest, UnsupportedParameter
-from api.generation import Usage
+from api.ports.stream import Usage
 from deployments.engines.vectors import Allowed, VectorForm, find_allowed, to_cosines
 
 ROWS = np.array([[3.0, 4.0, 12.0], [0.0, 0.0, 1.0]], np.float32)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from api.errors import EngineFailed
-from api.generation import Delta
+from api.ports.stream import Delta
 from deployments.engines.vllm_output import VllmOutput
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from api.errors import ContextLengthExceeded, InvalidRequest
-from api.generation import Sampling
+from api.ports.text import Sampling
 from deployments.engines.vllm_params import find_max_tokens, is_greedy
 
 

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from api.generation import Extra, Sampling, TokenLogprob, ToolCallDelta
+from api.ports.stream import Extra, TokenLogprob, ToolCallDelta
+from api.ports.text import Sampling
 from deployments.engines.token_texts import TokenTexts
 from deployments.engines.vllm_reading import ChoiceReader, PromptReading
 

@@ -1,7 +1,7 @@
 import pytest
 
-from api.rate_limits import Amounts, Refusal, Standing, Window
-from api.tenancy import KeyLimits
+from api.ports.rate_limits import Amounts, Refusal, Standing, Window
+from api.ports.tenancy import KeyLimits
 from deployments.limits.accounts import Accounts
 from deployments.limits.windows import COUNTED_S
 

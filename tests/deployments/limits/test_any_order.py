@@ -11,8 +11,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from api.rate_limits import Amounts, Refusal, Standing, Window
-from api.tenancy import KeyLimits
+from api.ports.rate_limits import Amounts, Refusal, Standing, Window
+from api.ports.tenancy import KeyLimits
 from deployments.limits.accounts import Accounts, Hold
 from deployments.limits.redis_accounts import RedisAccounts
 from deployments.limits.store import LimitStore, LocalStore

@@ -12,8 +12,8 @@ from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisAway
 
 from api.errors import Unavailable
-from api.rate_limits import Amounts, Refusal, Standing
-from api.tenancy import KeyLimits
+from api.ports.rate_limits import Amounts, Refusal, Standing
+from api.ports.tenancy import KeyLimits
 from deployments.limits import redis_scripts
 from deployments.limits.accounts import Hold
 from deployments.limits.redis_accounts import RedisAccounts

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from api.rate_limits import Amounts, Refusal
-from api.tenancy import KeyLimits
+from api.ports.rate_limits import Amounts, Refusal
+from api.ports.tenancy import KeyLimits
 from deployments.limits.accounts import Accounts
 from deployments.limits.state import OpenHold, SqliteState
 from deployments.limits.windows import COUNTED_S

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from api.rate_limits import Amounts, Refusal, Standing, Window
-from api.tenancy import KeyLimits
+from api.ports.rate_limits import Amounts, Refusal, Standing, Window
+from api.ports.tenancy import KeyLimits
 from deployments.limits.accounts import Accounts, Hold
 from deployments.limits.redis_accounts import RedisAccounts
 from deployments.limits.state import SqliteState

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
+from api.access.key_format import digest, find_id
 from api.errors import InvalidRequest, KeyNotFound
-from api.key_format import digest, find_id
-from api.tenancy import MODEL_SCOPES, Key, KeyLimits
+from api.ports.tenancy import MODEL_SCOPES, Key, KeyLimits
 from deployments.audit import AuditLog
 from deployments.records import StoredKey
 from deployments.store.database import Database

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import func, select
 
-from api.administration import UsageQuery, UsageRow
+from api.ports.administration import UsageQuery, UsageRow
 from deployments.records import UsageRecord
 from deployments.store.database import Database
 from deployments.store.errors import StoreError

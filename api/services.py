@@ -1,0 +1,22 @@
+"""What the operator has decided about requests, whatever the model."""
+
+from dataclasses import dataclass, field
+
+from api.access.request_context import Salt
+from api.ports.images import ImageFetcher, ImageStore
+from api.ports.prompt_log import PromptLog
+from api.ports.rate_limits import Limiter
+from api.settings import Limits, Policy
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """How large requests may be, what becomes of what cannot be honoured, what is kept."""
+
+    limits: Limits = field(default_factory=Limits)
+    policy: Policy = field(default_factory=Policy)
+    prompt_log: PromptLog | None = None
+    image_fetcher: ImageFetcher | None = None
+    limiter: Limiter | None = None
+    salt: Salt | None = None
+    image_store: ImageStore | None = None

@@ -1,0 +1,200 @@
+"""`POST /v1/chat/completions`."""
+
+from dataclasses import replace
+from typing import Any
+
+from api.errors import InvalidRequest
+from api.ports.stream import Delta, Extra, TokenLogprob, Usage
+from api.ports.text import Completion, Generation
+from api.registry import Llm
+from api.schema.chat import ChatRequest
+from api.settings import Limits
+from api.text.conversation import to_conversation
+from api.text.endpoint import Heading, check_text_request, find_usage_placement, to_sampling
+from api.text.json_parts import dump, to_ascii_json, to_logprob, to_usage, to_usage_tail
+
+_NO_TIER_BUT = "default"
+"""OpenAI's answer names the tier that was used, whichever was asked for."""
+
+
+def read_chat(
+    request: ChatRequest, llm: Llm, request_id: str, limits: Limits
+) -> "tuple[Generation, ChatAnswer]":
+    """What to ask, and how to answer.
+
+    Raises:
+        InvalidRequest: the request is not within the limits.
+    """
+    check_text_request(request, 1, limits)
+    if request.loglikelihood and request.n > 1:
+        raise InvalidRequest(
+            "Invalid value for 'n': with 'loglikelihood' it must be 1, for all choices follow the "
+            "same prompt.",
+            param="n",
+        )
+    heading = Heading.new("chatcmpl", request_id, request.model, llm.options)
+    answer = ChatAnswer(request, heading, find_usage_placement(request, llm.options))
+    return to_generation(request, llm, request_id, limits), answer
+
+
+def to_generation(request: ChatRequest, llm: Llm, request_id: str, limits: Limits) -> Generation:
+    """What the request asks of the model; `max_completion_tokens` wins over `max_tokens`."""
+    wanted = request.response_format.wanted if request.response_format else None
+    sampling = to_sampling(
+        request,
+        request.max_completion_tokens or request.max_tokens,
+        llm.options.default_max_tokens,
+        json_schema=wanted,
+        logprobs=request.top_logprobs if request.logprobs else None,
+        prompt_logprobs=0 if request.loglikelihood else None,
+    )
+    return Generation(request_id, (to_conversation(request, limits),), sampling, llm.adapter)
+
+
+class ChatAnswer:
+    """Words answers as OpenAI's `chat.completion` and `chat.completion.chunk` objects.
+
+    A chunk differs from the one before in little more than its text, so all else is rendered once.
+    The role comes with an empty content first, and the finish reason on an empty delta last.
+    """
+
+    def __init__(self, request: ChatRequest, heading: Heading, usage_placement: str | None) -> None:
+        """Prepare the parts that all chunks share."""
+        self._has_reasoning = request.include_reasoning
+        self._has_loglikelihood = request.loglikelihood
+        self._shared = {
+            "created": heading.created_s,
+            "model": heading.model,
+            "system_fingerprint": heading.fingerprint,
+        }
+        if request.service_tier is not None:
+            self._shared["service_tier"] = _NO_TIER_BUT
+        self._id = heading.id
+        self._content_heads: dict[int, bytes] = {}
+        self._tail = b',"usage":null}' if usage_placement == "own_chunk" else b"}"
+        self._content_tail = b',"logprobs":null,"finish_reason":null}]' + self._tail
+        self._head = dump(self._to_object("chat.completion.chunk"))[:-1]
+
+    def _to_object(self, name: str) -> dict[str, Any]:
+        return {"id": self._id, "object": name, **self._shared}
+
+    def whole(self, completion: Completion) -> dict[str, Any]:
+        """Source: OpenAI openapi.yaml, schema `CreateChatCompletionResponse`."""
+        return {
+            **self._to_object("chat.completion"),
+            "choices": [self._to_choice(choice) for choice in completion.choices],
+            "usage": to_usage(completion.usage),
+        }
+
+    def _to_choice(self, choice: Delta) -> dict[str, Any]:
+        extra = choice.extra or Extra()
+        content = choice.text or (None if extra.tool_calls else "")
+        message: dict[str, Any] = {"role": "assistant", "content": content, "refusal": None}
+        if extra.reasoning and self._has_reasoning:
+            message["reasoning"] = extra.reasoning
+        if extra.tool_calls:
+            message["tool_calls"] = [
+                {
+                    "id": call.id,
+                    "type": "function",
+                    "function": {"name": call.name, "arguments": call.arguments},
+                }
+                for call in extra.tool_calls
+            ]
+        worded = {
+            "index": choice.index,
+            "message": message,
+            "logprobs": self._to_logprobs(extra),
+            "finish_reason": choice.finish_reason,
+        }
+        if self._has_loglikelihood:
+            worded["loglikelihood"] = to_likelihood(extra)
+        return worded
+
+    def _to_logprobs(self, extra: Extra) -> dict[str, Any] | None:
+        """None if nobody asked, and for thoughts that are not to be seen."""
+        if not extra.logprobs or (extra.reasoning and not self._has_reasoning):
+            return None
+        return {"content": [to_content_logprob(token) for token in extra.logprobs], "refusal": None}
+
+    def chunks(self, delta: Delta) -> list[bytes]:
+        """Source: OpenAI openapi.yaml, schema `CreateChatCompletionStreamResponse`."""
+        chunks = []
+        content_head = self._content_heads.get(delta.index)
+        if content_head is None:
+            chunks.append(self._role_chunk(delta))
+            content_head = self._content_heads[delta.index]
+        if delta.extra is not None:
+            chunks += self._rich_chunks(delta, delta.extra)
+        elif delta.text:
+            chunks.append(content_head + to_ascii_json(delta.text) + b"}" + self._content_tail)
+        if delta.finish_reason is not None:
+            end = b'{},"logprobs":null,"finish_reason":%b}]' % to_ascii_json(delta.finish_reason)
+            chunks.append(self._choice_head(delta.index) + end + self._tail)
+        return chunks
+
+    def _role_chunk(self, delta: Delta) -> bytes:
+        head = self._choice_head(delta.index)
+        self._content_heads[delta.index] = head + b'{"content":'
+        role = head + b'{"role":"assistant","content":""}'
+        if not self._has_loglikelihood:
+            return role + self._content_tail
+        likelihood = dump(to_likelihood(delta.extra or Extra()))
+        tail = b',"loglikelihood":%b,"logprobs":null,"finish_reason":null}]' % likelihood
+        return role + tail + self._tail
+
+    def _rich_chunks(self, delta: Delta, extra: Extra) -> list[bytes]:
+        """Thoughts, then content with its log probabilities, then tool calls."""
+        parts: list[dict[str, Any]] = []
+        if extra.reasoning and self._has_reasoning:
+            parts.append({"reasoning": extra.reasoning})
+        if delta.text:
+            parts.append({"content": delta.text})
+        if extra.tool_calls:
+            calls = [
+                {"index": call.index}
+                | ({"id": call.id, "type": "function"} if call.id else {})
+                | {
+                    "function": ({"name": call.name} if call.name else {})
+                    | {"arguments": call.arguments}
+                }
+                for call in extra.tool_calls
+            ]
+            parts.append({"tool_calls": calls})
+        logprobs = self._to_logprobs(extra)
+        if logprobs and not parts:
+            parts.append({"content": ""})
+        head, chunks = self._choice_head(delta.index), []
+        for part in parts:
+            end = b',"logprobs":%b,"finish_reason":null}]' % dump(logprobs)
+            chunks.append(head + dump(part) + end + self._tail)
+            logprobs = None  # they stand with the first part
+        return chunks
+
+    def usage_chunk(self, usage: Usage) -> bytes:
+        """The last chunk: usage, and no choices."""
+        return self._head + b',"choices":[]' + to_usage_tail(usage)
+
+    def closing_chunks(self, delta: Delta, usage: Usage) -> list[bytes]:
+        """The last content with its finish reason and the usage, all in one."""
+        text = delta.text if delta.extra is None else ""
+        rest = replace(delta, text="" if text else delta.text, finish_reason=None)
+        before = self.chunks(rest)
+        content = b'{"content":%b}' % to_ascii_json(text) if text else b"{}"
+        end = b'%b,"logprobs":null,"finish_reason":%b}]'
+        reason = to_ascii_json(delta.finish_reason or "stop")
+        last = self._choice_head(delta.index) + end % (content, reason)
+        return [*before, last + to_usage_tail(usage)]
+
+    def _choice_head(self, index: int) -> bytes:
+        return b'%b,"choices":[{"index":%d,"delta":' % (self._head, index)
+
+
+def to_content_logprob(token: TokenLogprob) -> dict[str, Any]:
+    """Source: OpenAI openapi.yaml, schema `ChatCompletionTokenLogprob`."""
+    return {**to_logprob(token), "top_logprobs": [to_logprob(other) for other in token.top]}
+
+
+def to_likelihood(extra: Extra) -> list[dict[str, Any]]:
+    """The log probabilities of the prompt's tokens, without the first, which follows nothing."""
+    return [to_logprob(token) for token in extra.prompt_logprobs[1:]]

@@ -1,0 +1,50 @@
+"""Pieces of JSON that the answers of chat and completions share."""
+
+import json
+from json.encoder import encode_basestring_ascii
+from typing import Any
+
+from api.ports.stream import TokenLogprob, Usage
+
+_LEAST_LOGPROB = -9999.0
+"""OpenAI's word for a token that was impossible: JSON has no infinity."""
+
+
+def to_ascii_json(text: str) -> bytes:
+    """A JSON string in ASCII."""
+    return encode_basestring_ascii(text).encode("ascii")
+
+
+def dump(value: Any) -> bytes:
+    """Any JSON in ASCII, without spaces."""
+    return json.dumps(value, separators=(",", ":")).encode("ascii")
+
+
+def to_usage(usage: Usage) -> dict[str, Any]:
+    """Source: OpenAI openapi.yaml, schema `CompletionUsage`."""
+    return {
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
+        "completion_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
+    }
+
+
+def to_usage_tail(usage: Usage) -> bytes:
+    """The end of a chunk that carries the usage."""
+    return b',"usage":%b}' % dump(to_usage(usage))
+
+
+def to_number(logprob: float | None) -> float | None:
+    """A log probability that JSON can hold."""
+    return None if logprob is None else max(logprob, _LEAST_LOGPROB)
+
+
+def to_logprob(token: TokenLogprob) -> dict[str, Any]:
+    """Source: OpenAI openapi.yaml, schema `ChatCompletionTokenLogprob`, less `top_logprobs`."""
+    return {
+        "token": token.text,
+        "logprob": to_number(token.logprob),
+        "bytes": list(token.data),
+    }

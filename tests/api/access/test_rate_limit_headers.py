@@ -1,0 +1,110 @@
+import pytest
+
+from api.access.rate_limit_headers import to_error, to_headers
+from api.errors import InsufficientQuota, RateLimited
+from api.ports.rate_limits import Limited, Refusal, Standing, Window
+
+STANDING = Standing(requests=Window(10, 0, 6.0), tokens=Window(40_000, 39_000, 90.5))
+
+
+def refuse(limited: Limited, retry_after_s: float | None, *, asked: int = 1) -> Refusal:
+    return Refusal(limited, 10, 10, asked, retry_after_s, STANDING)
+
+
+def test_headers_are_openais():
+    assert to_headers(STANDING) == {
+        "x-ratelimit-limit-requests": "10",
+        "x-ratelimit-remaining-requests": "0",
+        "x-ratelimit-reset-requests": "6s",
+        "x-ratelimit-limit-tokens": "40000",
+        "x-ratelimit-remaining-tokens": "39000",
+        "x-ratelimit-reset-tokens": "1m30.5s",
+    }
+
+
+def test_what_is_not_limited_has_no_headers():
+    assert to_headers(Standing()) == {}
+
+
+@pytest.mark.parametrize(
+    ("reset_s", "words"),
+    [
+        (0.0, "0s"),
+        (0.000_01, "1ms"),
+        (0.012, "12ms"),
+        (0.0121, "13ms"),
+        (0.9999, "1s"),
+        (1.0, "1s"),
+        (1.5, "1.5s"),
+        (59.123, "59.123s"),
+        (59.9999, "1m0s"),
+        (360.0, "6m0s"),
+        (3661.0, "61m1s"),
+    ],
+)
+def test_reset_is_written_like_openais(reset_s: float, words: str):
+    headers = to_headers(Standing(tokens=Window(1, 0, reset_s)))
+
+    assert headers["x-ratelimit-reset-tokens"] == words
+
+
+def test_rate_limit_says_when_to_try_again():
+    error = to_error(refuse("requests", 6.0))
+
+    assert type(error) is RateLimited
+    assert error.message == (
+        "Rate limit reached for requests per minute: limit 10, used 10, requested 1. "
+        "Please try again in 6s."
+    )
+    assert error.headers() == {
+        **to_headers(STANDING),
+        "retry-after": "6",
+        "retry-after-ms": "6000",
+    }
+
+
+@pytest.mark.parametrize(("retry_after_s", "ms"), [(0.0, 1), (0.0001, 1), (1.2341, 1235)])
+def test_retry_is_never_too_early(retry_after_s: float, ms: int):
+    assert to_error(refuse("tokens", retry_after_s)).retry_after_ms == ms
+
+
+@pytest.mark.parametrize(
+    ("limited", "name"),
+    [
+        ("requests", "requests per minute"),
+        ("tokens", "tokens per minute"),
+        ("images", "images per minute"),
+        ("concurrent", "concurrent requests"),
+    ],
+)
+def test_message_names_the_limit(limited: Limited, name: str):
+    assert f"reached for {name}:" in to_error(refuse(limited, 1.0)).message
+
+
+def test_request_that_never_fits_is_not_to_be_retried():
+    error = to_error(refuse("tokens", None, asked=11))
+
+    assert type(error) is RateLimited
+    assert error.message == (
+        "Request too large for tokens per minute: limit 10, requested 11. "
+        "It must be made smaller to be served."
+    )
+    assert error.headers() == {**to_headers(STANDING), "x-should-retry": "false"}
+
+
+@pytest.mark.parametrize(
+    ("limited", "name", "renewal"),
+    [
+        ("day", "tokens per day", "at 00:00 UTC"),
+        ("month", "tokens per month", "on the first of the month at 00:00 UTC"),
+    ],
+)
+def test_quota_is_an_error_of_its_own(limited: Limited, name: str, renewal: str):
+    error = to_error(refuse(limited, None))
+
+    assert type(error) is InsufficientQuota
+    assert error.message == (
+        f"You exceeded your current quota of {name}: limit 10, used 10, requested 1. "
+        f"It is renewed {renewal}."
+    )
+    assert error.headers() == {**to_headers(STANDING), "x-should-retry": "false"}

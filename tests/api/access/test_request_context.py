@@ -1,0 +1,75 @@
+from typing import Any
+
+import pytest
+
+from api.ports.tenancy import Key, KeyLimits, Origin
+from tests.asgi import request
+from tests.fakes import (
+    ENCODER,
+    LLM,
+    PAINTER,
+    SECRET,
+    FakeEncoder,
+    FakeLlm,
+    FakePainter,
+    build_app,
+    keys_of,
+)
+
+KEY = Key("k0000001", "ann", "acme", limits=KeyLimits(tokens_per_day=9), priority="high")
+CALLS: list[tuple[str, dict[str, Any]]] = [
+    ("chat/completions", {"model": LLM, "messages": "Hi"}),
+    ("completions", {"model": LLM, "prompt": "Once"}),
+    ("embeddings", {"model": ENCODER, "input": "Once"}),
+    ("rerank", {"model": ENCODER, "query": "a", "documents": ["b"]}),
+    ("score", {"model": ENCODER, "text_1": "a", "text_2": "b"}),
+    ("images/generations", {"model": PAINTER, "prompt": "a dot"}),
+]
+ALL = pytest.mark.parametrize(("endpoint", "body"), CALLS)
+
+
+async def origin_of(endpoint: str, body: dict[str, Any], **rules: Any) -> Origin:
+    """What the model is told, whichever it is."""
+    llm, encoder, painter = FakeLlm(), FakeEncoder(), FakePainter()
+    app = build_app(llm, encoder, painter, keys=keys_of(KEY), **rules)
+    headers = {"authorization": f"Bearer {SECRET}"}
+    await request(app, "POST", f"/v1/{endpoint}", json_body=body, headers=headers)
+    (asked,) = [*llm.generations, *encoder.requests, *encoder.scored, *painter.requests]
+    return asked.origin
+
+
+@ALL
+async def test_the_model_is_told_where_a_request_comes_from(endpoint: str, body: Any) -> None:
+    origin = await origin_of(endpoint, {**body, "user": "bob"}, salt=lambda tenant: f"<{tenant}>")
+
+    assert origin == Origin(
+        key_id="k0000001",
+        tenant="acme",
+        priority="high",
+        has_token_limits=True,
+        cache_salt="<acme>",
+        user="bob",
+        endpoint=endpoint,
+        model=body["model"],
+    )
+
+
+@ALL
+async def test_bare_request_has_no_user_and_no_salt(endpoint: str, body: Any) -> None:
+    origin = await origin_of(endpoint, body)
+
+    assert (origin.user, origin.cache_salt, origin.is_streamed) == (None, None, False)
+
+
+@pytest.mark.parametrize(("endpoint", "body"), CALLS[:2])
+async def test_a_stream_is_told_from_a_whole_answer(endpoint: str, body: Any) -> None:
+    assert (await origin_of(endpoint, {**body, "stream": True})).is_streamed
+
+
+@ALL
+@pytest.mark.parametrize(
+    ("user", "kept"),
+    [("x" * 1000, "x" * 256), ("", None), ("\0", None), ("a\0b", "ab"), ("é😀", "é😀")],
+)
+async def test_user_fits_a_database(endpoint: str, body: Any, user: str, kept: str | None) -> None:
+    assert (await origin_of(endpoint, {**body, "user": user})).user == kept

@@ -1,0 +1,171 @@
+from typing import Any
+
+import pytest
+
+from api.ports.tenancy import SCOPES, Key
+from tests.asgi import Response, request
+from tests.fakes import SECRET, FakeAdministration, build_app, keys_of
+
+ADMIN = Key("adm00000", "root", "ops", scopes=frozenset({"admin"}))
+BODY = {"name": "ann", "models": ["llm*"], "limits": {"requests_per_minute": 9}}
+
+
+class Office:
+    """Keys as an administrator has them before them."""
+
+    def __init__(self) -> None:
+        self.administration = FakeAdministration()
+        self.app = build_app(keys=keys_of(ADMIN), administration=self.administration)
+
+    async def ask(self, method: str, path: str, body: Any = None) -> Response:
+        headers = {"authorization": f"Bearer {SECRET}"}
+        return await request(self.app, method, path, json_body=body, headers=headers)
+
+    async def create(self, **members: Any) -> Any:
+        return (await self.ask("POST", "/v1/keys", {**BODY, **members})).json()
+
+
+async def test_a_new_key_is_shown_with_its_secret() -> None:
+    response = await Office().ask("POST", "/v1/keys", BODY)
+
+    value = response.json()
+    assert response.status == 200
+    assert (value["object"], value["id"], value["name"]) == ("key", "key00000", "ann")
+    assert value["models"] == ["llm*"]
+    assert value["limits"]["requests_per_minute"] == 9
+    assert value["key"] == "secret 1"
+
+
+async def test_the_secret_is_not_shown_again() -> None:
+    office = Office()
+    key = await office.create()
+
+    listed = await office.ask("GET", "/v1/keys")
+    shown = await office.ask("GET", f"/v1/keys/{key['id']}")
+
+    del key["key"]
+    assert listed.json() == {"object": "list", "data": [key]}
+    assert shown.json() == key
+
+
+async def test_all_fields_reach_the_administration() -> None:
+    office = Office()
+
+    await office.create(
+        tenant="acme",
+        scopes=list(SCOPES),
+        priority="high",
+        may_log_prompts=True,
+        expires_at=4_070_908_800,
+    )
+
+    (key,) = office.administration.keys.values()
+    assert (key.tenant, key.scopes, key.priority) == ("acme", frozenset(SCOPES), "high")
+    assert (key.models, key.may_log_prompts, key.expires_at_s) == (("llm*",), True, 4_070_908_800)
+
+
+async def test_a_key_goes_by_its_name_too() -> None:
+    office = Office()
+    key = await office.create()
+
+    assert (await office.ask("GET", "/v1/keys/ann")).json()["id"] == key["id"]
+
+
+async def test_a_change_keeps_the_rest() -> None:
+    office = Office()
+    await office.create()
+
+    changed = await office.ask(
+        "POST", "/v1/keys/ann", {"disabled": True, "limits": {"tokens_per_day": 5}}
+    )
+
+    assert changed.status == 200
+    assert changed.json()["disabled"]
+    assert changed.json()["models"] == ["llm*"]
+    assert changed.json()["limits"]["requests_per_minute"] == 9
+    assert changed.json()["limits"]["tokens_per_day"] == 5
+    assert "key" not in changed.json()
+
+
+async def test_a_deleted_key_is_gone() -> None:
+    office = Office()
+    key = await office.create()
+
+    deleted = await office.ask("DELETE", "/v1/keys/ann")
+
+    assert deleted.json() == {"object": "key", "id": key["id"], "deleted": True}
+    assert (await office.ask("GET", "/v1/keys")).json()["data"] == []
+
+
+@pytest.mark.parametrize(("body", "grace_s"), [({}, 0.0), ({"grace_s": 60}, 60.0)])
+async def test_a_rotated_key_is_shown_with_its_new_secret(body: Any, grace_s: float) -> None:
+    office = Office()
+    key = await office.create()
+
+    rotated = await office.ask("POST", "/v1/keys/ann/rotate", body)
+
+    assert rotated.json() == {**key, "key": "secret 2"}
+    assert office.administration.graces_s == [grace_s]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("GET", "/v1/keys/nobody", None),
+        ("POST", "/v1/keys/nobody", {}),
+        ("DELETE", "/v1/keys/nobody", None),
+        ("POST", "/v1/keys/nobody/rotate", {}),
+    ],
+)
+async def test_an_unknown_key_is_not_found(method: str, path: str, body: Any) -> None:
+    response = await Office().ask(method, path, body)
+
+    assert response.error() == (404, "key_not_found", None)
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "code", "param"),
+    [
+        ("/v1/keys", {}, "missing_required_parameter", "name"),
+        ("/v1/keys", {"name": ""}, "invalid_value", "name"),
+        ("/v1/keys", {"name": "root", "key": "sk-mine"}, "unknown_parameter", "key"),
+        ("/v1/keys", {"name": "ann"}, "invalid_value", "name"),
+        ("/v1/keys/ann", {"disabled": 1}, "invalid_value", "disabled"),
+        ("/v1/keys/ann/rotate", {"grace_s": -1}, "invalid_value", "grace_s"),
+    ],
+)
+async def test_a_bad_body_is_refused_by_parameter(
+    path: str, body: Any, code: str, param: str
+) -> None:
+    office = Office()
+    await office.create()
+
+    response = await office.ask("POST", path, body)
+
+    assert response.error() == (400, code, param)
+
+
+@pytest.mark.parametrize("path", ["/v1/keys", "/v1/keys/ann", "/v1/keys/ann/rotate"])
+async def test_a_body_must_be_json(path: str) -> None:
+    office = Office()
+    await office.create()
+
+    response = await office.ask("POST", path)
+
+    assert response.error() == (415, "unsupported_media_type", None)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("PUT", "/v1/keys", {"GET", "HEAD", "POST"}),
+        ("PUT", "/v1/keys/ann", {"GET", "HEAD", "POST", "DELETE"}),
+        ("GET", "/v1/keys/ann/rotate", {"POST"}),
+        ("POST", "/v1/usage", {"GET", "HEAD"}),
+    ],
+)
+async def test_wrong_method_names_the_right_ones(method: str, path: str, allowed: set[str]) -> None:
+    response = await Office().ask(method, path)
+
+    assert response.error() == (405, "method_not_allowed", None)
+    assert set(response.headers["allow"].split(", ")) == allowed

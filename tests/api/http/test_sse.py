@@ -1,0 +1,129 @@
+import json
+
+import pytest
+from starlette.types import Message
+
+from api.errors import EngineFailed
+from api.http.sse import EventStream
+from tests.asgi import Response, check_error
+
+
+class Wire:
+    """An event stream, and what it has written."""
+
+    def __init__(self) -> None:
+        self.response = Response()
+        self.events = EventStream(self._send)
+
+    async def _send(self, message: Message) -> None:
+        self.response.messages.append(message)
+
+
+async def test_nothing_is_sent_before_the_first_event() -> None:
+    wire = Wire()
+
+    assert wire.response.messages == []
+    assert not wire.events.is_started
+
+
+async def test_first_event_starts_the_response() -> None:
+    wire = Wire()
+
+    await wire.events.write([b"1"])
+
+    assert wire.events.is_started
+    assert wire.response.status == 200
+    assert wire.response.headers["content-type"] == "text/event-stream; charset=utf-8"
+    assert wire.response.headers["cache-control"] == "no-cache"
+    assert not wire.response.is_ended
+
+
+async def test_response_starts_once() -> None:
+    wire = Wire()
+
+    await wire.events.write([b"1"])
+    await wire.events.write([b"2"])
+
+    assert [message["type"] for message in wire.response.messages] == [
+        "http.response.start",
+        "http.response.body",
+        "http.response.body",
+    ]
+
+
+async def test_event_is_a_data_line_and_a_blank_one() -> None:
+    wire = Wire()
+
+    await wire.events.write([b'{"a":1}'])
+
+    assert wire.response.chunks == [b'data: {"a":1}\n\n']
+
+
+async def test_several_events_are_one_send() -> None:
+    wire = Wire()
+
+    await wire.events.write([b"1", b"2", b"3"])
+
+    assert wire.response.chunks == [b"data: 1\n\ndata: 2\n\ndata: 3\n\n"]
+
+
+async def test_no_events_are_no_send() -> None:
+    wire = Wire()
+
+    await wire.events.write([])
+
+    assert wire.response.messages == []
+
+
+async def test_end_is_done() -> None:
+    wire = Wire()
+
+    await wire.events.write([b"1"])
+    await wire.events.end()
+
+    assert wire.response.events() == [1, "[DONE]"]
+    assert wire.response.is_ended
+
+
+async def test_failure_is_an_error_event_without_done() -> None:
+    wire = Wire()
+
+    await wire.events.write([b"1"])
+    await wire.events.fail(EngineFailed("It broke: é\u2028\n."))
+
+    assert wire.response.events()[0] == 1
+    check_error(wire.response.events()[1]["error"])
+    assert wire.response.events()[1]["error"]["message"] == "It broke: é\u2028\n."
+    assert len(wire.response.events()) == 2
+    assert wire.response.is_ended
+
+
+@pytest.mark.parametrize("text", ["é", "\u2028", "\x85", "😀"])
+async def test_failure_is_ascii(text: str) -> None:
+    wire = Wire()
+
+    await wire.events.fail(EngineFailed(text))
+
+    assert wire.response.body.isascii()
+    assert json.loads(wire.response.body.removeprefix(b"data: "))["error"]["message"] == text
+
+
+async def test_what_follows_the_start_goes_past_the_layers_around_the_application() -> None:
+    outer, inner = Response(), Response()
+
+    async def send_outer(message: Message) -> None:
+        outer.messages.append(message)
+
+    async def send_inner(message: Message) -> None:
+        inner.messages.append(message)
+
+    events = EventStream(send_inner, send_outer)
+    await events.write([b"1"])
+    await events.end()
+
+    assert [message["type"] for message in inner.messages] == ["http.response.start"]
+    assert [message["body"] for message in outer.messages] == [
+        b"data: 1\n\n",
+        b"data: [DONE]\n\n",
+        b"",
+    ]

@@ -1,0 +1,105 @@
+import logging
+
+import pytest
+from starlette.requests import ClientDisconnect
+from starlette.types import Receive, Scope, Send
+
+from api.errors import InvalidRequest, Overloaded
+from api.http.response import send_json
+from api.middleware.errors import Shield
+from api.middleware.request_id import RequestId
+from tests.asgi import Exchange, Response, request
+
+
+class Failing:
+    """An application that raises, after it has begun its answer or before."""
+
+    def __init__(self, error: BaseException, *, is_late: bool = False) -> None:
+        self.error = error
+        self.is_late = is_late
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self.is_late:
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+        raise self.error
+
+
+async def ask(error: BaseException) -> Response:
+    return await request(RequestId(Shield(Failing(error))), "GET", "/")
+
+
+async def ask_late(error: BaseException) -> Response:
+    exchange = Exchange(RequestId(Shield(Failing(error, is_late=True))), "GET", "/")
+    with pytest.raises(type(error)):
+        async with exchange:
+            pass
+    return exchange.response
+
+
+async def test_error_of_ours_is_written() -> None:
+    response = await ask(InvalidRequest("It is too long.", param="input"))
+
+    assert response.error() == (400, "invalid_value", "input")
+    assert response.message() == "It is too long."
+
+
+async def test_headers_of_the_error_are_written() -> None:
+    response = await ask(Overloaded("Full."))
+
+    assert response.error() == (503, "server_is_overloaded", None)
+    assert response.headers["retry-after"] == "1"
+
+
+async def test_any_other_error_is_a_plain_500() -> None:
+    response = await ask(RuntimeError("password in /etc/secret"))
+
+    assert response.error() == (500, "internal_error", None)
+    assert response.message() == "The server had an error while processing the request."
+    assert b"secret" not in response.body
+
+
+async def test_any_other_error_is_logged_with_the_request_id(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    response = await ask(RuntimeError("deep inside"))
+
+    assert response.headers["x-request-id"] in caplog.text
+    assert "deep inside" in caplog.text
+
+
+async def test_error_of_ours_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, "api")
+
+    await ask(InvalidRequest("It is too long."))
+
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize("error", [RuntimeError("late"), InvalidRequest("late")])
+async def test_late_error_breaks_the_connection(error: Exception) -> None:
+    response = await ask_late(error)
+
+    assert len(response.messages) == 1
+
+
+async def test_client_that_has_left_is_no_error(caplog: pytest.LogCaptureFixture) -> None:
+    response = await ask(ClientDisconnect())
+
+    assert response.messages == []
+    assert caplog.records == []
+
+
+async def test_answer_passes_untouched() -> None:
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        await send_json(send, "fine")
+
+    response = await request(RequestId(Shield(answer)), "GET", "/")
+
+    assert (response.status, response.json()) == (200, "fine")
+
+
+async def test_scopes_that_are_no_request_are_not_shielded() -> None:
+    shield = Shield(Failing(RuntimeError("at start-up")))
+
+    with pytest.raises(RuntimeError, match="at start-up"):
+        await shield({"type": "lifespan"}, None, None)  # type: ignore[arg-type]

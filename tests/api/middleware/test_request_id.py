@@ -1,0 +1,75 @@
+import re
+
+import pytest
+from starlette.types import Receive, Scope, Send
+
+from api.http.response import send_json
+from api.middleware.request_id import RequestId, get_request_id
+from tests.asgi import request, to_scope
+
+
+async def echo(scope: Scope, receive: Receive, send: Send) -> None:
+    await send_json(send, get_request_id(scope))
+
+
+APP = RequestId(echo)
+
+
+async def test_request_without_id_gets_one() -> None:
+    response = await request(APP, "GET", "/")
+
+    assert re.fullmatch(r"req_[0-9a-f]{32}", response.headers["x-request-id"])
+
+
+async def test_application_sees_the_id_of_the_response() -> None:
+    response = await request(APP, "GET", "/")
+
+    assert response.json() == response.headers["x-request-id"]
+
+
+async def test_two_requests_get_different_ids() -> None:
+    first = await request(APP, "GET", "/")
+    second = await request(APP, "GET", "/")
+
+    assert first.json() != second.json()
+
+
+@pytest.mark.parametrize(
+    "offered", ["a", "3f2504e0-4f89-41d3-9a0c-0305e82c3301", "a.b_c-D", "x" * 64]
+)
+async def test_harmless_id_of_the_client_is_taken(offered: str) -> None:
+    response = await request(APP, "GET", "/", headers={"x-request-id": offered})
+
+    assert response.json() == offered
+    assert response.headers["x-request-id"] == offered
+
+
+@pytest.mark.parametrize(
+    "offered", ["", "x" * 65, "a b", "a\nb", "a\n", 'a"', "<script>", "é", "²", "a/b", "a;b"]
+)
+async def test_any_other_id_is_replaced(offered: str) -> None:
+    response = await request(APP, "GET", "/", headers={"x-request-id": offered})
+
+    assert response.json().startswith("req_")
+
+
+async def test_header_is_left_to_the_server_that_writes_it() -> None:
+    app = RequestId(echo, is_echoed_outside=True)
+
+    response = await request(app, "GET", "/", headers={"x-request-id": "mine"})
+
+    assert response.json() == "mine"
+    assert "x-request-id" not in response.headers
+
+
+async def test_scopes_that_are_no_request_pass_untouched() -> None:
+    seen: list[Scope] = []
+
+    async def note(scope: Scope, receive: Receive, send: Send) -> None:
+        seen.append(scope)
+
+    scope = {**to_scope("GET", "/", {}), "type": "lifespan"}
+    await RequestId(note)(scope, None, None)  # type: ignore[arg-type]
+
+    assert seen == [scope]
+    assert "triptych.request_id" not in scope

@@ -1,0 +1,74 @@
+"""Prompts are kept only of requests that say so, with a key that may."""
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from api.errors import RateLimited
+from api.ports.tenancy import Key, KeyLimits
+from tests.asgi import Response, request
+from tests.fakes import LLM, SECRET, FakeLimiter, build_app, keys_of
+
+KEY = Key("k0000001", "ann", "acme", may_log_prompts=True)
+BODY = {"model": LLM, "prompt": "Once", "log_prompt": True}
+
+
+class FakePromptLog:
+    """A `PromptLog` in memory."""
+
+    def __init__(self) -> None:
+        self.kept: list[tuple[str, str, Any]] = []
+
+    def keep(self, request_id: str, model: str, body: bytes) -> None:
+        self.kept.append((request_id, model, json.loads(body)))
+
+
+async def ask(key: Key, log: FakePromptLog | None, body: Any, **rules: Any) -> Response:
+    app = build_app(keys=keys_of(key), prompt_log=log, **rules)
+    headers = {"authorization": f"Bearer {SECRET}"}
+    return await request(app, "POST", "/v1/completions", json_body=body, headers=headers)
+
+
+async def test_prompt_is_kept_if_request_and_key_allow_it() -> None:
+    log = FakePromptLog()
+
+    response = await ask(KEY, log, BODY)
+
+    assert log.kept == [(response.headers["x-request-id"], LLM, BODY)]
+    assert "x-ignored-parameters" not in response.headers
+
+
+async def test_prompt_is_not_kept_unless_the_request_says_so() -> None:
+    log = FakePromptLog()
+
+    await ask(KEY, log, {**BODY, "log_prompt": False})
+
+    assert log.kept == []
+
+
+async def test_prompt_is_not_kept_if_the_key_may_not() -> None:
+    log = FakePromptLog()
+
+    response = await ask(replace(KEY, may_log_prompts=False), log, BODY)
+
+    assert log.kept == []
+    assert response.headers["x-ignored-parameters"] == "log_prompt"
+
+
+@pytest.mark.parametrize("may_log_prompts", [True, False])
+async def test_without_a_log_the_request_is_told(may_log_prompts: bool) -> None:
+    response = await ask(replace(KEY, may_log_prompts=may_log_prompts), None, BODY)
+
+    assert response.headers["x-ignored-parameters"] == "log_prompt"
+
+
+async def test_prompt_of_a_refused_request_is_not_kept() -> None:
+    log = FakePromptLog()
+    key = replace(KEY, limits=KeyLimits(requests_per_minute=1))
+
+    response = await ask(key, log, BODY, limiter=FakeLimiter(RateLimited("Full.")))
+
+    assert response.status == 429
+    assert log.kept == []

@@ -1,0 +1,428 @@
+import json
+import threading
+from typing import Any
+
+import pytest
+
+from api.ports.stream import Delta, Extra, TokenLogprob, ToolCallDelta
+from api.ports.text import Completion, Conversation, Message, Tool, Tools
+from api.registry import Llm, TextOptions
+from api.schema.chat import ChatRequest
+from api.settings import Limits, Policy
+from api.text.chat import ChatAnswer, to_generation
+from api.text.endpoint import Heading
+from tests.asgi import Response, request
+from tests.fakes import ENCODER, LLM, PAINTER, FakeLlm, build_app
+
+TOOL = {
+    "type": "function",
+    "function": {"name": "f", "description": "does", "parameters": {"type": "object"}},
+}
+URL = "/v1/chat/completions"
+BODY = {"model": LLM, "messages": [{"role": "user", "content": "Hi"}]}
+
+
+async def ask(llm: FakeLlm | None = None, **members: Any) -> Response:
+    return await request(build_app(llm), "POST", URL, json_body={**BODY, **members})
+
+
+def generation_of(**members: Any) -> Any:
+    request = ChatRequest.model_validate({**BODY, **members})
+    return to_generation(request, Llm(FakeLlm()), "req_1", Limits())
+
+
+async def test_answer_is_a_chat_completion() -> None:
+    response = await ask()
+
+    value = response.json()
+    assert value.pop("created") > 1_700_000_000
+    assert value == {
+        "id": f"chatcmpl-{response.headers['x-request-id']}",
+        "object": "chat.completion",
+        "model": LLM,
+        "system_fingerprint": "fp_unknown",
+        "choices": [
+            {
+                "index": 0,
+                "message": {"role": "assistant", "content": "Hello", "refusal": None},
+                "logprobs": None,
+                "finish_reason": "stop",
+            }
+        ],
+        "usage": {
+            "prompt_tokens": 5,
+            "completion_tokens": 2,
+            "total_tokens": 7,
+            "prompt_tokens_details": {"cached_tokens": 0},
+            "completion_tokens_details": {"reasoning_tokens": 0},
+        },
+    }
+
+
+async def test_answer_holds_every_choice() -> None:
+    llm = FakeLlm([(Delta(0, "a", "stop"), Delta(1, "b", "length"))])
+
+    response = await ask(llm, n=2)
+
+    assert [
+        (choice["index"], choice["message"]["content"], choice["finish_reason"])
+        for choice in response.json()["choices"]
+    ] == [(0, "a", "stop"), (1, "b", "length")]
+
+
+async def test_stream_is_role_then_content_then_finish() -> None:
+    response = await ask(stream=True)
+
+    *chunks, done = response.events()
+    assert [chunk["choices"] for chunk in chunks] == [
+        [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}]
+        for delta, reason in [
+            ({"role": "assistant", "content": ""}, None),
+            ({"content": "Hel"}, None),
+            ({"content": "lo"}, None),
+            ({}, "stop"),
+        ]
+    ]
+    assert done == "[DONE]"
+
+
+async def test_chunk_is_a_chat_completion_chunk() -> None:
+    response = await ask(stream=True)
+
+    chunk = response.events()[0]
+    assert chunk.keys() == {"id", "object", "created", "model", "system_fingerprint", "choices"}
+    assert chunk["id"] == f"chatcmpl-{response.headers['x-request-id']}"
+    assert chunk["object"] == "chat.completion.chunk"
+    assert chunk["model"] == LLM
+    assert chunk["created"] > 1_700_000_000
+
+
+async def test_usage_chunk_has_the_same_heading_and_no_choices() -> None:
+    response = await ask(stream=True, stream_options={"include_usage": True})
+
+    first, *_, last, _ = response.events()
+    assert {**last, "usage": None, "choices": first["choices"]} == first
+    assert last["choices"] == []
+
+
+async def test_text_and_finish_reason_of_one_delta_are_two_chunks() -> None:
+    response = await ask(FakeLlm([(Delta(0, "all", "length"),)]), stream=True)
+
+    assert [
+        (chunk["choices"][0]["delta"], chunk["choices"][0]["finish_reason"])
+        for chunk in response.events()[:-1]
+    ] == [
+        ({"role": "assistant", "content": ""}, None),
+        ({"content": "all"}, None),
+        ({}, "length"),
+    ]
+
+
+async def test_every_choice_begins_with_its_role() -> None:
+    llm = FakeLlm([(Delta(1, "x"), Delta(0, "a")), (Delta(1, "", "stop"), Delta(0, "b", "stop"))])
+
+    response = await ask(llm, stream=True, n=2)
+
+    assert [
+        chunk["choices"][0]["index"]
+        for chunk in response.events()[:-1]
+        if "role" in chunk["choices"][0]["delta"]
+    ] == [1, 0]
+
+
+async def test_empty_answer_still_has_role_and_finish() -> None:
+    response = await ask(FakeLlm([(Delta(0, "", "stop"),)]), stream=True)
+
+    assert [chunk["choices"][0]["delta"] for chunk in response.events()[:-1]] == [
+        {"role": "assistant", "content": ""},
+        {},
+    ]
+
+
+async def test_delta_without_news_is_not_sent() -> None:
+    llm = FakeLlm([(Delta(0, "a"),), (Delta(0, ""),), (Delta(0, "", "stop"),)])
+
+    response = await ask(llm, stream=True)
+
+    assert len(response.chunks) == len([b"a", b"finish", b"[DONE]"])
+
+
+@pytest.mark.parametrize("model", ['quo"te\\', "é", "a\nb"])
+async def test_unusual_model_id_survives_the_stream(model: str) -> None:
+    request = ChatRequest.model_validate({**BODY, "model": model})
+    answer = ChatAnswer(request, Heading.new("chatcmpl", "r", model, TextOptions()), None)
+
+    assert json.loads(answer.chunks(Delta(0, "a"))[0])["model"] == model
+
+
+def test_messages_become_a_conversation() -> None:
+    generation = generation_of(
+        messages=[
+            {"role": "system", "content": "Be brief."},
+            {"role": "user", "content": "Hi", "name": "ann"},
+            {"role": "assistant", "content": "Hello"},
+        ]
+    )
+
+    assert generation.request_id == "req_1"
+    assert generation.prompts == (
+        Conversation(
+            (
+                Message("system", "Be brief."),
+                Message("user", "Hi", "ann"),
+                Message("assistant", "Hello"),
+            )
+        ),
+    )
+
+
+def test_developer_is_the_system() -> None:
+    generation = generation_of(messages=[{"role": "developer", "content": "Be brief."}])
+
+    assert generation.prompts == (Conversation((Message("system", "Be brief."),)),)
+
+
+@pytest.mark.parametrize(
+    ("members", "max_tokens"),
+    [
+        ({}, None),
+        ({"max_tokens": 5}, 5),
+        ({"max_completion_tokens": 6}, 6),
+        ({"max_tokens": 5, "max_completion_tokens": 6}, 6),
+    ],
+)
+def test_max_completion_tokens_wins(members: dict[str, int], max_tokens: int | None) -> None:
+    assert generation_of(**members).sampling.max_tokens == max_tokens
+
+
+async def test_unknown_model_returns_404() -> None:
+    response = await ask(model="nobody")
+
+    assert response.error() == (404, "model_not_found", "model")
+
+
+@pytest.mark.parametrize("model", [ENCODER, PAINTER])
+async def test_model_of_another_kind_returns_400(model: str) -> None:
+    response = await ask(model=model)
+
+    assert response.error() == (400, "wrong_model_kind", "model")
+
+
+async def test_bad_parameter_returns_400() -> None:
+    response = await ask(messages=[{"role": "robot", "content": "Hi"}])
+
+    assert response.error() == (400, "invalid_value", "messages[0].role")
+
+
+def token(text: str, logprob: float | None, *top: TokenLogprob) -> TokenLogprob:
+    return TokenLogprob(text, logprob, text.encode(), top)
+
+
+def worded(text: str, logprob: float) -> dict[str, Any]:
+    return {"token": text, "logprob": logprob, "bytes": list(text.encode())}
+
+
+async def test_logprobs_come_with_their_content() -> None:
+    extra = Extra(logprobs=(token("é", -0.5, token("é", -0.5), token("e", -1.0)),))
+    llm = FakeLlm([(Delta(0, "é", None, extra),), (Delta(0, "", "stop"),)])
+
+    response = await ask(llm, stream=True, logprobs=True, top_logprobs=2)
+
+    content = [{**worded("é", -0.5), "top_logprobs": [worded("é", -0.5), worded("e", -1.0)]}]
+    assert [chunk["choices"][0]["logprobs"] for chunk in response.events()[:-1]] == [
+        None,
+        {"content": content, "refusal": None},
+        None,
+    ]
+    assert llm.generations[0].sampling.logprobs == 2
+
+
+async def test_logprobs_of_a_token_that_shows_nothing_come_too() -> None:
+    llm = FakeLlm([(Delta(0, "", None, Extra(logprobs=(token("x", -0.5),))),)])
+
+    response = await ask(llm, stream=True, logprobs=True)
+
+    assert response.events()[1]["choices"][0]["delta"] == {"content": ""}
+
+
+@pytest.mark.parametrize(
+    ("asked", "is_elsewhere"),
+    [({"logprobs": True}, True), ({"loglikelihood": True}, True), ({}, False)],
+)
+async def test_logprobs_are_worded_off_the_event_loop(
+    monkeypatch: pytest.MonkeyPatch, asked: dict[str, Any], is_elsewhere: bool
+) -> None:
+    threads = []
+    whole = ChatAnswer.whole
+
+    def watched(self: ChatAnswer, completion: Completion) -> dict[str, Any]:
+        threads.append(threading.current_thread())
+        return whole(self, completion)
+
+    monkeypatch.setattr(ChatAnswer, "whole", watched)
+
+    assert (await ask(**asked)).status == 200
+    assert [thread is not threading.main_thread() for thread in threads] == [is_elsewhere]
+
+
+async def test_loglikelihood_of_one_prompt_is_told_once() -> None:
+    response = await ask(loglikelihood=True, n=2)
+
+    assert response.error() == (400, "invalid_value", "n")
+
+
+@pytest.mark.parametrize("is_streamed", [True, False])
+async def test_loglikelihood_leaves_out_the_first_token(is_streamed: bool) -> None:
+    extra = Extra(prompt_logprobs=(token("a", None), token("b", -1.0)))
+    llm = FakeLlm([(Delta(0, "x", "stop", extra),)])
+
+    response = await ask(llm, stream=is_streamed, loglikelihood=True)
+
+    first = response.events()[0] if is_streamed else response.json()
+    assert first["choices"][0]["loglikelihood"] == [worded("b", -1.0)]
+    assert llm.generations[0].sampling.prompt_logprobs == 0
+
+
+CALLS = (
+    Delta(0, "", None, Extra(tool_calls=(ToolCallDelta(0, "call_1", "f", '{"a"'),))),
+    Delta(0, "", None, Extra(tool_calls=(ToolCallDelta(0, None, None, ":1}"),))),
+    Delta(0, "", "tool_calls"),
+)
+
+
+async def test_tool_calls_stream_by_index() -> None:
+    response = await ask(FakeLlm([CALLS]), stream=True, tools=[TOOL])
+
+    assert [chunk["choices"][0]["delta"] for chunk in response.events()[1:-1]] == [
+        {
+            "tool_calls": [
+                {
+                    "index": 0,
+                    "id": "call_1",
+                    "type": "function",
+                    "function": {"name": "f", "arguments": '{"a"'},
+                }
+            ]
+        },
+        {"tool_calls": [{"index": 0, "function": {"arguments": ":1}"}}]},
+        {},
+    ]
+    assert response.events()[-2]["choices"][0]["finish_reason"] == "tool_calls"
+
+
+async def test_tool_calls_stand_in_the_message() -> None:
+    call = Extra(tool_calls=(ToolCallDelta(0, "call_1", "f", "{}"),))
+
+    response = await ask(FakeLlm([(Delta(0, "", "tool_calls", call),)]), tools=[TOOL])
+
+    message = response.json()["choices"][0]["message"]
+    assert message["content"] is None
+    assert message["tool_calls"] == [
+        {"id": "call_1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    ]
+
+
+@pytest.mark.parametrize("is_wanted", [True, False])
+async def test_thoughts_are_shown_when_wanted(is_wanted: bool) -> None:
+    thoughts = Extra(reasoning="hm", logprobs=(token("hm", -1.0),))
+    llm = FakeLlm([(Delta(0, "", None, thoughts), Delta(0, "Hi", "stop"))])
+
+    response = await ask(llm, stream=True, include_reasoning=is_wanted, logprobs=True)
+
+    deltas = [chunk["choices"][0]["delta"] for chunk in response.events()[:-1]]
+    thinking = [{"reasoning": "hm"}] if is_wanted else []
+    assert deltas == [{"role": "assistant", "content": ""}, *thinking, {"content": "Hi"}, {}]
+
+
+@pytest.mark.parametrize(
+    ("choice", "expected"),
+    [
+        (None, ("auto", None)),
+        ("none", ("none", None)),
+        ("required", ("required", None)),
+        ({"type": "function", "function": {"name": "f"}}, ("named", "f")),
+    ],
+)
+def test_tools_reach_the_model(choice: Any, expected: Any) -> None:
+    tools = generation_of(tools=[TOOL], tool_choice=choice).prompts[0].tools
+
+    assert tools.tools == (Tool("f", "does", {"type": "object"}),)
+    assert (tools.choice, tools.name) == expected
+
+
+def test_tools_that_are_not_allowed_are_not_on_offer() -> None:
+    other = {"type": "function", "function": {"name": "g"}}
+    allowed = {"type": "allowed_tools", "allowed_tools": {"mode": "required", "tools": [other]}}
+
+    tools = generation_of(tools=[TOOL, other], tool_choice=allowed).prompts[0].tools
+
+    assert tools == Tools((Tool("g"),), "required")
+
+
+async def test_service_tier_is_the_one_that_was_used() -> None:
+    assert (await ask(service_tier="auto")).json()["service_tier"] == "default"
+    assert "service_tier" not in (await ask()).json()
+
+
+@pytest.mark.parametrize("is_wanted", [True, False])
+async def test_thoughts_stand_beside_the_answer_if_they_are_wanted(is_wanted: bool) -> None:
+    llm = FakeLlm([(Delta(0, "42", "stop", Extra(reasoning="Hm.")),)])
+
+    response = await ask(llm, include_reasoning=is_wanted)
+
+    message = response.json()["choices"][0]["message"]
+    assert message["content"] == "42"
+    assert message.get("reasoning") == ("Hm." if is_wanted else None)
+
+
+@pytest.mark.parametrize(
+    "choice", [{"type": "function", "extra": 1}, {"type": "allowed_tools", "extra": 1}]
+)
+async def test_lenient_refuses_what_is_wrong_even_without_the_unknown(choice: Any) -> None:
+    app = build_app(policy=Policy(parameters="lenient"))
+    body = {**BODY, "tools": [TOOL], "tool_choice": choice}
+
+    response = await request(app, "POST", URL, json_body=body)
+
+    assert response.error() == (400, "invalid_value", "tool_choice")
+
+
+async def test_what_has_no_effect_is_listed() -> None:
+    response = await ask(user="ann", metadata={"a": "b"}, log_prompt=True)
+
+    assert response.headers["x-ignored-parameters"] == "metadata, log_prompt"
+
+
+@pytest.mark.parametrize(
+    ("message", "content"),
+    [
+        ({"role": "user", "content": ""}, ""),
+        ({"role": "assistant", "refusal": "No."}, "No."),
+        ({"role": "assistant", "content": "", "refusal": "No."}, ""),
+    ],
+)
+def test_an_empty_text_is_a_text(message: Any, content: str) -> None:
+    (prompt,) = generation_of(messages=[message]).prompts
+
+    assert prompt.messages[0].content == content
+
+
+UNABLE = TextOptions(unsupported=frozenset({"reasoning_effort"}))
+
+
+async def test_what_one_model_cannot_do_is_refused_by_name() -> None:
+    app = build_app(text=UNABLE)
+    response = await request(app, "POST", URL, json_body={**BODY, "reasoning_effort": "low"})
+
+    assert response.error() == (400, "unsupported_parameter", "reasoning_effort")
+
+
+async def test_what_one_model_cannot_do_is_left_out_and_listed_when_lenient() -> None:
+    llm = FakeLlm()
+    app = build_app(llm, text=UNABLE, policy=Policy(parameters="lenient"))
+    response = await request(app, "POST", URL, json_body={**BODY, "reasoning_effort": "low"})
+
+    assert response.headers["x-ignored-parameters"] == "reasoning_effort"
+    (prompt,) = llm.generations[0].prompts
+    assert isinstance(prompt, Conversation)
+    assert prompt.reasoning_effort is None

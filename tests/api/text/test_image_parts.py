@@ -1,0 +1,172 @@
+import asyncio
+import base64
+
+import pytest
+
+from api.errors import InvalidImage
+from api.ports.text import Conversation, ImageInput
+from api.settings import Limits
+from api.text.image_parts import read_image
+from tests.asgi import post, request
+from tests.fakes import LLM, FakeLlm, build_app
+
+PNG = b"\x89PNG\r\n\x1a\n" + b"rest"
+
+
+def to_url(data: bytes, kind: str = "png") -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+
+
+@pytest.mark.parametrize(
+    ("data", "kind"),
+    [(PNG, "png"), (b"\xff\xd8\xff\xe0", "jpeg"), (b"RIFF\0\0\0\0WEBPVP8 ", "webp"), (PNG, "PNG")],
+)
+def test_files_of_three_formats_are_read(data: bytes, kind: str) -> None:
+    assert read_image(to_url(data, kind), "p", Limits()) == data
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "http://169.254.169.254/",
+        "http://127.0.0.1:8265/api/version",
+        "http://[::ffff:127.0.0.1]",
+        "http://2130706433",
+        "https://good.example\\@127.0.0.1/",
+        "file:///etc/passwd",
+        "FILE://x",
+        "gopher://x",
+        "data:image/svg+xml;base64,AAAA",
+        "data:image/gif;base64,AAAA",
+        "data:text/html;base64,AAAA",
+        "data:image/png,AAAA",
+        "data:image/png;base64,A",
+        "data:image/png;base64,@@@@",
+        "data:image/png;base64,AAAA\n",
+        "data:image/png;base64,é",
+        to_url(b""),
+        to_url(b"GIF89a"),
+        to_url(b"RIFF\0\0\0\0WAVE"),
+        to_url(b"II*\0"),
+    ],
+    ids=lambda url: url[:32],
+)
+def test_anything_else_is_refused_without_a_word_of_it(url: str) -> None:
+    with pytest.raises(InvalidImage) as caught:
+        read_image(url, "messages[0].content", Limits())
+
+    assert caught.value.param == "messages[0].content"
+    assert not url or url not in caught.value.message
+
+
+def test_a_file_over_the_limit_is_refused_before_it_is_decoded() -> None:
+    limits = Limits(max_input_image_bytes=1024)
+
+    assert len(read_image(to_url(PNG + bytes(1000)), "p", limits)) == 1012
+    with pytest.raises(InvalidImage, match="1024"):
+        read_image("data:image/png;base64," + "@" * 2000, "p", limits)
+
+
+class Shelf:
+    """A fetcher that has one picture."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    async def fetch(self, url: str, max_bytes: int) -> bytes:
+        self.asked.append(url)
+        return PNG
+
+
+def showing(*urls: str) -> dict[str, object]:
+    parts = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
+    return {"model": LLM, "messages": [{"role": "user", "content": parts}]}
+
+
+async def test_a_url_is_fetched_when_the_operator_allows_some() -> None:
+    llm, shelf = FakeLlm(), Shelf()
+    app = build_app(llm, image_fetcher=shelf)
+    body = showing("https://good.example/a.png", to_url(PNG + b"2"))
+
+    response = await request(app, "POST", "/v1/chat/completions", json_body=body)
+
+    assert response.status == 200
+    assert shelf.asked == ["https://good.example/a.png"]
+    (prompt,) = llm.generations[0].prompts
+    assert isinstance(prompt, Conversation)
+    assert prompt.messages[0].content == (ImageInput(PNG), ImageInput(PNG + b"2"))
+
+
+async def test_a_text_is_left_as_it_is() -> None:
+    llm, shelf = FakeLlm(), Shelf()
+    body = {"model": LLM, "messages": "Hi"}
+
+    await request(
+        build_app(llm, image_fetcher=shelf), "POST", "/v1/chat/completions", json_body=body
+    )
+
+    assert shelf.asked == []
+    (prompt,) = llm.generations[0].prompts
+    assert isinstance(prompt, Conversation)
+    assert prompt.messages[0].content == "Hi"
+
+
+class SlowShelf(Shelf):
+    """A fetcher that never comes back, unless it is called back."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fetching = asyncio.Event()
+        self.is_called_back = False
+
+    async def fetch(self, url: str, max_bytes: int) -> bytes:
+        self.fetching.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self.is_called_back = True
+        raise AssertionError
+
+
+async def test_a_client_that_leaves_while_pictures_are_fetched_is_asked_nothing_for() -> None:
+    llm, shelf = FakeLlm(), SlowShelf()
+    app = build_app(llm, image_fetcher=shelf)
+
+    async with post(app, "/v1/chat/completions", showing("https://good.example/a")) as exchange:
+        await shelf.fetching.wait()
+        exchange.disconnect()
+        response = await exchange.end()
+
+    assert shelf.is_called_back
+    assert (response.messages, llm.generations) == ([], [])
+
+
+async def test_fetching_is_under_the_requests_deadline() -> None:
+    shelf = SlowShelf()
+    app = build_app(image_fetcher=shelf, limits=Limits(request_timeout_s=0.01))
+    body = showing("https://good.example/a.png")
+
+    response = await request(app, "POST", "/v1/chat/completions", json_body=body)
+
+    assert response.error() == (504, "deadline_exceeded", None)
+    assert shelf.is_called_back
+
+
+async def test_nothing_is_fetched_when_there_is_too_much() -> None:
+    shelf = Shelf()
+    app = build_app(image_fetcher=shelf, limits=Limits(max_input_images=1))
+    body = showing("https://good.example/a.png", "https://good.example/b.png")
+
+    response = await request(app, "POST", "/v1/chat/completions", json_body=body)
+
+    assert response.error() == (400, "invalid_value", "messages")
+    assert shelf.asked == []
+
+
+async def test_a_url_is_refused_when_there_is_no_fetcher() -> None:
+    body = showing("https://good.example/a.png")
+
+    response = await request(build_app(), "POST", "/v1/chat/completions", json_body=body)
+
+    assert response.error() == (400, "invalid_image_url", "messages[0].content")
