@@ -10,11 +10,11 @@ from deployments.config.embedding import EmbeddingArgs
 from deployments.config.ingress import IngressArgs
 from deployments.config.ledger import LedgerArgs
 from deployments.config.llm import LlmArgs
-from deployments.diffusion import Diffusion
-from deployments.embedding import Embedding
-from deployments.ingress import Ingress
-from deployments.ledger import Ledger
-from deployments.llm import LLM
+from deployments.ingress.replica import Ingress
+from deployments.ledger.replica import Ledger
+from deployments.models.diffusion import Diffusion
+from deployments.models.embedding import Embedding
+from deployments.models.llm import LLM
 
 
 def ingress(args: IngressArgs) -> Application:

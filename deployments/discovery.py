@@ -4,13 +4,11 @@
 details (ray.serve._private, 2.60) cost under one, hold each application's `args`, and are awaited.
 """
 
-import asyncio
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
 from api.registry import Kind, State
-from deployments.ledger_messages import LedgerAddress
 
 KINDS: Mapping[str, Kind] = {
     "deployments.app:llm": "llm",
@@ -25,7 +23,6 @@ DEPLOYMENTS: Mapping[Kind, str] = {"llm": "LLM", "embedding": "Embedding", "diff
 LEDGER_PATH = "deployments.app:ledger"
 LEDGER = "Ledger"
 
-_LEDGER_TIMEOUT_S = 5.0
 _SOURCE_ERROR = "SourceError: "
 
 
@@ -73,23 +70,6 @@ def to_models(details: Mapping[str, Any]) -> Iterator[DiscoveredModel]:
             args=config["args"],
             is_settled=application["status"] == "RUNNING",
         )
-
-
-async def find_ledger() -> LedgerAddress | None:
-    """Where the ledger listens; None if the configuration has none.
-
-    Raises:
-        Exception: it, or the controller, is not up.
-    """
-    name = find_ledger_application(await fetch_details())
-    if name is None:
-        return None
-    from ray import serve
-
-    handle = serve.get_deployment_handle(LEDGER, app_name=name, _check_exists=False)
-    async with asyncio.timeout(_LEDGER_TIMEOUT_S):
-        address: LedgerAddress = await handle.address.remote()
-    return address
 
 
 def find_ledger_application(details: Mapping[str, Any]) -> str | None:

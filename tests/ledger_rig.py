@@ -9,16 +9,18 @@ from pathlib import Path
 import pytest
 
 from api.ports.tenancy import KeyLimits
-from deployments import ledger_link, ledger_server
-from deployments.audit import AuditLog
-from deployments.ledger_link import LedgerLink
-from deployments.ledger_messages import KeySet, LedgerAddress
-from deployments.ledger_server import LedgerServer
-from deployments.limits.accounts import Accounts
-from deployments.limits.state import SqliteState
-from deployments.limits.store import LocalStore
-from deployments.records import UsageRecord
-from deployments.store.errors import StoreError
+from deployments.ledger import client as ledger_link
+from deployments.ledger import server as ledger_server
+from deployments.ledger.address import LedgerAddress
+from deployments.ledger.audit_log import AuditLog
+from deployments.ledger.client import LedgerLink
+from deployments.ledger.limits.accounts import Accounts
+from deployments.ledger.limits.sqlite_state import SqliteState
+from deployments.ledger.limits.store import LocalStore
+from deployments.ledger.protocol import KeySet
+from deployments.ledger.records import UsageRecord
+from deployments.ledger.server import LedgerServer
+from deployments.ledger.store.errors import StoreError
 
 LOOPBACK = "127.0.0.1"
 

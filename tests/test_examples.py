@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from deployments.check import find_problems, main
+from deployments.check.__main__ import find_problems, main
 from deployments.config.diffusion import DiffusionArgs
 from deployments.config.embedding import EmbeddingArgs
 

@@ -9,15 +9,15 @@ from contextlib import asynccontextmanager
 
 from api.errors import ApiError
 from api.ports.administration import Administration
-from deployments.audit import AuditLog
 from deployments.cli.http_administration import HttpAdministration
 from deployments.home import find_home
-from deployments.pepper import load_pepper
-from deployments.store.administration import StoredAdministration
-from deployments.store.database import VARIABLE, Database, default_url
-from deployments.store.errors import StoreError
-from deployments.store.keys import KeyStore
-from deployments.store.usage import UsageStore
+from deployments.ledger.audit_log import AuditLog
+from deployments.ledger.pepper import load_pepper
+from deployments.ledger.store.administration import StoredAdministration
+from deployments.ledger.store.database import VARIABLE, Database, default_url
+from deployments.ledger.store.errors import StoreError
+from deployments.ledger.store.keys import KeyStore
+from deployments.ledger.store.usage import UsageStore
 
 _ADMIN_KEY = "TRIPTYCH_ADMIN_KEY"
 

@@ -10,7 +10,7 @@ TRACEBACK = f"""The deployment failed to start 3 times in a row.
 ray::ServeReplica:m:LLM.initialize_and_get_metadata() (pid=1, ip=127.0.0.1)
   File "/srv/triptych/deployments/loading.py", line 31, in load_engine
     return _load(args, build)
-deployments.sources.SourceError: {REASON}
+deployments.engines.sources.SourceError: {REASON}
 
 The above exception was the direct cause of the following exception:
 

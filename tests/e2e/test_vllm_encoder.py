@@ -50,7 +50,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def engine(folder: Path, loop: asyncio.AbstractEventLoop) -> Iterator[Any]:
-    from deployments.engines.vllm_encoder import VllmEncoderEngine
+    from deployments.engines.embedding.vllm_encoder import VllmEncoderEngine
 
     async def build() -> Any:
         options = EncoderOptions(dimensions="any", prompts={"query": "find: "})

@@ -12,10 +12,10 @@ import pytest
 
 from api.ports.administration import UsageQuery, UsageRow
 from deployments.cli.usage import main
-from deployments.records import UsageRecord
-from deployments.store.database import Database, default_url
-from deployments.store.keys import KeyStore
-from deployments.store.usage import UsageStore
+from deployments.ledger.records import UsageRecord
+from deployments.ledger.store.database import Database, default_url
+from deployments.ledger.store.keys import KeyStore
+from deployments.ledger.store.usage import UsageStore
 from tests.deployments.cli.conftest import Running
 from tests.service import ROOT
 

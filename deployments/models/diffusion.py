@@ -1,0 +1,97 @@
+"""One replica of an image model: Ray's lifecycle around an engine, and what it streams."""
+
+import asyncio
+import os
+from functools import partial
+from typing import Any
+
+from ray import serve
+
+from api.ports.images import ImageRequest, Images
+from deployments.autoscaling import IMAGE_STEPS
+from deployments.config.diffusion import DiffusionArgs
+from deployments.engines.diffusion.diffusers_engine import DiffusersEngine
+from deployments.engines.fakes import FakeDiffusionEngine
+from deployments.engines.protocol import DiffusionEngine
+from deployments.models.accounting import Desk
+from deployments.models.engine_loading import load_engine
+from deployments.models.fair_queue import FairQueue
+from deployments.models.pending_steps import OutstandingSteps
+from deployments.transport.token_channel import ReplyTo, Sender, StreamEnd
+
+
+class DiffusionReplica:
+    """Serves one model to the ingress replicas."""
+
+    async def __init__(  # type: ignore[misc]  # Serve awaits it
+        self, args: DiffusionArgs
+    ) -> None:
+        """Load the model."""
+        self._engine = load_engine(args, partial(_build_engine, args))
+        self._sender = Sender()
+        self._steps = OutstandingSteps(args.engine)
+        queue = FairQueue(self._engine.capacity, args.max_waiting)
+        self._desk = Desk(args.id, "diffusion", queue)
+
+    async def generate(self, request: ImageRequest) -> Images:
+        """Draw all images; cancelling the call stops the work between two steps."""
+        async with self._desk.take_in(request.request_id, request.origin) as work:
+            with self._steps.counting(request, work):
+                return await self._engine.generate(request, work)
+
+    async def stream(self, request: ImageRequest, reply_to: ReplyTo) -> StreamEnd[Images]:
+        """Draw, and send every step to `reply_to`; the call's result is what has been drawn."""
+        async with self._desk.take_in(request.request_id, request.origin) as work:
+            with self._sender.open(reply_to) as outlet, self._steps.counting(request, work):
+                try:
+                    images = await self._engine.generate(request, work, outlet.send_apart)
+                finally:
+                    work.first_s = outlet.first_s
+            return StreamEnd(images, outlet.sent)
+
+    async def details(self) -> dict[str, Any]:
+        """What clients may ask of the model."""
+        return self._engine.details()
+
+    async def record_autoscaling_stats(self) -> dict[str, int]:
+        """What Serve asks for now and then, and gives to `QueuedImageSteps`."""
+        return {IMAGE_STEPS: self._steps.total}
+
+    async def counts(self) -> dict[str, int]:
+        """What is under way here; all but `pid`, `sockets` and `tasks` are 0 at rest."""
+        return {
+            "pid": os.getpid(),
+            "streams": self._sender.outlets,
+            "sockets": self._sender.peers,
+            "steps": self._steps.total,
+            **self._desk.counts(),
+            "tasks": len(asyncio.all_tasks()),
+        }
+
+    def check_health(self) -> None:
+        """Prove that the engine works; Serve replaces the replica when this raises."""
+        self._engine.check_health()
+
+    def __del__(self) -> None:
+        """End the engine's thread with the replica."""
+        if hasattr(self, "_desk"):
+            self._sender.shut_down()
+            self._engine.shut_down()
+            self._desk.shut_down()
+
+
+def _build_engine(args: DiffusionArgs, folder: str | None) -> DiffusionEngine:
+    if folder is None:
+        return FakeDiffusionEngine()
+    return DiffusersEngine(folder, args.engine, args.id, args.stall_timeout_s)
+
+
+Diffusion = serve.deployment(
+    name="Diffusion",
+    # Whoever waits does so in the replica, where turns are fair: up to `max_waiting`.
+    max_ongoing_requests=2048,
+    max_queued_requests=256,
+    max_constructor_retry_count=1,
+    health_check_period_s=10,
+    graceful_shutdown_timeout_s=660,  # above the ingress's request_timeout_s: drawings finish
+)(DiffusionReplica)

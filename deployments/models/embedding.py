@@ -1,0 +1,80 @@
+"""One replica of an encoder: Ray's lifecycle around an engine."""
+
+import os
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+from ray import serve
+
+from api.ports.embeddings import EmbeddingRequest, Embeddings, ScoreRequest, Scores
+from deployments.config.embedding import EmbeddingArgs
+from deployments.engines.embedding.cross_encoder import CrossEncoderEngine, is_cross_encoder
+from deployments.engines.embedding.sentence_transformer import EncoderEngine
+from deployments.engines.embedding.vllm_encoder import VllmEncoderEngine
+from deployments.engines.fakes import FakeEncoderEngine
+from deployments.engines.protocol import EmbeddingEngine
+from deployments.models.accounting import Desk
+from deployments.models.engine_loading import load_engine
+from deployments.models.fair_queue import FairQueue
+
+
+class EmbeddingReplica:
+    """Serves one model to the ingress replicas."""
+
+    async def __init__(  # type: ignore[misc]  # Serve awaits it
+        self, args: EmbeddingArgs
+    ) -> None:
+        """Load the model."""
+        self._engine = load_engine(args, partial(_build_engine, args))
+        queue = FairQueue(self._engine.capacity, args.max_waiting)
+        self._desk = Desk(args.id, "embedding", queue)
+
+    async def embed(self, request: EmbeddingRequest) -> Embeddings:
+        """Embed all inputs; cancelling the call stops the work."""
+        async with self._desk.take_in(request.request_id, request.origin) as work:
+            return await self._engine.embed(request, work)
+
+    async def score(self, request: ScoreRequest) -> Scores:
+        """Score all pairs; cancelling the call stops the work."""
+        async with self._desk.take_in(request.request_id, request.origin) as work:
+            return await self._engine.score(request, work)
+
+    async def details(self) -> Mapping[str, Any]:
+        """What the card of the model tells of it."""
+        return self._engine.details
+
+    async def counts(self) -> dict[str, int]:
+        """What is under way here; all but `pid` is 0 at rest."""
+        return {"pid": os.getpid(), **self._desk.counts()}
+
+    async def check_health(self) -> None:
+        """Prove that the engine works; Serve replaces the replica when this raises."""
+        await self._engine.check_health()
+
+    def __del__(self) -> None:
+        """End the engine's thread with the replica."""
+        if hasattr(self, "_desk"):
+            self._engine.shut_down()
+            self._desk.shut_down()
+
+
+def _build_engine(args: EmbeddingArgs, folder: str | None) -> EmbeddingEngine:
+    if folder is None:
+        return FakeEncoderEngine()
+    if args.runner == "vllm":
+        return VllmEncoderEngine(folder, args.engine, args.vllm)
+    if is_cross_encoder(folder, args.engine):
+        return CrossEncoderEngine(folder, args.engine)
+    return EncoderEngine(folder, args.engine)
+
+
+Embedding = serve.deployment(
+    name="Embedding",
+    # Whoever waits does so in the replica, where turns are fair: up to `max_waiting`.
+    max_ongoing_requests=2048,
+    max_queued_requests=1024,
+    max_constructor_retry_count=1,
+    health_check_period_s=10,
+    graceful_shutdown_timeout_s=60,
+)(EmbeddingReplica)

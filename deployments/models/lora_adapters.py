@@ -1,0 +1,73 @@
+"""LoRA adapters: which there are, and loading them into an engine on first use.
+
+A name that a client sends is a key and never a path: it is looked up among those that the
+configuration lists and the folders that stand in `adapters_dir`.
+"""
+
+import itertools
+import re
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from api.errors import EngineFailed, ModelNotFound
+from deployments.config.base import MODEL_ID
+from deployments.config.llm import LlmArgs
+from deployments.engines.sources import SourceError, resolve_source
+
+_CONFIG = "adapter_config.json"
+
+Load = Callable[[str, int, str], Awaitable[Any]]
+"""Name, number and folder → the adapter as the engine wants it."""
+
+
+def list_adapters(args: LlmArgs) -> dict[str, str]:
+    """The adapters of a model: name → source; listed ones first, then those of the folder by name.
+
+    A folder that cannot be read holds none.
+    """
+    adapters = {adapter.id: adapter.source for adapter in args.adapters}
+    if args.adapters_dir is not None:
+        try:
+            folders = sorted(Path(args.adapters_dir).expanduser().iterdir())
+        except OSError:
+            folders = []
+        for folder in folders:
+            if re.fullmatch(MODEL_ID, folder.name) and (folder / _CONFIG).is_file():
+                adapters.setdefault(folder.name, str(folder))
+    return adapters
+
+
+class Adapters:
+    """The adapters of one replica, loaded when they are first asked for."""
+
+    def __init__(self, args: LlmArgs, load: Load) -> None:
+        """Load with `load`, which belongs to the engine."""
+        self._args = args
+        self._load = load
+        self._numbers = itertools.count(1)
+        self._loaded: dict[tuple[str, str, float], Any] = {}
+
+    async def get(self, name: str) -> Any:
+        """An adapter as the engine wants it; one whose files have changed is another.
+
+        Raises:
+            ModelNotFound: there is none of that name.
+            EngineFailed: it cannot be loaded; the log says why.
+        """
+        source = list_adapters(self._args).get(name)
+        if source is None:
+            raise ModelNotFound("This model has no such adapter.", param="model")
+        try:
+            folder = resolve_source(f"{self._args.id}:{name}", source)
+        except SourceError as error:
+            raise EngineFailed("The adapter could not be loaded.") from error
+        key = (name, str(folder), _changed_at_s(folder))
+        if key not in self._loaded:
+            # vLLM trusts that no two adapters ever have the same number.
+            self._loaded[key] = await self._load(name, next(self._numbers), str(folder))
+        return self._loaded[key]
+
+
+def _changed_at_s(folder: Path) -> float:
+    return max((path.stat().st_mtime for path in folder.iterdir()), default=0.0)

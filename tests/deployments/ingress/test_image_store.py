@@ -1,0 +1,82 @@
+import os
+from pathlib import Path
+
+from deployments.config.ingress import ImageStoreArgs
+from deployments.ingress.image_store import ImageFolder
+
+
+def build(folder: Path, clock: list[float], **more) -> ImageFolder:
+    return ImageFolder(ImageStoreArgs(folder=str(folder), **more), lambda: clock[0])
+
+
+async def test_what_is_kept_is_found(tmp_path: Path) -> None:
+    store = build(tmp_path / "images", [1000.0], base_url="https://a.example")
+
+    name = await store.keep(b"a picture", "webp")
+
+    assert await store.find(name) == b"a picture"
+    assert (len(name), name[22:]) == (27, ".webp")
+    assert store.base_url == "https://a.example"
+
+
+async def test_names_are_never_the_same(tmp_path: Path) -> None:
+    store = build(tmp_path, [1000.0])
+
+    assert len({await store.keep(b"x", "png") for _ in range(20)}) == 20
+
+
+async def test_nobody_else_may_read(tmp_path: Path) -> None:
+    store = build(tmp_path / "images", [1000.0])
+
+    name = await store.keep(b"x", "png")
+
+    assert (tmp_path / "images").stat().st_mode & 0o077 == 0
+    assert (tmp_path / "images" / name).stat().st_mode & 0o077 == 0
+
+
+async def test_image_expires(tmp_path: Path) -> None:
+    clock = [1000.0]
+    store = build(tmp_path, clock, expires_s=10)
+    name = await store.keep(b"x", "png")
+
+    clock[0] = 1010.0
+
+    assert await store.find(name) is None
+
+
+async def test_expired_files_are_removed(tmp_path: Path) -> None:
+    clock = [1000.0]
+    store = build(tmp_path, clock, expires_s=10)
+    await store.keep(b"x", "png")
+
+    clock[0] = 1011.0
+    name = await store.keep(b"y", "png")
+
+    assert os.listdir(tmp_path) == [name]
+
+
+async def test_oldest_go_when_there_is_no_room(tmp_path: Path) -> None:
+    clock = [1000.0]
+    store = build(tmp_path, clock, max_bytes=2500)
+    names = []
+    for _ in range(3):
+        names.append(await store.keep(bytes(1000), "png"))
+        clock[0] += 1
+
+    assert [await store.find(name) is not None for name in names] == [False, True, True]
+    assert len(os.listdir(tmp_path)) == 2
+
+
+async def test_names_lead_nowhere_else(tmp_path: Path) -> None:
+    (tmp_path / "secret.png").write_bytes(b"x")
+    store = build(tmp_path / "images", [1000.0])
+
+    assert await store.find("../secret.png") is None
+    assert await store.find("a" * 22 + ".png") is None
+
+
+async def test_folder_may_be_there_already(tmp_path: Path) -> None:
+    clock = [1000.0]
+    name = await build(tmp_path, clock).keep(b"x", "png")
+
+    assert await build(tmp_path, clock).find(name) == b"x"

@@ -1,0 +1,41 @@
+from typing import Any
+
+from api.registry import TextOptions
+from deployments.discovery import DiscoveredModel
+from deployments.ingress.text_options import to_text_options
+
+
+def options_of(**args: Any) -> TextOptions:
+    model = DiscoveredModel(
+        "a", "m", "llm", "ready", None, 0, {"id": "m", "source": "fake:", **args}
+    )
+    return to_text_options(model)
+
+
+def test_options_are_those_of_the_configuration() -> None:
+    options = options_of(
+        default_max_tokens=512,
+        stream_usage="last_chunk",
+        adapters=[{"id": "a", "source": "/a"}],
+    )
+
+    assert options.default_max_tokens == 512
+    assert options.usage_placement == "last_chunk"
+    assert options.adapters == ("a",)
+
+
+def test_what_the_model_cannot_do_is_unsupported() -> None:
+    able = options_of(engine={"reasoning_parser": "qwen3"}, template_options=["enable_thinking"])
+
+    assert options_of().unsupported == {"reasoning_effort", "chat_template_kwargs"}
+    assert able.unsupported == frozenset()
+
+
+def test_the_fingerprint_changes_with_the_configuration_only() -> None:
+    assert options_of().fingerprint == options_of().fingerprint
+    assert options_of().fingerprint != options_of(engine={"seed": 1}).fingerprint
+    assert options_of().fingerprint.startswith("fp_")
+
+
+def test_arguments_that_cannot_be_read_say_nothing() -> None:
+    assert options_of(no_such_thing=1) == TextOptions()

@@ -1,0 +1,291 @@
+import asyncio
+import contextlib
+import os
+import signal
+import sqlite3
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy import Connection, select, text
+
+from deployments.ledger.store.database import Database, default_url
+from deployments.ledger.store.errors import StoreError
+from deployments.ledger.store.tables import changes, metadata
+
+MIGRATE = """
+import asyncio, sys
+from deployments.store.database import Database
+
+async def main():
+    database = Database(sys.argv[1])
+    await database.migrate()
+    await database.close()
+
+asyncio.run(main())
+"""
+
+WRITE_AND_DIE = """
+import asyncio, os, signal, sys
+from sqlalchemy import text
+from deployments.store.database import Database
+
+async def main():
+    database = Database(sys.argv[1])
+    async with database.writing() as connection:
+        await connection.execute(text("UPDATE changes SET version = 7"))
+    os.kill(os.getpid(), signal.SIGKILL)
+
+asyncio.run(main())
+"""
+
+
+async def version(database: Database) -> int:
+    async with database.reading() as connection:
+        return int((await connection.execute(select(changes.c.version))).scalar_one())
+
+
+async def migrate_elsewhere(url: str) -> bytes:
+    """What a process says on stderr that brings a database up to date."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", MIGRATE, url, stderr=subprocess.PIPE
+    )
+    return (await process.communicate())[1]
+
+
+async def change_and_fail(database: Database) -> None:
+    async with database.writing() as connection:
+        await connection.execute(text("UPDATE changes SET version = 7"))
+        raise LookupError
+
+
+async def select_nothing_such(database: Database) -> None:
+    async with database.reading() as connection:
+        await connection.execute(text("SELECT nothing_such WHERE 'a' = :b"), {"b": "a value"})
+
+
+async def test_migrations_make_the_tables_that_the_code_knows(database: Database) -> None:
+    def compare(connection: Connection) -> list[object]:
+        return list(compare_metadata(MigrationContext.configure(connection), metadata))
+
+    async with database.reading() as connection:
+        assert await connection.run_sync(compare) == []
+
+
+async def test_migrating_twice_changes_nothing_and_is_fast(database: Database) -> None:
+    before = time.process_time()
+    await database.migrate()
+
+    assert time.process_time() - before < 1
+    assert await version(database) == 1
+
+
+async def test_several_processes_may_migrate_at_once(database_url: str) -> None:
+    errors = await asyncio.gather(*(migrate_elsewhere(database_url) for _ in range(4)))
+    database = Database(database_url)
+
+    assert errors == [b""] * 4
+    assert await version(database) == 1
+    await database.close()
+
+
+async def test_a_new_file_that_another_process_writes_is_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / "triptych.db"
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")  # not yet with a write-ahead log, as a new file is
+        database = Database(f"sqlite:///{path}")
+        migrating = asyncio.create_task(database.migrate())
+        await asyncio.sleep(0.2)
+        other.execute("COMMIT")
+
+    await migrating
+
+    assert await version(database) == 1
+    await database.close()
+
+
+async def test_what_is_up_to_date_is_seen_beside_a_writer(database: Database) -> None:
+    async with database.writing() as connection:
+        await connection.execute(text("UPDATE changes SET version = 7"))
+
+        await asyncio.wait_for(database.migrate(), 2)
+
+
+async def test_a_database_of_a_newer_version_is_refused(database: Database) -> None:
+    async with database.writing() as connection:
+        await connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+
+    with pytest.raises(StoreError, match=r"newer version of Triptych \(its schema is 9999\)"):
+        await database.migrate()
+
+
+async def test_what_was_committed_survives_the_writer(
+    database: Database, database_url: str
+) -> None:
+    done = await asyncio.to_thread(
+        subprocess.run, [sys.executable, "-c", WRITE_AND_DIE, database_url]
+    )
+
+    assert done.returncode == -signal.SIGKILL
+    assert await version(database) == 7
+
+
+async def test_an_error_undoes_the_whole_transaction(database: Database) -> None:
+    with pytest.raises(LookupError):
+        await change_and_fail(database)
+
+    assert await version(database) == 1
+
+
+async def test_writers_wait_for_each_other(database: Database) -> None:
+    async def add_one() -> None:
+        async with database.writing() as connection:
+            await connection.execute(changes.update().values(version=changes.c.version + 1))
+
+    await asyncio.gather(*(add_one() for _ in range(20)))
+
+    assert await version(database) == 21
+
+
+async def test_a_reader_does_not_wait_for_a_writer(database: Database) -> None:
+    async with database.writing() as connection:
+        await connection.execute(text("UPDATE changes SET version = 7"))
+
+        assert await version(database) == 1
+
+
+async def test_a_mistake_in_a_statement_is_one_line_without_its_values(database: Database) -> None:
+    with pytest.raises(StoreError) as caught:
+        await select_nothing_such(database)
+
+    assert "nothing_such" in str(caught.value)
+    assert "a value" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+async def test_a_server_that_is_not_there_is_an_error_without_the_password() -> None:
+    database = Database("postgresql://somebody:opensesame@127.0.0.1:1/name")
+    with pytest.raises(StoreError) as caught:
+        await database.migrate()
+
+    assert "opensesame" not in str(caught.value) + repr(caught.value) + repr(database)
+    assert "127.0.0.1:1" in str(caught.value)
+    assert caught.value.__cause__ is None
+
+
+async def test_a_database_that_the_server_has_not_got_is_an_error(postgres_port: int) -> None:
+    database = Database(f"postgresql://postgres:opensesame@127.0.0.1:{postgres_port}/nothing_such")
+
+    with pytest.raises(StoreError, match="nothing_such"):
+        await database.migrate()
+
+
+async def test_a_lost_connection_is_replaced(postgresql_url: str) -> None:
+    database = Database(postgresql_url)
+    await database.migrate()
+    others = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()"
+    other = Database(postgresql_url)
+    async with other.writing() as connection:
+        await connection.execute(text(f"{others} AND datname = current_database()"))
+
+    assert await version(database) == 1
+    await database.close()
+    await other.close()
+
+
+@pytest.mark.parametrize("url", ["", "opensesame", "mysql://u:opensesame@h/d", "sqlite"])
+def test_urls_of_other_forms_are_refused_without_being_quoted(url: str) -> None:
+    with pytest.raises(StoreError, match="begins with sqlite:/// or postgresql://") as caught:
+        Database(url)
+
+    assert "opensesame" not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["sqlite://", "sqlite:///", "sqlite:///:memory:"])
+def test_sqlite_without_a_file_is_refused(url: str) -> None:
+    with pytest.raises(StoreError, match="an SQLite database needs a file"):
+        Database(url)
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("sqlite:////a/b.db", "sqlite+aiosqlite:////a/b.db"),
+        ("postgres://u:p@h/d", "postgresql+asyncpg://u:***@h/d"),
+        ("postgresql://u@h:5/d?sslmode=require", "postgresql+asyncpg://u@h:5/d?ssl=require"),
+        ("postgresql+asyncpg://h/d", "postgresql+asyncpg://h/d"),
+    ],
+)
+def test_urls_get_their_drivers(url: str, shown: str) -> None:
+    assert repr(Database(url)) == f"Database({shown!r})"
+
+
+def test_a_new_database_says_nothing_to_anybody(tmp_path: Path) -> None:
+    Database(f"sqlite:///{tmp_path}/x/triptych.db")
+
+    assert not (tmp_path / "x").exists()
+
+
+async def test_only_the_owner_can_read_the_file(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path}/x/triptych.db")
+    await database.migrate()
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "x").iterdir()}
+
+    assert modes == dict.fromkeys(("triptych.db", "triptych.db-shm", "triptych.db-wal"), 0o600)
+    await database.close()
+
+
+async def test_a_file_that_is_no_database_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "triptych.db").write_text("no database " * 100)
+
+    with pytest.raises(StoreError, match=r"triptych\.db: .*not a database"):
+        await Database(f"sqlite:///{tmp_path}/triptych.db").migrate()
+
+
+async def test_a_folder_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "x").write_text("")
+
+    with pytest.raises(StoreError, match="Not a directory"):
+        await Database(f"sqlite:///{tmp_path}/x/y/triptych.db").migrate()
+
+
+def test_the_default_is_a_file_in_the_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("TRIPTYCH_DATABASE_URL", raising=False)
+    monkeypatch.setenv("TRIPTYCH_HOME", str(tmp_path))
+    in_home = default_url()
+    monkeypatch.setenv("TRIPTYCH_DATABASE_URL", "postgresql://h/d")
+
+    assert in_home == f"sqlite:///{tmp_path}{os.sep}triptych.db"
+    assert default_url() == "postgresql://h/d"
+
+
+async def test_another_process_that_leaves_does_not_take_the_journal_away(tmp_path: Path) -> None:
+    """SQLite's locks are the process's: closing any descriptor of the file gives all of them up.
+
+    The other one would then believe to be the last, and delete the journal that we write to.
+    """
+    path, journal = tmp_path / "triptych.db", tmp_path / "triptych.db-wal"
+    database = Database(f"sqlite:///{path}")
+    await database.migrate()
+    async with database.reading() as first, database.reading() as second:
+        for connection in (first, second):
+            await connection.execute(text("SELECT * FROM keys"))
+    before = journal.stat().st_ino
+    await asyncio.to_thread(change_and_leave, path)
+
+    assert journal.stat().st_ino == before
+    await database.close()
+
+
+def change_and_leave(path: Path) -> None:
+    change = (
+        "import sqlite3, sys; connection = sqlite3.connect(sys.argv[1]); "
+        "connection.execute('UPDATE changes SET version = 99'); "
+        "connection.commit(); connection.close()"
+    )
+    subprocess.run([sys.executable, "-c", change, path], check=True)

@@ -1,0 +1,81 @@
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from deployments.config.base import ModelArgs
+from deployments.engines.sources import SourceError
+from deployments.models.engine_loading import FAKE_SOURCE, load_engine
+
+
+@pytest.fixture
+def log(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
+    """`load_engine` configures the logs of a replica: undone afterwards, and heard meanwhile."""
+    loggers = [logging.getLogger(name) for name in ("api", "deployments")]
+    before = [(each, each.handlers, each.level, each.propagate) for each in loggers]
+    heard = logging.getLogger("deployments.models.engine_loading")
+    heard.addHandler(caplog.handler)
+    yield caplog
+    heard.removeHandler(caplog.handler)
+    for each, handlers, level, propagate in before:
+        each.handlers, each.level, each.propagate = handlers, level, propagate
+
+
+@pytest.mark.usefixtures("log")
+def test_engine_is_built_from_the_folder(tmp_path: Path) -> None:
+    engine = load_engine(ModelArgs(id="m", source=str(tmp_path)), lambda folder: ("engine", folder))
+
+    assert engine == ("engine", str(tmp_path))
+
+
+@pytest.mark.usefixtures("log")
+def test_fake_engine_is_built_from_none() -> None:
+    engine = load_engine(ModelArgs(id="m", source=FAKE_SOURCE), lambda folder: ("engine", folder))
+
+    assert engine == ("engine", None)
+
+
+def test_loading_is_logged(log: pytest.LogCaptureFixture) -> None:
+    load_engine(ModelArgs(id="m", source=FAKE_SOURCE), lambda folder: "engine")
+
+    assert [record.getMessage() for record in log.records] == [
+        "model 'm': loading from 'fake:'",
+        "model 'm': loaded",
+    ]
+
+
+def test_source_that_is_not_there_is_logged_in_one_line(log: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(SourceError) as caught:
+        load_engine(ModelArgs(id="m", source="./gone"), lambda folder: "engine")
+
+    assert [record.getMessage() for record in log.records] == [str(caught.value)]
+    assert str(caught.value) == (
+        "model 'm': source './gone' cannot be loaded: there is no such folder"
+    )
+
+
+def test_engine_that_raises_is_a_source_error(
+    log: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    def build(folder: str | None) -> str:
+        raise ValueError("no tokenizer\nlong story")
+
+    with pytest.raises(SourceError) as caught:
+        load_engine(ModelArgs(id="m", source=str(tmp_path)), build)
+
+    assert str(caught.value) == (
+        f"model 'm': source '{tmp_path}' cannot be loaded: ValueError: no tokenizer"
+    )
+    assert str(caught.value) in [record.getMessage() for record in log.records]
+    assert "long story" in log.text
+
+
+@pytest.mark.usefixtures("log")
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+def test_order_to_stop_is_not_an_error_of_the_source(error: type[BaseException]) -> None:
+    def build(folder: str | None) -> str:
+        raise error
+
+    with pytest.raises(error):
+        load_engine(ModelArgs(id="m", source=FAKE_SOURCE), build)

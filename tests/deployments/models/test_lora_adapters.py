@@ -1,0 +1,82 @@
+from pathlib import Path
+
+import pytest
+
+from api.errors import EngineFailed, ModelNotFound
+from deployments.config.llm import AdapterArgs, LlmArgs
+from deployments.models.lora_adapters import Adapters, list_adapters
+
+
+def make_adapter(folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    (folder / "adapter_config.json").write_text("{}")
+    return folder
+
+
+def args_for(tmp_path: Path, *ids: str) -> LlmArgs:
+    adapters = tuple(AdapterArgs(id=name, source=str(tmp_path / name)) for name in ids)
+    return LlmArgs(id="m", source="fake:", adapters=adapters, adapters_dir=str(tmp_path / "dir"))
+
+
+class Loads:
+    """Notes what is loaded."""
+
+    def __init__(self) -> None:
+        self.loaded: list[tuple[str, int, str]] = []
+
+    async def __call__(self, name: str, number: int, folder: str) -> str:
+        self.loaded.append((name, number, folder))
+        return f"{name}#{number}"
+
+
+def test_adapters_are_those_of_the_list_and_of_the_folder(tmp_path: Path) -> None:
+    make_adapter(tmp_path / "dir" / "b")
+    make_adapter(tmp_path / "dir" / "a")
+    make_adapter(tmp_path / "dir" / "not a name")
+    (tmp_path / "dir" / "no-adapter").mkdir()
+
+    assert list_adapters(args_for(tmp_path, "z", "b")) == {
+        "z": str(tmp_path / "z"),
+        "b": str(tmp_path / "b"),
+        "a": str(tmp_path / "dir" / "a"),
+    }
+
+
+def test_a_folder_that_is_not_there_holds_none(tmp_path: Path) -> None:
+    assert list_adapters(args_for(tmp_path)) == {}
+
+
+async def test_each_adapter_is_loaded_once_under_a_number_of_its_own(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        make_adapter(tmp_path / name)
+    loads = Loads()
+    adapters = Adapters(args_for(tmp_path, "a", "b"), loads)
+
+    got = [await adapters.get(name) for name in ("a", "b", "a")]
+
+    assert got == ["a#1", "b#2", "a#1"]
+    assert len(loads.loaded) == 2
+
+
+async def test_changed_files_are_another_adapter(tmp_path: Path) -> None:
+    folder = make_adapter(tmp_path / "a")
+    adapters = Adapters(args_for(tmp_path, "a"), Loads())
+    before = await adapters.get("a")
+    (folder / "adapter_model.safetensors").write_text("new")
+
+    assert (before, await adapters.get("a")) == ("a#1", "a#2")
+
+
+@pytest.mark.parametrize("name", ["x", "../a", "/etc/passwd", ""])
+async def test_a_name_is_no_path(tmp_path: Path, name: str) -> None:
+    make_adapter(tmp_path / "a")
+    loads = Loads()
+
+    with pytest.raises(ModelNotFound):
+        await Adapters(args_for(tmp_path, "a"), loads).get(name)
+    assert loads.loaded == []
+
+
+async def test_an_adapter_without_files_fails_alone(tmp_path: Path) -> None:
+    with pytest.raises(EngineFailed):
+        await Adapters(args_for(tmp_path, "gone"), Loads()).get("gone")
