@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from deployments.home import find_home
-from tests.service import ROOT, Service, running
+from tests.helpers.service import ROOT, Service, running
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -1,7 +1,7 @@
 """The port between the HTTP face and the models: what crosses a handle, and who answers.
 
 Everything here is plain data (frozen, slotted, picklable) or a Protocol. `deployments.ingress.handles`
-implements the Protocols with Ray Serve; `tests/fakes.py` implements them with nothing.
+implements the Protocols with Ray Serve; `tests/helpers/fakes.py` implements them with nothing.
 """
 
 from collections.abc import AsyncIterator, Sequence

@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from scripts.benchmark.options import PEERS, STACKS, positive, to_parser
-from scripts.benchmark.rigs import RIGS, Rig
-from scripts.benchmark.running import Running
-from scripts.benchmark.stacks import ROOT, Stack, to_variant
+from scripts.benchmark.stacks.rigs import RIGS, Rig
+from scripts.benchmark.stacks.running import Running
+from scripts.benchmark.stacks.stacks import ROOT, Stack, to_variant
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,16 +9,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from scripts import process_tree
 from scripts.benchmark.arguments import Plan, read_plan
-from scripts.benchmark.embeddings import run_embeddings
-from scripts.benchmark.images import run_images
-from scripts.benchmark.load import Load
-from scripts.benchmark.measuring import measure
-from scripts.benchmark.report import Report
-from scripts.benchmark.running import Interrupts, Running, StackFailed, started
-from scripts.benchmark.stacks import Model, Stack
-from scripts.benchmark.streams import test_streams
+from scripts.benchmark.embeddings.comparison import run_embeddings
+from scripts.benchmark.images.comparison import run_images
+from scripts.benchmark.load.generator import Load
+from scripts.benchmark.load.many_streams import test_streams
+from scripts.benchmark.load.measurement import measure
+from scripts.benchmark.report.report import Report
+from scripts.benchmark.stacks.running import Interrupts, Running, StackFailed, started
+from scripts.benchmark.stacks.stacks import Model, Stack
+from scripts.service import process_tree
 
 
 @dataclass(slots=True)

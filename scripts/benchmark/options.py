@@ -7,7 +7,7 @@ import argparse
 from pathlib import Path
 from typing import Any, NoReturn
 
-from scripts.benchmark.rigs import RIGS
+from scripts.benchmark.stacks.rigs import RIGS
 
 STACKS = ("vllm", "triptych", "ray-llm")
 PEERS = ("encode", "vllm", "infinity")

@@ -14,8 +14,8 @@ from api.app import create_app
 from api.registry import ModelEntry, Models, Registry, State
 from api.services import Rules
 from api.settings import Limits
-from tests.asgi import Exchange, post, request, to_scope
-from tests.fakes import ENCODER, LLM, PAINTER, FakeEncoder, FakeLlm, FakePainter, build_app
+from tests.helpers.asgi import Exchange, post, request, to_scope
+from tests.helpers.fakes import ENCODER, LLM, PAINTER, FakeEncoder, FakeLlm, FakePainter, build_app
 
 REQUESTS: dict[str, dict[str, Any]] = {
     "/v1/chat/completions": {"model": LLM, "messages": [{"role": "user", "content": "Hi"}]},

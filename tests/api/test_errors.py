@@ -5,7 +5,7 @@ import pytest
 
 from api import errors
 from api.errors import ApiError, InvalidApiKey, InvalidRequest, RateLimited
-from tests.asgi import check_error
+from tests.helpers.asgi import check_error
 
 
 def subclasses(cls: type[ApiError]) -> list[type[ApiError]]:

@@ -4,8 +4,8 @@ from api.app import create_app
 from api.ports.tenancy import Key
 from api.registry import ModelEntry, Models, Registry, State
 from api.services import Rules
-from tests.asgi import Response, request
-from tests.fakes import FakeEncoder, FakeLlm, build_app, keys_of
+from tests.helpers.asgi import Response, request
+from tests.helpers.fakes import FakeEncoder, FakeLlm, build_app, keys_of
 
 
 def entry(model_id: str, state: State, message: str | None = None) -> ModelEntry:

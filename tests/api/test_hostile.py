@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from tests.asgi import Response, request
-from tests.fakes import LLM, FakeEncoder, FakeLlm, FakePainter, build_app
+from tests.helpers.asgi import Response, request
+from tests.helpers.fakes import LLM, FakeEncoder, FakeLlm, FakePainter, build_app
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 ENCODERS = ["/v1/embeddings", "/v1/rerank", "/v1/score"]

@@ -4,8 +4,16 @@ from starlette.applications import Starlette
 from api.app import create_app
 from api.registry import ModelEntry, Models, Registry
 from api.services import Rules
-from tests.asgi import request
-from tests.fakes import DEPLOYED_AT_S, ENCODER, LLM, PAINTER, FakeLlm, build_app, build_models
+from tests.helpers.asgi import request
+from tests.helpers.fakes import (
+    DEPLOYED_AT_S,
+    ENCODER,
+    LLM,
+    PAINTER,
+    FakeLlm,
+    build_app,
+    build_models,
+)
 
 
 def app_with(*model_ids: str) -> Starlette:

@@ -3,7 +3,7 @@ import pytest
 from api.errors import ModelFailed, ModelNotFound, ModelStarting, WrongModelKind
 from api.ports.tenancy import Key
 from api.registry import Backend, Kind, ModelEntry, Models, Registry, State, TextOptions
-from tests.fakes import FakeEncoder, FakeLlm, FakePainter
+from tests.helpers.fakes import FakeEncoder, FakeLlm, FakePainter
 
 BACKENDS: dict[Kind, Backend] = {
     "llm": FakeLlm(),

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.clients.tours import HERE, Secrets, Tour, set_up
-from tests.service import Service
-from tests.tenants import make_key
+from tests.helpers.service import Service
+from tests.helpers.tenants import make_key
 
 
 @pytest.fixture(scope="session")

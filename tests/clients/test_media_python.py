@@ -12,7 +12,7 @@ from openai import AsyncOpenAI, OpenAI
 from PIL import Image
 
 from tests.clients.tours import Secrets
-from tests.service import Service
+from tests.helpers.service import Service
 
 pytestmark = pytest.mark.e2e
 

@@ -9,7 +9,7 @@ import pytest
 from openai import AsyncOpenAI, OpenAI, pydantic_function_tool
 from pydantic import BaseModel, Field
 
-from tests.service import Service
+from tests.helpers.service import Service
 
 pytestmark = pytest.mark.e2e
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from deployments.home import find_home
-from tests.service import ROOT, Service
+from tests.helpers.service import ROOT, Service
 
 HERE = Path(__file__).parent
 TEXT = "The capital of France is Paris."

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.service import Service, running
+from tests.helpers.service import Service, running
 
 _ACTOR = {"num_cpus": 0.1}
 

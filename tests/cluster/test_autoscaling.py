@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from tests.cluster.conftest import APPLICATIONS, application
-from tests.service import Service, wait_until
+from tests.helpers.service import Service, wait_until
 
 pytestmark = pytest.mark.cluster
 

@@ -20,10 +20,10 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from api.access.key_format import new_secret
-from tests.canaries import Canaries, files_below
 from tests.cluster.conftest import APPLICATIONS, LEDGER, application
-from tests.service import AUTH_TOKEN, SERVE, Service, running, wait_until
-from tests.tenants import make_key
+from tests.helpers.canaries import Canaries, files_below
+from tests.helpers.service import AUTH_TOKEN, SERVE, Service, running, wait_until
+from tests.helpers.tenants import make_key
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(400)]
 

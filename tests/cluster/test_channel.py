@@ -13,8 +13,8 @@ import pytest
 import zmq
 
 from tests.cluster.conftest import application
-from tests.service import Counts, Service, running, wait_until
-from tests.streams import Read, come_and_go, is_broken_off, read_all
+from tests.helpers.service import Counts, Service, running, wait_until
+from tests.helpers.streams import Read, come_and_go, is_broken_off, read_all
 
 pytestmark = pytest.mark.cluster
 

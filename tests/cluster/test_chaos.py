@@ -15,9 +15,9 @@ from collections.abc import Iterable
 import httpx
 import pytest
 
-from tests.load import Load, Seen
-from tests.service import Service, wait_until
-from tests.tenants import database, make_key
+from tests.helpers.load import Load, Seen
+from tests.helpers.service import Service, wait_until
+from tests.helpers.tenants import database, make_key
 
 pytestmark = pytest.mark.cluster
 

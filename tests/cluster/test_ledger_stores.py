@@ -15,10 +15,10 @@ import psutil
 import pytest
 
 from tests.cluster.conftest import APPLICATIONS, LEDGER, application
-from tests.postgres import make_database, running_postgres
-from tests.redis_server import running_redis
-from tests.service import Service, running, wait_until
-from tests.tenants import client, is_let_in, make_key, run_tool, statuses
+from tests.helpers.postgres import make_database, running_postgres
+from tests.helpers.redis_server import running_redis
+from tests.helpers.service import Service, running, wait_until
+from tests.helpers.tenants import client, is_let_in, make_key, run_tool, statuses
 
 pytestmark = pytest.mark.cluster
 

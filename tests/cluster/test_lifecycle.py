@@ -12,8 +12,8 @@ import psutil
 import pytest
 
 from tests.cluster.conftest import APPLICATIONS, application
-from tests.service import Service, running, sse_events, wait_until
-from tests.streams import is_broken_off, read_all
+from tests.helpers.service import Service, running, sse_events, wait_until
+from tests.helpers.streams import is_broken_off, read_all
 
 pytestmark = pytest.mark.cluster
 

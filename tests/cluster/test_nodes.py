@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from tests.cluster.conftest import application
-from tests.service import free_port, sse_events, wait_until
+from tests.helpers.service import free_port, sse_events, wait_until
 
 pytestmark = pytest.mark.cluster
 

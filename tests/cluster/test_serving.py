@@ -9,7 +9,7 @@ import httpx
 import openai
 import pytest
 
-from tests.service import Service, requests_in, sse_events, wait_until
+from tests.helpers.service import Service, requests_in, sse_events, wait_until
 
 pytestmark = pytest.mark.cluster
 

@@ -7,8 +7,8 @@ import time
 import openai
 import pytest
 
-from tests.service import Service, sse_events, wait_until
-from tests.tenants import client, is_let_in, make_key, run_tool, statuses
+from tests.helpers.service import Service, sse_events, wait_until
+from tests.helpers.tenants import client, is_let_in, make_key, run_tool, statuses
 
 pytestmark = pytest.mark.cluster
 

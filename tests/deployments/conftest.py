@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.postgres import make_database, running_postgres
+from tests.helpers.postgres import make_database, running_postgres
 
 _numbers = itertools.count()
 

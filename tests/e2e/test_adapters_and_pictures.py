@@ -15,8 +15,8 @@ import pytest
 from PIL import Image
 
 from deployments.home import find_home
-from tests.e2e.tiny_models import make_adapter, make_reader_of_pictures
-from tests.service import Service, running, wait_until
+from tests.helpers.service import Service, running, wait_until
+from tests.helpers.tiny_models import make_adapter, make_reader_of_pictures
 
 pytestmark = pytest.mark.e2e
 

@@ -5,7 +5,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.service import Service, sse_events
+from tests.helpers.service import Service, sse_events
 
 pytestmark = pytest.mark.e2e
 

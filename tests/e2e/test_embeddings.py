@@ -8,7 +8,7 @@ import openai
 import pytest
 
 from deployments.home import find_home
-from tests.service import Service
+from tests.helpers.service import Service
 
 pytestmark = pytest.mark.e2e
 

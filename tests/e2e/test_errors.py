@@ -4,7 +4,7 @@ import openai
 import pytest
 from openai import OpenAI
 
-from tests.service import Service
+from tests.helpers.service import Service
 
 pytestmark = pytest.mark.e2e
 

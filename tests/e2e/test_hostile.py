@@ -9,7 +9,7 @@ import httpx
 import pytest
 from openai import AsyncOpenAI
 
-from tests.service import Service, requests_in, wait_until
+from tests.helpers.service import Service, requests_in, wait_until
 
 pytestmark = pytest.mark.e2e
 

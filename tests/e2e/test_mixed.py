@@ -13,7 +13,7 @@ import pytest
 from openai import AsyncOpenAI
 from PIL import Image
 
-from tests.service import Service
+from tests.helpers.service import Service
 
 pytestmark = pytest.mark.e2e
 

@@ -8,8 +8,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.service import Service, wait_until
-from tests.tenants import client, database, make_key
+from tests.helpers.service import Service, wait_until
+from tests.helpers.tenants import client, database, make_key
 
 pytestmark = pytest.mark.e2e
 

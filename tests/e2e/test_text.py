@@ -10,8 +10,8 @@ import httpx
 import pytest
 from openai import AsyncOpenAI
 
-from tests.service import Service, requests_in, wait_until
-from tests.streams import Read, come_and_go, is_broken_off, read_all
+from tests.helpers.service import Service, requests_in, wait_until
+from tests.helpers.streams import Read, come_and_go, is_broken_off, read_all
 
 pytestmark = pytest.mark.e2e
 

@@ -11,7 +11,7 @@ import pytest
 from api.errors import ContextLengthExceeded
 from api.ports.embeddings import Cut, EmbeddingRequest, ScoreRequest
 from deployments.config.embedding import EncoderOptions
-from tests.e2e.tiny_models import make_decoder_encoder
+from tests.helpers.tiny_models import make_decoder_encoder
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
 

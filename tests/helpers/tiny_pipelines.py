@@ -11,7 +11,7 @@ from typing import Any
 from deployments.engines.diffusion.diffusers_engine import DiffusersEngine
 from deployments.engines.diffusion.pipeline_loading import find_denoiser
 
-SHAPES = Path(__file__).resolve().parents[3] / "scripts" / "demo" / "shapes"
+SHAPES = Path(__file__).resolve().parents[2] / "scripts" / "demo" / "shapes"
 CLIP_TOKENS = 77
 T5_TOKENS = 96
 SCALE = 2

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.service import ROOT
+from tests.helpers.service import ROOT
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ from starlette.applications import Starlette
 
 from api.errors import EngineFailed, InsufficientQuota, RateLimited
 from api.ports.tenancy import Key, KeyLimits
-from tests.asgi import Exchange, request
-from tests.fakes import (
+from tests.helpers.asgi import Exchange, request
+from tests.helpers.fakes import (
     ENCODER,
     HELLO,
     LLM,

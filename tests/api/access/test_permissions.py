@@ -7,8 +7,16 @@ from typing import Any
 import pytest
 
 from api.ports.tenancy import MODEL_SCOPES, SCOPES, Key, Scope
-from tests.asgi import Response, request
-from tests.fakes import ENCODER, LLM, PAINTER, SECRET, FakeAdministration, build_app, keys_of
+from tests.helpers.asgi import Response, request
+from tests.helpers.fakes import (
+    ENCODER,
+    LLM,
+    PAINTER,
+    SECRET,
+    FakeAdministration,
+    build_app,
+    keys_of,
+)
 
 KEY = Key("k0000001", "ann", "acme", scopes=frozenset(SCOPES))
 CALLS: dict[str, tuple[Scope, dict[str, Any]]] = {

@@ -3,8 +3,8 @@ from typing import Any
 import pytest
 
 from api.ports.tenancy import Key, KeyLimits, Origin
-from tests.asgi import request
-from tests.fakes import (
+from tests.helpers.asgi import request
+from tests.helpers.fakes import (
     ENCODER,
     LLM,
     PAINTER,

@@ -3,8 +3,8 @@ from typing import Any
 import pytest
 
 from api.ports.tenancy import SCOPES, Key
-from tests.asgi import Response, request
-from tests.fakes import SECRET, FakeAdministration, build_app, keys_of
+from tests.helpers.asgi import Response, request
+from tests.helpers.fakes import SECRET, FakeAdministration, build_app, keys_of
 
 ADMIN = Key("adm00000", "root", "ops", scopes=frozenset({"admin"}))
 BODY = {"name": "ann", "models": ["llm*"], "limits": {"requests_per_minute": 9}}

@@ -9,8 +9,8 @@ from api.admin.usage import read_query, to_response
 from api.errors import ApiError, InvalidRequest
 from api.ports.administration import GroupBy, UsageQuery, UsageRow
 from api.ports.tenancy import MODEL_SCOPES, SCOPES, Key
-from tests.asgi import Response, request
-from tests.fakes import SECRET, FakeAdministration, build_app, keys_of
+from tests.helpers.asgi import Response, request
+from tests.helpers.fakes import SECRET, FakeAdministration, build_app, keys_of
 
 OWN = Key("k0000001", "ann", "acme")
 ADMIN = Key("adm00000", "root", "ops", scopes=frozenset({"admin"}))

@@ -11,8 +11,8 @@ from api.ports.embeddings import Cut
 from api.registry import ModelEntry, Models, Registry
 from api.services import Rules
 from api.settings import Limits
-from tests.asgi import Response, post, request
-from tests.fakes import ENCODER, LLM, PAINTER, FakeEncoder, build_app
+from tests.helpers.asgi import Response, post, request
+from tests.helpers.fakes import ENCODER, LLM, PAINTER, FakeEncoder, build_app
 
 URL = "/v1/embeddings"
 BODY = {"model": ENCODER, "input": ["a", "b"]}

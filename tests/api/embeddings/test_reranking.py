@@ -6,8 +6,8 @@ from api.errors import ContextLengthExceeded
 from api.ports.embeddings import Cut
 from api.ports.tenancy import Key
 from api.settings import Limits
-from tests.asgi import Response, request
-from tests.fakes import ENCODER, LLM, FakeEncoder, build_app, keys_of
+from tests.helpers.asgi import Response, request
+from tests.helpers.fakes import ENCODER, LLM, FakeEncoder, build_app, keys_of
 
 RERANK, SCORE = "/v1/rerank", "/v1/score"
 BODIES: dict[str, dict[str, Any]] = {

@@ -16,7 +16,7 @@ from api.http.body import read_json_body
 from api.http.lifetime import deadline, while_connected
 from api.http.response import send_json
 from api.settings import Limits
-from tests.asgi import Exchange, Response, to_scope
+from tests.helpers.asgi import Exchange, Response, to_scope
 
 JSON = {"content-type": "application/json"}
 SMALL = Limits(max_body_bytes=1024)

@@ -5,7 +5,7 @@ from starlette.types import Message
 
 from api.errors import EngineFailed
 from api.http.sse import EventStream
-from tests.asgi import Response, check_error
+from tests.helpers.asgi import Response, check_error
 
 
 class Wire:

@@ -8,8 +8,8 @@ import pytest
 from api.ports.images import Edit
 from api.ports.tenancy import Key
 from api.settings import Limits
-from tests.asgi import Exchange, Response
-from tests.fakes import PAINTER, SECRET, FakeLimiter, FakePainter, build_app, keys_of
+from tests.helpers.asgi import Exchange, Response
+from tests.helpers.fakes import PAINTER, SECRET, FakeLimiter, FakePainter, build_app, keys_of
 
 URL = "/v1/images/edits"
 FIELDS = {"model": PAINTER, "prompt": "a dot"}

@@ -11,8 +11,8 @@ from api.ports.images import ImageRequest, PictureFile
 from api.ports.tenancy import Origin
 from api.services import Rules
 from api.settings import Limits
-from tests.asgi import Response, post, request
-from tests.fakes import ENCODER, LLM, PAINTER, FakePainter, build_app, build_models
+from tests.helpers.asgi import Response, post, request
+from tests.helpers.fakes import ENCODER, LLM, PAINTER, FakePainter, build_app, build_models
 
 URL = "/v1/images/generations"
 BODY = {"model": PAINTER, "prompt": "a dot"}

@@ -4,8 +4,8 @@ from typing import Any
 import pytest
 
 from api.ports.tenancy import Key
-from tests.asgi import Response, request
-from tests.fakes import PAINTER, SECRET, FakeImageStore, build_app, keys_of
+from tests.helpers.asgi import Response, request
+from tests.helpers.fakes import PAINTER, SECRET, FakeImageStore, build_app, keys_of
 
 URL = "/v1/images/generations"
 BODY = {"model": PAINTER, "prompt": "a dot", "response_format": "url"}

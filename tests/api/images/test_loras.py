@@ -5,8 +5,8 @@ import pytest
 
 from api.ports.images import Lora
 from tests.api.images.test_edits import ask as ask_for_edit
-from tests.asgi import Response, request
-from tests.fakes import PAINTER, FakePainter, build_app
+from tests.helpers.asgi import Response, request
+from tests.helpers.fakes import PAINTER, FakePainter, build_app
 
 URL = "/v1/images/generations"
 TWO = [{"name": "ink", "scale": 0.5}, {"name": "pixel-art"}]

@@ -8,8 +8,8 @@ from api.access.key_format import digest
 from api.access.key_ring import Entry, KeyRing, Keys, to_entries
 from api.middleware.auth import Auth, get_key
 from api.ports.tenancy import MODEL_SCOPES, Key
-from tests.asgi import Exchange, request, to_scope
-from tests.fakes import PEPPER, SECRET, FakeLlm, build_app, keys_of
+from tests.helpers.asgi import Exchange, request, to_scope
+from tests.helpers.fakes import PEPPER, SECRET, FakeLlm, build_app, keys_of
 
 KEYS = Keys.of_environment(["sk-one", "sk-two"], PEPPER)
 

@@ -8,7 +8,7 @@ from api.errors import InvalidRequest, Overloaded
 from api.http.response import send_json
 from api.middleware.errors import Shield
 from api.middleware.request_id import RequestId
-from tests.asgi import Exchange, Response, request
+from tests.helpers.asgi import Exchange, Response, request
 
 
 class Failing:

@@ -5,7 +5,7 @@ from starlette.types import Receive, Scope, Send
 
 from api.http.response import send_json
 from api.middleware.request_id import RequestId, get_request_id
-from tests.asgi import request, to_scope
+from tests.helpers.asgi import request, to_scope
 
 
 async def echo(scope: Scope, receive: Receive, send: Send) -> None:

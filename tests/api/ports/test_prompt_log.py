@@ -8,8 +8,8 @@ import pytest
 
 from api.errors import RateLimited
 from api.ports.tenancy import Key, KeyLimits
-from tests.asgi import Response, request
-from tests.fakes import LLM, SECRET, FakeLimiter, build_app, keys_of
+from tests.helpers.asgi import Response, request
+from tests.helpers.fakes import LLM, SECRET, FakeLimiter, build_app, keys_of
 
 KEY = Key("k0000001", "ann", "acme", may_log_prompts=True)
 BODY = {"model": LLM, "prompt": "Once", "log_prompt": True}

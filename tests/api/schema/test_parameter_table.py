@@ -25,7 +25,7 @@ from api.settings import Limits
 from api.text.chat import read_chat
 from api.text.completions import read_completion
 from api.text.endpoint import find_usage_placement
-from tests.fakes import FakeLlm
+from tests.helpers.fakes import FakeLlm
 
 FUNCTION = {"type": "function", "function": {"name": "f"}}
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}

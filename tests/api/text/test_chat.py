@@ -11,8 +11,8 @@ from api.schema.chat import ChatRequest
 from api.settings import Limits, Policy
 from api.text.chat import ChatAnswer, to_generation
 from api.text.endpoint import Heading
-from tests.asgi import Response, request
-from tests.fakes import ENCODER, LLM, PAINTER, FakeLlm, build_app
+from tests.helpers.asgi import Response, request
+from tests.helpers.fakes import ENCODER, LLM, PAINTER, FakeLlm, build_app
 
 TOOL = {
     "type": "function",

@@ -7,8 +7,8 @@ from api.registry import Llm
 from api.schema.completions import CompletionRequest
 from api.settings import Limits
 from api.text.completions import to_generation
-from tests.asgi import Response, request
-from tests.fakes import ENCODER, LLM, PAINTER, FakeLlm, build_app
+from tests.helpers.asgi import Response, request
+from tests.helpers.fakes import ENCODER, LLM, PAINTER, FakeLlm, build_app
 
 URL = "/v1/completions"
 BODY = {"model": LLM, "prompt": "Once"}

@@ -26,8 +26,8 @@ from api.schema.common import StreamOptions, TextRequest
 from api.settings import Limits
 from api.text.endpoint import Heading, check_text_request, to_sampling
 from api.text.json_parts import to_ascii_json, to_usage
-from tests.asgi import Response, check_error, post, read_events, request
-from tests.fakes import HELLO, LLM, FakeLlm, build_app
+from tests.helpers.asgi import Response, check_error, post, read_events, request
+from tests.helpers.fakes import HELLO, LLM, FakeLlm, build_app
 
 CHAT = (
     "/v1/chat/completions",

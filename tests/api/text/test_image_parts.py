@@ -7,8 +7,8 @@ from api.errors import InvalidImage
 from api.ports.text import Conversation, ImageInput
 from api.settings import Limits
 from api.text.image_parts import read_image
-from tests.asgi import post, request
-from tests.fakes import LLM, FakeLlm, build_app
+from tests.helpers.asgi import post, request
+from tests.helpers.fakes import LLM, FakeLlm, build_app
 
 PNG = b"\x89PNG\r\n\x1a\n" + b"rest"
 

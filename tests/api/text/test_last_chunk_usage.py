@@ -7,8 +7,8 @@ import pytest
 
 from api.ports.stream import Delta, Extra
 from api.text.last_chunk_usage import HeldBack
-from tests.asgi import request
-from tests.fakes import HELLO, LLM, FakeLlm, build_app
+from tests.helpers.asgi import request
+from tests.helpers.fakes import HELLO, LLM, FakeLlm, build_app
 
 
 def let_go(batches: Sequence[Sequence[Delta]]) -> tuple[list[Delta], Delta | None]:

@@ -10,7 +10,7 @@ import yaml
 
 from deployments.check.__main__ import find_problems, main
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SHIPPED = ROOT / "serve_config.yaml"
 
 

@@ -9,7 +9,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from api.ports.tenancy import Key
-from tests.fakes import SECRET, FakeAdministration, build_app, keys_of
+from tests.helpers.fakes import SECRET, FakeAdministration, build_app, keys_of
 
 ADMIN = Key("adm00000", "root", "ops", scopes=frozenset({"admin"}))
 PATIENCE_S = 10.0

@@ -11,7 +11,7 @@ from api.ports.administration import UsageQuery, UsageRow
 from api.ports.tenancy import Key, KeyLimits
 from deployments.cli.http_administration import HttpAdministration
 from tests.deployments.cli.conftest import PATIENCE_S, Running, serve
-from tests.fakes import SECRET
+from tests.helpers.fakes import SECRET
 
 FIELDS = {
     "name": "app",

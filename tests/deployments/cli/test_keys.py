@@ -13,7 +13,7 @@ from api.access.key_format import digest, find_id
 from api.ports.tenancy import KeyLimits
 from deployments.cli.keys import main
 from tests.deployments.cli.conftest import Running
-from tests.service import ROOT
+from tests.helpers.service import ROOT
 
 FULL = shlex.split(
     "--tenant acme --model llm* org/encoder --model painter --scope chat --scope admin --rpm 1 "

@@ -17,7 +17,7 @@ from deployments.ledger.store.database import Database, default_url
 from deployments.ledger.store.keys import KeyStore
 from deployments.ledger.store.usage import UsageStore
 from tests.deployments.cli.conftest import Running
-from tests.service import ROOT
+from tests.helpers.service import ROOT
 
 NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
 SUMS = shlex.split(

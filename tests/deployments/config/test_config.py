@@ -145,7 +145,7 @@ def test_home_is_in_the_checkout_otherwise(
 ) -> None:
     monkeypatch.setenv("TRIPTYCH_HOME", value or "")
 
-    assert find_home() == Path(__file__).parents[2] / ".triptych"
+    assert find_home() == Path(__file__).parents[3] / ".triptych"
 
 
 def test_home_of_an_installed_package_is_the_users(

@@ -5,7 +5,7 @@ from api.ports.rate_limits import Amounts
 from api.ports.tenancy import Key, KeyLimits
 from deployments.ingress.rate_limiter import LedgerLimiter
 from deployments.ledger.client import LedgerLink
-from tests.ledger_rig import be_quick, rig
+from tests.helpers.ledger_cluster import be_quick, rig
 
 KEY = Key("key", "ann", "acme")
 

@@ -13,7 +13,7 @@ from deployments.ledger import server as ledger_server
 from deployments.ledger.client import LedgerLink
 from deployments.ledger.connection import Connection
 from deployments.ledger.protocol import KeySet, to_ledger_decoder
-from tests.ledger_rig import be_quick, make_record, rig, until
+from tests.helpers.ledger_cluster import be_quick, make_record, rig, until
 
 
 @pytest.fixture(params=[asyncio.DefaultEventLoopPolicy, uvloop.EventLoopPolicy])

@@ -8,7 +8,7 @@ import pytest
 
 from deployments.ledger import spool as spool_module
 from deployments.ledger.spool import Spool, find_orphans
-from tests.ledger_rig import make_record
+from tests.helpers.ledger_cluster import make_record
 
 
 def leave(folder: Path, *lines: bytes) -> Path:

@@ -17,7 +17,7 @@ from deployments.models import accounting as desk_module
 from deployments.models.accounting import Desk
 from deployments.models.fair_queue import FairQueue
 from tests.deployments.ledger.test_spool import leave, to_line
-from tests.ledger_rig import Rig, be_quick, make_record, rig, until
+from tests.helpers.ledger_cluster import Rig, be_quick, make_record, rig, until
 
 ORIGIN = Origin(
     key_id="key", tenant="acme", has_token_limits=True, user="ann", endpoint="chat/completions"

@@ -17,7 +17,7 @@ import zmq
 from api.errors import ReplicaLost
 from api.ports.stream import Delta
 from deployments.transport.token_channel import Inbox, Outlet, Receiver, ReplyTo, Sender
-from tests.service import ROOT
+from tests.helpers.service import ROOT
 
 PATIENCE_S = 5.0
 NOBODY = "tcp://127.0.0.1:9"

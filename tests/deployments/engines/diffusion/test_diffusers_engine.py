@@ -21,7 +21,7 @@ from tests.helpers.tiny_pipelines import counted_rows
 
 pytestmark = pytest.mark.e2e
 
-MODEL = Path(__file__).resolve().parents[3] / "scripts" / "demo" / "shapes"
+MODEL = Path(__file__).resolve().parents[4] / "scripts" / "demo" / "shapes"
 PROMPTS = (
     "a red circle on a white background",
     "a blue square on a white background",

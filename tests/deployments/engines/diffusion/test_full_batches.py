@@ -19,7 +19,7 @@ from deployments.models.fair_queue import FairQueue
 
 pytestmark = pytest.mark.e2e
 
-MODEL = Path(__file__).parents[3] / "scripts" / "demo" / "shapes"
+MODEL = Path(__file__).parents[4] / "scripts" / "demo" / "shapes"
 MOST = 4
 NOISE = Image.frombytes("RGB", (512, 512), os.urandom(512 * 512 * 3))
 """Takes long to be written as a PNG, one after the other."""

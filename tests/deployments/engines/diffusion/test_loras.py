@@ -21,7 +21,7 @@ from tests.helpers.tiny_loras import write_lora
 
 pytestmark = pytest.mark.e2e
 
-MODEL = Path(__file__).resolve().parents[3] / "scripts" / "demo" / "shapes"
+MODEL = Path(__file__).resolve().parents[4] / "scripts" / "demo" / "shapes"
 PROMPT = "a red circle on a white background"
 INK, OIL, WORDS = Lora("ink-1.5"), Lora("oil", 0.5), Lora("words")
 

@@ -16,7 +16,7 @@ from tests.helpers.tiny_pipelines import VAE_TILE_PX, write_flux
 
 pytestmark = pytest.mark.e2e
 
-MODEL = Path(__file__).resolve().parents[3] / "scripts" / "demo" / "shapes"
+MODEL = Path(__file__).resolve().parents[4] / "scripts" / "demo" / "shapes"
 
 
 async def draw_all(

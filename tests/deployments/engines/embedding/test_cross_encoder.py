@@ -12,8 +12,8 @@ from api.ports.embeddings import Cut, EmbeddingRequest, ScoreRequest
 from deployments.config.embedding import EncoderOptions
 from deployments.engines.embedding import inputs as encoder_inputs
 from deployments.engines.embedding.cross_encoder import CrossEncoderEngine, is_cross_encoder
-from tests import asgi
-from tests.fakes import ENCODER, build_app
+from tests.helpers import asgi
+from tests.helpers.fakes import ENCODER, build_app
 from tests.helpers.tiny_encoders import (
     MAX_TOKENS,
     make_cross_encoder,

@@ -23,7 +23,7 @@ from deployments.engines.images import reader as picture_reader
 from deployments.engines.images.reader import PictureReader
 
 MOST = 20_000_000
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[4]
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.redis_server import running_redis
+from tests.helpers.redis_server import running_redis
 
 
 @pytest.fixture(scope="session")

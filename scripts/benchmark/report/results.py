@@ -1,0 +1,108 @@
+"""All measurements of one run, and what is asked of them: medians over rounds, ratios in pairs."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from scripts.benchmark.report.round_statistics import Spread, differences, ratios, to_spread
+from scripts.benchmark.stacks.process_cost import SERVING
+
+Figures = dict[str, Any]
+Get = Callable[[Figures], float]
+
+
+@dataclass(slots=True)
+class Results:
+    """Figures by stack, concurrency and round."""
+
+    rig: str
+    figures: dict[tuple[str, int, int], Figures] = field(default_factory=dict)
+
+    def add(self, stack: str, number: int, figures: Figures) -> None:
+        """Adds one measurement."""
+        self.figures[stack, figures["concurrency"], number] = figures
+
+    @property
+    def stacks(self) -> list[str]:
+        """The stacks, in the order in which they were first measured."""
+        return list(dict.fromkeys(stack for stack, _, _ in self.figures))
+
+    @property
+    def concurrencies(self) -> list[int]:
+        """The concurrencies, ascending."""
+        return sorted({concurrency for _, concurrency, _ in self.figures})
+
+    def stacks_at(self, concurrency: int) -> list[str]:
+        """Those of them that were measured at one concurrency."""
+        return [
+            stack
+            for stack in self.stacks
+            if any((stack, concurrency) == (name, count) for name, count, _ in self.figures)
+        ]
+
+    @property
+    def baseline(self) -> str:
+        """What the others are compared with."""
+        return "vllm" if "vllm" in self.stacks else self.stacks[0]
+
+    def by_round(self, stack: str, concurrency: int, get: Get) -> dict[int, float]:
+        """One figure in every round that has it."""
+        return {
+            number: get(figures)
+            for (name, count, number), figures in self.figures.items()
+            if (name, count) == (stack, concurrency)
+        }
+
+    def spread(self, stack: str, concurrency: int, get: Get) -> Spread | None:
+        """One figure over the rounds."""
+        return to_spread(list(self.by_round(stack, concurrency, get).values()))
+
+    def ratio(
+        self,
+        stack: str,
+        concurrency: int,
+        get: Get,
+        baseline: str = "vllm",
+        base: Get | None = None,
+    ) -> Spread | None:
+        """One figure to that of another stack (or to another figure of it), round by round."""
+        ours = self.by_round(stack, concurrency, get)
+        return to_spread(ratios(ours, self.by_round(baseline, concurrency, base or get)))
+
+    def difference(
+        self, stack: str, concurrency: int, get: Get, baseline: str = "vllm"
+    ) -> Spread | None:
+        """One figure less that of another stack, round by round."""
+        ours = self.by_round(stack, concurrency, get)
+        return to_spread(differences(ours, self.by_round(baseline, concurrency, get)))
+
+    def errors(self, stack: str, concurrency: int) -> int:
+        """Streams that failed, of all rounds."""
+        return int(sum(self.by_round(stack, concurrency, of("errors")).values()))
+
+
+def of(name: str) -> Get:
+    """A figure by its name."""
+    return lambda figures: float(figures[name])
+
+
+def cpu_of(*groups: str) -> Get:
+    """CPU µs per token of groups of processes together; NaN where none was measured."""
+
+    def get(figures: Figures) -> float:
+        cpu = figures.get("cpu_us_per_token", {})
+        known = [cpu[group] for group in groups if group in cpu]
+        return sum(known) if known else float("nan")
+
+    return get
+
+
+def busiest(figures: Figures) -> float:
+    """CPU µs per token of the busiest process between the engine's and the client."""
+    cpu = figures.get("busiest_us_per_token", {})
+    return max((cpu[group] for group in SERVING if group in cpu), default=float("nan"))
+
+
+def memory_of(group: str) -> Get:
+    """Memory of a group in MB."""
+    return lambda figures: float(figures.get("memory_mb", {}).get(group, float("nan")))

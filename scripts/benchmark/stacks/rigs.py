@@ -1,0 +1,84 @@
+"""What is served in a benchmark: a model, options for all stacks alike, and how much is asked.
+
+serving   two random layers (tiny_llama.py): the serving path limits the rate
+engine    the demo LLM: the engine limits it
+"""
+
+import hashlib
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+MAKER = Path(__file__).with_name("tiny_llama.py")
+KV_CACHE_BYTES = 1 << 30
+
+ENGINE: dict[str, Any] = {
+    "dtype": "bfloat16",
+    "max_model_len": 2048,
+    "max_num_seqs": 256,
+    "max_num_batched_tokens": 2048,
+    "kv_cache_memory_bytes": KV_CACHE_BYTES,
+    "enforce_eager": True,
+}
+"""Fields of vLLM's AsyncEngineArgs. The engine's processes are its default ones, in every stack."""
+
+ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",  # as Ray sets it; vLLM's worker counts its threads by itself
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "HF_HUB_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+}
+"""What every stack gets."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rig:
+    """A model and how it is asked."""
+
+    name: str
+    model: str  # the name that clients use
+    prepare: Callable[[Path], Path]  # home -> the model's folder
+    max_tokens: int
+    concurrencies: tuple[int, ...]
+    least_requests: int
+    most_per_worker: int
+    enough_requests: int
+    engine: dict[str, Any] = field(default_factory=lambda: dict(ENGINE))
+
+    def requests(self, concurrency: int) -> int:
+        """Enough for 10 to 20 s on two cores, and at least two for each worker."""
+        enough = min(self.most_per_worker * concurrency, self.enough_requests)
+        return max(self.least_requests, enough, 2 * concurrency)
+
+
+def demo_llm(home: Path) -> Path:
+    """The demo LLM's folder; scripts/setup has made it."""
+    return home / "models" / "smollm2"
+
+
+def tiny_llama(home: Path) -> Path:
+    """The serving rig's folder; made unless this version of it is there."""
+    version = hashlib.sha256(MAKER.read_bytes()).hexdigest()[:8]
+    folder = home / "bench" / "models" / f"tiny-llama-{version}"
+    if folder.exists():
+        return folder
+    building = folder.with_suffix(".part")
+    shutil.rmtree(building, ignore_errors=True)
+    building.parent.mkdir(parents=True, exist_ok=True)
+    print("making the serving rig's model", flush=True)
+    command = [sys.executable, "-m", "scripts.benchmark.stacks.tiny_llama", str(demo_llm(home))]
+    subprocess.run([*command, str(building)], check=True, stderr=subprocess.DEVNULL)
+    building.rename(folder)
+    return folder
+
+
+RIGS = {
+    "serving": Rig("serving", "tiny-llama", tiny_llama, 256, (1, 16, 64, 256), 24, 10, 256),
+    "engine": Rig("engine", "smollm2", demo_llm, 128, (1, 16, 32, 64), 10, 4, 64),
+}

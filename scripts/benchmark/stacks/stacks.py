@@ -1,0 +1,221 @@
+"""The stacks that are compared: how each is started, and what it gets.
+
+    vllm       vLLM's own server, with its access log off
+    triptych   this checkout (or another one), as scripts/serve starts it; its key has limits
+    ray-llm    ray.serve.llm with its default settings
+
+Each gets the rig's model, engine options and environment; one runs at a time, each time anew.
+"""
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from scripts.benchmark.stacks.rigs import ENVIRONMENT
+
+ROOT = Path(__file__).resolve().parents[3]
+KEY = "sk-benchmark"  # every stack listens on loopback, for minutes
+ENOUGH = "1000000000"
+LIMITS = ("--rpm", ENOUGH, "--tpm", ENOUGH, "--concurrency", "100000", "--tokens-per-day", ENOUGH)
+"""Of the key that Triptych is asked with: every one is counted, and none is reached."""
+MOST_STREAMS = 2048
+OUR_ENVIRONMENT = ("PYTHONPATH", "TRIPTYCH_API_KEYS", "TRIPTYCH_HOME", "VIRTUAL_ENV")
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """What a stack serves."""
+
+    name: str
+    source: str
+    engine: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """How a process tree is started, and where it will answer."""
+
+    command: list[str]
+    cwd: Path
+    env: dict[str, str]
+    port: int
+    key: str = KEY
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """One of the compared ways to serve."""
+
+    name: str
+    kind: str = "triptych"
+    env: dict[str, str] = field(default_factory=dict)
+    engine: dict[str, Any] = field(default_factory=dict)
+    checkout: Path = ROOT
+    ingress_replicas: int = 1
+    has_tenancy: bool = True
+    """A key with limits, and a record of each request; else one of the environment, and none."""
+
+    def launch(self, model: Model, home: Path, port: int) -> Launch:
+        """What to start; `home` is an empty folder of its own."""
+        model = Model(model.name, model.source, {**model.engine, **self.engine})
+        inherited = {key: value for key, value in os.environ.items() if key not in OUR_ENVIRONMENT}
+        env = {**inherited, **ENVIRONMENT, **self.env}
+        if self.kind == "vllm":
+            return launch_vllm(model, env, port)
+        if self.kind == "ray-llm":
+            return _launch_ray_llm(model, home, env, port)
+        env |= {"TRIPTYCH_HOME": str(home), "TRIPTYCH_API_KEYS": KEY, "RAY_AUTH_MODE": "token"}
+        if self.checkout != ROOT:
+            env["PYTHONPATH"] = str(self.checkout)
+        config = home / "config.yaml"
+        config.write_text(yaml.safe_dump(self._to_config(model, port), sort_keys=False))
+        program = _service_program(self.checkout)
+        command = [sys.executable, str(program), "--config", str(config)]
+        key = _make_key(env) if self.has_tenancy else KEY
+        return Launch(command, self.checkout, env, port, key)
+
+    def describe(self) -> dict[str, Any]:
+        """What sets it apart, for the report."""
+        return {
+            "name": self.name,
+            "kind": self.kind,
+            "env": self.env,
+            "engine": self.engine,
+            "checkout": "" if self.checkout == ROOT else str(self.checkout),
+            "ingress_replicas": self.ingress_replicas,
+            "has_tenancy": self.has_tenancy,
+        }
+
+    def _to_config(self, model: Model, port: int) -> dict[str, Any]:
+        ingress = {
+            "name": "ingress",
+            "route_prefix": "/",
+            "import_path": "deployments.app:ingress",
+            "args": {},
+            "deployments": [
+                {
+                    "name": "Ingress",
+                    "num_replicas": self.ingress_replicas,
+                    "max_ongoing_requests": MOST_STREAMS,
+                    "ray_actor_options": {"num_cpus": 0.1},
+                }
+            ],
+        }
+        llm = {
+            "name": model.name,
+            "route_prefix": None,
+            "import_path": "deployments.app:llm",
+            "args": {"id": model.name, "source": model.source, "engine": model.engine},
+            "deployments": [
+                {
+                    "name": "LLM",
+                    "num_replicas": 1,
+                    "max_ongoing_requests": MOST_STREAMS,
+                    "ray_actor_options": {"num_cpus": 0.3},
+                }
+            ],
+        }
+        ledger = {
+            "name": "ledger",
+            "route_prefix": None,
+            "import_path": "deployments.app:ledger",
+            "args": {},
+            "deployments": [{"name": "Ledger", "ray_actor_options": {"num_cpus": 0.1}}],
+        }
+        applications = [ingress, llm, *([ledger] if self.has_tenancy else [])]
+        return {"http_options": {"host": "127.0.0.1", "port": port}, "applications": applications}
+
+
+def _service_program(checkout: Path) -> Path:
+    """The program that runs the service; older checkouts keep it one folder higher.
+
+    Raises:
+        ValueError: the folder is not a checkout.
+    """
+    for place in ("scripts/service/run_service.py", "scripts/run_service.py"):
+        if (checkout / place).is_file():
+            return checkout / place
+    raise ValueError(f"{checkout} is not a checkout: it has no scripts/service/run_service.py")
+
+
+def _make_key(env: dict[str, str]) -> str:
+    command = [sys.executable, "-m", "deployments.cli.keys", "create", "--name", "bench", *LIMITS]
+    run = subprocess.run(command, cwd=ROOT, env=env, check=True, stdout=subprocess.PIPE, text=True)
+    return run.stdout.strip()
+
+
+def launch_vllm(model: Model, env: dict[str, str], port: int) -> Launch:
+    """The server that vLLM brings along."""
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--api-key", KEY]
+    command += ["--model", model.source, "--served-model-name", model.name]
+    command += ["--disable-uvicorn-access-log", *to_flags(model.engine)]
+    return Launch(command, ROOT, env, port)
+
+
+def to_flags(engine: dict[str, Any]) -> list[str]:
+    """Engine options as vLLM's command line takes them."""
+    flags = []
+    for name, value in engine.items():
+        flag = name.replace("_", "-")
+        if value is True or value is False:
+            flags.append(f"--{flag}" if value else f"--no-{flag}")
+        else:
+            flags.append(f"--{flag}={value}")
+    return flags
+
+
+def _launch_ray_llm(model: Model, home: Path, env: dict[str, str], port: int) -> Launch:
+    config = home / "config.yaml"
+    llm = {
+        "model_loading_config": {"model_id": model.name, "model_source": model.source},
+        "engine_kwargs": model.engine,
+        "deployment_config": {"num_replicas": 1, "max_ongoing_requests": MOST_STREAMS},
+        # Its default asks for a GPU; this is what there is.
+        "placement_group_config": {"bundles": [{"CPU": 1}]},
+        "log_engine_metrics": False,
+    }
+    application = {
+        "name": "llm",
+        "route_prefix": "/",
+        "import_path": "ray.serve.llm:build_openai_app",
+        "args": {
+            "llm_configs": [llm],
+            # Its default asks for a CPU to itself, which two cores do not have.
+            "ingress_deployment_config": {"ray_actor_options": {"num_cpus": 0}},
+        },
+    }
+    http_options = {"host": "127.0.0.1", "port": port}
+    content = {"http_options": http_options, "applications": [application]}
+    config.write_text(yaml.safe_dump(content, sort_keys=False))
+    serve = str(Path(sys.executable).with_name("serve"))
+    env = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_TMPDIR": str(home), **env}
+    return Launch([serve, "run", str(config), "--address", "local"], ROOT, env, port)
+
+
+def to_variant(text: str, env: dict[str, str], ingress_replicas: int) -> Stack:
+    """Another Triptych from `NAME:KEY=VALUE,…`: an environment variable, checkout or engine.OPTION.
+
+    Raises:
+        ValueError: the text is not of that form; the message says how.
+    """
+    name, _, rest = text.partition(":")
+    pairs = [pair.partition("=") for pair in rest.split(",") if pair]
+    if not name or not pairs or not all(key and equals for key, equals, _ in pairs):
+        raise ValueError(f"{text!r} is not NAME:KEY=VALUE,KEY=VALUE")
+    values = {key: value for key, _, value in pairs}
+    checkout = Path(values.pop("checkout", ROOT)).expanduser().resolve()
+    _service_program(checkout)  # before anything is started
+    replicas = int(values.pop("ingress_replicas", ingress_replicas))
+    has_tenancy = values.pop("tenancy", "on") == "on"
+    engine = {
+        key.removeprefix("engine."): yaml.safe_load(values.pop(key))
+        for key in list(values)
+        if key.startswith("engine.")
+    }
+    return Stack(name, "triptych", {**env, **values}, engine, checkout, replicas, has_tenancy)

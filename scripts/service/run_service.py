@@ -1,0 +1,289 @@
+"""Runs `serve run` for one configuration, shows its models come up, and ends all that it started.
+
+Started by scripts/serve, which sets up first. Two of them can run on one machine: each has a home
+(TRIPTYCH_HOME), a private folder for Ray and HAProxy, and ports of its own.
+"""
+
+import argparse
+import fcntl
+import http.client
+import json
+import os
+import re
+import secrets
+import select
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any, TextIO
+
+import cpu_affinity
+import process_tree
+import psutil
+import yaml
+from environment import CannotPrepare, environment
+
+ROOT = Path(__file__).resolve().parents[2]
+HOME = Path(os.environ.get("TRIPTYCH_HOME") or ROOT / ".triptych").resolve()
+LOG = HOME / "logs" / "serve.log"
+KEY_FILE = HOME / "api_key"
+RUN = HOME / "run"
+SERVE = Path(sys.executable).parent / "serve"
+
+POLL_S, HEARTBEAT_S = 1.0, 10.0
+DONE = ("ready", "failed", "idle")
+
+
+class Refused(Exception):
+    """The service cannot be started; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where the service answers."""
+
+    host: str
+    port: int
+
+    @property
+    def reachable_host(self) -> str:
+        """The host to call; it differs where the service listens on every interface."""
+        return "127.0.0.1" if self.host in ("0.0.0.0", "::") else self.host
+
+    @property
+    def url(self) -> str:
+        """The root of every path."""
+        return f"http://{self.reachable_host}:{self.port}"
+
+
+@dataclass(slots=True)
+class Progress:
+    """What was told about the models so far, so that each change is told once."""
+
+    started: float = field(default_factory=time.monotonic)
+    told: float = field(default_factory=time.monotonic)
+    states: dict[str, str] = field(default_factory=dict)
+
+    def show(self, models: dict[str, dict[str, Any]]) -> None:
+        """Prints a line for each change, and one of how things are after 10 s without any."""
+        for model, status in models.items():
+            if self.states.get(model) != status["state"]:
+                self.states[model] = status["state"]
+                reason = f": {status['message']}" if status.get("message") else ""
+                self._say(f"{model} is {status['state']}{reason}")
+        if time.monotonic() - self.told >= HEARTBEAT_S:
+            waiting = [model for model, state in self.states.items() if state not in DONE]
+            self._say(f"waiting for {', '.join(waiting) or 'the ingress'}")
+
+    def _say(self, text: str) -> None:
+        self.told = time.monotonic()
+        say(f"{self.told - self.started:4.0f} s  {text}")
+
+
+def main() -> int:
+    arguments = argparse.ArgumentParser(prog="scripts/serve", description=__doc__.split("\n")[0])
+    arguments.add_argument("--config", type=Path, default=ROOT / "serve_config.yaml")
+    arguments.add_argument("--port", type=int, help="listen here instead of at the file's port")
+    options = arguments.parse_args()
+    for folder in (HOME, RUN, LOG.parent):
+        folder.mkdir(parents=True, exist_ok=True)
+    signals = wake_on_signals()
+    try:
+        with the_only_one() as state:
+            end_leftovers(state)
+            config, address = prepare_config(options.config.resolve(), options.port)
+            make_key()
+            return run(config, address, state, signals)
+    except (Refused, CannotPrepare) as refusal:
+        print(f"scripts/serve: {refusal}", file=sys.stderr)
+        return 1
+
+
+def run(config: Path, address: Address, state: TextIO, signals: int) -> int:
+    """Runs the service until a signal or its own end."""
+    if LOG.exists():
+        LOG.replace(LOG.with_suffix(".log.1"))
+    command = [str(SERVE), "run", str(config), "--address", "local"]
+    own = environment(ROOT, HOME)
+    with LOG.open("w") as log:
+        child = process_tree.start(command, cwd=ROOT, env=own, log=log)
+    remember(state, child.pid)
+    say(f"starting Ray Serve with {config}; its log: {LOG}")
+    try:
+        is_stopped = watch(child, address, signals)
+    finally:
+        say("stopping")
+        process_tree.end(child, signals)
+        shutil.rmtree(own["TMPDIR"], ignore_errors=True)
+    if is_stopped:
+        say("stopped")
+        return 0
+    print(f"scripts/serve: serve run ended by itself, status {child.returncode}:", file=sys.stderr)
+    print("".join(LOG.read_text(errors="replace").splitlines(True)[-15:]), file=sys.stderr)
+    return 1
+
+
+def watch(child: subprocess.Popen[bytes], address: Address, signals: int) -> bool:
+    """Shows how the models come up, then waits; true if a signal ended it, false if the child."""
+    progress, is_announced, parting = Progress(), False, cpu_affinity.Parting(child.pid)
+    lines = log_lines()
+    while not select.select([signals], [], [], POLL_S)[0]:
+        process_tree.reap(child)
+        if child.returncode is not None:
+            return False
+        for line in lines:
+            if not line:
+                break
+            if re.search(r"\bERROR\b|Traceback|\btriptych:", line):
+                say(f"log: {line[:300]}")
+        if is_announced:
+            parting.renew()
+            continue
+        models = readiness(address)
+        progress.show(models or {})
+        if models is not None and all(status["state"] in DONE for status in models.values()):
+            announce(address, models)
+            is_announced = True
+    os.read(signals, 64)
+    return True
+
+
+def readiness(address: Address) -> dict[str, dict[str, Any]] | None:
+    """The models of GET /ready, by id; None while the ingress is not up."""
+    connection = http.client.HTTPConnection(address.reachable_host, address.port, timeout=2)
+    try:
+        connection.request("GET", "/ready")
+        answer = connection.getresponse()
+        models = json.loads(answer.read())["models"]
+        is_known = isinstance(models, dict) and (models or answer.status == HTTPStatus.OK)
+        return models if is_known else None
+    except (OSError, http.client.HTTPException, ValueError, LookupError, TypeError):
+        return None
+    finally:
+        connection.close()
+
+
+def announce(address: Address, models: dict[str, dict[str, Any]]) -> None:
+    """Says where the service is and gives a line to paste."""
+    failed = [model for model, status in models.items() if status["state"] == "failed"]
+    if os.environ.get("TRIPTYCH_API_KEYS"):
+        key, where = "${TRIPTYCH_API_KEYS%%,*}", "in TRIPTYCH_API_KEYS"
+    else:
+        key, where = f"$(cat {shlex.quote(str(KEY_FILE))})", str(KEY_FILE)
+    call = f'curl {address.url}/v1/models -H "Authorization: Bearer {key}"'
+    for model, status in models.items():
+        if status["kind"] == "llm" and status["state"] == "ready":
+            question = {"role": "user", "content": "What is the capital of France?"}
+            body = json.dumps({"model": model, "messages": [question], "temperature": 0})
+            call = (
+                f'curl {address.url}/v1/chat/completions -H "Authorization: Bearer {key}" '
+                f"-H 'Content-Type: application/json' -d {shlex.quote(body)}"
+            )
+            break
+    say(f"ready, except for {', '.join(failed)}" if failed else "ready")
+    print(f"\n  base URL  {address.url}/v1\n  API key   {where}\n")
+    if dashboard := re.search(r"dashboard at \D*(http://\S+:\d+)", plain(LOG.read_text())):
+        print(f"  serve status --address {dashboard[1]}     (after: source .venv/bin/activate)\n")
+    print(f"  {call}\n\nCtrl-C ends it.", flush=True)
+
+
+def prepare_config(config: Path, port: int | None) -> tuple[Path, Address]:
+    """Checks the configuration, and that its port is free; with `port`, in an adjusted copy."""
+    if not config.is_file():
+        raise Refused(f"there is no configuration {config}")
+    check = subprocess.run([sys.executable, "-m", "deployments.check", str(config)], cwd=ROOT)
+    if check.returncode:
+        raise Refused(f"{config} has the problems above; nothing was started")
+    content = yaml.safe_load(config.read_text())
+    http_options = content.setdefault("http_options", {})
+    if port is not None:
+        http_options["port"] = port
+        config = RUN / config.name
+        config.write_text(yaml.safe_dump(content, sort_keys=False))
+    address = Address(http_options.get("host", "0.0.0.0"), http_options.get("port", 8000))
+    with socket.socket(socket.AF_INET6 if ":" in address.host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((address.host, address.port))
+        except (OSError, OverflowError) as error:
+            raise Refused(
+                f"cannot listen at {address.host}:{address.port}: {error}; choose with --port N"
+            ) from None
+    return config, address
+
+
+def make_key() -> None:
+    """Makes the API key unless there is one, or keys come from the environment."""
+    if os.environ.get("TRIPTYCH_API_KEYS") or KEY_FILE.exists():
+        return
+    file = os.open(KEY_FILE, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with open(file, "w") as key_file:
+        key_file.write(f"sk-triptych-{secrets.token_urlsafe(32)}\n")
+    say(f"made an API key: {KEY_FILE}")
+
+
+def the_only_one() -> TextIO:
+    """The locked state file of this home; it names the child for a start after a crash."""
+    state = (RUN / "serve.state").open("a+")
+    try:
+        fcntl.flock(state, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise Refused(f"another scripts/serve runs with {HOME}") from None
+    return state
+
+
+def remember(state: TextIO, child_pid: int) -> None:
+    state.truncate(0)
+    state.write(f"{child_pid} {psutil.boot_time():.0f}\n")
+    state.flush()
+
+
+def end_leftovers(state: TextIO) -> None:
+    """Ends what a killed scripts/serve left: the members of its child's session."""
+    state.seek(0)
+    match state.read().split():
+        case [session, boot] if abs(float(boot) - psutil.boot_time()) < 60:
+            if count := process_tree.end_session(int(session), ROOT):
+                say(f"ended {count} processes that an earlier run left")
+
+
+def wake_on_signals() -> int:
+    """A pipe that becomes readable on SIGINT, SIGTERM or SIGHUP."""
+    readable, writable = os.pipe()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: os.write(writable, b"."))
+    return readable
+
+
+def log_lines() -> Iterator[str]:
+    """The log's lines as they come; an empty one when there is no more for now."""
+    with LOG.open(errors="replace") as log:
+        part = ""
+        while True:
+            part += log.readline()
+            if part.endswith("\n"):
+                yield plain(part).rstrip() or " "
+                part = ""
+            else:
+                yield ""
+
+
+def plain(text: str) -> str:
+    """Without the terminal's colours."""
+    return re.sub(r"\x1b\[[0-9;]*m", "", text)
+
+
+def say(text: str) -> None:
+    print(f"[triptych] {text}", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,81 @@
+"""A PostgreSQL server of our own: Debian's program, a folder and a port that nobody else has."""
+
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from scripts.service.environment import free_ports
+
+_PATIENCE_S = 30.0
+_QUICK = ("-c", "fsync=off", "-c", "full_page_writes=off", "-c", "synchronous_commit=off")
+"""It lives no longer than the tests."""
+
+
+@contextmanager
+def running_postgres() -> Iterator[int]:
+    """The port of a server that lets everybody on this machine in, as user `postgres`."""
+    programs = _find_programs()
+    # PostgreSQL refuses to run as root, and pytest's own folders are closed to all but root.
+    user = _find_user() if os.geteuid() == 0 else None
+    as_user: dict[str, Any] = {"user": user, "group": pwd.getpwnam(user).pw_gid} if user else {}
+    folder = Path(tempfile.mkdtemp(prefix="triptych-postgres-"))
+    try:
+        if user:
+            shutil.chown(folder, user, as_user["group"])
+        make = [programs / "initdb", "--pgdata", folder / "data", "--username", "postgres"]
+        make += ["--auth", "trust", "--encoding", "UTF8", "--locale", "C.UTF-8", "--no-sync"]
+        done = subprocess.run(make, capture_output=True, text=True, cwd="/", **as_user)
+        assert done.returncode == 0, done.stderr
+        port = free_ports(1)[0]
+        serve = [programs / "postgres", "-D", folder / "data", "-k", folder, "-p", str(port)]
+        with (folder / "log").open("wb") as log:
+            server = subprocess.Popen(
+                [*serve, "-h", "127.0.0.1", *_QUICK], stderr=log, cwd="/", **as_user
+            )
+        try:
+            _wait_for(programs, port, server)
+            yield port
+        finally:
+            server.send_signal(signal.SIGINT)  # "fast": without waiting for clients
+            server.wait(_PATIENCE_S)
+    finally:
+        shutil.rmtree(folder)
+
+
+def make_database(port: int, name: str) -> str:
+    """An empty database; its URL."""
+    command = [_find_programs() / "createdb", "-h", "127.0.0.1", "-p", str(port), "-U", "postgres"]
+    subprocess.run([*command, name], check=True, cwd="/")
+    return f"postgresql://postgres@127.0.0.1:{port}/{name}"
+
+
+def _find_programs() -> Path:
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"))
+    on_path = shutil.which("postgres")
+    if not found and on_path is None:
+        pytest.fail("there is no PostgreSQL here: apt-get install postgresql")
+    return found[-1].parent if found else Path(str(on_path)).parent
+
+
+def _find_user() -> str:
+    names = {user.pw_name for user in pwd.getpwall()}
+    return "postgres" if "postgres" in names else "nobody"
+
+
+def _wait_for(programs: Path, port: int, server: subprocess.Popen[bytes]) -> None:
+    deadline_s = time.monotonic() + _PATIENCE_S
+    ask = [programs / "pg_isready", "-q", "-h", "127.0.0.1", "-p", str(port)]
+    while subprocess.run(ask, cwd="/").returncode:
+        assert server.poll() is None, "PostgreSQL ended while it was starting"
+        assert time.monotonic() < deadline_s, "PostgreSQL did not start"
+        time.sleep(0.05)

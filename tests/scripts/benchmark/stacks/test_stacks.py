@@ -1,0 +1,58 @@
+import pytest
+
+from scripts.benchmark.arguments import read_plan
+from scripts.benchmark.stacks.rigs import RIGS
+from scripts.benchmark.stacks.stacks import Stack, to_flags, to_variant
+
+
+def test_engine_options_become_flags():
+    options = {"max_model_len": 8, "enforce_eager": True, "async_scheduling": False}
+
+    assert to_flags(options) == ["--max-model-len=8", "--enforce-eager", "--no-async-scheduling"]
+
+
+def test_a_variant_sets_variables_and_engine_options():
+    text = (
+        "plain:RAY_SERVE_ENABLE_HA_PROXY=0,engine.disable_log_stats=true,"
+        "ingress_replicas=2,tenancy=off"
+    )
+
+    variant = to_variant(text, {"A": "1"}, 1)
+
+    assert variant == Stack(
+        "plain",
+        env={"A": "1", "RAY_SERVE_ENABLE_HA_PROXY": "0"},
+        engine={"disable_log_stats": True},
+        ingress_replicas=2,
+        has_tenancy=False,
+    )
+
+
+@pytest.mark.parametrize("text", ["", "name", "name:", "name:KEY", ":A=1", "name:checkout=/no"])
+def test_a_variant_of_another_form_is_refused(text: str):
+    with pytest.raises(ValueError, match=r"is no"):
+        to_variant(text, {}, 1)
+
+
+@pytest.mark.parametrize("concurrency", [1, 16, 64, 256])
+def test_every_worker_asks_twice(concurrency: int):
+    assert RIGS["serving"].requests(concurrency) >= 2 * concurrency
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--stacks", "none"],
+        ["--concurrency", "1,x"],
+        ["--url", "http://x/v1"],
+        ["--env", "A"],
+        ["--rounds", "0"],
+        ["--peers", "encode,none"],
+    ],
+)
+def test_a_mistake_ends_with_one_line(arguments: list[str], capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as ended:
+        read_plan(arguments)
+
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1
