@@ -18,14 +18,14 @@ from api.admin.usage import ReportUsage
 from api.embeddings.embeddings import prepare_embeddings
 from api.embeddings.endpoint import EncoderEndpoint
 from api.embeddings.reranking import prepare_rerank, prepare_score
-from api.errors import MethodNotAllowed, RouteNotFound
+from api.errors import MethodNotAllowedError, RouteNotFoundError
 from api.health import Health, Ready
 from api.images.edits import EditImages
 from api.images.files import PUBLIC_PATH, ImageFile
 from api.images.generations import GenerateImages
-from api.middleware.auth import Auth
-from api.middleware.errors import Shield
-from api.middleware.request_id import RequestId
+from api.middleware.auth import AuthMiddleware
+from api.middleware.errors import ErrorMiddleware
+from api.middleware.request_id import RequestIdMiddleware
 from api.models import ListModels, RetrieveModel
 from api.ports.administration import Administration
 from api.registry import Models
@@ -33,7 +33,7 @@ from api.schema.chat import ChatRequest
 from api.schema.completions import CompletionRequest
 from api.schema.embeddings import EmbeddingsRequest
 from api.schema.reranking import RerankRequest, ScoringRequest
-from api.services import Rules
+from api.services import Services
 from api.settings import Limits
 from api.text.chat import read_chat
 from api.text.completions import read_completion
@@ -50,7 +50,7 @@ Lifespan = Callable[[Starlette], AbstractAsyncContextManager[None]]
 def create_app(
     models: Models,
     keys: Keys | None,
-    rules: Rules,
+    rules: Services,
     *,
     administration: Administration | None = None,
     lifespan: Lifespan | None = None,
@@ -73,10 +73,10 @@ def create_app(
         *(_administration_routes(administration, rules.limits) if administration else ()),
     ]
     middleware = [
-        Middleware(RequestId, is_echoed_outside=is_request_id_echoed),
-        Middleware(Shield),
+        Middleware(RequestIdMiddleware, is_echoed_outside=is_request_id_echoed),
+        Middleware(ErrorMiddleware),
         Middleware(
-            Auth,
+            AuthMiddleware,
             keys=keys,
             public_paths=PUBLIC_PATHS,
             public_pattern=PUBLIC_PATH if rules.image_store else None,
@@ -92,7 +92,7 @@ def create_app(
     return app
 
 
-def _model_routes(models: Models, rules: Rules) -> list[Route]:
+def _model_routes(models: Models, rules: Services) -> list[Route]:
     prepare = None
     if rules.image_fetcher is not None:
         prepare = partial(fetch_images, fetcher=rules.image_fetcher, limits=rules.limits)
@@ -110,13 +110,13 @@ def _model_routes(models: Models, rules: Rules) -> list[Route]:
     ]
 
 
-def _file_routes(rules: Rules) -> list[Route]:
+def _file_routes(rules: Services) -> list[Route]:
     if rules.image_store is None:
         return []
     return [Route("/v1/images/files/{name}", ImageFile(rules.image_store), methods=["GET"])]
 
 
-def _encoder_routes(models: Models, rules: Rules) -> list[Route]:
+def _encoder_routes(models: Models, rules: Services) -> list[Route]:
     embeddings = EncoderEndpoint(
         "embeddings", EmbeddingsRequest, prepare_embeddings, models=models, rules=rules
     )
@@ -148,7 +148,7 @@ async def _raise_ours(request: Request, error: Exception) -> Response:
     """Turn what the router raises into an error of ours, for the shield to write."""
     assert isinstance(error, HTTPException)
     if error.status_code == 405:
-        refusal = MethodNotAllowed(f"This URL does not take the method {request.method}.")
+        refusal = MethodNotAllowedError(f"This URL does not take the method {request.method}.")
         refusal.allowed = (error.headers or {}).get("Allow", "")
         raise refusal
-    raise RouteNotFound("There is no such URL; the API lives under /v1.")
+    raise RouteNotFoundError("There is no such URL; the API lives under /v1.")

@@ -1,35 +1,35 @@
 """Every error a client can see; each knows its HTTP status, OpenAI type and code.
 
 ApiError                      500 server_error
-├── InvalidRequest            400 invalid_request_error   invalid_value
-│   ├── MalformedBody         400                         invalid_json
-│   ├── MissingParameter      400                         missing_required_parameter
-│   ├── UnknownParameter      400                         unknown_parameter
-│   ├── UnsupportedParameter  400                         unsupported_parameter
-│   ├── ContextLengthExceeded 400                         context_length_exceeded
-│   ├── WrongModelKind        400                         wrong_model_kind
-│   ├── InvalidImage          400                         invalid_image_url
-│   ├── InvalidImageFile      400                         invalid_image_file
-│   ├── InvalidApiKey         401                         invalid_api_key
-│   ├── InsufficientPermissions 403                       insufficient_permissions
-│   ├── RouteNotFound         404                         not_found
-│   ├── ModelNotFound         404                         model_not_found
-│   ├── KeyNotFound           404                         key_not_found
-│   ├── MethodNotAllowed      405                         method_not_allowed
-│   ├── BodyTimeout           408                         request_timeout
-│   ├── PayloadTooLarge       413                         payload_too_large
-│   └── UnsupportedMediaType  415                         unsupported_media_type
-├── RateLimited               429 rate_limit_error        rate_limit_exceeded    retry when it says
-│   └── InsufficientQuota     429 insufficient_quota      insufficient_quota     never retried
+├── InvalidRequestError            400 invalid_request_error   invalid_value
+│   ├── MalformedBodyError         400                         invalid_json
+│   ├── MissingParameterError      400                         missing_required_parameter
+│   ├── UnknownParameterError      400                         unknown_parameter
+│   ├── UnsupportedParameterError  400                         unsupported_parameter
+│   ├── ContextLengthExceededError 400                         context_length_exceeded
+│   ├── WrongModelKindError        400                         wrong_model_kind
+│   ├── InvalidImageError          400                         invalid_image_url
+│   ├── InvalidImageFileError      400                         invalid_image_file
+│   ├── InvalidApiKeyError         401                         invalid_api_key
+│   ├── InsufficientPermissionsError 403                       insufficient_permissions
+│   ├── RouteNotFoundError         404                         not_found
+│   ├── ModelNotFoundError         404                         model_not_found
+│   ├── KeyNotFoundError           404                         key_not_found
+│   ├── MethodNotAllowedError      405                         method_not_allowed
+│   ├── BodyTimeoutError           408                         request_timeout
+│   ├── PayloadTooLargeError       413                         payload_too_large
+│   └── UnsupportedMediaTypeError  415                         unsupported_media_type
+├── RateLimitError               429 rate_limit_error        rate_limit_exceeded    retry when it says
+│   └── InsufficientQuotaError     429 insufficient_quota      insufficient_quota     never retried
 ├── InternalError             500 server_error            internal_error
-├── EngineFailed              500 server_error            engine_error
-├── DeadlineExceeded          504 server_error            deadline_exceeded      never retried
-└── Unavailable               503 service_unavailable_error
-    ├── Overloaded            503                         server_is_overloaded   retry
-    ├── KeysUnknown           503                         keys_unknown           retry
-    ├── ModelStarting         503                         model_starting         retry
-    ├── ModelFailed           503                         model_unavailable      never retried
-    └── ReplicaLost           503                         engine_unavailable     retry
+├── EngineError              500 server_error            engine_error
+├── DeadlineExceededError          504 server_error            deadline_exceeded      never retried
+└── UnavailableError               503 service_unavailable_error
+    ├── OverloadedError            503                         server_is_overloaded   retry
+    ├── KeysUnknownError           503                         keys_unknown           retry
+    ├── ModelStartingError         503                         model_starting         retry
+    ├── ModelFailedError           503                         model_unavailable      never retried
+    └── ReplicaLostError           503                         engine_unavailable     retry
 
 The constructor is `(message, *, param=None)` and nothing else, because errors cross deployment
 handles by pickle. Status, types and codes follow OpenAI's published error guide; the retry hints
@@ -88,7 +88,7 @@ def _rebuild(cls: type[ApiError], message: str, param: str | None) -> ApiError:
     return cls(message, param=param)
 
 
-class InvalidRequest(ApiError):
+class InvalidRequestError(ApiError):
     """The request cannot be served as it is; repeating it will not help."""
 
     status = 400
@@ -96,55 +96,55 @@ class InvalidRequest(ApiError):
     code = "invalid_value"
 
 
-class MalformedBody(InvalidRequest):
+class MalformedBodyError(InvalidRequestError):
     """The body is not one JSON object in UTF-8."""
 
     code = "invalid_json"
 
 
-class MissingParameter(InvalidRequest):
+class MissingParameterError(InvalidRequestError):
     """A required parameter is absent or null."""
 
     code = "missing_required_parameter"
 
 
-class UnknownParameter(InvalidRequest):
+class UnknownParameterError(InvalidRequestError):
     """The endpoint has no such parameter."""
 
     code = "unknown_parameter"
 
 
-class UnsupportedParameter(InvalidRequest):
+class UnsupportedParameterError(InvalidRequestError):
     """The parameter exists, but this service or model cannot honour it."""
 
     code = "unsupported_parameter"
 
 
-class ContextLengthExceeded(InvalidRequest):
+class ContextLengthExceededError(InvalidRequestError):
     """The prompt, or the prompt and the answer asked for, do not fit the model's context."""
 
     code = "context_length_exceeded"
 
 
-class WrongModelKind(InvalidRequest):
+class WrongModelKindError(InvalidRequestError):
     """The model exists, but serves another endpoint."""
 
     code = "wrong_model_kind"
 
 
-class InvalidImage(InvalidRequest):
+class InvalidImageError(InvalidRequestError):
     """A picture in a message cannot be used."""
 
     code = "invalid_image_url"
 
 
-class InvalidImageFile(InvalidRequest):
+class InvalidImageFileError(InvalidRequestError):
     """A picture that was sent to be edited cannot be used."""
 
     code = "invalid_image_file"
 
 
-class InvalidApiKey(InvalidRequest):
+class InvalidApiKeyError(InvalidRequestError):
     """No key, or not one that this service knows."""
 
     status = 401
@@ -155,35 +155,35 @@ class InvalidApiKey(InvalidRequest):
         return {"www-authenticate": "Bearer"}
 
 
-class InsufficientPermissions(InvalidRequest):
+class InsufficientPermissionsError(InvalidRequestError):
     """The key is known, but does not open this."""
 
     status = 403
     code = "insufficient_permissions"
 
 
-class RouteNotFound(InvalidRequest):
+class RouteNotFoundError(InvalidRequestError):
     """There is no such URL."""
 
     status = 404
     code = "not_found"
 
 
-class ModelNotFound(InvalidRequest):
+class ModelNotFoundError(InvalidRequestError):
     """No model of that id is configured."""
 
     status = 404
     code = "model_not_found"
 
 
-class KeyNotFound(InvalidRequest):
+class KeyNotFoundError(InvalidRequestError):
     """There is no API key of that id or name."""
 
     status = 404
     code = "key_not_found"
 
 
-class MethodNotAllowed(InvalidRequest):
+class MethodNotAllowedError(InvalidRequestError):
     """The URL exists, but not for this method."""
 
     status = 405
@@ -195,28 +195,28 @@ class MethodNotAllowed(InvalidRequest):
         return {"allow": self.allowed} if self.allowed else {}
 
 
-class BodyTimeout(InvalidRequest):
+class BodyTimeoutError(InvalidRequestError):
     """The client did not send its body in time."""
 
     status = 408
     code = "request_timeout"
 
 
-class PayloadTooLarge(InvalidRequest):
+class PayloadTooLargeError(InvalidRequestError):
     """The body is over the limit."""
 
     status = 413
     code = "payload_too_large"
 
 
-class UnsupportedMediaType(InvalidRequest):
+class UnsupportedMediaTypeError(InvalidRequestError):
     """The body is not sent as plain JSON."""
 
     status = 415
     code = "unsupported_media_type"
 
 
-class RateLimited(ApiError):
+class RateLimitError(ApiError):
     """The key is at one of its limits."""
 
     status = 429
@@ -238,7 +238,7 @@ class RateLimited(ApiError):
         }
 
 
-class InsufficientQuota(RateLimited):
+class InsufficientQuotaError(RateLimitError):
     """The key's quota of the day or the month is used up."""
 
     type = "insufficient_quota"
@@ -249,13 +249,13 @@ class InternalError(ApiError):
     """A fault of ours; the log has the details under the request id."""
 
 
-class EngineFailed(ApiError):
+class EngineError(ApiError):
     """The engine gave up on this request."""
 
     code = "engine_error"
 
 
-class DeadlineExceeded(ApiError):
+class DeadlineExceededError(ApiError):
     """The work took longer than the service allows; a retry would take as long again."""
 
     status = 504
@@ -263,7 +263,7 @@ class DeadlineExceeded(ApiError):
     should_retry = False
 
 
-class Unavailable(ApiError):
+class UnavailableError(ApiError):
     """Nothing can serve the request at the moment."""
 
     status = 503
@@ -271,34 +271,34 @@ class Unavailable(ApiError):
     code = "server_is_overloaded"
 
 
-class Overloaded(Unavailable):
+class OverloadedError(UnavailableError):
     """All slots and all places in the queue are taken."""
 
     retry_after_s = 1
 
 
-class KeysUnknown(Unavailable):
+class KeysUnknownError(UnavailableError):
     """The API keys have not been looked up yet, so nobody can say whether this one opens."""
 
     code = "keys_unknown"
     retry_after_s = 2
 
 
-class ModelStarting(Unavailable):
+class ModelStartingError(UnavailableError):
     """The model is being loaded."""
 
     code = "model_starting"
     retry_after_s = 5
 
 
-class ModelFailed(Unavailable):
+class ModelFailedError(UnavailableError):
     """The model could not be loaded, and will not be until its configuration changes."""
 
     code = "model_unavailable"
     should_retry = False
 
 
-class ReplicaLost(Unavailable):
+class ReplicaLostError(UnavailableError):
     """The replica that held the request went away."""
 
     code = "engine_unavailable"

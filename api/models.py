@@ -31,7 +31,7 @@ class RetrieveModel:
         """Answer one request.
 
         Raises:
-            ModelNotFound: there is no model of that id, or not for this key.
+            ModelNotFoundError: there is no model of that id, or not for this key.
         """
         model_id = scope["path_params"]["model_id"]
         card = self._models.for_key(get_key(scope)).find_card(model_id)

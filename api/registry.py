@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, cast
 
-from api.errors import ModelFailed, ModelNotFound, ModelStarting, WrongModelKind
+from api.errors import ModelFailedError, ModelNotFoundError, ModelStartingError, WrongModelKindError
 from api.ports.embeddings import EmbeddingBackend
 from api.ports.images import ImageBackend
 from api.ports.tenancy import Key
@@ -70,7 +70,7 @@ class ModelEntry:
     """Why it is not ready, in one line; None when it is."""
     text: TextOptions = field(default_factory=TextOptions)
     """For an LLM."""
-    details: Mapping[str, Any] = field(default_factory=dict)
+    capabilities: Mapping[str, Any] = field(default_factory=dict)
     """Its limits as its card tells them, such as dimensions or sizes."""
     is_hidden: bool = False
     """Whether it is there for its adapters only, because a key may use these and not itself."""
@@ -85,7 +85,7 @@ class ModelEntry:
             "object": "model",
             "created": self.created_s,
             "owned_by": "triptych",
-            "triptych": {"kind": self.kind, **self.details},
+            "triptych": {"kind": self.kind, **self.capabilities},
         }
 
     def cards(self) -> list[dict[str, Any]]:
@@ -161,7 +161,7 @@ class Registry:
         `peft`. A name of a model always means the model.
 
         Raises:
-            ModelNotFound: no such id, or the model has no such adapter.
+            ModelNotFoundError: no such id, or the model has no such adapter.
             Others as `get`.
         """
         entry, adapter = self._entries.get(model_id), peft
@@ -188,10 +188,10 @@ class Registry:
         """Look a model up for use.
 
         Raises:
-            ModelNotFound: no such id.
-            WrongModelKind: it serves another endpoint.
-            ModelStarting: it is still being loaded.
-            ModelFailed: it could not be loaded.
+            ModelNotFoundError: no such id.
+            WrongModelKindError: it serves another endpoint.
+            ModelStartingError: it is still being loaded.
+            ModelFailedError: it could not be loaded.
         """
         entry = self._entries.get(model_id)
         if entry is None:
@@ -201,22 +201,22 @@ class Registry:
 
 def _get_backend(entry: ModelEntry, kind: Kind) -> Backend:
     if entry.kind != kind:
-        raise WrongModelKind(
+        raise WrongModelKindError(
             f"The model '{entry.id}' is of kind '{entry.kind}': it serves "
             f"{_ENDPOINTS[entry.kind]}, not this endpoint.",
             param="model",
         )
     if entry.state == "starting":
-        raise ModelStarting(f"The model '{entry.id}' is being loaded; try again shortly.")
+        raise ModelStartingError(f"The model '{entry.id}' is being loaded; try again shortly.")
     if entry.state == "failed":
-        raise ModelFailed(f"The model '{entry.id}' could not be loaded.", param="model")
+        raise ModelFailedError(f"The model '{entry.id}' could not be loaded.", param="model")
     return entry.backend
 
 
-def model_not_found(model_id: str, param: str = "model") -> ModelNotFound:
+def model_not_found(model_id: str, param: str = "model") -> ModelNotFoundError:
     """The error for an id that is not configured."""
     shown = model_id[:_MAX_ID_IN_MESSAGE] + ("…" if len(model_id) > _MAX_ID_IN_MESSAGE else "")
-    return ModelNotFound(
+    return ModelNotFoundError(
         f"The model '{shown}' does not exist; GET /v1/models lists those that do.", param=param
     )
 

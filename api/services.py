@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from api.access.request_context import Salt
+from api.access.request_context import CacheSalt
 from api.ports.images import ImageFetcher, ImageStore
 from api.ports.prompt_log import PromptLog
 from api.ports.rate_limits import Limiter
@@ -10,7 +10,7 @@ from api.settings import Limits, Policy
 
 
 @dataclass(frozen=True, slots=True)
-class Rules:
+class Services:
     """How large requests may be, what becomes of what cannot be honoured, what is kept."""
 
     limits: Limits = field(default_factory=Limits)
@@ -18,5 +18,5 @@ class Rules:
     prompt_log: PromptLog | None = None
     image_fetcher: ImageFetcher | None = None
     limiter: Limiter | None = None
-    salt: Salt | None = None
+    cache_salt: CacheSalt | None = None
     image_store: ImageStore | None = None

@@ -9,7 +9,7 @@ from api.ports.tenancy import Key
 
 
 @dataclass(slots=True)
-class Place:
+class Permit:
     """A request's place among those that its key may have under way."""
 
     headers: dict[str, str] = field(default_factory=dict)
@@ -19,17 +19,17 @@ class Place:
 
 
 @asynccontextmanager
-async def admitted(limiter: Limiter | None, key: Key, images: int = 0) -> AsyncIterator[Place]:
+async def rate_limited(limiter: Limiter | None, key: Key, images: int = 0) -> AsyncIterator[Permit]:
     """Hold a place, and give it back whatever happens; a key without limits needs none.
 
     Raises:
-        RateLimited, InsufficientQuota, Unavailable: as `Limiter.admit`.
+        RateLimitError, InsufficientQuotaError, UnavailableError: as `Limiter.admit`.
     """
     if limiter is None or not key.limits.has_any:
-        yield Place()
+        yield Permit()
         return
     admission = await limiter.admit(key, images)
-    place = Place(admission.headers)
+    place = Permit(admission.headers)
     try:
         yield place
     finally:

@@ -11,7 +11,7 @@ _MAX_KEY_CHARS = 256
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class KeyDigest:
     """One secret that opens for a key; a key that is being rotated has two."""
 
     key: Key
@@ -19,18 +19,18 @@ class Entry:
     until_s: float | None = None
     """Unix time at which this secret ends, whatever the key."""
 
-    def is_open_at(self, now_s: float) -> bool:
+    def is_active_at(self, now_s: float) -> bool:
         """Whether it lets anyone in."""
         return (self.until_s is None or now_s < self.until_s) and self.key.is_valid_at(now_s)
 
 
-_NOBODY = Entry(Key("", "", "", is_disabled=True), bytes(32))
+_NO_MATCH = KeyDigest(Key("", "", "", is_disabled=True), bytes(32))
 
 
 class KeyRing:
     """Who may enter, at one moment; never changed, only replaced."""
 
-    def __init__(self, entries: Iterable[Entry], pepper: bytes) -> None:
+    def __init__(self, entries: Iterable[KeyDigest], pepper: bytes) -> None:
         """Index entries whose digests were made with `pepper`."""
         self._entries = {entry.digest: entry for entry in entries}
         self._pepper = pepper
@@ -51,13 +51,13 @@ class KeyRing:
         if not _is_well_formed(offered):
             return None
         found = digest(self._pepper, offered)
-        entry = self._entries.get(found, _NOBODY)
-        if not hmac.compare_digest(found, entry.digest) or not entry.is_open_at(now_s):
+        entry = self._entries.get(found, _NO_MATCH)
+        if not hmac.compare_digest(found, entry.digest) or not entry.is_active_at(now_s):
             return None
         return entry.key
 
 
-def to_entries(secrets: Iterable[str], pepper: bytes) -> list[Entry]:
+def to_entries(secrets: Iterable[str], pepper: bytes) -> list[KeyDigest]:
     """Entries for bare secrets: they open all models, without limits, and administer nothing.
 
     Raises:
@@ -71,10 +71,10 @@ def to_entries(secrets: Iterable[str], pepper: bytes) -> list[Entry]:
     return [_to_entry(digest(pepper, secret)) for secret in secrets]
 
 
-def _to_entry(made: bytes) -> Entry:
+def _to_entry(made: bytes) -> KeyDigest:
     # Nothing but the digest tells these keys apart, and a part of it opens nothing.
     name = f"env-{made.hex()[:8]}"
-    return Entry(Key(name, name, "default", may_log_prompts=True), made)
+    return KeyDigest(Key(name, name, "default", may_log_prompts=True), made)
 
 
 def _is_well_formed(secret: str) -> bool:

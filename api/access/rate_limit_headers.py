@@ -2,10 +2,10 @@
 
 import math
 
-from api.errors import InsufficientQuota, RateLimited
-from api.ports.rate_limits import Limited, Refusal, Standing, Window
+from api.errors import InsufficientQuotaError, RateLimitError
+from api.ports.rate_limits import LimitExceeded, LimitName, RateLimitStatus, Window
 
-_NAMES: dict[Limited, str] = {
+_NAMES: dict[LimitName, str] = {
     "requests": "requests per minute",
     "tokens": "tokens per minute",
     "images": "images per minute",
@@ -14,14 +14,14 @@ _NAMES: dict[Limited, str] = {
     "month": "tokens per month",
 }
 
-_RENEWALS: dict[Limited, str] = {
+_RENEWALS: dict[LimitName, str] = {
     "day": "at 00:00 UTC",
     "month": "on the first of the month at 00:00 UTC",
 }
 """The quotas, and when they begin anew."""
 
 
-def to_headers(standing: Standing) -> dict[str, str]:
+def to_headers(standing: RateLimitStatus) -> dict[str, str]:
     """The `x-ratelimit-…` headers of those limits that there are."""
     return {
         **_window_headers("requests", standing.requests),
@@ -29,23 +29,23 @@ def to_headers(standing: Standing) -> dict[str, str]:
     }
 
 
-def to_error(refusal: Refusal) -> RateLimited:
-    """The error to raise; a RateLimited, or an InsufficientQuota if no minute will help."""
+def to_error(refusal: LimitExceeded) -> RateLimitError:
+    """The error to raise; a RateLimitError, or an InsufficientQuotaError if no minute will help."""
     name = _NAMES[refusal.limited]
     counts = f"limit {refusal.limit}, used {refusal.used}, requested {refusal.asked}."
-    error: RateLimited
+    error: RateLimitError
     if renewal := _RENEWALS.get(refusal.limited):
-        error = InsufficientQuota(
+        error = InsufficientQuotaError(
             f"You exceeded your current quota of {name}: {counts} It is renewed {renewal}."
         )
     elif refusal.retry_after_s is None:
-        error = RateLimited(
+        error = RateLimitError(
             f"Request too large for {name}: limit {refusal.limit}, requested {refusal.asked}. "
             "It must be made smaller to be served."
         )
     else:
         wait_ms = max(_to_ms(refusal.retry_after_s), 1)
-        error = RateLimited(
+        error = RateLimitError(
             f"Rate limit reached for {name}: {counts} Please try again in {_to_duration(wait_ms)}."
         )
         error.retry_after_ms = wait_ms

@@ -3,15 +3,15 @@
 from collections.abc import Callable
 from typing import Protocol
 
-from api.ports.tenancy import Key, Origin
+from api.ports.tenancy import Key, RequestContext
 
 _MAX_USER_CHARS = 256
 
-Salt = Callable[[str], str]
+CacheSalt = Callable[[str], str]
 """Makes of a tenant what keeps its cached prefixes apart from those of all others."""
 
 
-class Asking(Protocol):
+class HasModelAndUser(Protocol):
     """A request of any endpoint."""
 
     @property
@@ -23,16 +23,21 @@ class Asking(Protocol):
         """What the client says of who uses it."""
 
 
-def to_origin(
-    key: Key, request: Asking, *, endpoint: str, salt: Salt | None, is_streamed: bool = False
-) -> Origin:
+def build_request_context(
+    key: Key,
+    request: HasModelAndUser,
+    *,
+    endpoint: str,
+    cache_salt: CacheSalt | None,
+    is_streamed: bool = False,
+) -> RequestContext:
     """The origin of one request to `endpoint`, which is its path without `/v1/`."""
-    return Origin(
+    return RequestContext(
         key_id=key.id,
         tenant=key.tenant,
         priority=key.priority,
         has_token_limits=key.limits.has_tokens,
-        cache_salt=salt(key.tenant) if salt else None,
+        cache_salt=cache_salt(key.tenant) if cache_salt else None,
         user=_to_user(request.user),
         endpoint=endpoint,
         model=request.model,

@@ -9,7 +9,7 @@ from urllib.parse import parse_qsl
 
 from starlette.types import Receive, Scope, Send
 
-from api.errors import InsufficientPermissions, InvalidRequest, UnknownParameter
+from api.errors import InsufficientPermissionsError, InvalidRequestError, UnknownParameterError
 from api.http.response import send_json
 from api.middleware.auth import get_key
 from api.ports.administration import Administration, GroupBy, UsageQuery, UsageRow
@@ -41,13 +41,13 @@ def read_query(query_string: bytes, today: date) -> UsageQuery:
     """What a query string asks for; `from` and `to` are both counted in.
 
     Raises:
-        UnknownParameter, InvalidRequest: by parameter.
+        UnknownParameterError, InvalidRequestError: by parameter.
     """
     members = _read_members(query_string)
     first = _to_day(members, "from", today.replace(day=1))
     last = _to_day(members, "to", today)
     if first > last:
-        raise InvalidRequest(
+        raise InvalidRequestError(
             f"Invalid value for 'from': {first} is after the last day, which is {last}.",
             param="from",
         )
@@ -66,9 +66,9 @@ def _read_members(query_string: bytes) -> dict[str, str]:
     for name, value in parse_qsl(query_string.decode("latin-1"), keep_blank_values=True):
         shown = name[:_MAX_IN_MESSAGE]
         if name not in _PARAMETERS:
-            raise UnknownParameter(f"Unknown parameter: '{shown}'.", param=shown)
+            raise UnknownParameterError(f"Unknown parameter: '{shown}'.", param=shown)
         if name in members or not value or "\0" in value:
-            raise InvalidRequest(
+            raise InvalidRequestError(
                 f"Invalid value for '{name}': it must be given once, and be a text.", param=name
             )
         members[name] = value
@@ -83,7 +83,7 @@ def _to_day(members: dict[str, str], name: str, default: date) -> date:
             return date.fromisoformat(members[name])
     except ValueError:
         pass  # such as the 31st of a month that has 30 days
-    raise InvalidRequest(f"Invalid value for '{name}': must be a day, YYYY-MM-DD.", param=name)
+    raise InvalidRequestError(f"Invalid value for '{name}': must be a day, YYYY-MM-DD.", param=name)
 
 
 def _to_seconds(day: date) -> float:
@@ -93,7 +93,7 @@ def _to_seconds(day: date) -> float:
 def _to_groups(value: str) -> tuple[GroupBy, ...]:
     groups = value.split(",")
     if len(set(groups)) < len(groups) or not _are_groups(groups):
-        raise InvalidRequest(
+        raise InvalidRequestError(
             f"Invalid value for 'group_by': must be some of {', '.join(_GROUPS)}, each once, with "
             "commas between.",
             param="group_by",
@@ -109,12 +109,12 @@ def narrow(query: UsageQuery, key: Key) -> UsageQuery:
     """Keep to what a key may see.
 
     Raises:
-        InsufficientPermissions: it asks for another's by name.
+        InsufficientPermissionsError: it asks for another's by name.
     """
     if "admin" in key.scopes:
         return query
     if query.key_id not in (None, key.id) or query.tenant not in (None, key.tenant):
-        raise InsufficientPermissions(
+        raise InsufficientPermissionsError(
             "This API key lacks the scope 'admin': it sees its own usage only.",
             param="tenant" if query.key_id in (None, key.id) else "key",
         )

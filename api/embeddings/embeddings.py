@@ -9,7 +9,7 @@ import numpy as np
 import orjson
 
 from api.embeddings.endpoint import Asked, Call
-from api.errors import InvalidRequest
+from api.errors import InvalidRequestError
 from api.ports.embeddings import EmbeddingBackend, EmbeddingRequest, Embeddings
 from api.schema.embeddings import EmbeddingsRequest
 
@@ -22,19 +22,21 @@ def prepare_embeddings(request: EmbeddingsRequest, asked: Asked) -> Call:
     """Put a request into the service's own words.
 
     Raises:
-        InvalidRequest: it has too many inputs, or contradicts itself.
+        InvalidRequestError: it has too many inputs, or contradicts itself.
     """
     asked.check_count(len(request.input), "input")
     if request.task is not None and request.input_type not in (None, request.task):
-        raise InvalidRequest("'task' and 'input_type' are two names of one thing.", param="task")
+        raise InvalidRequestError(
+            "'task' and 'input_type' are two names of one thing.", param="task"
+        )
     work = EmbeddingRequest(
         request_id=asked.request_id,
         inputs=tuple(request.input),
-        origin=asked.origin,
+        context=asked.context,
         dimensions=request.dimensions,
         input_type=request.input_type or request.task,
         input_type_name="task" if request.input_type is None else "input_type",
-        cut=asked.to_cut(request),
+        cut=asked.to_truncation(request),
     )
 
     async def call(backend: EmbeddingBackend) -> bytes:

@@ -6,20 +6,20 @@ from typing import Generic, TypeVar
 
 from starlette.types import Receive, Scope, Send
 
-from api.access.admission import Place, admitted
-from api.access.request_context import to_origin
-from api.errors import InvalidRequest
+from api.access.admission import Permit, rate_limited
+from api.access.request_context import build_request_context
+from api.errors import InvalidRequestError
 from api.http.body import read_json_body
 from api.http.lifetime import deadline, while_connected
 from api.http.parsing import Read, read_request
 from api.http.response import send_bytes
 from api.middleware.auth import get_key_for
 from api.middleware.request_id import get_request_id
-from api.ports.embeddings import Cut, EmbeddingBackend
-from api.ports.tenancy import Origin
+from api.ports.embeddings import EmbeddingBackend, Truncation
+from api.ports.tenancy import RequestContext
 from api.registry import Models
 from api.schema.embeddings import EncoderRequest
-from api.services import Rules
+from api.services import Services
 from api.settings import Limits
 
 Body = TypeVar("Body", bound=EncoderRequest)
@@ -33,13 +33,13 @@ class Asked:
     """What a dialect needs to know beside the request."""
 
     request_id: str
-    origin: Origin
+    context: RequestContext
     limits: Limits
 
-    def to_cut(self, request: EncoderRequest) -> Cut:
+    def to_truncation(self, request: EncoderRequest) -> Truncation:
         """What becomes of inputs that are too long."""
         limit = request.truncate_prompt_tokens
-        return Cut(
+        return Truncation(
             is_wanted=request.truncate or limit is not None,
             max_tokens=None if limit == -1 else limit,
             max_total_tokens=self.limits.max_embedding_tokens,
@@ -49,10 +49,10 @@ class Asked:
         """Refuse more inputs than the service takes.
 
         Raises:
-            InvalidRequest: they are more.
+            InvalidRequestError: they are more.
         """
         if count > self.limits.max_embedding_inputs:
-            raise InvalidRequest(
+            raise InvalidRequestError(
                 f"Invalid value for '{param}': {count} inputs are more than the limit of "
                 f"{self.limits.max_embedding_inputs}.",
                 param=param,
@@ -69,7 +69,7 @@ class EncoderEndpoint(Generic[Body]):
         prepare: Callable[[Body, Asked], Call],
         *,
         models: Models,
-        rules: Rules,
+        rules: Services,
     ) -> None:
         """Serve the encoders among `models`.
 
@@ -92,15 +92,17 @@ class EncoderEndpoint(Generic[Body]):
         key = get_key_for(scope, "embeddings")
         body = await read_json_body(scope, receive, rules.limits)
         read = read_request(body, self._schema, rules.policy.parameters)
-        origin = to_origin(key, read.request, endpoint=self._name, salt=rules.salt)
-        asked = Asked(get_request_id(scope), origin, rules.limits)
+        context = build_request_context(
+            key, read.request, endpoint=self._name, cache_salt=rules.cache_salt
+        )
+        asked = Asked(get_request_id(scope), context, rules.limits)
         call = self._prepare(read.request, asked)
         backend = self._models.for_key(key).get_embedding(read.request.model)
-        async with admitted(rules.limiter, key) as place:
+        async with rate_limited(rules.limiter, key) as place:
             await while_connected(receive, self._answer(read, call(backend), place, send))
 
     async def _answer(
-        self, read: Read[Body], answering: Awaitable[bytes], place: Place, send: Send
+        self, read: Read[Body], answering: Awaitable[bytes], place: Permit, send: Send
     ) -> None:
         async with deadline(self._rules.limits):
             body = await answering

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 
 from api.embeddings.endpoint import Asked, Call
-from api.errors import InvalidRequest
+from api.errors import InvalidRequestError
 from api.ports.embeddings import EmbeddingBackend, ScoreRequest, Scores
 from api.schema.reranking import RerankRequest, ScoringRequest
 
@@ -15,7 +15,7 @@ def prepare_rerank(request: RerankRequest, asked: Asked) -> Call:
     """Put a request into the service's own words.
 
     Raises:
-        InvalidRequest: it has too many documents.
+        InvalidRequestError: it has too many documents.
     """
     asked.check_count(len(request.documents), "documents")
     work = ScoreRequest(
@@ -23,9 +23,9 @@ def prepare_rerank(request: RerankRequest, asked: Asked) -> Call:
         queries=(request.query,),
         documents=tuple(request.documents),
         names=("query", "documents"),
-        origin=asked.origin,
+        context=asked.context,
         is_search=True,
-        cut=asked.to_cut(request),
+        cut=asked.to_truncation(request),
     )
 
     async def call(backend: EmbeddingBackend) -> bytes:
@@ -54,13 +54,13 @@ def prepare_score(request: ScoringRequest, asked: Asked) -> Call:
     """Put a request into the service's own words.
 
     Raises:
-        InvalidRequest: it has too many texts, or as many on neither side as would make pairs.
+        InvalidRequestError: it has too many texts, or as many on neither side as would make pairs.
     """
     first, second = request.text_1, request.text_2
     asked.check_count(len(first), "text_1")
     asked.check_count(len(second), "text_2")
     if len(first) not in (1, len(second)):
-        raise InvalidRequest(
+        raise InvalidRequestError(
             f"Invalid value for 'text_1': {len(first)} texts make no pairs with {len(second)}; one "
             "is scored against all of 'text_2', as many against one each.",
             param="text_1",
@@ -70,8 +70,8 @@ def prepare_score(request: ScoringRequest, asked: Asked) -> Call:
         queries=tuple(first),
         documents=tuple(second),
         names=("text_1", "text_2"),
-        origin=asked.origin,
-        cut=asked.to_cut(request),
+        context=asked.context,
+        cut=asked.to_truncation(request),
     )
 
     async def call(backend: EmbeddingBackend) -> bytes:

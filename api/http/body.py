@@ -10,7 +10,7 @@ from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope
 
-from api.errors import BodyTimeout, PayloadTooLarge, UnsupportedMediaType
+from api.errors import BodyTimeoutError, PayloadTooLargeError, UnsupportedMediaTypeError
 from api.settings import Limits
 
 _CHARSETS = frozenset({"charset=utf-8", 'charset="utf-8"', "charset=utf8"})
@@ -20,9 +20,9 @@ async def read_json_body(scope: Scope, receive: Receive, limits: Limits) -> byte
     """Read the whole body of a request that must carry JSON.
 
     Raises:
-        UnsupportedMediaType: it is declared as something else, or compressed.
-        PayloadTooLarge: it is, or says it is, larger than `limits.max_body_bytes`.
-        BodyTimeout: it did not arrive within `limits.body_timeout_s`.
+        UnsupportedMediaTypeError: it is declared as something else, or compressed.
+        PayloadTooLargeError: it is, or says it is, larger than `limits.max_body_bytes`.
+        BodyTimeoutError: it did not arrive within `limits.body_timeout_s`.
         ClientDisconnect: the client left.
     """
     headers = Headers(scope=scope)
@@ -32,7 +32,7 @@ async def read_json_body(scope: Scope, receive: Receive, limits: Limits) -> byte
         async with asyncio.timeout(limits.body_timeout_s):
             return await _read_body(receive, limits)
     except TimeoutError:  # nothing inside raises one of its own
-        raise BodyTimeout(
+        raise BodyTimeoutError(
             f"The request body did not arrive within {limits.body_timeout_s:g} seconds."
         ) from None
 
@@ -41,17 +41,17 @@ def check_media_type(headers: Headers, wanted: str) -> None:
     """Take bodies of one media type only, and as they are.
 
     Raises:
-        UnsupportedMediaType: it is declared as something else, not in UTF-8, or compressed.
+        UnsupportedMediaTypeError: it is declared as something else, not in UTF-8, or compressed.
     """
     media_type, *parameters = headers.get("content-type", "").lower().split(";")
     if media_type.strip() != wanted:
-        raise UnsupportedMediaType(f"The header 'content-type' must be '{wanted}'.")
+        raise UnsupportedMediaTypeError(f"The header 'content-type' must be '{wanted}'.")
     # Starlette decodes forms as they say, and with some of Python's codecs a field takes minutes.
     charsets = [each.strip() for each in parameters if each.strip().startswith("charset")]
     if not all(each in _CHARSETS for each in charsets):
-        raise UnsupportedMediaType("The request body must be in UTF-8.")
+        raise UnsupportedMediaTypeError("The request body must be in UTF-8.")
     if headers.get("content-encoding", "identity").lower() != "identity":
-        raise UnsupportedMediaType("Compressed request bodies are not supported.")
+        raise UnsupportedMediaTypeError("Compressed request bodies are not supported.")
 
 
 def _declared_bytes(headers: Headers) -> int:
@@ -65,10 +65,12 @@ def check_size(size_bytes: int, most_bytes: int) -> None:
     """Bound what a body may hold.
 
     Raises:
-        PayloadTooLarge: it holds more.
+        PayloadTooLargeError: it holds more.
     """
     if size_bytes > most_bytes:
-        raise PayloadTooLarge(f"The request body is larger than the limit of {most_bytes} bytes.")
+        raise PayloadTooLargeError(
+            f"The request body is larger than the limit of {most_bytes} bytes."
+        )
 
 
 async def _read_body(receive: Receive, limits: Limits) -> bytes:

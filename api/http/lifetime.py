@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive
 
-from api.errors import DeadlineExceeded
+from api.errors import DeadlineExceededError
 from api.settings import Limits
 
 T = TypeVar("T")
@@ -46,7 +46,7 @@ async def deadline(limits: Limits) -> AsyncIterator[None]:
     """Bound the time that a model may take.
 
     Raises:
-        DeadlineExceeded: it took longer than `limits.request_timeout_s`.
+        DeadlineExceededError: it took longer than `limits.request_timeout_s`.
     """
     timer = asyncio.timeout(limits.request_timeout_s)
     try:
@@ -55,6 +55,6 @@ async def deadline(limits: Limits) -> AsyncIterator[None]:
     except TimeoutError:
         if not timer.expired():
             raise  # somebody else's, such as a socket's
-        raise DeadlineExceeded(
+        raise DeadlineExceededError(
             f"The model did not answer within {limits.request_timeout_s:g} seconds."
         ) from None

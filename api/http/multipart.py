@@ -12,7 +12,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope
 
-from api.errors import BodyTimeout, InvalidRequest, MalformedBody
+from api.errors import BodyTimeoutError, InvalidRequestError, MalformedBodyError
 from api.http.body import check_media_type, check_size
 from api.settings import Limits
 
@@ -42,11 +42,11 @@ async def read_form(scope: Scope, receive: Receive, limits: Limits) -> Form:
     """Read the whole body of a request that must carry a form.
 
     Raises:
-        UnsupportedMediaType: it is declared as something else, or compressed.
-        PayloadTooLarge: it is larger than `limits.max_upload_bytes`.
-        BodyTimeout: it did not arrive within `limits.body_timeout_s`.
-        MalformedBody: it is not a form, or has too many parts.
-        InvalidRequest: a field is there twice.
+        UnsupportedMediaTypeError: it is declared as something else, or compressed.
+        PayloadTooLargeError: it is larger than `limits.max_upload_bytes`.
+        BodyTimeoutError: it did not arrive within `limits.body_timeout_s`.
+        MalformedBodyError: it is not a form, or has too many parts.
+        InvalidRequestError: a field is there twice.
         ClientDisconnect: the client left.
     """
     headers = Headers(scope=scope)
@@ -64,11 +64,11 @@ async def read_form(scope: Scope, receive: Receive, limits: Limits) -> Form:
         async with asyncio.timeout(limits.body_timeout_s):
             return await _parse(parser)
     except TimeoutError:  # nothing inside raises one of its own
-        raise BodyTimeout(
+        raise BodyTimeoutError(
             f"The request body did not arrive within {limits.body_timeout_s:g} seconds."
         ) from None
     except MultiPartException:
-        raise MalformedBody(
+        raise MalformedBodyError(
             f"The request body is not a multipart form of at most {_MAX_FIELDS} fields and "
             f"{_MAX_FILES} files."
         ) from None
@@ -100,7 +100,9 @@ async def _parse(parser: MultiPartParser) -> Form:
             if not isinstance(value, str):
                 files.append(Upload(name, await value.read()))
             elif name in fields:
-                raise InvalidRequest(f"The field '{name[:64]}' is there twice.", param=name[:64])
+                raise InvalidRequestError(
+                    f"The field '{name[:64]}' is there twice.", param=name[:64]
+                )
             else:
                 fields[name] = value
         return Form(fields, tuple(files))

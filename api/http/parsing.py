@@ -8,14 +8,14 @@ from typing import Any, Generic, TypeVar
 from pydantic import ValidationError
 
 from api.errors import (
-    InvalidRequest,
-    MalformedBody,
-    MissingParameter,
-    UnknownParameter,
-    UnsupportedParameter,
+    InvalidRequestError,
+    MalformedBodyError,
+    MissingParameterError,
+    UnknownParameterError,
+    UnsupportedParameterError,
 )
 from api.schema.common import Request
-from api.schema.strict_json import Twins, read_json
+from api.schema.strict_json import DuplicateKeyError, read_json
 from api.settings import Parameters
 
 RequestModel = TypeVar("RequestModel", bound=Request, covariant=True)
@@ -49,22 +49,22 @@ def read_json_object(body: bytes) -> dict[str, Any]:
     """Decode a body that must be one JSON object in UTF-8, without NaN or infinity.
 
     Raises:
-        MalformedBody: it is anything else, is nested too deeply, or has a member twice.
-        InvalidRequest: it has far too many arrays and objects.
+        MalformedBodyError: it is anything else, is nested too deeply, or has a member twice.
+        InvalidRequestError: it has far too many arrays and objects.
     """
     if _has_more_containers(body, _MAX_CONTAINERS):
-        raise InvalidRequest(
+        raise InvalidRequestError(
             f"The request body has more than {_MAX_CONTAINERS} arrays and objects."
         )
     try:
         value = read_json(body)
-    except Twins:
-        raise MalformedBody("The request body has an object with a member twice.") from None
+    except DuplicateKeyError:
+        raise MalformedBodyError("The request body has an object with a member twice.") from None
     except ValueError:
         # The parser's own message quotes nothing, but its wording is not ours to promise.
-        raise MalformedBody("The request body is not valid JSON in UTF-8.") from None
+        raise MalformedBodyError("The request body is not valid JSON in UTF-8.") from None
     if not isinstance(value, dict):
-        raise MalformedBody("The request body must be a JSON object.")
+        raise MalformedBodyError("The request body must be a JSON object.")
     return value
 
 
@@ -82,8 +82,8 @@ def read_request(
     """Turn a body into a request of the given schema.
 
     Raises:
-        MalformedBody: the body is not a JSON object.
-        MissingParameter, UnknownParameter, UnsupportedParameter, InvalidRequest: by parameter.
+        MalformedBodyError: the body is not a JSON object.
+        MissingParameterError, UnknownParameterError, UnsupportedParameterError, InvalidRequestError: by parameter.
     """
     return read_members(read_json_object(body), model, parameters)
 
@@ -94,7 +94,7 @@ def read_members(
     """The same for members that have been decoded.
 
     Raises:
-        MissingParameter, UnknownParameter, UnsupportedParameter, InvalidRequest: by parameter,
+        MissingParameterError, UnknownParameterError, UnsupportedParameterError, InvalidRequestError: by parameter,
             unless there are far too many of them.
     """
     _check_count(members, model)
@@ -124,13 +124,13 @@ def _validate(
         return model.model_validate(members, strict=True, context={}), ()
     except ValidationError as error:
         if error.error_count() > _MAX_ERRORS:
-            raise InvalidRequest(f"The request has {error.error_count()} errors.") from None
+            raise InvalidRequestError(f"The request has {error.error_count()} errors.") from None
         return None, error.errors(include_url=False, include_input=False)
 
 
 def _check_count(members: Mapping[str, Any], model: type[Request]) -> None:
     if len(members) > model.count_members():
-        raise InvalidRequest(f"The request has more than {model.count_members()} parameters.")
+        raise InvalidRequestError(f"The request has more than {model.count_members()} parameters.")
 
 
 def _ignorable(
@@ -154,24 +154,24 @@ def _find(members: Any, path: tuple[int | str, ...]) -> dict[Any, Any]:
     return members if isinstance(members, dict) else {}
 
 
-def _unsupported(name: str) -> UnsupportedParameter:
-    return UnsupportedParameter(
+def _unsupported(name: str) -> UnsupportedParameterError:
+    return UnsupportedParameterError(
         f"The parameter '{name}' is not supported by this service.", param=name
     )
 
 
-def _to_invalid_request(detail: Mapping[str, Any]) -> InvalidRequest:
+def _to_invalid_request(detail: Mapping[str, Any]) -> InvalidRequestError:
     param = _to_param(detail["loc"])
     if detail["type"] == "missing":
-        return MissingParameter(f"Missing required parameter: '{param}'.", param=param)
+        return MissingParameterError(f"Missing required parameter: '{param}'.", param=param)
     if detail["type"] == "extra_forbidden":
-        return UnknownParameter(f"Unknown parameter: '{param}'.", param=param)
+        return UnknownParameterError(f"Unknown parameter: '{param}'.", param=param)
     if detail["type"] == "unsupported":
-        return UnsupportedParameter(f"{detail['msg']}.", param=param)
+        return UnsupportedParameterError(f"{detail['msg']}.", param=param)
     reason = str(detail["msg"]).removeprefix("Value error, ")
     if detail["type"] == "model_type":
         reason = "input should be an object"  # pydantic's words name our class
-    return InvalidRequest(
+    return InvalidRequestError(
         f"Invalid value for '{param}': {reason[0].lower()}{reason[1:]}.", param=param
     )
 

@@ -23,7 +23,7 @@ class EventStream:
     """An event stream on one response; nothing is sent before the first event."""
 
     def __init__(
-        self, send: Send, raw_send: Send | None = None, headers: dict[str, str] | None = None
+        self, send: Send, unwrapped_send: Send | None = None, headers: dict[str, str] | None = None
     ) -> None:
         """Write to the ASGI `send` of the response.
 
@@ -35,7 +35,7 @@ class EventStream:
         own = [(name.encode(), value.encode("latin-1")) for name, value in (headers or {}).items()]
         self._headers = [*_HEADERS, *own]
         self._send = send
-        self._raw_send = raw_send or send
+        self._raw_send = unwrapped_send or send
         self.is_started = False
 
     async def write(self, payloads: Iterable[bytes]) -> None:

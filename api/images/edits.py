@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from starlette.types import Receive, Scope, Send
 
-from api.errors import InvalidImageFile, MissingParameter
+from api.errors import InvalidImageFileError, MissingParameterError
 from api.http.multipart import Form, Upload, read_form
 from api.http.parsing import Read, read_members
 from api.images.endpoint import Exchange, ImageFlow
@@ -13,7 +13,7 @@ from api.ports.images import Edit
 from api.registry import Models
 from api.schema.image_formats import is_known_image
 from api.schema.images import ImageEditRequest
-from api.services import Rules
+from api.services import Services
 from api.settings import Limits
 
 _FILES = {"image": "image", "image[]": "image", "mask": "mask"}
@@ -23,7 +23,7 @@ _FILES = {"image": "image", "image[]": "image", "mask": "mask"}
 class EditImages:
     """The endpoint: read → look up → call → write."""
 
-    def __init__(self, models: Models, rules: Rules) -> None:
+    def __init__(self, models: Models, rules: Services) -> None:
         """Serve the diffusion models among `models`."""
         self._flow = ImageFlow(models, rules, "images/edits")
         self._rules = rules
@@ -43,7 +43,7 @@ def sort_files(form: Form, limits: Limits) -> dict[str, bytes]:
     """The pictures of a form by what they are for.
 
     Raises:
-        InvalidImageFile: there are too many, one is too large, or is no picture by its beginning.
+        InvalidImageFileError: there are too many, one is too large, or is no picture by its beginning.
     """
     files: dict[str, bytes] = {}
     for upload in form.files:
@@ -68,12 +68,12 @@ def to_edit(files: Mapping[str, bytes], read: Read[ImageEditRequest]) -> Edit:
     """What is to be edited, and how much of it.
 
     Raises:
-        MissingParameter: there is no picture.
+        MissingParameterError: there is no picture.
     """
     if "image" not in files:
-        raise MissingParameter("Missing required parameter: 'image'.", param="image")
+        raise MissingParameterError("Missing required parameter: 'image'.", param="image")
     return Edit(files["image"], files.get("mask"), read.request.strength)
 
 
-def _refuse(param: str, reason: str) -> InvalidImageFile:
-    return InvalidImageFile(f"Invalid value for '{param}': {reason}.", param=param)
+def _refuse(param: str, reason: str) -> InvalidImageFileError:
+    return InvalidImageFileError(f"Invalid value for '{param}': {reason}.", param=param)

@@ -5,22 +5,22 @@ from dataclasses import dataclass
 
 from starlette.types import Receive, Scope, Send
 
-from api.access.admission import Place, admitted
-from api.access.request_context import to_origin
-from api.errors import ApiError, InvalidRequest
+from api.access.admission import Permit, rate_limited
+from api.access.request_context import build_request_context
+from api.errors import ApiError, InvalidRequestError
 from api.http.lifetime import deadline, while_connected
 from api.http.parsing import Read
 from api.http.response import send_json
 from api.http.sse import EventStream
 from api.images.files import to_base_url
 from api.images.rendering import Wording, progress_comment, to_response
-from api.middleware.errors import find_raw_send
+from api.middleware.errors import find_unwrapped_send
 from api.middleware.request_id import get_request_id
-from api.ports.images import Edit, ImageBackend, ImageRequest, Images, Lora, PictureFile
-from api.ports.tenancy import Key, Origin
+from api.ports.images import Edit, ImageBackend, ImageEncoding, ImageRequest, Images, Lora
+from api.ports.tenancy import Key, RequestContext
 from api.registry import Models
 from api.schema.images import ImagesRequest
-from api.services import Rules
+from api.services import Services
 from api.settings import Limits
 
 logger = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ class _Asked:
 class ImageFlow:
     """From a request that has been read to an answer that has been written."""
 
-    def __init__(self, models: Models, rules: Rules, endpoint: str) -> None:
+    def __init__(self, models: Models, rules: Services, endpoint: str) -> None:
         """Serve the diffusion models among `models`, at the path `endpoint` without `/v1/`."""
         self._models = models
         self._rules = rules
@@ -69,7 +69,7 @@ class ImageFlow:
             ApiError: it cannot be answered, and nothing has been sent.
         """
         asked = self._to_asked(exchange.scope, key, read, edit)
-        async with admitted(self._rules.limiter, key, read.request.n) as place:
+        async with rate_limited(self._rules.limiter, key, read.request.n) as place:
             if read.request.stream:
                 writing = self._write_stream(asked, place, exchange)
             else:
@@ -81,18 +81,18 @@ class ImageFlow:
     ) -> _Asked:
         request = read.request
         check_combinations(request, self._rules)
-        origin = to_origin(
+        context = build_request_context(
             key,
             request,
             endpoint=self._endpoint,
-            salt=self._rules.salt,
+            cache_salt=self._rules.cache_salt,
             is_streamed=request.stream,
         )
-        work = to_work(request, get_request_id(scope), origin, self._limits, edit)
+        work = to_work(request, get_request_id(scope), context, self._limits, edit)
         registry = self._models.for_key(key)
         backend = registry.get_diffusion(request.model)
         entry = registry.find(request.model)
-        qualities = entry.details.get("qualities", {}) if entry else {}
+        qualities = entry.capabilities.get("qualities", {}) if entry else {}
         quality = request.quality if request.quality in qualities else None
         if request.quality != "auto" and quality is None:
             read = Read(request, (*read.ignored, "quality"))
@@ -101,7 +101,7 @@ class ImageFlow:
         )
         return _Asked(read, work, backend, wording, to_base_url(scope, self._rules.image_store))
 
-    async def _write_whole(self, asked: _Asked, place: Place, send: Send) -> None:
+    async def _write_whole(self, asked: _Asked, place: Permit, send: Send) -> None:
         async with deadline(self._limits):
             images = await asked.backend.generate(asked.work)
         urls = await self._to_urls(asked, images)
@@ -116,10 +116,10 @@ class ImageFlow:
         names = [await store.keep(each.data, asked.wording.format) for each in images.images]
         return [f"{asked.base_url}/v1/images/files/{name}" for name in names]
 
-    async def _write_stream(self, asked: _Asked, place: Place, exchange: Exchange) -> None:
+    async def _write_stream(self, asked: _Asked, place: Permit, exchange: Exchange) -> None:
         """After the first event an error becomes one more; before, it has a status of its own."""
         headers = {**asked.read.headers(), **place.headers}
-        events = EventStream(exchange.send, find_raw_send(exchange.scope), headers)
+        events = EventStream(exchange.send, find_unwrapped_send(exchange.scope), headers)
         stream = asked.backend.stream(asked.work)
         previews = 0
         try:
@@ -146,11 +146,11 @@ class ImageFlow:
             await stream.aclose()
 
 
-def check_combinations(request: ImagesRequest, rules: Rules) -> None:
+def check_combinations(request: ImagesRequest, rules: Services) -> None:
     """Check what concerns several parameters at once, or what the service has.
 
     Raises:
-        InvalidRequest: they do not go together.
+        InvalidRequestError: they do not go together.
     """
     if request.response_format == "url" and rules.image_store is None:
         raise _refuse("response_format", "this service keeps no images; ask for 'b64_json'")
@@ -166,21 +166,21 @@ def check_combinations(request: ImagesRequest, rules: Rules) -> None:
         raise _refuse("response_format", "a stream carries the image itself")
 
 
-def _refuse(param: str, reason: str) -> InvalidRequest:
-    return InvalidRequest(f"Invalid value for '{param}': {reason}.", param=param)
+def _refuse(param: str, reason: str) -> InvalidRequestError:
+    return InvalidRequestError(f"Invalid value for '{param}': {reason}.", param=param)
 
 
 def to_work(
     request: ImagesRequest,
     request_id: str,
-    origin: Origin,
+    context: RequestContext,
     limits: Limits,
     edit: Edit | None = None,
 ) -> ImageRequest:
     """What the request asks of the model.
 
     Raises:
-        InvalidRequest: more images, or larger ones, than the service allows.
+        InvalidRequestError: more images, or larger ones, than the service allows.
     """
     if request.n > limits.max_images:
         raise _refuse("n", f"at most {limits.max_images} images may be asked for at once")
@@ -202,11 +202,11 @@ def to_work(
         guidance_scale=request.guidance_scale,
         true_cfg_scale=request.true_cfg_scale,
         seed=request.seed,
-        origin=origin,
+        context=context,
         scheduler=request.scheduler,
         loras=tuple(Lora(lora.name, lora.scale) for lora in request.loras),
         quality=None if request.quality == "auto" else request.quality,
         edit=edit,
-        file=PictureFile(request.output_format, 100 if compression is None else compression),
+        file=ImageEncoding(request.output_format, 100 if compression is None else compression),
         previews=request.partial_images,
     )

@@ -5,7 +5,7 @@ import re
 from starlette.datastructures import URL
 from starlette.types import Receive, Scope, Send
 
-from api.errors import RouteNotFound
+from api.errors import RouteNotFoundError
 from api.ports.images import ImageStore
 
 PUBLIC_PATH = re.compile(r"/v1/images/files/[A-Za-z0-9_-]{22}\.(?:png|webp|jpeg)")
@@ -23,14 +23,14 @@ class ImageFile:
         """Answer one request.
 
         Raises:
-            RouteNotFound: there is no such file, or no more.
+            RouteNotFoundError: there is no such file, or no more.
         """
         name: str = scope["path_params"]["name"]
         data = None
         if PUBLIC_PATH.fullmatch(scope["path"]):
             data = await self._store.find(name)
         if data is None:
-            raise RouteNotFound("There is no such image; images are kept for a while only.")
+            raise RouteNotFoundError("There is no such image; images are kept for a while only.")
         headers = [
             (b"content-type", f"image/{name.rpartition('.')[2]}".encode()),
             (b"content-length", str(len(data)).encode()),

@@ -8,13 +8,13 @@ from api.images.endpoint import Exchange, ImageFlow
 from api.middleware.auth import get_key_for
 from api.registry import Models
 from api.schema.images import ImagesRequest
-from api.services import Rules
+from api.services import Services
 
 
 class GenerateImages:
     """The endpoint: read → look up → call → write."""
 
-    def __init__(self, models: Models, rules: Rules) -> None:
+    def __init__(self, models: Models, rules: Services) -> None:
         """Serve the diffusion models among `models`."""
         self._flow = ImageFlow(models, rules, "images/generations")
         self._rules = rules

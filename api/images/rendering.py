@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 import msgspec
 
-from api.ports.images import ImageRequest, Images, PictureFormat
-from api.ports.stream import Sketch, Usage
+from api.ports.images import ImageFormat, ImageRequest, Images
+from api.ports.stream import ImageProgress, Usage
 
 _BACKGROUND = "opaque"
 
@@ -19,7 +19,7 @@ class Wording:
     """What every event of one answer repeats."""
 
     kind: Literal["image_generation", "image_edit"]
-    format: PictureFormat
+    format: ImageFormat
     quality: str | None
     """None if it meant nothing to the model."""
 
@@ -57,7 +57,7 @@ class Wording:
         return payload["type"], msgspec.json.encode(payload)
 
 
-def progress_comment(sketch: Sketch) -> str:
+def progress_comment(sketch: ImageProgress) -> str:
     """What a stream says between events; clients skip it, people and proxies do not."""
     return f"step {sketch.step} of {sketch.steps}"
 

@@ -9,16 +9,16 @@ from starlette.types import ASGIApp, Receive, Send
 from starlette.types import Scope as AsgiScope
 
 from api.access.key_ring import Keys
-from api.errors import InsufficientPermissions, InvalidApiKey, KeysUnknown
+from api.errors import InsufficientPermissionsError, InvalidApiKeyError, KeysUnknownError
 from api.ports.tenancy import Key, Scope
 
 _SCOPE_KEY = "triptych.key"
 
-ANYONE = Key("anonymous", "anonymous", "default", may_log_prompts=True)
+ANONYMOUS = Key("anonymous", "anonymous", "default", may_log_prompts=True)
 """Who asks where authentication is off."""
 
 
-class Auth:
+class AuthMiddleware:
     """Middleware: let a request pass when it is public, or carries a key that opens."""
 
     def __init__(
@@ -45,11 +45,11 @@ class Auth:
         """Check the key, and leave it in the scope.
 
         Raises:
-            InvalidApiKey: there is none, or it opens nothing.
-            KeysUnknown: nobody can tell yet.
+            InvalidApiKeyError: there is none, or it opens nothing.
+            KeysUnknownError: nobody can tell yet.
         """
         if scope["type"] == "http" and not self._is_public(scope["path"]):
-            scope[_SCOPE_KEY] = ANYONE if self._keys is None else _check(scope, self._keys)
+            scope[_SCOPE_KEY] = ANONYMOUS if self._keys is None else _check(scope, self._keys)
         await self._app(scope, receive, send)
 
     def _is_public(self, path: str) -> bool:
@@ -62,26 +62,26 @@ def _check(scope: AsgiScope, keys: Keys) -> Key:
     try:
         key = keys.current.find(_read_secret(scope), time.time())
         if key is None and keys.is_known:
-            raise InvalidApiKey("The API key is not valid.")
-    except InvalidApiKey:
+            raise InvalidApiKeyError("The API key is not valid.")
+    except InvalidApiKeyError:
         if keys.on_failure is not None:
             keys.on_failure()
         raise
     if key is None:
-        raise KeysUnknown("The API keys are not known yet; try again shortly.")
+        raise KeysUnknownError("The API keys are not known yet; try again shortly.")
     return key
 
 
 def _read_secret(scope: AsgiScope) -> str:
     authorizations = Headers(scope=scope).getlist("authorization")
     if not any(authorizations):
-        raise InvalidApiKey(
+        raise InvalidApiKeyError(
             "No API key was given; send it in the header 'Authorization: Bearer YOUR_KEY'."
         )
     scheme, _, secret = authorizations[0].partition(" ")
     # Of two headers a proxy in front may have checked the other one.
     if len(authorizations) > 1 or scheme.lower() != "bearer":
-        raise InvalidApiKey("The API key is not valid.")
+        raise InvalidApiKeyError("The API key is not valid.")
     return secret
 
 
@@ -94,9 +94,9 @@ def get_key_for(scope: AsgiScope, wanted: Scope) -> Key:
     """The key that this request came with, if it has a scope.
 
     Raises:
-        InsufficientPermissions: it has not.
+        InsufficientPermissionsError: it has not.
     """
     key = get_key(scope)
     if wanted not in key.scopes:
-        raise InsufficientPermissions(f"This API key lacks the scope '{wanted}'.")
+        raise InsufficientPermissionsError(f"This API key lacks the scope '{wanted}'.")
     return key

@@ -16,7 +16,7 @@ _VERSION = b"2020-10-01"
 _RAW_SEND = "triptych.raw_send"
 
 
-class Shield:
+class ErrorMiddleware:
     """Middleware: nothing but JSON of OpenAI's error format leaves when something goes wrong."""
 
     def __init__(self, app: ASGIApp) -> None:
@@ -32,26 +32,26 @@ class Shield:
         began_s = time.perf_counter()
         scope[_RAW_SEND] = send
 
-        async def noting_send(message: Message) -> None:
+        async def tracked_send(message: Message) -> None:
             nonlocal is_started
             is_started = True
             await send(_with_headers(message, began_s))
 
         try:
-            await self._app(scope, receive, noting_send)
+            await self._app(scope, receive, tracked_send)
         except ClientDisconnect:
             return
         except ApiError as error:
             if is_started:
                 raise
-            await send_json(noting_send, error.body(), error.status, error.headers())
+            await send_json(tracked_send, error.body(), error.status, error.headers())
         except Exception:  # the outermost layer: whatever it is, the client gets a clean 500
             logger.exception("request %s failed", get_request_id(scope))
             if is_started:
                 # Re-raised, so that the server breaks the connection instead of ending it cleanly.
                 raise
             fault = InternalError("The server had an error while processing the request.")
-            await send_json(noting_send, fault.body(), fault.status)
+            await send_json(tracked_send, fault.body(), fault.status)
 
 
 def _with_headers(message: Message, began_s: float) -> Message:
@@ -63,7 +63,7 @@ def _with_headers(message: Message, began_s: float) -> Message:
     return {**message, "headers": [*message["headers"], *own]}
 
 
-def find_raw_send(scope: Scope) -> Send | None:
+def find_unwrapped_send(scope: Scope) -> Send | None:
     """The `send` from outside the shield: for what follows the start of a response."""
     send: Send | None = scope.get(_RAW_SEND)
     return send

@@ -10,7 +10,7 @@ _ACCEPTABLE = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _SCOPE_KEY = "triptych.request_id"
 
 
-class RequestId:
+class RequestIdMiddleware:
     """Middleware: take the client's request id if it is harmless, else make one."""
 
     def __init__(self, app: ASGIApp, *, is_echoed_outside: bool = False) -> None:

@@ -62,7 +62,7 @@ class Administration(Protocol):
         """Make a key of fields of `Key` (`name` is needed; `tenant` is the name unless given).
 
         Raises:
-            InvalidRequest: another key has the name.
+            InvalidRequestError: another key has the name.
         """
 
     async def list_keys(self) -> Sequence[Key]:
@@ -72,7 +72,7 @@ class Administration(Protocol):
         """One key.
 
         Raises:
-            KeyNotFound: there is none; so raise all methods below.
+            KeyNotFoundError: there is none; so raise all methods below.
         """
 
     async def change_key(self, id_or_name: str, changes: Mapping[str, Any]) -> Key:

@@ -4,11 +4,11 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from api.ports.stream import Usage
-from api.ports.tenancy import Origin
+from api.ports.tenancy import RequestContext
 
 
 @dataclass(frozen=True, slots=True)
-class Cut:
+class Truncation:
     """What becomes of inputs that are too long."""
 
     is_wanted: bool = False
@@ -25,14 +25,14 @@ class EmbeddingRequest:
 
     request_id: str
     inputs: tuple[str | tuple[int, ...], ...]
-    origin: Origin = field(default_factory=Origin)
+    context: RequestContext = field(default_factory=RequestContext)
     dimensions: int | None = None
     """How many of the model's dimensions to keep; None keeps all."""
     input_type: str | None = None
     """What the texts are, such as `query`: it chooses the prompt that goes before them."""
     input_type_name: str = "input_type"
     """What the client calls it."""
-    cut: Cut = field(default_factory=Cut)
+    cut: Truncation = field(default_factory=Truncation)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +44,10 @@ class ScoreRequest:
     documents: tuple[str, ...]
     names: tuple[str, str]
     """What the client calls queries and documents; errors name them."""
-    origin: Origin = field(default_factory=Origin)
+    context: RequestContext = field(default_factory=RequestContext)
     is_search: bool = False
     """Whether the two sides differ in kind, and models with prompts for each use them."""
-    cut: Cut = field(default_factory=Cut)
+    cut: Truncation = field(default_factory=Truncation)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,17 +9,17 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from api.ports.stream import Delta, Usage
-from api.ports.tenancy import Origin
+from api.ports.tenancy import RequestContext
 
-PictureFormat = Literal["png", "webp", "jpeg"]
+ImageFormat = Literal["png", "webp", "jpeg"]
 """How a picture is written to a file."""
 
 
 @dataclass(frozen=True, slots=True)
-class PictureFile:
+class ImageEncoding:
     """What the files of an answer are to be."""
 
-    format: PictureFormat = "png"
+    format: ImageFormat = "png"
     compression: int = 100
     """From 0 to 100, for WebP and JPEG: the quality that is kept."""
 
@@ -58,14 +58,14 @@ class ImageRequest:
     true_cfg_scale: float | None = None
     """How strongly the negative prompt is kept away from, where guidance is something else."""
     seed: int | None = None
-    origin: Origin = field(default_factory=Origin)
+    context: RequestContext = field(default_factory=RequestContext)
     scheduler: str | None = None
     loras: tuple[Lora, ...] = ()
     quality: str | None = None
     """A word that stands for a number of steps, where the model has one for it."""
     edit: Edit | None = None
     """None draws from nothing."""
-    file: PictureFile = PictureFile()
+    file: ImageEncoding = ImageEncoding()
     previews: int = 0
     """How many unfinished pictures a stream shows on the way."""
 
@@ -122,7 +122,7 @@ class ImageStore(Protocol):
     def base_url(self) -> str | None:
         """What URLs begin with; None is the request's own host."""
 
-    async def keep(self, data: bytes, format: PictureFormat) -> str:
+    async def keep(self, data: bytes, format: ImageFormat) -> str:
         """Store a file; gives its name, 128 random bits and the format's ending."""
 
     async def find(self, name: str) -> bytes | None:
@@ -133,4 +133,4 @@ class ImageFetcher(Protocol):
     """Fetches pictures from where the operator allows it."""
 
     async def fetch(self, url: str, max_bytes: int) -> bytes:
-        """The bytes at a URL; raises InvalidImage, which does not say why."""
+        """The bytes at a URL; raises InvalidImageError, which does not say why."""

@@ -5,7 +5,7 @@ from typing import Literal, Protocol
 
 from api.ports.tenancy import Key
 
-Limited = Literal["requests", "tokens", "images", "concurrent", "day", "month"]
+LimitName = Literal["requests", "tokens", "images", "concurrent", "day", "month"]
 """What can be refused: four that come back within a minute, and the two quotas."""
 
 
@@ -30,7 +30,7 @@ class Window:
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class RateLimitStatus:
     """How the limits of a key stand; None where there is no limit."""
 
     requests: Window | None = None
@@ -38,16 +38,16 @@ class Standing:
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
+class LimitExceeded:
     """Which limit a request would have broken."""
 
-    limited: Limited
+    limited: LimitName
     limit: int
     used: int
     asked: int
     retry_after_s: float | None
     """None if waiting does not help: more is asked for than there is, or a quota is used up."""
-    standing: Standing
+    standing: RateLimitStatus
 
 
 class Admission(Protocol):
@@ -71,7 +71,7 @@ class Limiter(Protocol):
         """Take a place.
 
         Raises:
-            RateLimited: the key has none left.
-            InsufficientQuota: its quota is used up.
-            Unavailable: nobody can say.
+            RateLimitError: the key has none left.
+            InsufficientQuotaError: its quota is used up.
+            UnavailableError: nobody can say.
         """

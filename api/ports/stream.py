@@ -30,7 +30,7 @@ class ToolCallDelta(msgspec.Struct, frozen=True, array_like=True, gc=False):
     arguments: str
 
 
-class Sketch(msgspec.Struct, frozen=True, array_like=True, gc=False):
+class ImageProgress(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """How far a picture is, and now and then what it looks like so far."""
 
     step: int
@@ -46,7 +46,7 @@ class Extra(msgspec.Struct, frozen=True, array_like=True, gc=False):
     tool_calls: tuple[ToolCallDelta, ...] = ()
     logprobs: tuple[TokenLogprob, ...] = ()
     prompt_logprobs: tuple[TokenLogprob, ...] = ()
-    sketch: Sketch | None = None
+    sketch: ImageProgress | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -75,7 +75,7 @@ class Key:
 
 
 @dataclass(frozen=True, slots=True)
-class Origin:
+class RequestContext:
     """Where a request comes from, as it travels to the model: for turns, limits and metering."""
 
     key_id: str = ""

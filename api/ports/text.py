@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from api.ports.stream import Delta, Usage
-from api.ports.tenancy import Origin
+from api.ports.tenancy import RequestContext
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +126,7 @@ class Generation:
     sampling: Sampling
     adapter: str | None = None
     """The name of a LoRA adapter of the model."""
-    origin: Origin = field(default_factory=Origin)
+    context: RequestContext = field(default_factory=RequestContext)
 
 
 @dataclass(frozen=True, slots=True)

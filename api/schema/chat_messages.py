@@ -7,7 +7,7 @@ from pydantic import BeforeValidator, Field, PlainValidator, ValidationInfo, mod
 from pydantic_core import PydanticCustomError
 
 from api.schema.common import Request, at_most
-from api.schema.strict_json import Twins, read_json
+from api.schema.strict_json import DuplicateKeyError, read_json
 from api.schema.tools import FunctionName
 
 _MAX_PARTS = 2048
@@ -141,7 +141,7 @@ def _to_messages(value: Any) -> Any:
 def _read_messages(text: str) -> Any:
     try:
         messages = read_json(text)
-    except Twins:
+    except DuplicateKeyError:
         if text.lstrip().startswith("["):
             raise ValueError("has an object with a member twice") from None
         messages = None

@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from api.ports.images import PictureFormat
+from api.ports.images import ImageFormat
 from api.schema.common import ModelId, Request, at_most
 from api.schema.strict_json import read_json
 
@@ -64,7 +64,7 @@ class ImagesRequest(Request):
     quality: Quality = "auto"
     background: Annotated[Literal["auto", "opaque"], BeforeValidator(_to_background)] = "auto"
     response_format: Literal["b64_json", "url"] = "b64_json"
-    output_format: PictureFormat = "png"
+    output_format: ImageFormat = "png"
     output_compression: Annotated[int, Field(ge=0, le=100)] | None = None
     stream: bool = False
     partial_images: Annotated[int, Field(ge=0, le=3)] = 0

@@ -6,7 +6,7 @@ from typing import Any
 import pydantic_core
 
 
-class Twins(ValueError):
+class DuplicateKeyError(ValueError):
     """An object has two members of one name."""
 
 
@@ -14,7 +14,7 @@ def read_json(text: str | bytes) -> Any:
     """Decode JSON in UTF-8, without NaN or infinity.
 
     Raises:
-        Twins: an object has a member twice.
+        DuplicateKeyError: an object has a member twice.
         ValueError: it is anything else, or is nested too deeply.
     """
     value = pydantic_core.from_json(text, allow_inf_nan=False)
@@ -26,4 +26,4 @@ def read_json(text: str | bytes) -> Any:
 
 def _refuse_twins(pairs: list[tuple[str, Any]]) -> None:
     if len({name for name, _ in pairs}) < len(pairs):
-        raise Twins
+        raise DuplicateKeyError

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
-from api.errors import InvalidRequest
+from api.errors import InvalidRequestError
 from api.ports.stream import Delta, Extra, TokenLogprob, Usage
 from api.ports.text import Completion, Generation
 from api.registry import Llm
@@ -23,11 +23,11 @@ def read_chat(
     """What to ask, and how to answer.
 
     Raises:
-        InvalidRequest: the request is not within the limits.
+        InvalidRequestError: the request is not within the limits.
     """
     check_text_request(request, 1, limits)
     if request.loglikelihood and request.n > 1:
-        raise InvalidRequest(
+        raise InvalidRequestError(
             "Invalid value for 'n': with 'loglikelihood' it must be 1, for all choices follow the "
             "same prompt.",
             param="n",

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from api.errors import InvalidRequest
+from api.errors import InvalidRequestError
 from api.ports.stream import Delta, Extra, TokenLogprob, Usage
 from api.ports.text import Completion, Generation
 from api.registry import Llm
@@ -21,11 +21,11 @@ def read_completion(
     """What to ask, and how to answer.
 
     Raises:
-        InvalidRequest: the request is not within the limits, or asks for nothing.
+        InvalidRequestError: the request is not within the limits, or asks for nothing.
     """
     check_text_request(request, len(request.prompt), limits)
     if request.max_tokens == 0 and not request.echo:
-        raise InvalidRequest(
+        raise InvalidRequestError(
             "Invalid value for 'max_tokens': without 'echo' it must be at least 1.",
             param="max_tokens",
         )

@@ -12,7 +12,7 @@ def to_conversation(request: ChatRequest, limits: Limits) -> Conversation:
     """What the model is to read.
 
     Raises:
-        InvalidRequest: a picture cannot be used, or there are too many.
+        InvalidRequestError: a picture cannot be used, or there are too many.
     """
     check_image_count(request, limits)
     messages = tuple(

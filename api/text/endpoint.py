@@ -10,16 +10,16 @@ from typing import Any, Protocol
 import msgspec
 from starlette.types import Receive, Scope, Send
 
-from api.access.admission import admitted
-from api.access.request_context import to_origin
-from api.errors import ApiError, InvalidRequest, UnsupportedParameter
+from api.access.admission import rate_limited
+from api.access.request_context import build_request_context
+from api.errors import ApiError, InvalidRequestError, UnsupportedParameterError
 from api.http.body import read_json_body
 from api.http.lifetime import deadline, while_connected
 from api.http.parsing import Read, read_request
 from api.http.response import send_bytes, send_json
 from api.http.sse import EventStream
 from api.middleware.auth import get_key_for
-from api.middleware.errors import find_raw_send
+from api.middleware.errors import find_unwrapped_send
 from api.middleware.request_id import get_request_id
 from api.ports.prompt_log import PromptLog
 from api.ports.stream import Delta, Usage
@@ -27,9 +27,9 @@ from api.ports.tenancy import Key
 from api.ports.text import Completion, Generation, LlmBackend, Sampling, TextStream
 from api.registry import Llm, Models, TextOptions
 from api.schema.common import TextRequest
-from api.services import Rules
+from api.services import Services
 from api.settings import Limits
-from api.text.last_chunk_usage import HeldBack
+from api.text.last_chunk_usage import LastChunkBuffer
 
 logger = logging.getLogger(__name__)
 
@@ -102,16 +102,16 @@ def check_text_request(request: TextRequest, prompts: int, limits: Limits) -> No
     """Check what concerns several parameters at once.
 
     Raises:
-        InvalidRequest: too many choices, or `stream_options` without `stream`.
+        InvalidRequestError: too many choices, or `stream_options` without `stream`.
     """
     if prompts * request.n > limits.max_choices:
-        raise InvalidRequest(
+        raise InvalidRequestError(
             f"Invalid value for 'n': {prompts} prompts with n={request.n} make "
             f"{prompts * request.n} choices, and the limit is {limits.max_choices}.",
             param="n",
         )
     if request.stream_options is not None and not request.stream:
-        raise InvalidRequest(
+        raise InvalidRequestError(
             "Invalid value for 'stream_options': it is only allowed when 'stream' is true.",
             param="stream_options",
         )
@@ -137,7 +137,7 @@ class TextEndpoint:
         schema: type[TextRequest],
         interpret: Callable[..., tuple[Generation, Answer]],
         models: Models,
-        rules: Rules,
+        rules: Services,
         prepare: Callable[[Any], Awaitable[Any]] | None = None,
     ) -> None:
         """Serve the LLMs among `models`.
@@ -168,7 +168,7 @@ class TextEndpoint:
         read = self._leave_out(read, llm.options.unsupported)
         prompt_log = self._rules.prompt_log if key.may_log_prompts else None
         # Before the pictures of other servers: fetching them is work that the key asks for.
-        async with admitted(self._rules.limiter, key) as place:
+        async with rate_limited(self._rules.limiter, key) as place:
             headers = {**_to_headers(read, prompt_log), **place.headers}
 
             async def answer() -> None:
@@ -176,7 +176,7 @@ class TextEndpoint:
                 if read.request.log_prompt and prompt_log:
                     prompt_log.keep(asked.generation.request_id, read.request.model, body)
                 if read.request.stream:
-                    events = EventStream(send, find_raw_send(scope), headers)
+                    events = EventStream(send, find_unwrapped_send(scope), headers)
                     await _write_stream(asked, llm.backend, self._limits, events)
                 else:
                     await _write_whole(asked, llm.backend, self._limits, send)
@@ -190,15 +190,15 @@ class TextEndpoint:
             async with deadline(self._limits):
                 request = await self._prepare(request)
         generation, answer = self._interpret(request, llm, request_id, self._limits)
-        origin = to_origin(
+        context = build_request_context(
             key,
             request,
             endpoint=self._endpoint,
-            salt=self._rules.salt,
+            cache_salt=self._rules.cache_salt,
             is_streamed=request.stream,
         )
         placement = find_usage_placement(request, llm.options)
-        return Asked(replace(generation, origin=origin), answer, placement, headers)
+        return Asked(replace(generation, context=context), answer, placement, headers)
 
     def _leave_out(self, read: Read[TextRequest], unsupported: frozenset[str]) -> Read[TextRequest]:
         """Treat what this one model cannot honour as what none can."""
@@ -207,7 +207,7 @@ class TextEndpoint:
         if not names:
             return read
         if self._rules.policy.parameters == "strict":
-            raise UnsupportedParameter(
+            raise UnsupportedParameterError(
                 f"The parameter '{names[0]}' is not supported by this model.", param=names[0]
             )
         fields = type(request).model_fields
@@ -260,7 +260,7 @@ async def _write_events(
 ) -> None:
     """Write events as deltas come, and the usage where it belongs."""
     answer = asked.answer
-    held_back = HeldBack() if asked.usage_placement == "last_chunk" else None
+    held_back = LastChunkBuffer() if asked.usage_placement == "last_chunk" else None
     async with deadline(limits):
         async for deltas in stream:
             ready: Sequence[Delta] = held_back.swap(deltas) if held_back else deltas

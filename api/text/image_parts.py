@@ -8,7 +8,7 @@ import base64
 import binascii
 import re
 
-from api.errors import InvalidImage, InvalidRequest
+from api.errors import InvalidImageError, InvalidRequestError
 from api.ports.images import ImageFetcher
 from api.schema.chat import ChatRequest
 from api.schema.chat_messages import ChatMessage, ImageUrl
@@ -22,26 +22,26 @@ def read_image(url: str, param: str, limits: Limits) -> bytes:
     """The bytes of the file that a `data:` URL holds.
 
     Raises:
-        InvalidImage: it is no such URL, too large, or not the beginning of a PNG, JPEG or WebP.
+        InvalidImageError: it is no such URL, too large, or not the beginning of a PNG, JPEG or WebP.
     """
     head = _DATA_URL.match(url)
     if head is None:
-        raise InvalidImage(
+        raise InvalidImageError(
             "An image must be given as a 'data:image/png;base64,…' URL; PNG, JPEG and WebP are "
             "supported.",
             param=param,
         )
     if (len(url) - head.end()) * 3 // 4 > limits.max_input_image_bytes:
-        raise InvalidImage(
+        raise InvalidImageError(
             f"An image is larger than the limit of {limits.max_input_image_bytes} bytes.",
             param=param,
         )
     try:
         data = base64.b64decode(url[head.end() :], validate=True)
     except (binascii.Error, ValueError):
-        raise InvalidImage("An image is not valid base64.", param=param) from None
+        raise InvalidImageError("An image is not valid base64.", param=param) from None
     if not is_known_image(data):
-        raise InvalidImage("An image is not a PNG, JPEG or WebP file.", param=param)
+        raise InvalidImageError("An image is not a PNG, JPEG or WebP file.", param=param)
     return data
 
 
@@ -49,7 +49,7 @@ def check_image_count(request: ChatRequest, limits: Limits) -> None:
     """Count the pictures of all messages.
 
     Raises:
-        InvalidRequest: there are too many.
+        InvalidRequestError: there are too many.
     """
     pictures = sum(
         not isinstance(part, str)
@@ -58,7 +58,7 @@ def check_image_count(request: ChatRequest, limits: Limits) -> None:
         for part in message.content
     )
     if pictures > limits.max_input_images:
-        raise InvalidRequest(
+        raise InvalidRequestError(
             f"Invalid value for 'messages': {pictures} images are more than the limit of "
             f"{limits.max_input_images}.",
             param="messages",
@@ -69,8 +69,8 @@ async def fetch_images(request: ChatRequest, fetcher: ImageFetcher, limits: Limi
     """Replace each URL that must be fetched by one that holds what was there.
 
     Raises:
-        InvalidRequest: there are too many pictures.
-        InvalidImage: one may not be fetched, or cannot be.
+        InvalidRequestError: there are too many pictures.
+        InvalidImageError: one may not be fetched, or cannot be.
     """
     check_image_count(request, limits)
     messages = [await _fetch_message(message, fetcher, limits) for message in request.messages]

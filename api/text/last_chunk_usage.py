@@ -9,7 +9,7 @@ from dataclasses import replace
 from api.ports.stream import Delta
 
 
-class HeldBack:
+class LastChunkBuffer:
     """The latest delta of a stream, kept until another one comes."""
 
     def __init__(self) -> None:

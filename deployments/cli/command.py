@@ -22,7 +22,7 @@ from deployments.ledger.store.usage import UsageStore
 _ADMIN_KEY = "TRIPTYCH_ADMIN_KEY"
 
 
-class Refused(Exception):
+class CommandError(Exception):
     """The command cannot be done; the message says why."""
 
 
@@ -56,7 +56,7 @@ def run(program: str, work: Callable[[], Awaitable[None]]) -> int:
     """Do the work of one command; the exit status. A failure is one line."""
     try:
         asyncio.run(_to_coroutine(work))
-    except (Refused, ApiError, StoreError) as error:
+    except (CommandError, ApiError, StoreError) as error:
         print(f"{program}: {error}", file=sys.stderr)
         return 1
     return 0
@@ -71,13 +71,13 @@ async def administration(options: argparse.Namespace) -> AsyncIterator[Administr
     """Keys and usage where the options say.
 
     Raises:
-        Refused: an admin key is needed, and there is none; or the pepper is not a good one.
+        CommandError: an admin key is needed, and there is none; or the pepper is not a good one.
         StoreError: the database cannot be used.
     """
     if options.url is not None:
         admin_key = os.environ.get(_ADMIN_KEY)
         if not admin_key:
-            raise Refused(f"--url needs an admin key in the environment variable {_ADMIN_KEY}")
+            raise CommandError(f"--url needs an admin key in the environment variable {_ADMIN_KEY}")
         async with HttpAdministration(options.url, admin_key) as remote:
             yield remote
         return
@@ -96,7 +96,7 @@ def _load_pepper() -> bytes:
     try:
         return load_pepper()
     except (ValueError, OSError) as error:
-        raise Refused(f"the pepper of the keys: {error}") from None
+        raise CommandError(f"the pepper of the keys: {error}") from None
 
 
 def format_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

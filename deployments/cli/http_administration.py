@@ -10,7 +10,7 @@ from urllib.parse import quote
 import aiohttp
 from yarl import URL
 
-from api.errors import ApiError, InvalidRequest, KeyNotFound, Unavailable
+from api.errors import ApiError, InvalidRequestError, KeyNotFoundError, UnavailableError
 from api.ports.administration import NewSecret, UsageQuery, UsageRow
 from api.ports.tenancy import Key, KeyLimits
 from deployments.cli.times import DAY_S
@@ -100,9 +100,9 @@ class HttpAdministration:
                 status = answer.status
         except (aiohttp.ClientError, OSError, ValueError) as error:
             reason = str(error) or type(error).__name__
-            raise Unavailable(f"{self._root} does not answer as it should: {reason}") from None
+            raise UnavailableError(f"{self._root} does not answer as it should: {reason}") from None
         if not isinstance(content, dict) or 300 <= status < 400:
-            raise Unavailable(f"{self._root} does not answer as it should: status {status}")
+            raise UnavailableError(f"{self._root} does not answer as it should: status {status}")
         if status >= 400:
             raise _to_error(status, content)
         return content
@@ -120,9 +120,9 @@ def _to_error(status: int, content: dict[str, Any]) -> ApiError:
     error = content.get("error")
     members = error if isinstance(error, dict) else {}
     message = str(members.get("message") or f"the service answered with status {status}")
-    if members.get("code") == KeyNotFound.code:
-        return KeyNotFound(message)
-    return (InvalidRequest if status < 500 else Unavailable)(message)
+    if members.get("code") == KeyNotFoundError.code:
+        return KeyNotFoundError(message)
+    return (InvalidRequestError if status < 500 else UnavailableError)(message)
 
 
 def _to_body(fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,11 +8,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 from api.admin.key_schema import KeyChanges, KeyFields, Rotation, to_key_object
-from api.errors import InvalidRequest
+from api.errors import InvalidRequestError
 from api.http.parsing import RequestModel, read_request
 from api.ports.administration import Administration, NewSecret
 from api.ports.tenancy import PRIORITIES, SCOPES, Key
-from deployments.cli.command import Refused, administration, format_table, place_options, run
+from deployments.cli.command import CommandError, administration, format_table, place_options, run
 from deployments.cli.times import NONE, read_duration, read_expiry
 
 _PROGRAM = "scripts/keys"
@@ -196,14 +196,14 @@ def _check(model: type[RequestModel], body: dict[str, Any]) -> RequestModel:
     """The same words for a mistake as the HTTP API has, but for the name of what is wrong.
 
     Raises:
-        Refused: something is out of bounds.
+        CommandError: something is out of bounds.
     """
     try:
         return read_request(json.dumps(body).encode(), model).request
-    except InvalidRequest as error:
+    except InvalidRequestError as error:
         param = str(error.param)
         option = _OPTIONS.get(param.partition("[")[0], param)
-        raise Refused(error.message.replace(f"'{param}'", option, 1)) from None
+        raise CommandError(error.message.replace(f"'{param}'", option, 1)) from None
 
 
 def _hand_over(new: NewSecret, done: str) -> None:

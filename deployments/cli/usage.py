@@ -9,9 +9,9 @@ from dataclasses import fields
 from datetime import UTC, date, datetime
 from typing import get_args
 
-from api.errors import KeyNotFound
+from api.errors import KeyNotFoundError
 from api.ports.administration import Administration, GroupBy, UsageQuery, UsageRow
-from deployments.cli.command import Refused, administration, format_table, place_options, run
+from deployments.cli.command import CommandError, administration, format_table, place_options, run
 from deployments.cli.times import DAY_S, read_day, read_month, to_unix
 
 _PROGRAM = "scripts/usage"
@@ -76,17 +76,17 @@ def _period(options: argparse.Namespace) -> tuple[date, date]:
     """The first and the last day.
 
     Raises:
-        Refused: there are none such.
+        CommandError: there are none such.
     """
     if options.month and (options.from_day or options.to_day):
-        raise Refused("--month says both --from and --to; leave those out")
+        raise CommandError("--month says both --from and --to; leave those out")
     today = datetime.now(UTC).date()
     first = (options.month or today).replace(day=1)
     last_of_month = first.replace(day=monthrange(first.year, first.month)[1])
     from_day = options.from_day or first
     to_day = options.to_day or (last_of_month if options.month else max(today, from_day))
     if to_day < from_day:
-        raise Refused(f"--to {to_day} is before --from {from_day}")
+        raise CommandError(f"--to {to_day} is before --from {from_day}")
     return from_day, to_day
 
 
@@ -96,7 +96,7 @@ async def _find_id(place: Administration, id_or_name: str | None) -> str | None:
         return None
     try:
         return (await place.get_key(id_or_name)).id
-    except KeyNotFound:
+    except KeyNotFoundError:
         return id_or_name
 
 

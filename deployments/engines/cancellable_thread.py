@@ -9,7 +9,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-class Cancelled(Exception):
+class WorkCancelledError(Exception):
     """Raised inside the thread once nobody waits for the result any more."""
 
 
@@ -28,10 +28,10 @@ class Cancellation:
         """Go on, or raise.
 
         Raises:
-            Cancelled: nobody waits for the result.
+            WorkCancelledError: nobody waits for the result.
         """
         if self._event.is_set():
-            raise Cancelled
+            raise WorkCancelledError
 
 
 class Worker:

@@ -13,12 +13,12 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from api.errors import EngineFailed
+from api.errors import EngineError
 from api.ports.embeddings import EmbeddingRequest, Embeddings, ScoreRequest, Scores
 from api.ports.images import Image, ImageRequest, Images
-from api.ports.stream import Delta, Extra, Sketch, Usage
+from api.ports.stream import Delta, Extra, ImageProgress, Usage
 from api.ports.text import Completion, Conversation, Generation, Message, Prompt, Sampling
-from deployments.engines.protocol import Work
+from deployments.engines.protocol import RequestProgress
 
 _DIMENSIONS = 8
 _SIZE_PX = 64
@@ -53,10 +53,10 @@ class FakeLlmEngine:
         generation: Generation,
         emit: Callable[[Delta], None] | None = None,
         adapter: str | None = None,
-        work: Work | None = None,
+        work: RequestProgress | None = None,
     ) -> Completion:
         """Write all choices at the configured speed; a token is a word, an adapter shouts."""
-        work = work or Work()
+        work = work or RequestProgress()
         sampling = generation.sampling
         words = [_to_words(prompt) for prompt in generation.prompts]
         if adapter:
@@ -102,7 +102,7 @@ class FakeLlmEngine:
         for tokens, word in enumerate(words):
             await asyncio.sleep(1 / self._options.tokens_per_s)
             if tokens == self._options.fail_after_tokens:
-                raise EngineFailed("The engine failed to answer this request.")
+                raise EngineError("The engine failed to answer this request.")
             piece = word if not tokens else f" {word}"
             text += piece
             written[0] += 1
@@ -119,7 +119,7 @@ class FakeLlmEngine:
         return name
 
     @property
-    def details(self) -> Mapping[str, Any]:
+    def capabilities(self) -> Mapping[str, Any]:
         """What its card tells."""
         return {"reads_pictures": False}
 
@@ -157,20 +157,22 @@ class FakeEncoderEngine:
     """Turns a text into a vector of its checksum; a token is a word."""
 
     capacity = 1
-    details: Mapping[str, Any] = {"dimensions": _DIMENSIONS}
+    capabilities: Mapping[str, Any] = {"dimensions": _DIMENSIONS}
 
-    async def embed(self, request: EmbeddingRequest, work: Work | None = None) -> Embeddings:
+    async def embed(
+        self, request: EmbeddingRequest, work: RequestProgress | None = None
+    ) -> Embeddings:
         """Embed all inputs."""
-        work = work or Work()
+        work = work or RequestProgress()
         tokens = sum(len(_to_words(item)) for item in request.inputs)
         await work.begin(tokens)
         work.usage = Usage(tokens)
         rows = [self._to_row(repr(item)) for item in request.inputs]
         return Embeddings(b"".join(rows), _DIMENSIONS, work.usage)
 
-    async def score(self, request: ScoreRequest, work: Work | None = None) -> Scores:
+    async def score(self, request: ScoreRequest, work: RequestProgress | None = None) -> Scores:
         """Score a document by the share of its words that are the query's."""
-        work = work or Work()
+        work = work or RequestProgress()
         texts = [*request.queries, *request.documents]
         usage = Usage(sum(len(_to_words(text)) for text in texts))
         await work.begin(usage.prompt_tokens)
@@ -197,18 +199,19 @@ class FakeDiffusionEngine:
 
     capacity = 1
 
-    def details(self) -> dict[str, Any]:
+    @property
+    def capabilities(self) -> dict[str, Any]:
         """It takes every size."""
         return {"size": f"{_SIZE_PX}x{_SIZE_PX}"}
 
     async def generate(
         self,
         request: ImageRequest,
-        work: Work | None = None,
+        work: RequestProgress | None = None,
         emit: Callable[[Delta], None] | None = None,
     ) -> Images:
         """Draw all images; what it emits on the way is the finished picture."""
-        work = work or Work()
+        work = work or RequestProgress()
         first, steps, taken = request.seed or 0, request.num_inference_steps or 1, 0
         work.count_steps_left = lambda: request.n * (steps - taken)
         await work.begin(0, size=request.n)
@@ -222,9 +225,9 @@ class FakeDiffusionEngine:
             taken = step
             if emit is not None:
                 preview = images[0].data if step <= request.previews else b""
-                emit(Delta(0, "", extra=Extra(sketch=Sketch(step, steps, preview))))
+                emit(Delta(0, "", extra=Extra(sketch=ImageProgress(step, steps, preview))))
         work.usage = Usage(len(request.prompt.split()), request.n)
-        work.note_steps(request.n, steps, width_px * height_px)
+        work.record_steps(request.n, steps, width_px * height_px)
         work.images = request.n
         return Images(tuple(images), width_px, height_px, work.usage)
 

@@ -9,7 +9,7 @@ from api.ports.stream import Delta, Usage
 from api.ports.text import Completion, Generation
 
 
-class Work:
+class RequestProgress:
     """One request's way through a replica. This one knows no limits and waits for nobody."""
 
     def __init__(self) -> None:
@@ -29,11 +29,11 @@ class Work:
             size: sequences that it keeps the engine busy with.
 
         Raises:
-            RateLimited: its key has no more tokens.
-            Overloaded: too many wait.
+            RateLimitError: its key has no more tokens.
+            OverloadedError: too many wait.
         """
 
-    def note_steps(self, images: int, steps: int, pixels: int) -> None:
+    def record_steps(self, images: int, steps: int, pixels: int) -> None:
         """So many steps have been taken for each of so many images of so many pixels."""
         self.image_steps = images * steps
         self.image_pixel_steps = images * steps * pixels
@@ -47,7 +47,7 @@ class LlmEngine(Protocol):
         generation: Generation,
         emit: Callable[[Delta], None] | None = None,
         adapter: Any = None,
-        work: Work | None = None,
+        work: RequestProgress | None = None,
     ) -> Completion:
         """Continue every prompt."""
 
@@ -55,7 +55,7 @@ class LlmEngine(Protocol):
         """A LoRA adapter as `generate` wants it."""
 
     @property
-    def details(self) -> Mapping[str, Any]:
+    def capabilities(self) -> Mapping[str, Any]:
         """What its card tells."""
 
     @property
@@ -81,13 +81,15 @@ class EmbeddingEngine(Protocol):
         """How many requests it works on at once."""
 
     @property
-    def details(self) -> Mapping[str, Any]:
+    def capabilities(self) -> Mapping[str, Any]:
         """What its card tells."""
 
-    async def embed(self, request: EmbeddingRequest, work: Work | None = None) -> Embeddings:
+    async def embed(
+        self, request: EmbeddingRequest, work: RequestProgress | None = None
+    ) -> Embeddings:
         """Embed all inputs."""
 
-    async def score(self, request: ScoreRequest, work: Work | None = None) -> Scores:
+    async def score(self, request: ScoreRequest, work: RequestProgress | None = None) -> Scores:
         """Score all pairs."""
 
     async def check_health(self) -> None:
@@ -104,13 +106,14 @@ class DiffusionEngine(Protocol):
     def capacity(self) -> int:
         """How many images it works on at once."""
 
-    def details(self) -> dict[str, Any]:
+    @property
+    def capabilities(self) -> Mapping[str, Any]:
         """What clients may ask of the model."""
 
     async def generate(
         self,
         request: ImageRequest,
-        work: Work | None = None,
+        work: RequestProgress | None = None,
         emit: Callable[[Delta], None] | None = None,
     ) -> Images:
         """Draw all images."""

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Generic
 
-from api.errors import ApiError, EngineFailed, ModelFailed, Overloaded, ReplicaLost
+from api.errors import ApiError, EngineError, ModelFailedError, OverloadedError, ReplicaLostError
 from api.ports.embeddings import EmbeddingRequest, Embeddings, ScoreRequest, Scores
 from api.ports.images import ImageRequest, Images
 from api.ports.stream import Delta
@@ -59,10 +59,10 @@ class ChannelStream(Generic[Result]):
     ) -> None:
         """Open an inbox and make the call."""
         self._receiver = receiver
-        self._inbox = receiver.open()
-        calling = call(method, request, self._inbox.reply_to)
+        self._stream_reader = receiver.open()
+        calling = call(method, request, self._stream_reader.reply_to)
         self._calling: asyncio.Task[StreamEnd[Result]] = asyncio.create_task(calling)
-        self._calling.add_done_callback(lambda _: self._inbox.wake())
+        self._calling.add_done_callback(lambda _: self._stream_reader.notify())
         self._completion: Result | None = None
 
     @property
@@ -73,34 +73,34 @@ class ChannelStream(Generic[Result]):
 
     async def __aiter__(self) -> AsyncIterator[Sequence[Delta]]:
         """Yield deltas until as many have come as the call's result says were sent."""
-        inbox = self._inbox
+        reader = self._stream_reader
         while not self._calling.done():
-            await inbox.wait()
+            await reader.wait()
             if deltas := self._take():
                 yield deltas
         if deltas := self._take():
             yield deltas
         end = self._calling.result()
-        while inbox.received < end.deltas_sent:
+        while reader.received < end.deltas_sent:
             await self._wait_for_the_last()
             yield self._take()
         self._completion = end.completion
 
     def _take(self) -> Sequence[Delta]:
-        if self._inbox.has_gap:
-            raise EngineFailed("A part of the answer was lost on its way.")
-        return self._inbox.take()
+        if self._stream_reader.has_gap:
+            raise EngineError("A part of the answer was lost on its way.")
+        return self._stream_reader.drain()
 
     async def _wait_for_the_last(self) -> None:
         try:
             async with asyncio.timeout(_LAST_DELTAS_TIMEOUT_S):
-                await self._inbox.wait()
+                await self._stream_reader.wait()
         except TimeoutError:
-            raise EngineFailed("The end of the answer was lost on its way.") from None
+            raise EngineError("The end of the answer was lost on its way.") from None
 
     async def aclose(self) -> None:
         """Cancel the call if it is still under way, and forget the inbox."""
-        self._receiver.close(self._inbox)
+        self._receiver.close(self._stream_reader)
         self._calling.cancel()
         await asyncio.wait({self._calling})
         if not self._calling.cancelled():
@@ -171,13 +171,13 @@ def translate_ray_errors() -> Iterator[None]:
     try:
         yield
     except serve_errors.BackPressureError:
-        raise Overloaded("The model has more requests than it can take; try again.") from None
+        raise OverloadedError("The model has more requests than it can take; try again.") from None
     except serve_errors.DeploymentUnavailableError:
-        raise ModelFailed("The model could not be loaded.", param="model") from None
+        raise ModelFailedError("The model could not be loaded.", param="model") from None
     except ray_errors.RayTaskError as error:
         if isinstance(error.cause, ApiError):
             raise error.cause from None
-        raise EngineFailed("The model failed to answer this request.") from error
+        raise EngineError("The model failed to answer this request.") from error
     except (
         serve_errors.ReplicaUnavailableError,
         ray_errors.RayActorError,
@@ -186,9 +186,9 @@ def translate_ray_errors() -> Iterator[None]:
         ray_errors.LocalRayletDiedError,
         ray_errors.ObjectLostError,  # the result was lost with its node before it was read
     ):
-        raise ReplicaLost("The replica that worked on this request was lost.") from None
+        raise ReplicaLostError("The replica that worked on this request was lost.") from None
     except ApiError:
         raise
     except Exception as error:  # whatever else went wrong in there, here it is one thing
         logger.exception("a call to a model failed")
-        raise EngineFailed("The model failed to answer this request.") from error
+        raise EngineError("The model failed to answer this request.") from error

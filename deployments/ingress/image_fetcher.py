@@ -17,7 +17,7 @@ import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
-from api.errors import InvalidImage
+from api.errors import InvalidImageError
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ class HttpsImages:
         """The bytes at a URL.
 
         Raises:
-            InvalidImage: it may not be fetched, or cannot be; why is only in the log.
+            InvalidImageError: it may not be fetched, or cannot be; why is only in the log.
         """
         try:
             target = to_target(url, self._hosts)
@@ -48,7 +48,7 @@ class HttpsImages:
                 return await self._get(target, max_bytes)
         except (ValueError, OSError, TimeoutError, aiohttp.ClientError) as error:
             logger.info("an image was not fetched: %s", type(error).__name__)
-            raise InvalidImage("An image URL cannot be used.", param="messages") from None
+            raise InvalidImageError("An image URL cannot be used.", param="messages") from None
 
     async def _get(self, url: URL, max_bytes: int) -> bytes:
         connector = aiohttp.TCPConnector(resolver=self._resolver, use_dns_cache=False)

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from api.ports.images import PictureFormat
+from api.ports.images import ImageFormat
 from deployments.config.ingress import ImageStoreArgs
 
 _NAME_BYTES = 16
@@ -35,7 +35,7 @@ class ImageFolder:
         """What URLs begin with."""
         return self._args.base_url
 
-    async def keep(self, data: bytes, format: PictureFormat) -> str:
+    async def keep(self, data: bytes, format: ImageFormat) -> str:
         """Write a file, and remove what is too old or too much."""
         return await asyncio.to_thread(self._keep, data, format)
 
@@ -49,7 +49,7 @@ class ImageFolder:
             await asyncio.sleep(_TIDY_S)
             await asyncio.to_thread(self._make_room, 0)
 
-    def _keep(self, data: bytes, format: PictureFormat) -> str:
+    def _keep(self, data: bytes, format: ImageFormat) -> str:
         self._make_room(len(data))
         name = f"{secrets.token_urlsafe(_NAME_BYTES)}.{format}"
         draft = self._folder / f".{name}"

@@ -8,9 +8,9 @@ import os
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
-from api.access.key_ring import Entry, KeyRing, Keys, to_entries
+from api.access.key_ring import KeyDigest, KeyRing, Keys, to_entries
 from deployments.home import find_home
-from deployments.ledger.pepper import to_pepper_mark
+from deployments.ledger.pepper import to_pepper_fingerprint
 from deployments.ledger.protocol import KeySet
 
 logger = logging.getLogger(__name__)
@@ -18,11 +18,11 @@ logger = logging.getLogger(__name__)
 _VARIABLE = "TRIPTYCH_API_KEYS"
 
 
-class NoApiKeys(Exception):
+class NoApiKeysError(Exception):
     """Authentication is on, and there is no key."""
 
 
-class ServiceKeys:
+class KeySource:
     """The key ring of one ingress replica, and where its keys come from."""
 
     def __init__(self, pepper: bytes) -> None:
@@ -38,14 +38,14 @@ class ServiceKeys:
         self._is_known = asyncio.Event()
         self.keys = Keys(KeyRing(self._own, pepper), self._note_failure)
 
-    def do_without_ledger(self) -> None:
+    def use_environment_only(self) -> None:
         """There is none in the configuration: the environment's keys are all.
 
         Raises:
-            NoApiKeys: there are none; the message says how to make one.
+            NoApiKeysError: there are none; the message says how to make one.
         """
         if not self._own:
-            raise NoApiKeys(
+            raise NoApiKeysError(
                 f"no API key is configured: set {_VARIABLE} to one or more, separated by commas, "
                 "or run ./scripts/serve, which makes one, or add the application of "
                 "deployments.app:ledger and make keys with ./scripts/keys (or set "
@@ -62,7 +62,7 @@ class ServiceKeys:
 
     def take(self, key_set: KeySet) -> None:
         """Let in the ledger's keys, as they are now."""
-        if not hmac.compare_digest(key_set.pepper_mark, to_pepper_mark(self._pepper)):
+        if not hmac.compare_digest(key_set.pepper_fingerprint, to_pepper_fingerprint(self._pepper)):
             self._warn("this node has another TRIPTYCH_PEPPER than the ledger's")
             return
         self.keys.swap(KeyRing([*self._own, *_to_entries(key_set)], self._pepper))
@@ -70,12 +70,12 @@ class ServiceKeys:
         if key_set.note:
             self._warn(key_set.note)
 
-    def note_loss(self) -> None:
+    def mark_stale(self) -> None:
         """The ledger cannot be reached: those who were let in still are."""
         since = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC"
         self._warn(f"the ledger cannot be reached since {since}; the keys known then hold")
 
-    def take_failures(self) -> int:
+    def pop_failures(self) -> int:
         """How many requests were refused for their key since the last call."""
         failures, self._failures = self._failures, 0
         return failures
@@ -88,11 +88,11 @@ class ServiceKeys:
         self._failures += 1
 
 
-def _to_entries(key_set: KeySet) -> Iterator[Entry]:
+def _to_entries(key_set: KeySet) -> Iterator[KeyDigest]:
     for stored in key_set.keys:
-        yield Entry(stored.key, stored.digest)
+        yield KeyDigest(stored.key, stored.digest)
         if stored.previous_digest is not None:
-            yield Entry(stored.key, stored.previous_digest, stored.previous_until_s)
+            yield KeyDigest(stored.key, stored.previous_digest, stored.previous_until_s)
 
 
 def _read() -> str:

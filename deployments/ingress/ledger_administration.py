@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from api.errors import EngineFailed, RouteNotFound, Unavailable
+from api.errors import EngineError, RouteNotFoundError, UnavailableError
 from api.ports.administration import NewSecret, UsageQuery, UsageRow
 from api.ports.tenancy import Key
 from deployments.ingress.handles import call
@@ -56,10 +56,10 @@ class LedgerAdministration:
     async def _call(self, method: str, *args: Any) -> Any:
         handle = self._find()
         if handle is None:
-            raise RouteNotFound("This service keeps neither keys nor usage: it has no ledger.")
+            raise RouteNotFoundError("This service keeps neither keys nor usage: it has no ledger.")
         try:
             return await call(getattr(handle, method), *args)
-        except (EngineFailed, Unavailable) as error:  # in the words for models, and it is none
-            raise Unavailable(
+        except (EngineError, UnavailableError) as error:  # in the words for models, and it is none
+            raise UnavailableError(
                 "Keys and usage cannot be reached at the moment; try again."
             ) from error

@@ -5,13 +5,13 @@ from collections.abc import Callable
 from api.access.rate_limit_headers import to_headers
 from api.ports.rate_limits import Amounts
 from api.ports.tenancy import Key
-from deployments.ledger.client import Held, LedgerLink
+from deployments.ledger.client import HeldReservation, LedgerClient
 
 
 class LedgerAdmission:
     """A place that the ledger has granted."""
 
-    def __init__(self, link: LedgerLink, held: Held) -> None:
+    def __init__(self, link: LedgerClient, held: HeldReservation) -> None:
         """Give it back over `link`."""
         self._link = link
         self._held = held
@@ -29,7 +29,7 @@ class LedgerAdmission:
 class LedgerLimiter:
     """Asks the ledger for every request of a key with limits."""
 
-    def __init__(self, find: Callable[[], LedgerLink | None]) -> None:
+    def __init__(self, find: Callable[[], LedgerClient | None]) -> None:
         """Ask over the link that `find` gives, which is there before the first request is."""
         self._find = find
 

@@ -17,7 +17,7 @@ from starlette.applications import Starlette
 
 from api.app import create_app
 from api.registry import Backend, ModelEntry, Models, Registry, TextOptions
-from api.services import Rules
+from api.services import Services
 from deployments.config.ingress import IngressArgs
 from deployments.discovery import (
     DEPLOYMENTS,
@@ -31,14 +31,14 @@ from deployments.discovery import (
 from deployments.ingress.handles import DiffusionHandle, EmbeddingHandle, LlmHandle, call
 from deployments.ingress.image_fetcher import HttpsImages
 from deployments.ingress.image_store import ImageFolder
-from deployments.ingress.key_source import NoApiKeys, ServiceKeys
+from deployments.ingress.key_source import KeySource, NoApiKeysError
 from deployments.ingress.ledger_administration import LedgerAdministration
-from deployments.ingress.model_details import ModelDetails
+from deployments.ingress.model_capabilities import ModelCapabilities
 from deployments.ingress.prompt_log import PromptFiles
 from deployments.ingress.rate_limiter import LedgerLimiter
 from deployments.ingress.text_options import to_text_options
 from deployments.ledger.address import find_ledger
-from deployments.ledger.client import LedgerLink
+from deployments.ledger.client import LedgerClient
 from deployments.ledger.pepper import load_pepper, to_cache_salt
 from deployments.observability.logs import configure_logs
 from deployments.transport.token_channel import Receiver
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _REPORT_S = 10.0
-_KEYS_PATIENCE_S = 10.0
+_KEYS_TIMEOUT_S = 10.0
 _OBJECTS_PER_COLLECTION = 50_000
 """With Python's 700 a large body of JSON takes three times as long, all of it on the event loop."""
 
@@ -63,14 +63,14 @@ class IngressReplica:
         gc.set_threshold(_OBJECTS_PER_COLLECTION)
         self._args = args
         self._pepper = load_pepper()
-        self._keys = ServiceKeys(self._pepper) if args.auth.required else None
-        self._link: LedgerLink | None = None
+        self._keys = KeySource(self._pepper) if args.auth.required else None
+        self._link: LedgerClient | None = None
         self._ledger: DeploymentHandle[Any] | None = None
         self._prompt_log = PromptFiles(args.prompt_log) if args.prompt_log else None
         self._image_store = ImageFolder(args.image_store) if args.image_store else None
         self._models = Models()
         self._backends: dict[tuple[str, str], Backend] = {}
-        self._details = ModelDetails(_ask_for_details)
+        self._capabilities = ModelCapabilities(_fetch_capabilities)
 
     def __serve_build_asgi_app__(self) -> Starlette:
         """Called by Serve inside the replica; everything it needs is there by then."""
@@ -85,16 +85,16 @@ class IngressReplica:
             is_request_id_echoed=True,
         )
 
-    def _to_rules(self) -> Rules:
+    def _to_rules(self) -> Services:
         policy = self._args.policy
         fetcher = HttpsImages(policy.image_hosts) if policy.image_hosts else None
-        return Rules(
+        return Services(
             limits=self._args.limits,
             policy=policy,
             prompt_log=self._prompt_log,
             image_fetcher=fetcher,
             limiter=LedgerLimiter(lambda: self._link),
-            salt=cache(partial(to_cache_salt, self._pepper)),
+            cache_salt=cache(partial(to_cache_salt, self._pepper)),
             image_store=self._image_store,
         )
 
@@ -102,17 +102,17 @@ class IngressReplica:
     async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
         self._receiver = Receiver()
         self._is_on_one_node = True
-        self._link = LedgerLink(find_ledger, self._keys.take if self._keys else None)
+        self._link = LedgerClient(find_ledger, self._keys.take if self._keys else None)
         if self._keys:
-            self._link.on_lost = self._keys.note_loss
+            self._link.on_disconnect = self._keys.mark_stale
         try:
             await self._look_up_models()
-        except NoApiKeys as error:
+        except NoApiKeysError as error:
             logger.error("the ingress does not start: %s", error)
             raise
         self._link.start()
         if self._keys:  # requests come as soon as this replica is up, beside others that know them
-            await self._keys.wait_until_known(_KEYS_PATIENCE_S)
+            await self._keys.wait_until_known(_KEYS_TIMEOUT_S)
         background = [asyncio.create_task(self._poll()), asyncio.create_task(self._report())]
         if self._image_store:
             background.append(asyncio.create_task(self._image_store.tidy()))
@@ -121,7 +121,7 @@ class IngressReplica:
         finally:
             for task in background:
                 task.cancel()
-            self._details.shut_down()
+            self._capabilities.shut_down()
             self._link.shut_down()
             self._receiver.shut_down()
             if self._prompt_log:
@@ -130,14 +130,14 @@ class IngressReplica:
     async def _poll(self) -> None:
         while True:
             await asyncio.sleep(self._args.poll_interval_s)
-            with contextlib.suppress(NoApiKeys):  # nobody gets in, and that is that
+            with contextlib.suppress(NoApiKeysError):  # nobody gets in, and that is that
                 await self._look_up_models()
 
     async def _report(self) -> None:
         """Tell the audit log how many requests were refused for their key: not each of them."""
         while self._keys and self._link:
             await asyncio.sleep(_REPORT_S)
-            if failures := self._keys.take_failures():
+            if failures := self._keys.pop_failures():
                 logger.warning("%d requests came without a valid key", failures)
                 self._link.audit("auth_failures", count=failures, seconds=_REPORT_S)
 
@@ -154,7 +154,7 @@ class IngressReplica:
         self._listen_to(find_nodes(details))
         names = {(model.application, model.kind) for model in discovered}
         self._backends = {key: value for key, value in self._backends.items() if key in names}
-        self._details.keep(discovered)
+        self._capabilities.retain(discovered)
         entries = map(self._to_entry, discovered, texts)
         self._models.swap(Registry(entries))
 
@@ -162,13 +162,13 @@ class IngressReplica:
         """Know where administrators' wishes go.
 
         Raises:
-            NoApiKeys: there is no ledger, and no key of the environment either.
+            NoApiKeysError: there is no ledger, and no key of the environment either.
         """
         name = find_ledger_application(details)
         if name is None:
             self._ledger = None
             if self._keys and not self._keys.keys.is_known:
-                self._keys.do_without_ledger()
+                self._keys.use_environment_only()
         elif self._ledger is None:
             self._ledger = serve.get_deployment_handle(LEDGER, app_name=name, _check_exists=False)
 
@@ -182,14 +182,14 @@ class IngressReplica:
             except zmq.ZMQError:  # tried again with the next look
                 logger.exception("cannot listen at %s: other nodes' models cannot stream", address)
 
-    async def counts(self) -> dict[str, int]:
+    async def stats(self) -> dict[str, int]:
         """What is under way here; all but `pid`, `dropped` and `tasks` are 0 at rest."""
         return {
             "pid": os.getpid(),
             "streams": len(self._receiver),
             "dropped": self._receiver.dropped,
             "tasks": len(asyncio.all_tasks()),
-            **(self._link.counts() if self._link else {}),
+            **(self._link.stats() if self._link else {}),
         }
 
     def _to_entry(self, model: DiscoveredModel, text: TextOptions) -> ModelEntry:
@@ -201,7 +201,7 @@ class IngressReplica:
             created_s=model.deployed_at_s,
             message=model.message,
             text=text,
-            details=self._details.find(model),
+            capabilities=self._capabilities.get(model),
         )
 
     def _get_backend(self, model: DiscoveredModel) -> Backend:
@@ -225,9 +225,9 @@ def _to_handle(model: DiscoveredModel) -> "DeploymentHandle[Any]":
     )
 
 
-async def _ask_for_details(model: DiscoveredModel) -> Mapping[str, Any]:
-    details: Mapping[str, Any] = await call(_to_handle(model).details)
-    return details
+async def _fetch_capabilities(model: DiscoveredModel) -> Mapping[str, Any]:
+    capabilities: Mapping[str, Any] = await call(_to_handle(model).capabilities)
+    return capabilities
 
 
 Ingress = serve.deployment(

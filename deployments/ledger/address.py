@@ -14,7 +14,7 @@ class LedgerAddress:
 
     host: str
     port: int
-    ticket: bytes
+    auth_token: bytes
 
 
 async def find_ledger() -> LedgerAddress | None:

@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from api.access.rate_limit_headers import to_error
-from api.errors import Unavailable
-from api.ports.rate_limits import Amounts, Standing
+from api.errors import UnavailableError
+from api.ports.rate_limits import Amounts, RateLimitStatus
 from deployments.ledger.address import LedgerAddress
 from deployments.ledger.connection import Connection
-from deployments.ledger.limits.accounts import Hold
+from deployments.ledger.limits.accounts import Reservation
 from deployments.ledger.protocol import (
     Audit,
     Finish,
@@ -45,29 +45,29 @@ Find = Callable[[], Awaitable[LedgerAddress | None]]
 """Where the ledger is; None if the service has none."""
 
 
-class LimitsUnavailable(Unavailable):
+class LimitsUnavailableError(UnavailableError):
     """The ledger does not answer, and a key's limits are not to be overstepped."""
 
     retry_after_s = 1
 
 
 @dataclass(slots=True, eq=False)
-class Held:
+class HeldReservation:
     """A part of a key's limits that is ours until it is settled."""
 
-    hold: Hold
-    standing: Standing
+    hold: Reservation
+    standing: RateLimitStatus
 
 
 @dataclass(slots=True)
-class _Asking:
+class _PendingReservation:
     message: Reserve
-    answer: "asyncio.Future[Standing]" = field(
+    answer: "asyncio.Future[RateLimitStatus]" = field(
         default_factory=lambda: asyncio.get_running_loop().create_future()
     )
 
 
-class LedgerLink:
+class LedgerClient:
     """Reserves, settles and records, on one event loop."""
 
     def __init__(self, find: Find, on_keys: Callable[[KeySet], None] | None = None) -> None:
@@ -81,12 +81,12 @@ class LedgerLink:
         self._on_keys = on_keys
         self._session = uuid.uuid4().hex
         self._connection: Connection | None = None
-        self._asking: dict[str, _Asking] = {}
-        self._held: dict[str, Held] = {}
+        self._asking: dict[str, _PendingReservation] = {}
+        self._held: dict[str, HeldReservation] = {}
         self._finished: dict[str, Finish] = {}
         self._running: asyncio.Task[None] | None = None
         self.on_recorded: Callable[[list[str]], None] = lambda ids: None
-        self.on_lost: Callable[[], None] = lambda: None
+        self.on_disconnect: Callable[[], None] = lambda: None
         self.has_ledger: bool | None = None
         """None until it has been looked for."""
 
@@ -101,7 +101,7 @@ class LedgerLink:
         if self._connection is not None:
             self._connection.close()
 
-    def counts(self) -> dict[str, int]:
+    def stats(self) -> dict[str, int]:
         """What is open; all 0 at rest."""
         return {
             "asking": len(self._asking),
@@ -109,15 +109,15 @@ class LedgerLink:
             "unrecorded": len(self._finished),
         }
 
-    async def reserve(self, key_id: str, amounts: Amounts) -> Held:
+    async def reserve(self, key_id: str, amounts: Amounts) -> HeldReservation:
         """Take a part of a key's limits.
 
         Raises:
-            RateLimited, InsufficientQuota: there is not so much left.
-            LimitsUnavailable: the ledger does not answer.
+            RateLimitError, InsufficientQuotaError: there is not so much left.
+            LimitsUnavailableError: the ledger does not answer.
         """
-        hold = Hold(uuid.uuid4().hex, key_id, amounts)
-        asking = self._asking[hold.id] = _Asking(Reserve(hold.id, key_id, amounts))
+        hold = Reservation(uuid.uuid4().hex, key_id, amounts)
+        asking = self._asking[hold.id] = _PendingReservation(Reserve(hold.id, key_id, amounts))
         self._send(asking.message)
         try:
             async with asyncio.timeout(_ANSWER_TIMEOUT_S):
@@ -130,15 +130,15 @@ class LedgerLink:
             raise
         finally:
             del self._asking[hold.id]
-        held = self._held[hold.id] = Held(hold, standing)
+        held = self._held[hold.id] = HeldReservation(hold, standing)
         return held
 
-    def settle(self, held: Held, used: Amounts) -> None:
+    def settle(self, held: HeldReservation, used: Amounts) -> None:
         """Say what a hold took. Safe to repeat."""
         if self._held.pop(held.hold.id, None) is not None:
             self._send(Settle(held.hold.id, used))
 
-    def finish(self, record: UsageRecord, held: Held | None = None) -> None:
+    def finish(self, record: UsageRecord, held: HeldReservation | None = None) -> None:
         """Have a request's usage recorded, and settle its hold with it."""
         if len(self._finished) >= _MAX_UNRECORDED:  # the ledger has been gone for very long
             if held is not None:
@@ -191,7 +191,7 @@ class LedgerLink:
         holds = [held.hold for held in self._held.values()]
         asked = list(self._asking)
         wants_keys = self._on_keys is not None
-        connection.send(Hello(address.ticket, self._session, holds, asked, wants_keys))
+        connection.send(Hello(address.auth_token, self._session, holds, asked, wants_keys))
         for asking in self._asking.values():
             connection.send(asking.message)
         for finish in self._finished.values():
@@ -204,7 +204,7 @@ class LedgerLink:
             self._connection = None
             connection.close()
         logger.warning("the connection to the ledger is lost; looking for it again")
-        self.on_lost()
+        self.on_disconnect()
 
     def _take(self, connection: Connection, messages: list[FromLedger]) -> None:
         for message in messages:
@@ -219,7 +219,7 @@ class LedgerLink:
                     if self._on_keys is not None:
                         self._on_keys(message)
 
-    def _answer(self, hold_id: str, answer: Standing | Exception) -> None:
+    def _answer(self, hold_id: str, answer: RateLimitStatus | Exception) -> None:
         asking = self._asking.get(hold_id)
         if asking is None or asking.answer.done():
             return  # it waits no more, and has said so
@@ -236,5 +236,7 @@ class LedgerLink:
         self.on_recorded(ids)
 
 
-def _unavailable() -> LimitsUnavailable:
-    return LimitsUnavailable("The limits of this key cannot be checked at the moment; try again.")
+def _unavailable() -> LimitsUnavailableError:
+    return LimitsUnavailableError(
+        "The limits of this key cannot be checked at the moment; try again."
+    )

@@ -20,12 +20,12 @@ class Connection(asyncio.Protocol):
         self,
         decoder: "msgspec.msgpack.Decoder[Any]",
         take: Callable[["Connection", list[Any]], None],
-        on_lost: Callable[["Connection"], None],
+        on_disconnect: Callable[["Connection"], None],
     ) -> None:
-        """Give what arrives to `take`, and call `on_lost` once."""
+        """Give what arrives to `take`, and call `on_disconnect` once."""
         self._decoder = decoder
         self._take = take
-        self._on_lost = on_lost
+        self._on_lost = on_disconnect
         self._buffer = bytearray()
         self._outgoing: list[Any] = []
         self._transport: asyncio.Transport | None = None

@@ -51,7 +51,7 @@ def _make(path: Path) -> None:
         os.unlink(draft)
 
 
-def to_pepper_mark(pepper: bytes) -> bytes:
+def to_pepper_fingerprint(pepper: bytes) -> bytes:
     """What two holders of a pepper may tell each other of it."""
     return hmac.digest(pepper, b"the same pepper", "sha256")[:8]
 

@@ -8,17 +8,17 @@ from typing import Any
 
 import msgspec
 
-from api.ports.rate_limits import Amounts, Refusal, Standing
-from deployments.ledger.limits.accounts import Hold
+from api.ports.rate_limits import Amounts, LimitExceeded, RateLimitStatus
+from deployments.ledger.limits.accounts import Reservation
 from deployments.ledger.records import StoredKey, UsageRecord
 
 
 class Hello(msgspec.Struct, tag=True):
     """The first message of a connection: who calls, and what it holds from an earlier one."""
 
-    ticket: bytes
+    auth_token: bytes
     session: str
-    holds: list[Hold]
+    holds: list[Reservation]
     asked: list[str]
     """Ids of holds that it has asked for, and that may have been granted."""
     wants_keys: bool
@@ -59,14 +59,14 @@ class Granted(msgspec.Struct, tag=True):
     """The hold is the caller's until it settles it or is gone."""
 
     hold_id: str
-    standing: Standing
+    standing: RateLimitStatus
 
 
 class Refused(msgspec.Struct, tag=True):
     """The hold would break a limit; None if nobody can say at the moment."""
 
     hold_id: str
-    refusal: Refusal | None
+    refusal: LimitExceeded | None
 
 
 class Recorded(msgspec.Struct, tag=True):
@@ -79,7 +79,7 @@ class KeySet(msgspec.Struct, tag=True):
     """All keys, for whoever wants them; `note` says why they may be out of date."""
 
     keys: list[StoredKey]
-    pepper_mark: bytes
+    pepper_fingerprint: bytes
     """Shows whether both ends digest keys with the same pepper."""
     note: str | None = None
 

@@ -5,7 +5,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from api.errors import Unavailable
+from api.errors import UnavailableError
 from api.ports.rate_limits import Amounts
 from deployments.ledger.limits.store import LimitStore
 from deployments.ledger.protocol import (
@@ -98,10 +98,10 @@ class Recorder:
         if not is_known:
             try:
                 await self._limits.spend(record.key_id, record.time_s, record.tokens)
-            except Unavailable as error:
+            except UnavailableError as error:
                 logger.error("%d tokens are not counted against quotas: %s", record.tokens, error)
         if finish.hold_id is not None:
             try:
                 await self._limits.settle(finish.hold_id, Amounts(tokens=record.tokens))
-            except Unavailable as error:
+            except UnavailableError as error:
                 logger.error("a hold cannot be settled: %s", error)

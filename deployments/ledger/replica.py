@@ -19,7 +19,7 @@ from typing import Any
 import ray
 from ray import serve
 
-from api.errors import Unavailable
+from api.errors import UnavailableError
 from api.ports.administration import NewSecret, UsageQuery, UsageRow
 from api.ports.tenancy import Key
 from deployments.config.ledger import LedgerArgs
@@ -28,7 +28,7 @@ from deployments.home import find_home
 from deployments.ledger.address import LedgerAddress
 from deployments.ledger.audit_log import AuditLog
 from deployments.ledger.limits.store import LimitStore
-from deployments.ledger.pepper import load_pepper, to_pepper_mark
+from deployments.ledger.pepper import load_pepper, to_pepper_fingerprint
 from deployments.ledger.protocol import KeySet
 from deployments.ledger.server import LedgerServer
 from deployments.ledger.store.database import Database, default_url
@@ -60,8 +60,8 @@ class LedgerReplica:
         self._keys = KeyStore(self._database, pepper, self._audit)
         self._usage = UsageStore(self._database)
         self._limits = _build_limits(args, home)
-        self._pepper_mark = to_pepper_mark(pepper)
-        self._key_set = KeySet([], self._pepper_mark)
+        self._pepper_fingerprint = to_pepper_fingerprint(pepper)
+        self._key_set = KeySet([], self._pepper_fingerprint)
         self._version: int | None = None
         self._server = LedgerServer(self._limits, self._usage, self._audit)
         self._address = await self._server.listen(ray.util.get_node_ip_address())
@@ -75,9 +75,9 @@ class LedgerReplica:
         """Where to connect to, and with which ticket."""
         return self._address
 
-    async def counts(self) -> dict[str, int]:
+    async def stats(self) -> dict[str, int]:
         """What is under way here; all but `pid` and `callers` are 0 at rest."""
-        return {"pid": os.getpid(), **self._server.counts(), **await self._limits.counts()}
+        return {"pid": os.getpid(), **self._server.stats(), **await self._limits.stats()}
 
     async def create_key(self, fields: Mapping[str, Any]) -> NewSecret:
         """Make a key; in force on all ingress replicas when this returns, or a moment later."""
@@ -152,7 +152,7 @@ class LedgerReplica:
         stored = await self._keys.list_stored()
         await self._limits.set_limits({each.key.id: each.key.limits for each in stored})
         self._version = version
-        self._key_set = KeySet(stored, self._pepper_mark)
+        self._key_set = KeySet(stored, self._pepper_fingerprint)
         self._server.publish(self._key_set)
         logger.info("%d keys are in force", len(stored))
 
@@ -165,7 +165,7 @@ class LedgerReplica:
             logger.error("the keys cannot be read; those known before hold: %s", reason)
             since = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC"
             note = f"the key store cannot be read since {since}; the keys known then hold"
-            self._key_set = KeySet(self._key_set.keys, self._pepper_mark, note)
+            self._key_set = KeySet(self._key_set.keys, self._pepper_fingerprint, note)
             self._server.publish(self._key_set)
 
     async def _follow_config(self) -> None:
@@ -210,7 +210,9 @@ async def _translating() -> AsyncIterator[None]:
         yield
     except StoreError as error:
         logger.error("the database does not answer: %s", error)
-        raise Unavailable("Keys and usage cannot be reached at the moment; try again.") from None
+        raise UnavailableError(
+            "Keys and usage cannot be reached at the moment; try again."
+        ) from None
 
 
 Ledger = serve.deployment(

@@ -7,8 +7,8 @@ import secrets
 from dataclasses import dataclass, field
 from typing import Any
 
-from api.errors import Unavailable
-from api.ports.rate_limits import Refusal
+from api.errors import UnavailableError
+from api.ports.rate_limits import LimitExceeded
 from deployments.ledger.address import LedgerAddress
 from deployments.ledger.audit_log import AuditLog
 from deployments.ledger.connection import Connection
@@ -29,7 +29,7 @@ from deployments.ledger.recorder import Recorder, UsageTable
 
 logger = logging.getLogger(__name__)
 
-_TICKET_BYTES = 16
+_AUTH_TOKEN_BYTES = 16
 _GRACE_S = 3.0
 """A session that is gone for longer is dead, and what it held is free."""
 
@@ -40,7 +40,7 @@ _RENEWAL_S = 1.0
 
 
 @dataclass(slots=True, eq=False)
-class _Caller:
+class _ClientSession:
     """A connection that has said who it is, and what it has said since."""
 
     connection: Connection
@@ -58,9 +58,9 @@ class LedgerServer:
         self._limits = limits
         self._recorder = Recorder(limits, usage)
         self._audit = audit
-        self._ticket = secrets.token_bytes(_TICKET_BYTES)
-        self._callers: dict[Connection, _Caller] = {}
-        self._leaving: dict[str, asyncio.TimerHandle] = {}
+        self._auth_token = secrets.token_bytes(_AUTH_TOKEN_BYTES)
+        self._clients: dict[Connection, _ClientSession] = {}
+        self._expiring: dict[str, asyncio.TimerHandle] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._keys: KeySet | None = None
         self._is_told = asyncio.Event()
@@ -69,18 +69,18 @@ class LedgerServer:
         """Begin; what the last ledger's sessions held is theirs for a while."""
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(
-            lambda: Connection(to_ledger_decoder, self._take, self._lose), host, 0
+            lambda: Connection(to_ledger_decoder, self._take, self._disconnect), host, 0
         )
         for session in await self._limits.sessions():
-            self._leave(session, _GRACE_AT_START_S)
+            self._schedule_expiry(session, _GRACE_AT_START_S)
         self._start(self._recorder.run())
         self._start(self._renew())
-        return LedgerAddress(host, self._server.sockets[0].getsockname()[1], self._ticket)
+        return LedgerAddress(host, self._server.sockets[0].getsockname()[1], self._auth_token)
 
     def shut_down(self) -> None:
         """End all connections; the other ends try to find the next ledger."""
         self._server.close()
-        for connection in list(self._callers):
+        for connection in list(self._clients):
             connection.close()
         for task in self._tasks:
             task.cancel()
@@ -93,13 +93,13 @@ class LedgerServer:
         self._keys = keys
         self._is_told.set()
         if keys is not None:
-            for caller in self._callers.values():
-                if caller.wants_keys:
-                    caller.connection.send(keys)
+            for client in self._clients.values():
+                if client.wants_keys:
+                    client.connection.send(keys)
 
-    def counts(self) -> dict[str, int]:
+    def stats(self) -> dict[str, int]:
         """Who is connected, and what is not recorded yet."""
-        return {"callers": len(self._callers), "unrecorded": self._recorder.waiting}
+        return {"callers": len(self._clients), "unrecorded": self._recorder.waiting}
 
     def _start(self, work: Any) -> "asyncio.Task[None]":
         task: asyncio.Task[None] = asyncio.create_task(work)
@@ -108,51 +108,53 @@ class LedgerServer:
         return task
 
     def _take(self, connection: Connection, messages: list[ToLedger]) -> None:
-        caller = self._callers.get(connection)
-        if caller is None:
+        client = self._clients.get(connection)
+        if client is None:
             hello = messages[0] if messages else None
-            if not isinstance(hello, Hello) or not hmac.compare_digest(hello.ticket, self._ticket):
+            if not isinstance(hello, Hello) or not hmac.compare_digest(
+                hello.auth_token, self._auth_token
+            ):
                 logger.warning("somebody without a ticket called the ledger, and was cut off")
                 connection.close()
                 return
-            caller = _Caller(connection, hello.session, hello.wants_keys)
-            self._callers[connection] = caller
-            self._stay(hello.session)
-            caller.serving = self._start(self._serve(caller))
+            client = _ClientSession(connection, hello.session, hello.wants_keys)
+            self._clients[connection] = client
+            self._cancel_expiry(hello.session)
+            client.serving = self._start(self._serve(client))
         for message in messages:
-            caller.messages.put_nowait(message)
+            client.messages.put_nowait(message)
 
-    async def _serve(self, caller: _Caller) -> None:
+    async def _serve(self, client: _ClientSession) -> None:
         """Answer one caller's messages in their order."""
         await self._is_told.wait()  # a ledger that has just come back is about to read the keys
         while True:
             answers: list[Any] = []
-            message = await caller.messages.get()
+            message = await client.messages.get()
             while True:
                 try:
-                    answers += await self._handle(caller, message)
+                    answers += await self._handle(client, message)
                 except Exception:  # others', and this caller's next, are not to suffer
                     logger.exception("the ledger failed at a message")
-                if caller.messages.empty():
+                if client.messages.empty():
                     break
-                message = caller.messages.get_nowait()
+                message = client.messages.get_nowait()
             await self._limits.flush()  # before anybody relies on it
             for answer in answers:
-                caller.connection.send(answer)
+                client.connection.send(answer)
 
-    async def _handle(self, caller: _Caller, message: ToLedger) -> list[Any]:
+    async def _handle(self, client: _ClientSession, message: ToLedger) -> list[Any]:
         match message:
             case Reserve():
-                return [await self._reserve(caller.session, message)]
+                return [await self._reserve(client.session, message)]
             case Settle(hold_id=hold_id, used=used):
                 await self._limits.settle(hold_id, used)
             case Finish():
-                self._recorder.add(message, caller.connection.send)
+                self._recorder.add(message, client.connection.send)
             case Audit(event=event, fields=fields):
                 self._audit.write(event, **fields)
             case Hello():
-                await self._limits.adopt(caller.session, message.holds, message.asked)
-                if caller.wants_keys and self._keys is not None:
+                await self._limits.restore_session(client.session, message.holds, message.asked)
+                if client.wants_keys and self._keys is not None:
                     return [self._keys]
         return []
 
@@ -163,32 +165,34 @@ class LedgerServer:
             outcome = await self._limits.reserve(
                 session, message.hold_id, message.key_id, message.amounts
             )
-        except Unavailable as error:
+        except UnavailableError as error:
             logger.error("limits cannot be checked: %s", error)
             return Refused(message.hold_id, None)
-        if isinstance(outcome, Refusal):
+        if isinstance(outcome, LimitExceeded):
             return Refused(message.hold_id, outcome)
         return Granted(message.hold_id, outcome)
 
-    def _lose(self, connection: Connection) -> None:
-        caller = self._callers.pop(connection, None)
-        if caller is None:
+    def _disconnect(self, connection: Connection) -> None:
+        client = self._clients.pop(connection, None)
+        if client is None:
             return
-        if caller.serving is not None:
-            caller.serving.cancel()
-        if all(other.session != caller.session for other in self._callers.values()):
-            self._leave(caller.session, _GRACE_S)
+        if client.serving is not None:
+            client.serving.cancel()
+        if all(other.session != client.session for other in self._clients.values()):
+            self._schedule_expiry(client.session, _GRACE_S)
 
-    def _leave(self, session: str, after_s: float) -> None:
+    def _schedule_expiry(self, session: str, after_s: float) -> None:
         loop = asyncio.get_running_loop()
-        self._leaving[session] = loop.call_later(after_s, lambda: self._start(self._drop(session)))
+        self._expiring[session] = loop.call_later(
+            after_s, lambda: self._start(self._expire(session))
+        )
 
-    def _stay(self, session: str) -> None:
-        if timer := self._leaving.pop(session, None):
+    def _cancel_expiry(self, session: str) -> None:
+        if timer := self._expiring.pop(session, None):
             timer.cancel()
 
-    async def _drop(self, session: str) -> None:
-        self._leaving.pop(session, None)
+    async def _expire(self, session: str) -> None:
+        self._expiring.pop(session, None)
         await self._limits.drop_session(session)
         await self._limits.flush()
 
@@ -196,8 +200,8 @@ class LedgerServer:
         """Keep the leases of those who are there, where holds are leases."""
         while True:
             await asyncio.sleep(_RENEWAL_S)
-            for session in {caller.session for caller in self._callers.values()}:
+            for session in {client.session for client in self._clients.values()}:
                 try:
                     await self._limits.renew(session)
-                except Unavailable as error:
+                except UnavailableError as error:
                     logger.error("limits cannot be renewed: %s", error)

@@ -66,7 +66,7 @@ class Spool:
         os.close(self._file)
 
 
-class Orphan:
+class OrphanedSpool:
     """The file of a replica that is gone; nobody else reads it until it is closed."""
 
     def __init__(self, path: Path, file: int) -> None:
@@ -85,7 +85,7 @@ class Orphan:
         os.close(self._file)
 
 
-def find_orphans(folder: Path) -> Iterator[Orphan]:
+def find_orphaned_spools(folder: Path) -> Iterator[OrphanedSpool]:
     """The files of replicas that are gone."""
     for path in folder.glob("*.jsonl"):
         try:
@@ -98,7 +98,7 @@ def find_orphans(folder: Path) -> Iterator[Orphan]:
             os.close(file)  # its replica lives
             continue
         if os.fstat(file).st_nlink:
-            yield Orphan(path, file)
+            yield OrphanedSpool(path, file)
         else:
             os.close(file)
 

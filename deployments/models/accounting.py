@@ -7,15 +7,15 @@ from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
-from api.errors import ApiError, InvalidRequest
+from api.errors import ApiError, InvalidRequestError
 from api.ports.rate_limits import Amounts
-from api.ports.tenancy import Kind, Origin
-from deployments.engines.protocol import Work
+from api.ports.tenancy import Kind, RequestContext
+from deployments.engines.protocol import RequestProgress
 from deployments.home import find_home
 from deployments.ledger.address import find_ledger
-from deployments.ledger.client import Held, LedgerLink
+from deployments.ledger.client import HeldReservation, LedgerClient
 from deployments.ledger.records import UsageRecord
-from deployments.ledger.spool import Orphan, Spool, find_orphans
+from deployments.ledger.spool import OrphanedSpool, Spool, find_orphaned_spools
 from deployments.models.fair_queue import FairQueue
 
 logger = logging.getLogger(__name__)
@@ -25,7 +25,7 @@ _CANCELLED = "cancelled"
 """The error code of requests whose client left, or whose time was up."""
 
 
-class _Left:
+class _PendingReplay:
     """What another replica has left, and the ledger has not confirmed yet."""
 
     def __init__(self, ids: set[str]) -> None:
@@ -39,28 +39,28 @@ class _Left:
             self.is_recorded.set()
 
 
-class DeskWork(Work):
+class AccountedRequest(RequestProgress):
     """One request: reserves its tokens, waits its turn, and knows when what happened."""
 
-    def __init__(self, origin: Origin, queue: FairQueue, link: LedgerLink) -> None:
+    def __init__(self, context: RequestContext, queue: FairQueue, link: LedgerClient) -> None:
         """Take in a request that has just arrived."""
         super().__init__()
         self.received_s = time.monotonic()
         self.began_s: float | None = None
         self.first_s: float | None = None
         self.finish_reason: str | None = None
-        self.held: Held | None = None
-        self._origin = origin
+        self.held: HeldReservation | None = None
+        self._origin = context
         self._queue = queue
         self._link = link
         self._stack = AsyncExitStack()
 
     async def begin(self, tokens: int, size: int = 1) -> None:
         """Reserve, then wait."""
-        origin = self._origin
-        if origin.has_token_limits:
-            self.held = await self._link.reserve(origin.key_id, Amounts(tokens=tokens))
-        turn = self._queue.turn(origin.tenant, origin.priority, size)
+        context = self._origin
+        if context.has_token_limits:
+            self.held = await self._link.reserve(context.key_id, Amounts(tokens=tokens))
+        turn = self._queue.turn(context.tenant, context.priority, size)
         await self._stack.enter_async_context(turn)
         self.began_s = time.monotonic()
 
@@ -69,7 +69,7 @@ class DeskWork(Work):
         await self._stack.aclose()
 
 
-class Desk:
+class RequestAccounting:
     """The requests of one replica."""
 
     def __init__(self, model: str, kind: Kind, queue: FairQueue) -> None:
@@ -79,49 +79,51 @@ class Desk:
         self._queue = queue
         self._folder = find_home() / "spool"
         self._spool: Spool | None = None
-        self._link = LedgerLink(find_ledger)
+        self._link = LedgerClient(find_ledger)
         self._link.on_recorded = self._forget
-        self._left_behind: list[_Left] = []
+        self._left_behind: list[_PendingReplay] = []
         self._link.start()
-        self._sweeping = asyncio.create_task(self._sweep())
+        self._recovering = asyncio.create_task(self._recover_loop())
 
-    def counts(self) -> dict[str, int]:
+    def stats(self) -> dict[str, int]:
         """What is open; all 0 at rest."""
-        return {**self._link.counts(), "waiting": self._queue.waiting, "busy": self._queue.taken}
+        return {**self._link.stats(), "waiting": self._queue.waiting, "busy": self._queue.taken}
 
     def shut_down(self) -> None:
         """Leave the ledger, and to others what it has not got."""
-        self._sweeping.cancel()
+        self._recovering.cancel()
         self._link.shut_down()
         if self._spool is not None:
             self._spool.shut_down()
 
     @asynccontextmanager
-    async def take_in(
-        self, request_id: str, origin: Origin, adapter: str | None = None
-    ) -> AsyncIterator[DeskWork]:
+    async def track(
+        self, request_id: str, context: RequestContext, adapter: str | None = None
+    ) -> AsyncIterator[AccountedRequest]:
         """Account for one request for as long as the block lasts, however it ends."""
-        work = DeskWork(origin, self._queue, self._link)
+        work = AccountedRequest(context, self._queue, self._link)
         error_code: str | None = None
         is_refused = False
         try:
             yield work
         except BaseException as error:
             error_code = _to_code(error)
-            is_refused = isinstance(error, InvalidRequest)  # some engines look closely only then
+            is_refused = isinstance(
+                error, InvalidRequestError
+            )  # some engines look closely only then
             raise
         finally:
             await work.end()
             if work.began_s is not None and not is_refused:
-                self._record(work, self._to_record(work, request_id, origin, adapter, error_code))
+                self._record(work, self._to_record(work, request_id, context, adapter, error_code))
             elif work.held is not None:
                 self._link.settle(work.held, Amounts())
 
     def _to_record(
         self,
-        work: DeskWork,
+        work: AccountedRequest,
         request_id: str,
-        origin: Origin,
+        context: RequestContext,
         adapter: str | None,
         error_code: str | None,
     ) -> UsageRecord:
@@ -131,10 +133,10 @@ class Desk:
         return UsageRecord(
             time_s=time.time(),
             request_id=request_id,
-            key_id=origin.key_id,
-            tenant=origin.tenant,
-            user=origin.user,
-            endpoint=origin.endpoint,
+            key_id=context.key_id,
+            tenant=context.tenant,
+            user=context.user,
+            endpoint=context.endpoint,
             model=self._model,
             adapter=adapter,
             kind=self._kind,
@@ -150,10 +152,10 @@ class Desk:
             total_ms=(now_s - work.received_s) * 1000,
             finish_reason=None if error_code else work.finish_reason or "stop",
             error_code=error_code,
-            is_streamed=origin.is_streamed,
+            is_streamed=context.is_streamed,
         )
 
-    def _record(self, work: DeskWork, record: UsageRecord) -> None:
+    def _record(self, work: AccountedRequest, record: UsageRecord) -> None:
         """On disk first: the answer goes out when this returns."""
         if self._link.has_ledger is False:
             return
@@ -169,29 +171,29 @@ class Desk:
         for left in self._left_behind:
             left.note(ids)
 
-    async def _sweep(self) -> None:
+    async def _recover_loop(self) -> None:
         """Bring the ledger what replicas that are gone have left."""
         while True:
             await asyncio.sleep(_SWEEP_S)
             if not self._link.has_ledger:
                 continue
             try:
-                orphans = await asyncio.to_thread(lambda: list(find_orphans(self._folder)))
+                orphans = await asyncio.to_thread(lambda: list(find_orphaned_spools(self._folder)))
             except OSError as error:
                 logger.error("the spool cannot be read: %s", error.strerror)
                 continue
-            for orphan in orphans:
-                await self._bring(orphan)
+            for spool in orphans:
+                await self._replay(spool)
 
-    async def _bring(self, orphan: Orphan) -> None:
-        logger.warning("a replica left %d usage records", len(orphan.records))
-        left = _Left({record.id for record in orphan.records})
+    async def _replay(self, spool: OrphanedSpool) -> None:
+        logger.warning("a replica left %d usage records", len(spool.records))
+        left = _PendingReplay({record.id for record in spool.records})
         self._left_behind.append(left)
-        for record in orphan.records:
+        for record in spool.records:
             self._link.repeat(record)
         await left.is_recorded.wait()
         self._left_behind.remove(left)
-        orphan.remove()
+        spool.remove()
 
 
 def _open(folder: Path) -> Spool | None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -13,7 +14,7 @@ from deployments.config.diffusion import DiffusionArgs
 from deployments.engines.diffusion.diffusers_engine import DiffusersEngine
 from deployments.engines.fakes import FakeDiffusionEngine
 from deployments.engines.protocol import DiffusionEngine
-from deployments.models.accounting import Desk
+from deployments.models.accounting import RequestAccounting
 from deployments.models.engine_loading import load_engine
 from deployments.models.fair_queue import FairQueue
 from deployments.models.pending_steps import OutstandingSteps
@@ -31,40 +32,40 @@ class DiffusionReplica:
         self._sender = Sender()
         self._steps = OutstandingSteps(args.engine)
         queue = FairQueue(self._engine.capacity, args.max_waiting)
-        self._desk = Desk(args.id, "diffusion", queue)
+        self._accounting = RequestAccounting(args.id, "diffusion", queue)
 
     async def generate(self, request: ImageRequest) -> Images:
         """Draw all images; cancelling the call stops the work between two steps."""
-        async with self._desk.take_in(request.request_id, request.origin) as work:
+        async with self._accounting.track(request.request_id, request.context) as work:
             with self._steps.counting(request, work):
                 return await self._engine.generate(request, work)
 
     async def stream(self, request: ImageRequest, reply_to: ReplyTo) -> StreamEnd[Images]:
         """Draw, and send every step to `reply_to`; the call's result is what has been drawn."""
-        async with self._desk.take_in(request.request_id, request.origin) as work:
-            with self._sender.open(reply_to) as outlet, self._steps.counting(request, work):
+        async with self._accounting.track(request.request_id, request.context) as work:
+            with self._sender.open(reply_to) as writer, self._steps.counting(request, work):
                 try:
-                    images = await self._engine.generate(request, work, outlet.send_apart)
+                    images = await self._engine.generate(request, work, writer.send_unbatched)
                 finally:
-                    work.first_s = outlet.first_s
-            return StreamEnd(images, outlet.sent)
+                    work.first_s = writer.first_s
+            return StreamEnd(images, writer.sent)
 
-    async def details(self) -> dict[str, Any]:
+    async def capabilities(self) -> Mapping[str, Any]:
         """What clients may ask of the model."""
-        return self._engine.details()
+        return self._engine.capabilities
 
     async def record_autoscaling_stats(self) -> dict[str, int]:
         """What Serve asks for now and then, and gives to `QueuedImageSteps`."""
         return {IMAGE_STEPS: self._steps.total}
 
-    async def counts(self) -> dict[str, int]:
+    async def stats(self) -> dict[str, int]:
         """What is under way here; all but `pid`, `sockets` and `tasks` are 0 at rest."""
         return {
             "pid": os.getpid(),
-            "streams": self._sender.outlets,
+            "streams": self._sender.writers,
             "sockets": self._sender.peers,
             "steps": self._steps.total,
-            **self._desk.counts(),
+            **self._accounting.stats(),
             "tasks": len(asyncio.all_tasks()),
         }
 
@@ -77,7 +78,7 @@ class DiffusionReplica:
         if hasattr(self, "_desk"):
             self._sender.shut_down()
             self._engine.shut_down()
-            self._desk.shut_down()
+            self._accounting.shut_down()
 
 
 def _build_engine(args: DiffusionArgs, folder: str | None) -> DiffusionEngine:

@@ -14,7 +14,7 @@ from deployments.engines.embedding.sentence_transformer import EncoderEngine
 from deployments.engines.embedding.vllm_encoder import VllmEncoderEngine
 from deployments.engines.fakes import FakeEncoderEngine
 from deployments.engines.protocol import EmbeddingEngine
-from deployments.models.accounting import Desk
+from deployments.models.accounting import RequestAccounting
 from deployments.models.engine_loading import load_engine
 from deployments.models.fair_queue import FairQueue
 
@@ -28,25 +28,25 @@ class EmbeddingReplica:
         """Load the model."""
         self._engine = load_engine(args, partial(_build_engine, args))
         queue = FairQueue(self._engine.capacity, args.max_waiting)
-        self._desk = Desk(args.id, "embedding", queue)
+        self._accounting = RequestAccounting(args.id, "embedding", queue)
 
     async def embed(self, request: EmbeddingRequest) -> Embeddings:
         """Embed all inputs; cancelling the call stops the work."""
-        async with self._desk.take_in(request.request_id, request.origin) as work:
+        async with self._accounting.track(request.request_id, request.context) as work:
             return await self._engine.embed(request, work)
 
     async def score(self, request: ScoreRequest) -> Scores:
         """Score all pairs; cancelling the call stops the work."""
-        async with self._desk.take_in(request.request_id, request.origin) as work:
+        async with self._accounting.track(request.request_id, request.context) as work:
             return await self._engine.score(request, work)
 
-    async def details(self) -> Mapping[str, Any]:
+    async def capabilities(self) -> Mapping[str, Any]:
         """What the card of the model tells of it."""
-        return self._engine.details
+        return self._engine.capabilities
 
-    async def counts(self) -> dict[str, int]:
+    async def stats(self) -> dict[str, int]:
         """What is under way here; all but `pid` is 0 at rest."""
-        return {"pid": os.getpid(), **self._desk.counts()}
+        return {"pid": os.getpid(), **self._accounting.stats()}
 
     async def check_health(self) -> None:
         """Prove that the engine works; Serve replaces the replica when this raises."""
@@ -56,7 +56,7 @@ class EmbeddingReplica:
         """End the engine's thread with the replica."""
         if hasattr(self, "_desk"):
             self._engine.shut_down()
-            self._desk.shut_down()
+            self._accounting.shut_down()
 
 
 def _build_engine(args: EmbeddingArgs, folder: str | None) -> EmbeddingEngine:

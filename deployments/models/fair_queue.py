@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-from api.errors import Overloaded
+from api.errors import OverloadedError
 from api.ports.tenancy import PRIORITIES, PriorityClass
 
 _REMEMBERED_S = 60.0
@@ -78,8 +78,8 @@ class _Lines:
             waiter.turn.set_exception(_too_many())
 
 
-def _too_many() -> Overloaded:
-    return Overloaded("The model has more requests than it can take; try again.")
+def _too_many() -> OverloadedError:
+    return OverloadedError("The model has more requests than it can take; try again.")
 
 
 class FairQueue:
@@ -110,7 +110,7 @@ class FairQueue:
         """Wait for `size` places, and keep them for as long as the block lasts.
 
         Raises:
-            Overloaded: too many wait, and no other tenant has more of them.
+            OverloadedError: too many wait, and no other tenant has more of them.
         """
         size = min(size, self._capacity)  # who asks for more than there is gets all
         self._note(tenant)

@@ -16,7 +16,7 @@ from deployments.engines.fakes import FakeLlmEngine
 from deployments.engines.llm.vllm_chat import ChatOptions
 from deployments.engines.llm.vllm_engine import VllmEngine
 from deployments.engines.protocol import LlmEngine
-from deployments.models.accounting import Desk, DeskWork
+from deployments.models.accounting import AccountedRequest, RequestAccounting
 from deployments.models.engine_loading import load_engine
 from deployments.models.fair_queue import FairQueue
 from deployments.models.lora_adapters import Adapters
@@ -35,7 +35,9 @@ class LlmReplica:
         """Load the model; on the event loop, because vLLM ties itself to the one that runs."""
         self._engine = load_engine(args, partial(_build_engine, args))
         self._sender = Sender()
-        self._desk = Desk(args.id, "llm", FairQueue(self._engine.capacity, args.max_waiting))
+        self._accounting = RequestAccounting(
+            args.id, "llm", FairQueue(self._engine.capacity, args.max_waiting)
+        )
         self._get_adapter = _to_getter(Adapters(args, self._engine.load_adapter), args)
 
     async def complete(self, generation: Generation) -> Completion:
@@ -49,26 +51,26 @@ class LlmReplica:
     async def stream(self, generation: Generation, reply_to: ReplyTo) -> StreamEnd[Completion]:
         """Write piece by piece to `reply_to`; the call lasts until the last piece is sent."""
         async with self._take_in(generation) as work:
-            with self._sender.open(reply_to) as outlet:
+            with self._sender.open(reply_to) as writer:
                 try:
                     adapter = await self._find_adapter(generation)
-                    completion = await self._engine.generate(generation, outlet.send, adapter, work)
+                    completion = await self._engine.generate(generation, writer.send, adapter, work)
                 finally:
-                    work.first_s = outlet.first_s
-                work.finish_reason = outlet.finish_reason
-            return StreamEnd(completion, outlet.sent)
+                    work.first_s = writer.first_s
+                work.finish_reason = writer.finish_reason
+            return StreamEnd(completion, writer.sent)
 
-    def _take_in(self, generation: Generation) -> AbstractAsyncContextManager[DeskWork]:
-        return self._desk.take_in(generation.request_id, generation.origin, generation.adapter)
+    def _take_in(self, generation: Generation) -> AbstractAsyncContextManager[AccountedRequest]:
+        return self._accounting.track(generation.request_id, generation.context, generation.adapter)
 
     async def _find_adapter(self, generation: Generation) -> Any:
         return await self._get_adapter(generation.adapter) if generation.adapter else None
 
-    async def details(self) -> Mapping[str, Any]:
+    async def capabilities(self) -> Mapping[str, Any]:
         """What the card of the model tells of it."""
-        return self._engine.details
+        return self._engine.capabilities
 
-    async def counts(self) -> dict[str, int]:
+    async def stats(self) -> dict[str, int]:
         """What is under way here; all but `pid`, `sockets` and `tasks` are 0 at rest.
 
         `sockets` are those of the token channel: one to each ingress replica that has asked.
@@ -76,9 +78,9 @@ class LlmReplica:
         return {
             "pid": os.getpid(),
             "requests": self._engine.unfinished_requests,
-            "streams": self._sender.outlets,
+            "streams": self._sender.writers,
             "sockets": self._sender.peers,
-            **self._desk.counts(),
+            **self._accounting.stats(),
             "tasks": len(asyncio.all_tasks()),
         }
 
@@ -92,7 +94,7 @@ class LlmReplica:
             self._sender.shut_down()
             self._engine.shut_down()
         if hasattr(self, "_desk"):
-            self._desk.shut_down()
+            self._accounting.shut_down()
 
 
 def _build_engine(args: LlmArgs, folder: str | None) -> LlmEngine:

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from api.errors import EngineFailed, ModelNotFound
+from api.errors import EngineError, ModelNotFoundError
 from deployments.config.base import MODEL_ID
 from deployments.config.llm import LlmArgs
 from deployments.engines.sources import SourceError, resolve_source
@@ -52,16 +52,16 @@ class Adapters:
         """An adapter as the engine wants it; one whose files have changed is another.
 
         Raises:
-            ModelNotFound: there is none of that name.
-            EngineFailed: it cannot be loaded; the log says why.
+            ModelNotFoundError: there is none of that name.
+            EngineError: it cannot be loaded; the log says why.
         """
         source = list_adapters(self._args).get(name)
         if source is None:
-            raise ModelNotFound("This model has no such adapter.", param="model")
+            raise ModelNotFoundError("This model has no such adapter.", param="model")
         try:
             folder = resolve_source(f"{self._args.id}:{name}", source)
         except SourceError as error:
-            raise EngineFailed("The adapter could not be loaded.") from error
+            raise EngineError("The adapter could not be loaded.") from error
         key = (name, str(folder), _changed_at_s(folder))
         if key not in self._loaded:
             # vLLM trusts that no two adapters ever have the same number.

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 from api.ports.images import ImageRequest
 from deployments.config.diffusion import DiffusionOptions
-from deployments.engines.protocol import Work
+from deployments.engines.protocol import RequestProgress
 
 
 class OutstandingSteps:
@@ -14,7 +14,7 @@ class OutstandingSteps:
     def __init__(self, options: DiffusionOptions) -> None:
         """Begin with none; `options` say how many steps a request has that does not."""
         self._options = options
-        self._open: dict[Work, ImageRequest] = {}
+        self._open: dict[RequestProgress, ImageRequest] = {}
 
     @property
     def total(self) -> int:
@@ -22,7 +22,7 @@ class OutstandingSteps:
         return sum(self._count(work, request) for work, request in self._open.items())
 
     @contextmanager
-    def counting(self, request: ImageRequest, work: Work) -> Iterator[None]:
+    def counting(self, request: ImageRequest, work: RequestProgress) -> Iterator[None]:
         """Count a request's steps until the block ends, however it does."""
         self._open[work] = request
         try:
@@ -30,7 +30,7 @@ class OutstandingSteps:
         finally:
             del self._open[work]
 
-    def _count(self, work: Work, request: ImageRequest) -> int:
+    def _count(self, work: RequestProgress, request: ImageRequest) -> int:
         """The engine's word counts; before it has looked at the request, ours is a guess."""
         if work.count_steps_left is not None:
             return work.count_steps_left()

@@ -24,7 +24,7 @@ import msgspec
 import zmq
 from zmq.utils.monitor import parse_monitor_message
 
-from api.errors import ReplicaLost
+from api.errors import ReplicaLostError
 from api.ports.stream import Delta, Extra, FinishReason
 from deployments.transport.zmq_reader import Reader
 
@@ -32,17 +32,17 @@ logger = logging.getLogger(__name__)
 
 LOOPBACK = "127.0.0.1"
 
-_TICKET_BYTES = 16
+_STREAM_ID_BYTES = 16
 _HIGH_WATER_MESSAGES = 10_000
 _MAX_MESSAGE_BYTES = 16 * 1024 * 1024
-_FAR_BEHIND_DELTAS = 32
+_COALESCE_DELTAS = 32
 
 _CONNECT_TIMEOUT_S = 2.0
 _HEARTBEAT_MS = 300
 _HEARTBEAT_TIMEOUT_MS = 1000
 """A peer that died with its machine is noticed within the sum of the two; others at once."""
 
-_LAST_WORDS_MS = 1000
+_LINGER_MS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,13 +50,13 @@ class ReplyTo:
     """Where the deltas of one request go."""
 
     address: str
-    ticket: bytes
+    stream_id: bytes
 
 
 class _Item(msgspec.Struct, array_like=True, gc=False):
     """One delta on the wire; `number` counts those of one ticket from 0 on."""
 
-    ticket: bytes
+    stream_id: bytes
     number: int
     index: int
     text: str
@@ -68,7 +68,7 @@ _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(list[_Item])
 
 
-class Inbox:
+class StreamReader:
     """What has arrived for one request and has not been taken yet."""
 
     def __init__(self, reply_to: ReplyTo) -> None:
@@ -86,14 +86,14 @@ class Inbox:
             self._deltas.append(delta)
         else:
             self.has_gap = True
-        self.wake()
+        self.notify()
 
-    def take(self) -> list[Delta]:
+    def drain(self) -> list[Delta]:
         """Empty the inbox; a reader that has fallen far behind gets one delta for each choice."""
         deltas, self._deltas = self._deltas, []
-        return deltas if len(deltas) < _FAR_BEHIND_DELTAS else _merge(deltas)
+        return deltas if len(deltas) < _COALESCE_DELTAS else _merge(deltas)
 
-    def wake(self) -> None:
+    def notify(self) -> None:
         """Let whoever waits look again."""
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
@@ -129,47 +129,47 @@ class Receiver:
         socket = self._context.socket(zmq.PULL)
         socket.setsockopt(zmq.RCVHWM, _HIGH_WATER_MESSAGES)
         socket.setsockopt(zmq.MAXMSGSIZE, _MAX_MESSAGE_BYTES)  # whoever sends more is cut off
-        self._reader = Reader(socket, self._sort)
-        self._inboxes: dict[bytes, Inbox] = {}
+        self._reader = Reader(socket, self._dispatch)
+        self._readers: dict[bytes, StreamReader] = {}
         self.dropped = 0
         self.listen_at(host)
 
     def __len__(self) -> int:
         """How many inboxes are open."""
-        return len(self._inboxes)
+        return len(self._readers)
 
     def listen_at(self, host: str) -> None:
         """Listen at another address too; new requests are answered there."""
         port = self._reader.socket.bind_to_random_port(f"tcp://{host}")
         self._address = f"tcp://{host}:{port}"
 
-    def open(self) -> Inbox:
+    def open(self) -> StreamReader:
         """Make an inbox for a new request."""
-        inbox = Inbox(ReplyTo(self._address, secrets.token_bytes(_TICKET_BYTES)))
-        self._inboxes[inbox.reply_to.ticket] = inbox
-        return inbox
+        reader = StreamReader(ReplyTo(self._address, secrets.token_bytes(_STREAM_ID_BYTES)))
+        self._readers[reader.reply_to.stream_id] = reader
+        return reader
 
-    def close(self, inbox: Inbox) -> None:
+    def close(self, reader: StreamReader) -> None:
         """Forget an inbox; what still arrives for it is dropped. Safe to repeat."""
-        self._inboxes.pop(inbox.reply_to.ticket, None)
+        self._readers.pop(reader.reply_to.stream_id, None)
 
     def shut_down(self) -> None:
         """Stop reading and free the socket."""
         self._reader.close()
         self._context.destroy(linger=0)
 
-    def _sort(self, frames: list[bytes]) -> None:
+    def _dispatch(self, frames: list[bytes]) -> None:
         try:
             items = _decoder.decode(frames[0])
         except msgspec.MsgspecError:
             self.dropped += 1
             return
         for item in items:
-            inbox = self._inboxes.get(item.ticket)
-            if inbox is None:
+            reader = self._readers.get(item.stream_id)
+            if reader is None:
                 self.dropped += 1
                 continue
-            inbox.put(item.number, Delta(item.index, item.text, item.finish_reason, item.extra))
+            reader.put(item.number, Delta(item.index, item.text, item.finish_reason, item.extra))
 
 
 class Sender:
@@ -186,38 +186,38 @@ class Sender:
         return len(self._peers)
 
     @property
-    def outlets(self) -> int:
+    def writers(self) -> int:
         """How many requests are being answered."""
-        return sum(len(peer.outlets) for peer in self._peers.values())
+        return sum(len(peer.writers) for peer in self._peers.values())
 
-    def open(self, reply_to: ReplyTo) -> "Outlet":
+    def open(self, reply_to: ReplyTo) -> "StreamWriter":
         """Prepare to send the deltas of one request."""
         peer = self._peers.get(reply_to.address)
         if peer is None:
             peer = _Peer(self._context, reply_to.address, self._forget)
             self._peers[reply_to.address] = peer
-        return Outlet(peer, reply_to.ticket)
+        return StreamWriter(peer, reply_to.stream_id)
 
     def shut_down(self) -> None:
         """Free all sockets; what has been handed to them is still sent, for a second at most."""
         for peer in list(self._peers.values()):
-            peer.close(linger_ms=_LAST_WORDS_MS)
+            peer.close(linger_ms=_LINGER_MS)
         self._context.term()
 
     def _forget(self, peer: "_Peer") -> None:
         del self._peers[peer.address]
 
 
-class Outlet:
+class StreamWriter:
     """Where one request's deltas go in, from within the `with` block that produces them.
 
-    When the reader is lost, the block's task is cancelled and the block raises `ReplicaLost`.
+    When the reader is lost, the block's task is cancelled and the block raises `ReplicaLostError`.
     """
 
-    def __init__(self, peer: "_Peer", ticket: bytes) -> None:
+    def __init__(self, peer: "_Peer", stream_id: bytes) -> None:
         """Send to `peer` under `ticket`."""
         self._peer = peer
-        self._ticket = ticket
+        self._stream_id = stream_id
         self._is_lost = False
         self.sent = 0
         self.first_s: float | None = None
@@ -228,7 +228,7 @@ class Outlet:
     def send(self, delta: Delta) -> None:
         """Send a delta with the others of this tick; never blocks."""
         item = _Item(
-            self._ticket, self.sent, delta.index, delta.text, delta.finish_reason, delta.extra
+            self._stream_id, self.sent, delta.index, delta.text, delta.finish_reason, delta.extra
         )
         self._peer.post(item)
         if not self.sent:
@@ -237,24 +237,24 @@ class Outlet:
             self.finish_reason = delta.finish_reason
         self.sent += 1
 
-    def send_apart(self, delta: Delta) -> None:
+    def send_unbatched(self, delta: Delta) -> None:
         """Send a large delta in a message of its own, which the reader's limit is for."""
         self._peer.flush()
         self.send(delta)
         self._peer.flush()
 
-    def lose(self) -> None:
+    def abort(self) -> None:
         """Cancel whoever sends."""
         self._is_lost = True
         self._task.cancel()
 
-    def __enter__(self) -> "Outlet":
+    def __enter__(self) -> "StreamWriter":
         """Begin."""
         task = asyncio.current_task()
         assert task is not None, "an outlet belongs to a task"
         self._task = task
         self._cancellations_before = task.cancelling()
-        self._peer.outlets.add(self)
+        self._peer.writers.add(self)
         return self
 
     def __exit__(
@@ -264,12 +264,12 @@ class Outlet:
         traceback: TracebackType | None,
     ) -> None:
         """End; as in `asyncio.timeout`, only a cancellation that is ours becomes an error."""
-        self._peer.outlets.discard(self)
+        self._peer.writers.discard(self)
         if not self._is_lost:
             return
         is_only_ours = self._task.uncancel() <= self._cancellations_before
         if is_only_ours and kind in (asyncio.CancelledError, None):
-            raise ReplicaLost("The stream was lost because its reader is gone.") from error
+            raise ReplicaLostError("The stream was lost because its reader is gone.") from error
 
 
 class _Peer:
@@ -282,7 +282,7 @@ class _Peer:
         on_close: Callable[["_Peer"], None],
     ) -> None:
         self.address = address
-        self.outlets: set[Outlet] = set()
+        self.writers: set[StreamWriter] = set()
         self._on_close = on_close
         self._items: list[_Item] = []
         self._loop = asyncio.get_running_loop()
@@ -293,7 +293,7 @@ class _Peer:
         events = zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED
         self._monitor = Reader(self._socket.get_monitor_socket(events), self._note)
         self._socket.connect(address)
-        self._giving_up = self._loop.call_later(_CONNECT_TIMEOUT_S, self._lose, "does not answer")
+        self._giving_up = self._loop.call_later(_CONNECT_TIMEOUT_S, self._abort, "does not answer")
 
     def post(self, item: _Item) -> None:
         if not self._items:
@@ -316,21 +316,21 @@ class _Peer:
         try:
             self._socket.send(_encoder.encode(items), zmq.DONTWAIT)
         except zmq.Again:
-            self._lose("has not read for too long")
+            self._abort("has not read for too long")
 
     def _note(self, frames: list[bytes]) -> None:
         if parse_monitor_message(frames)["event"] == zmq.EVENT_DISCONNECTED:
-            self._lose("is gone")
+            self._abort("is gone")
         else:
             self._giving_up.cancel()
 
-    def _lose(self, reason: str) -> None:
+    def _abort(self, reason: str) -> None:
         """Give up on this ingress and on its requests; it may come back with new ones."""
-        log = logger.warning if self.outlets else logger.debug
-        log("an ingress replica %s; %d of its requests end", reason, len(self.outlets))
+        log = logger.warning if self.writers else logger.debug
+        log("an ingress replica %s; %d of its requests end", reason, len(self.writers))
         self.close()
-        for outlet in list(self.outlets):
-            outlet.lose()
+        for writer in list(self.writers):
+            writer.abort()
 
 
 Result = TypeVar("Result")

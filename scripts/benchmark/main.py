@@ -16,7 +16,7 @@ from scripts.benchmark.load.generator import Load
 from scripts.benchmark.load.many_streams import test_streams
 from scripts.benchmark.load.measurement import measure
 from scripts.benchmark.report.report import Report
-from scripts.benchmark.stacks.running import Interrupts, Running, StackFailed, started
+from scripts.benchmark.stacks.running import Interrupts, Running, StackError, started
 from scripts.benchmark.stacks.stacks import Model, Stack
 from scripts.service import process_tree
 
@@ -50,7 +50,7 @@ class Bench:
         try:
             with started(stack, model, log, self.interrupts) as running:
                 self._measure_all(stack.name, running, number)
-        except StackFailed as failure:
+        except StackError as failure:
             say(f"{stack.name} failed: {failure}")
             if not self.report.has_measured(stack.name):
                 self.unusable.add(stack.name)
@@ -97,7 +97,7 @@ def main() -> int:
         if plan.streams:
             return test_streams(plan.streams, plan.triptych, plan.out, interrupts)
         return run(plan, interrupts)
-    except StackFailed as failure:
+    except StackError as failure:
         print(f"scripts/bench: {failure}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -13,7 +13,7 @@ _PORTS = range(20_000, 32_000)
 many before our processes bind theirs; above those that Ray gives its workers."""
 
 
-class CannotPrepare(Exception):
+class PreparationError(Exception):
     """There is no place for its files; the message says why."""
 
 
@@ -21,7 +21,7 @@ def environment(root: Path, home: Path) -> dict[str, str]:
     """What serve run gets: Serve's fast path, no reports home, nothing that services share.
 
     Raises:
-        CannotPrepare: the private folder cannot be made.
+        PreparationError: the private folder cannot be made.
     """
     run_time = run_time_folder(home)
     stats, metrics, fallback = free_ports(3)
@@ -95,7 +95,7 @@ def run_time_folder(home: Path) -> Path:
             shutil.rmtree(folder)
         folder.mkdir(mode=0o700)
     except OSError as error:
-        raise CannotPrepare(f"cannot make the private folder {folder}: {error}") from None
+        raise PreparationError(f"cannot make the private folder {folder}: {error}") from None
     temporary_folder(folder).mkdir()
     link = home / "logs" / "ray"
     link.unlink(missing_ok=True)

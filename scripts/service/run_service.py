@@ -29,7 +29,7 @@ import cpu_affinity
 import process_tree
 import psutil
 import yaml
-from environment import CannotPrepare, environment
+from environment import PreparationError, environment
 
 ROOT = Path(__file__).resolve().parents[2]
 HOME = Path(os.environ.get("TRIPTYCH_HOME") or ROOT / ".triptych").resolve()
@@ -42,7 +42,7 @@ POLL_S, HEARTBEAT_S = 1.0, 10.0
 DONE = ("ready", "failed", "idle")
 
 
-class Refused(Exception):
+class StartupError(Exception):
     """The service cannot be started; the message says why."""
 
 
@@ -102,7 +102,7 @@ def main() -> int:
             config, address = prepare_config(options.config.resolve(), options.port)
             make_key()
             return run(config, address, state, signals)
-    except (Refused, CannotPrepare) as refusal:
+    except (StartupError, PreparationError) as refusal:
         print(f"scripts/serve: {refusal}", file=sys.stderr)
         return 1
 
@@ -198,10 +198,10 @@ def announce(address: Address, models: dict[str, dict[str, Any]]) -> None:
 def prepare_config(config: Path, port: int | None) -> tuple[Path, Address]:
     """Checks the configuration, and that its port is free; with `port`, in an adjusted copy."""
     if not config.is_file():
-        raise Refused(f"there is no configuration {config}")
+        raise StartupError(f"there is no configuration {config}")
     check = subprocess.run([sys.executable, "-m", "deployments.check", str(config)], cwd=ROOT)
     if check.returncode:
-        raise Refused(f"{config} has the problems above; nothing was started")
+        raise StartupError(f"{config} has the problems above; nothing was started")
     content = yaml.safe_load(config.read_text())
     http_options = content.setdefault("http_options", {})
     if port is not None:
@@ -214,7 +214,7 @@ def prepare_config(config: Path, port: int | None) -> tuple[Path, Address]:
         try:
             probe.bind((address.host, address.port))
         except (OSError, OverflowError) as error:
-            raise Refused(
+            raise StartupError(
                 f"cannot listen at {address.host}:{address.port}: {error}; choose with --port N"
             ) from None
     return config, address
@@ -236,7 +236,7 @@ def the_only_one() -> TextIO:
     try:
         fcntl.flock(state, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise Refused(f"another scripts/serve runs with {HOME}") from None
+        raise StartupError(f"another scripts/serve runs with {HOME}") from None
     return state
 
 

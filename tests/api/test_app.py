@@ -12,7 +12,7 @@ from starlette.types import Message
 import api
 from api.app import create_app
 from api.registry import ModelEntry, Models, Registry, State
-from api.services import Rules
+from api.services import Services
 from api.settings import Limits
 from tests.helpers.asgi import Exchange, post, request, to_scope
 from tests.helpers.fakes import ENCODER, LLM, PAINTER, FakeEncoder, FakeLlm, FakePainter, build_app
@@ -46,7 +46,7 @@ def app_in_state(state: State) -> Starlette:
         ModelEntry(ENCODER, "embedding", state, FakeEncoder(), 0),
         ModelEntry(PAINTER, "diffusion", state, FakePainter(), 0),
     ]
-    return create_app(Models(Registry(entries)), None, Rules())
+    return create_app(Models(Registry(entries)), None, Services())
 
 
 def test_package_under_test_is_the_one_of_this_repository() -> None:
@@ -259,7 +259,7 @@ async def test_fault_in_a_backend_is_a_plain_500() -> None:
 async def test_request_under_way_keeps_its_model_when_the_models_change() -> None:
     llm = FakeLlm(held=True)
     models = Models(Registry([ModelEntry(LLM, "llm", "ready", llm, 0)]))
-    app = create_app(models, None, Rules())
+    app = create_app(models, None, Services())
     body = REQUESTS["/v1/completions"]
     async with post(app, "/v1/completions", body) as exchange:
         await llm.gate.waiting.wait()
@@ -274,7 +274,7 @@ async def test_request_under_way_keeps_its_model_when_the_models_change() -> Non
 
 async def test_model_that_is_added_serves_at_once() -> None:
     models = Models(Registry())
-    app = create_app(models, None, Rules())
+    app = create_app(models, None, Services())
 
     models.swap(Registry([ModelEntry(LLM, "llm", "ready", FakeLlm(), 0)]))
     response = await request(app, "POST", "/v1/completions", json_body=REQUESTS["/v1/completions"])
@@ -283,7 +283,7 @@ async def test_model_that_is_added_serves_at_once() -> None:
 
 
 async def test_request_id_is_left_to_the_server_when_told_so() -> None:
-    app = create_app(Models(Registry()), None, Rules(), is_request_id_echoed=True)
+    app = create_app(Models(Registry()), None, Services(), is_request_id_echoed=True)
 
     response = await request(app, "GET", "/v1/models")
 
@@ -314,7 +314,7 @@ async def test_lifespan_runs_around_the_application() -> None:
         yield
         seen.append("down")
 
-    app = create_app(Models(), None, Rules(), lifespan=lifespan)
+    app = create_app(Models(), None, Services(), lifespan=lifespan)
     async with app.router.lifespan_context(app):
         assert seen == ["up"]
 

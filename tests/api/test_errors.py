@@ -4,7 +4,7 @@ import re
 import pytest
 
 from api import errors
-from api.errors import ApiError, InvalidApiKey, InvalidRequest, RateLimited
+from api.errors import ApiError, InvalidApiKeyError, InvalidRequestError, RateLimitError
 from tests.helpers.asgi import check_error
 
 
@@ -34,23 +34,23 @@ def test_body_has_the_shape_of_openai(cls: type[ApiError]) -> None:
 
 
 def test_param_is_null_in_the_body_when_there_is_none() -> None:
-    assert InvalidRequest("No.").body()["error"]["param"] is None
+    assert InvalidRequestError("No.").body()["error"]["param"] is None
 
 
 @pytest.mark.parametrize(
     ("cls", "headers"),
     [
-        (errors.InvalidRequest, {}),
-        (errors.EngineFailed, {}),
-        (errors.Overloaded, {"retry-after": "1"}),
-        (errors.ModelStarting, {"retry-after": "5"}),
-        (errors.ReplicaLost, {"retry-after": "1"}),
-        (errors.KeysUnknown, {"retry-after": "2"}),
-        (errors.RateLimited, {"x-should-retry": "false"}),
-        (errors.InsufficientQuota, {"x-should-retry": "false"}),
-        (errors.ModelFailed, {"x-should-retry": "false"}),
-        (errors.DeadlineExceeded, {"x-should-retry": "false"}),
-        (errors.InvalidApiKey, {"www-authenticate": "Bearer"}),
+        (errors.InvalidRequestError, {}),
+        (errors.EngineError, {}),
+        (errors.OverloadedError, {"retry-after": "1"}),
+        (errors.ModelStartingError, {"retry-after": "5"}),
+        (errors.ReplicaLostError, {"retry-after": "1"}),
+        (errors.KeysUnknownError, {"retry-after": "2"}),
+        (errors.RateLimitError, {"x-should-retry": "false"}),
+        (errors.InsufficientQuotaError, {"x-should-retry": "false"}),
+        (errors.ModelFailedError, {"x-should-retry": "false"}),
+        (errors.DeadlineExceededError, {"x-should-retry": "false"}),
+        (errors.InvalidApiKeyError, {"www-authenticate": "Bearer"}),
     ],
 )
 def test_headers_tell_clients_whether_to_retry(
@@ -60,25 +60,25 @@ def test_headers_tell_clients_whether_to_retry(
 
 
 def test_an_error_can_ask_for_a_retry() -> None:
-    class Flaky(ApiError):
+    class FlakyError(ApiError):
         should_retry = True
 
-    assert Flaky("Once more.").headers() == {"x-should-retry": "true"}
+    assert FlakyError("Once more.").headers() == {"x-should-retry": "true"}
 
 
 @pytest.mark.parametrize("cls", [cls for cls in ALL if 400 <= cls.status < 500])
 def test_errors_of_the_client_are_never_retried_by_its_status(cls: type[ApiError]) -> None:
     """But for a key at its limits, whose headers say when."""
-    assert issubclass(cls, InvalidRequest) != issubclass(cls, RateLimited)
-    assert (cls.type == "invalid_request_error") == issubclass(cls, InvalidRequest)
+    assert issubclass(cls, InvalidRequestError) != issubclass(cls, RateLimitError)
+    assert (cls.type == "invalid_request_error") == issubclass(cls, InvalidRequestError)
     assert cls.status != 409
-    assert (cls.status == 429) == issubclass(cls, RateLimited)
+    assert (cls.status == 429) == issubclass(cls, RateLimitError)
 
 
 @pytest.mark.parametrize(("wait_ms", "wait_s"), [(1, "1"), (1000, "1"), (1001, "2")])
 def test_a_key_at_its_limit_is_told_when_to_come_back(wait_ms: int, wait_s: str) -> None:
     """In seconds rounded up, so that nobody comes too early; and also after a pickle."""
-    error = RateLimited("Too many requests.")
+    error = RateLimitError("Too many requests.")
     error.retry_after_ms = wait_ms
     error.limit_headers = {"x-ratelimit-limit-requests": "9"}
 
@@ -108,4 +108,4 @@ def test_drawing_in_the_docstring_is_the_tree() -> None:
 
 
 def test_key_errors_do_not_invite_a_retry() -> None:
-    assert "retry-after" not in InvalidApiKey("No.").headers()
+    assert "retry-after" not in InvalidApiKeyError("No.").headers()

@@ -3,7 +3,7 @@ import pytest
 from api.app import create_app
 from api.ports.tenancy import Key
 from api.registry import ModelEntry, Models, Registry, State
-from api.services import Rules
+from api.services import Services
 from tests.helpers.asgi import Response, request
 from tests.helpers.fakes import FakeEncoder, FakeLlm, build_app, keys_of
 
@@ -13,7 +13,7 @@ def entry(model_id: str, state: State, message: str | None = None) -> ModelEntry
 
 
 async def ask_ready(models: Models) -> Response:
-    return await request(create_app(models, None, Rules()), "GET", "/ready")
+    return await request(create_app(models, None, Services()), "GET", "/ready")
 
 
 async def test_health_is_ok() -> None:
@@ -26,7 +26,7 @@ async def test_health_is_ok() -> None:
 async def test_health_is_ok_whatever_the_models() -> None:
     models = Models(Registry([entry("a", "failed")]))
 
-    response = await request(create_app(models, None, Rules()), "GET", "/health")
+    response = await request(create_app(models, None, Services()), "GET", "/health")
 
     assert response.status == 200
 
@@ -114,7 +114,7 @@ async def test_ready_says_nothing_of_keys_that_nobody_needs() -> None:
 
 async def test_ready_follows_the_models() -> None:
     models = Models()
-    app = create_app(models, None, Rules())
+    app = create_app(models, None, Services())
 
     before = await request(app, "GET", "/ready")
     models.swap(Registry([entry("a", "ready")]))

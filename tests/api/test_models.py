@@ -3,7 +3,7 @@ from starlette.applications import Starlette
 
 from api.app import create_app
 from api.registry import ModelEntry, Models, Registry
-from api.services import Rules
+from api.services import Services
 from tests.helpers.asgi import request
 from tests.helpers.fakes import (
     DEPLOYED_AT_S,
@@ -18,7 +18,7 @@ from tests.helpers.fakes import (
 
 def app_with(*model_ids: str) -> Starlette:
     entries = [ModelEntry(each, "llm", "failed", FakeLlm(), 0) for each in model_ids]
-    return create_app(Models(Registry(entries)), None, Rules())
+    return create_app(Models(Registry(entries)), None, Services())
 
 
 async def test_list_holds_all_models_in_order() -> None:
@@ -65,8 +65,8 @@ async def test_one_model_is_its_card() -> None:
 
 
 async def test_card_tells_the_limits_of_its_model() -> None:
-    entry = ModelEntry("a", "llm", "ready", FakeLlm(), 0, details={"max_tokens": 512})
-    app = create_app(Models(Registry([entry])), None, Rules())
+    entry = ModelEntry("a", "llm", "ready", FakeLlm(), 0, capabilities={"max_tokens": 512})
+    app = create_app(Models(Registry([entry])), None, Services())
 
     response = await request(app, "GET", "/v1/models/a")
 
@@ -99,7 +99,7 @@ async def test_unknown_id_returns_404(path: str) -> None:
 
 async def test_models_are_those_of_the_moment() -> None:
     models = build_models()
-    app = create_app(models, None, Rules())
+    app = create_app(models, None, Services())
 
     models.swap(Registry([ModelEntry("new", "llm", "ready", FakeLlm(), 0)]))
     listed = await request(app, "GET", "/v1/models")

@@ -1,6 +1,6 @@
 import pytest
 
-from api.errors import ModelFailed, ModelNotFound, ModelStarting, WrongModelKind
+from api.errors import ModelFailedError, ModelNotFoundError, ModelStartingError, WrongModelKindError
 from api.ports.tenancy import Key
 from api.registry import Backend, Kind, ModelEntry, Models, Registry, State, TextOptions
 from tests.helpers.fakes import FakeEncoder, FakeLlm, FakePainter
@@ -40,7 +40,7 @@ def test_ready_or_idle_model_is_to_be_had(kind: Kind, state: State) -> None:
 
 
 def test_unknown_model_is_not_found() -> None:
-    with pytest.raises(ModelNotFound) as caught:
+    with pytest.raises(ModelNotFoundError) as caught:
         Registry([entry()]).get("b", "llm")
 
     assert caught.value.param == "model"
@@ -49,12 +49,12 @@ def test_unknown_model_is_not_found() -> None:
 
 @pytest.mark.parametrize("model_id", ["A", " a", "a ", "a/", "a\n"])
 def test_id_must_match_exactly(model_id: str) -> None:
-    with pytest.raises(ModelNotFound):
+    with pytest.raises(ModelNotFoundError):
         Registry([entry()]).get(model_id, "llm")
 
 
 def test_long_id_is_not_echoed_whole() -> None:
-    with pytest.raises(ModelNotFound) as caught:
+    with pytest.raises(ModelNotFoundError) as caught:
         Registry().get("x" * 100_000, "llm")
 
     assert "'" + "x" * 64 + "…'" in caught.value.message
@@ -70,7 +70,7 @@ def test_long_id_is_not_echoed_whole() -> None:
     ],
 )
 def test_wrong_kind_says_which_endpoint_serves_it(kind: Kind, wanted: Kind, endpoint: str) -> None:
-    with pytest.raises(WrongModelKind) as caught:
+    with pytest.raises(WrongModelKindError) as caught:
         Registry([entry(kind)]).get("a", wanted)
 
     assert caught.value.param == "model"
@@ -78,21 +78,21 @@ def test_wrong_kind_says_which_endpoint_serves_it(kind: Kind, wanted: Kind, endp
 
 
 def test_starting_model_is_to_be_tried_again() -> None:
-    with pytest.raises(ModelStarting, match="'a' is being loaded"):
+    with pytest.raises(ModelStartingError, match="'a' is being loaded"):
         Registry([entry(state="starting")]).get("a", "llm")
 
 
 def test_failed_model_does_not_say_why_to_clients() -> None:
     failed = ModelEntry("a", "llm", "failed", FakeLlm(), 0, "no folder /srv/models/a")
 
-    with pytest.raises(ModelFailed) as caught:
+    with pytest.raises(ModelFailedError) as caught:
         Registry([failed]).get("a", "llm")
 
     assert "/srv" not in caught.value.message
 
 
 def test_wrong_kind_is_said_before_the_state() -> None:
-    with pytest.raises(WrongModelKind):
+    with pytest.raises(WrongModelKindError):
         Registry([entry("embedding", "starting")]).get("a", "llm")
 
 
@@ -181,7 +181,7 @@ def test_a_name_of_a_model_means_the_model() -> None:
     ],
 )
 def test_an_unknown_adapter_is_not_found(model_id: str, peft: str | None, param: str) -> None:
-    with pytest.raises(ModelNotFound) as caught:
+    with pytest.raises(ModelNotFoundError) as caught:
         ADAPTED.get_llm(model_id, peft)
 
     assert caught.value.param == param
@@ -254,7 +254,7 @@ def test_an_adapter_may_be_used_without_its_model(model_id: str) -> None:
 def test_what_a_key_may_not_use_is_not_found(
     globs: tuple[str, ...], model_id: str, peft: str | None, param: str
 ) -> None:
-    with pytest.raises(ModelNotFound) as caught:
+    with pytest.raises(ModelNotFoundError) as caught:
         seen_with(*globs).get_llm(model_id, peft)
 
     assert caught.value.param == param
@@ -287,5 +287,5 @@ def test_what_is_not_allowed_is_not_found_before_kind_and_state(kind: Kind, stat
     models = Models(Registry([entry(kind, state)]))
     seen = models.for_key(Key("k", "k", "t", models=("b",)))
 
-    with pytest.raises(ModelNotFound):
+    with pytest.raises(ModelNotFoundError):
         seen.get("a", "llm")

@@ -109,10 +109,10 @@ def wait_until_quiet(service: Service) -> None:
         "requests",
     )
     wait_until(lambda: all(service.replica_pids()[name] for name in applications), timeout_s=60)
-    with service.watching(*applications) as counts:
+    with service.watching(*applications) as stats:
 
         def is_quiet() -> bool:
-            replicas = [replica for name in applications for replica in counts()[name]]
+            replicas = [replica for name in applications for replica in stats()[name]]
             return len(replicas) >= 7 and not any(
                 replica.get(name) for replica in replicas for name in quiet
             )
@@ -120,7 +120,7 @@ def wait_until_quiet(service: Service) -> None:
         try:
             wait_until(is_quiet, timeout_s=60)
         finally:
-            print(counts())
+            print(stats())
     spools = service.home / "spool"
     wait_until(lambda: not any(file.stat().st_size for file in spools.iterdir()), timeout_s=20)
 

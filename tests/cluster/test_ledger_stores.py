@@ -217,14 +217,14 @@ async def test_without_redis_only_keys_without_limits_work(stores: Stores):
 
 
 async def test_all_counters_are_zero_in_the_end(stores: Stores):
-    with stores.service.watching("ingress", "echo", "ledger") as counts:
+    with stores.service.watching("ingress", "echo", "ledger") as stats:
         quiet = ("held", "asking", "holds", "slots", "unrecorded", "waiting", "busy", "requests")
 
         def is_quiet() -> bool:
-            replicas = [replica for app in counts().values() for replica in app]
+            replicas = [replica for app in stats().values() for replica in app]
             return not any(replica.get(name) for replica in replicas for name in quiet)
 
         try:
             wait_until(is_quiet, timeout_s=20)
         finally:
-            print(counts())
+            print(stats())

@@ -109,13 +109,13 @@ def test_an_engine_that_fails_at_once_gives_a_status(service: Service):
 @pytest.mark.parametrize("is_streamed", [True, False])
 def test_a_client_that_leaves_aborts_the_work(service: Service, is_streamed: bool):
     body = {"model": "echo", "prompt": LONG, "stream": is_streamed, "max_tokens": 4000}
-    with service.watching("echo") as counts:
+    with service.watching("echo") as stats:
         connection = http.client.HTTPConnection("127.0.0.1", service.port)
         headers = {"authorization": f"Bearer {service.key}", "content-type": "application/json"}
         connection.request("POST", "/v1/completions", json.dumps(body), headers)
-        wait_until(lambda: requests_in(counts()["echo"]) == [1], timeout_s=10)
+        wait_until(lambda: requests_in(stats()["echo"]) == [1], timeout_s=10)
         connection.close()
-        aborted_after_s = wait_until(lambda: requests_in(counts()["echo"]) == [0], timeout_s=15)
+        aborted_after_s = wait_until(lambda: requests_in(stats()["echo"]) == [0], timeout_s=15)
 
     assert aborted_after_s < 2
 

@@ -246,18 +246,18 @@ async def test_higher_classes_are_served_first(fleet: Service):
 
 
 async def test_what_is_left_when_all_is_done_is_nothing(fleet: Service):
-    with fleet.watching("ingress", "echo", "narrow", "ledger") as counts:
+    with fleet.watching("ingress", "echo", "narrow", "ledger") as stats:
         quiet = ("held", "asking", "holds", "slots", "unrecorded", "waiting", "busy", "requests")
 
         def is_quiet() -> bool:
             return not any(
-                replica.get(name) for app in counts().values() for replica in app for name in quiet
+                replica.get(name) for app in stats().values() for replica in app for name in quiet
             )
 
         try:
             wait_until(is_quiet, timeout_s=10)
         finally:
-            print(counts())
+            print(stats())
 
 
 def test_a_stream_says_nothing_of_another_tenant(fleet: Service):

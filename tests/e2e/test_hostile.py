@@ -94,8 +94,8 @@ async def test_what_the_engine_would_choke_on_is_refused_and_harms_nobody(servic
             async for _ in stream:
                 times_s.append(time.monotonic())
 
-    with service.watching(MODEL) as counts:
-        pid = counts()[MODEL][0]["pid"]
+    with service.watching(MODEL) as stats:
+        pid = stats()[MODEL][0]["pid"]
         reading = asyncio.create_task(read_along())
         headers = {"authorization": f"Bearer {service.key}"}
         async with httpx.AsyncClient(base_url=service.url, headers=headers, timeout=60) as client:
@@ -105,8 +105,8 @@ async def test_what_the_engine_would_choke_on_is_refused_and_harms_nobody(servic
                 assert response.status_code in (400, 404), (members, response.text)
                 assert response.json()["error"]["param"] == param, members
         await reading
-        await asyncio.to_thread(wait_until, lambda: requests_in(counts()[MODEL]) == [0], 10)
-        assert counts()[MODEL][0]["pid"] == pid
+        await asyncio.to_thread(wait_until, lambda: requests_in(stats()[MODEL]) == [0], 10)
+        assert stats()[MODEL][0]["pid"] == pid
 
     gaps_s = [after - before for before, after in itertools.pairwise(times_s)]
     assert len(times_s) > 500  # some come together when the reader is busy

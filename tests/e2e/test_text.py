@@ -121,25 +121,25 @@ def test_readers_that_leave_free_the_engine_within_two_seconds(service: Service)
     """Twenty in a row, and one that waits for a whole answer; the count is vLLM's own."""
     story = [{"role": "user", "content": "Tell a very long story about the sea."}]
     body = {"model": MODEL, "messages": story, "stream": True, "max_tokens": 3000}
-    with service.watching(MODEL) as counts, service.client() as client:
+    with service.watching(MODEL) as stats, service.client() as client:
         for _ in range(20):
             with client.stream("POST", "/v1/chat/completions", json=body) as response:
                 lines = response.iter_lines()
                 [next(lines) for _ in range(6)]
-        after_streams_s = wait_until(lambda: requests_in(counts()[MODEL]) == [0], timeout_s=15)
+        after_streams_s = wait_until(lambda: requests_in(stats()[MODEL]) == [0], timeout_s=15)
         with pytest.raises(httpx.ReadTimeout):
             client.post("/v1/chat/completions", json=body | {"stream": False}, timeout=1)
-        after_whole_s = wait_until(lambda: requests_in(counts()[MODEL]) == [0], timeout_s=15)
+        after_whole_s = wait_until(lambda: requests_in(stats()[MODEL]) == [0], timeout_s=15)
 
     assert after_streams_s < 2
     assert after_whole_s < 2
 
 
 async def test_500_clients_that_leave_at_once_leave_nothing_in_the_engine(service: Service):
-    with service.watching(MODEL) as counts:
+    with service.watching(MODEL) as stats:
         await come_and_go(service, 500, model=MODEL, max_tokens=500)
         left_after_s = await asyncio.to_thread(
-            wait_until, lambda: requests_in(counts()[MODEL]) == [0], 20
+            wait_until, lambda: requests_in(stats()[MODEL]) == [0], 20
         )
         results = await read_all(service, [{"model": MODEL, "max_tokens": 2}] * 100)
 
@@ -149,14 +149,14 @@ async def test_500_clients_that_leave_at_once_leave_nothing_in_the_engine(servic
 
 async def read_until_killed(service: Service, kill: Callable[[], None]) -> tuple[list[Read], float]:
     """Twenty streams; once vLLM works on all, something is killed. Says when that was."""
-    with service.watching(MODEL) as counts:
+    with service.watching(MODEL) as stats:
         request = {"model": MODEL, "max_tokens": 2000, "ignore_eos": True}
         reading = asyncio.ensure_future(read_all(service, [request] * 20))
-        await asyncio.to_thread(wait_until, lambda: requests_in(counts()[MODEL]) == [20], 20)
+        await asyncio.to_thread(wait_until, lambda: requests_in(stats()[MODEL]) == [20], 20)
         await asyncio.to_thread(kill)
         killed_at_s = time.monotonic()
         await asyncio.to_thread(
-            wait_until, lambda: all(each["requests"] == 0 for each in counts()[MODEL]), 2
+            wait_until, lambda: all(each["requests"] == 0 for each in stats()[MODEL]), 2
         )
         return await reading, killed_at_s
 

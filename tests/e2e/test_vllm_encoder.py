@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from api.errors import ContextLengthExceeded
-from api.ports.embeddings import Cut, EmbeddingRequest, ScoreRequest
+from api.errors import ContextLengthExceededError
+from api.ports.embeddings import EmbeddingRequest, ScoreRequest, Truncation
 from deployments.config.embedding import EncoderOptions
 from tests.helpers.tiny_models import make_decoder_encoder
 
@@ -81,7 +81,7 @@ def test_dimensions_prompts_and_cuts_are_those_of_all_encoders(
     engine: Any, folder: Path, loop: asyncio.AbstractEventLoop
 ) -> None:
     request = EmbeddingRequest(
-        "r", ("hello " * 500,), dimensions=8, input_type="query", cut=Cut(is_wanted=True)
+        "r", ("hello " * 500,), dimensions=8, input_type="query", cut=Truncation(is_wanted=True)
     )
 
     answer = loop.run_until_complete(engine.embed(request))
@@ -92,7 +92,7 @@ def test_dimensions_prompts_and_cuts_are_those_of_all_encoders(
 
 
 def test_too_long_input_is_refused_by_index(engine: Any, loop: asyncio.AbstractEventLoop) -> None:
-    with pytest.raises(ContextLengthExceeded) as caught:
+    with pytest.raises(ContextLengthExceededError) as caught:
         loop.run_until_complete(engine.embed(EmbeddingRequest("r", ("a", "hello " * 500))))
 
     assert caught.value.param == "input[1]"
@@ -112,5 +112,5 @@ def test_healthy_engine_says_so_and_tells_its_limits(
 ) -> None:
     loop.run_until_complete(engine.check_health())
 
-    assert engine.details["dimensions"] == 64
-    assert engine.details["max_tokens"] == MAX_TOKENS
+    assert engine.capabilities["dimensions"] == 64
+    assert engine.capabilities["max_tokens"] == MAX_TOKENS

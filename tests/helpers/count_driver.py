@@ -1,4 +1,4 @@
-"""Prints what `counts()` of every replica of some applications says, ten times a second, as JSON.
+"""Prints what `stats()` of every replica of some applications says, ten times a second, as JSON.
 
 A handle would choose a replica, and never the busier one; so this calls the replicas' actors.
 """

@@ -12,18 +12,18 @@ from typing import Any
 from starlette.applications import Starlette
 
 from api.access.key_format import digest
-from api.access.key_ring import Entry, KeyRing, Keys
+from api.access.key_ring import KeyDigest, KeyRing, Keys
 from api.admin.key_schema import apply_changes
 from api.app import create_app
-from api.errors import InvalidRequest, KeyNotFound
+from api.errors import InvalidRequestError, KeyNotFoundError
 from api.ports.administration import NewSecret, UsageQuery, UsageRow
 from api.ports.embeddings import EmbeddingRequest, Embeddings, ScoreRequest, Scores
-from api.ports.images import Image, ImageRequest, Images, PictureFormat
-from api.ports.stream import Delta, Extra, Sketch, Usage
+from api.ports.images import Image, ImageFormat, ImageRequest, Images
+from api.ports.stream import Delta, Extra, ImageProgress, Usage
 from api.ports.tenancy import Key
 from api.ports.text import Completion, Generation
 from api.registry import ModelEntry, Models, Registry, TextOptions
-from api.services import Rules
+from api.services import Services
 
 LLM, ENCODER, PAINTER = "llm", "org/encoder", "painter"
 """Ids of the three models that `build_app` serves."""
@@ -208,7 +208,7 @@ class FakeImageStream:
         for step in range(1, 4):
             await self._painter.gate.passing()
             preview = f"preview {step}".encode() if step <= self._request.previews else b""
-            yield (Delta(0, "", extra=Extra(sketch=Sketch(step, 3, preview))),)
+            yield (Delta(0, "", extra=Extra(sketch=ImageProgress(step, 3, preview))),)
         if self._painter.error is not None:
             raise self._painter.error
         self._is_ended = True
@@ -279,7 +279,7 @@ class FakeImageStore:
         self.base_url = base_url
         self.files: dict[str, bytes] = {}
 
-    async def keep(self, data: bytes, format: PictureFormat) -> str:
+    async def keep(self, data: bytes, format: ImageFormat) -> str:
         name = f"{len(self.files):022}.{format}"
         self.files[name] = data
         return name
@@ -294,7 +294,7 @@ SECRET, PEPPER = "sk-one", b"pepper"
 
 def keys_of(key: Key, *, is_known: bool = True) -> Keys:
     """One key, which `SECRET` opens for."""
-    keys = Keys(KeyRing([Entry(key, digest(PEPPER, SECRET))], PEPPER))
+    keys = Keys(KeyRing([KeyDigest(key, digest(PEPPER, SECRET))], PEPPER))
     keys.is_known = is_known
     return keys
 
@@ -342,7 +342,7 @@ class FakeAdministration:
 
     async def create_key(self, fields: Mapping[str, Any]) -> NewSecret:
         if any(key.name == fields["name"] for key in self.keys.values()):
-            raise InvalidRequest("Another key has the name.", param="name")
+            raise InvalidRequestError("Another key has the name.", param="name")
         key = Key(**{"id": f"key{len(self.keys):05}", "tenant": fields["name"], **fields})
         self.keys[key.id] = key
         return self._to_new(key)
@@ -354,7 +354,7 @@ class FakeAdministration:
         for key in self.keys.values():
             if id_or_name in (key.id, key.name):
                 return key
-        raise KeyNotFound("There is no such key.")
+        raise KeyNotFoundError("There is no such key.")
 
     async def change_key(self, id_or_name: str, changes: Mapping[str, Any]) -> Key:
         key = apply_changes(await self.get_key(id_or_name), changes)
@@ -384,7 +384,7 @@ def build_models(
     encoder: FakeEncoder | None = None,
     painter: FakePainter | None = None,
     text: TextOptions | None = None,
-    painter_details: Mapping[str, Any] | None = None,
+    painter_capabilities: Mapping[str, Any] | None = None,
 ) -> Models:
     """Three ready models, one of each kind."""
     writer = llm or FakeLlm()
@@ -399,7 +399,7 @@ def build_models(
                     "ready",
                     painter or FakePainter(),
                     DEPLOYED_AT_S,
-                    details=painter_details or {},
+                    capabilities=painter_capabilities or {},
                 ),
             ]
         )
@@ -418,4 +418,4 @@ def build_app(
 ) -> Starlette:
     """The real application around fake models; open to all unless there are keys."""
     models = build_models(llm, encoder, painter, text)
-    return create_app(models, keys, Rules(**rules), administration=administration)
+    return create_app(models, keys, Services(**rules), administration=administration)

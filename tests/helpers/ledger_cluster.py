@@ -10,10 +10,11 @@ import pytest
 
 from api.ports.tenancy import KeyLimits
 from deployments.ledger import client as ledger_link
+from deployments.ledger import recorder as ledger_recorder
 from deployments.ledger import server as ledger_server
 from deployments.ledger.address import LedgerAddress
 from deployments.ledger.audit_log import AuditLog
-from deployments.ledger.client import LedgerLink
+from deployments.ledger.client import LedgerClient
 from deployments.ledger.limits.accounts import Accounts
 from deployments.ledger.limits.sqlite_state import SqliteState
 from deployments.ledger.limits.store import LocalStore
@@ -53,7 +54,7 @@ class Rig:
         self.table = FakeTable()
         self.limits = KeyLimits(**limits)
         self.address: LedgerAddress | None = None
-        self.links: list[LedgerLink] = []
+        self.links: list[LedgerClient] = []
 
     async def start(self, *, knows_keys: bool = True) -> None:
         state = SqliteState(self.folder / "limits.db")
@@ -74,10 +75,10 @@ class Rig:
         await asyncio.sleep(0.05)
 
     def slots(self) -> int:
-        return self.accounts.counts()["slots"]
+        return self.accounts.stats()["slots"]
 
-    async def link(self, on_keys=None) -> LedgerLink:
-        link = LedgerLink(self.find, on_keys)
+    async def link(self, on_keys=None) -> LedgerClient:
+        link = LedgerClient(self.find, on_keys)
         link.start()
         self.links.append(link)
         return link
@@ -110,7 +111,7 @@ def be_quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ledger_link, "_ANSWER_TIMEOUT_S", 1.0)
     monkeypatch.setattr(ledger_server, "_GRACE_S", 0.2)
     monkeypatch.setattr(ledger_server, "_GRACE_AT_START_S", 0.4)
-    monkeypatch.setattr(ledger_server, "_RETRY_S", 0.05)
+    monkeypatch.setattr(ledger_recorder, "_RETRY_S", 0.05)
 
 
 @contextlib.asynccontextmanager

@@ -16,7 +16,7 @@ import pytest
 
 from scripts.service.environment import free_ports
 
-_PATIENCE_S = 30.0
+_TIMEOUT_S = 30.0
 _QUICK = ("-c", "fsync=off", "-c", "full_page_writes=off", "-c", "synchronous_commit=off")
 """It lives no longer than the tests."""
 
@@ -47,7 +47,7 @@ def running_postgres() -> Iterator[int]:
             yield port
         finally:
             server.send_signal(signal.SIGINT)  # "fast": without waiting for clients
-            server.wait(_PATIENCE_S)
+            server.wait(_TIMEOUT_S)
     finally:
         shutil.rmtree(folder)
 
@@ -73,7 +73,7 @@ def _find_user() -> str:
 
 
 def _wait_for(programs: Path, port: int, server: subprocess.Popen[bytes]) -> None:
-    deadline_s = time.monotonic() + _PATIENCE_S
+    deadline_s = time.monotonic() + _TIMEOUT_S
     ask = [programs / "pg_isready", "-q", "-h", "127.0.0.1", "-p", str(port)]
     while subprocess.run(ask, cwd="/").returncode:
         assert server.poll() is None, "PostgreSQL ended while it was starting"

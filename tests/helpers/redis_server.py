@@ -13,7 +13,7 @@ import pytest
 
 from scripts.service.environment import free_ports
 
-_PATIENCE_S = 10.0
+_TIMEOUT_S = 10.0
 
 
 @contextlib.contextmanager
@@ -32,11 +32,11 @@ def running_redis() -> Iterator[int]:
             yield port
         finally:
             server.terminate()
-            server.wait(_PATIENCE_S)
+            server.wait(_TIMEOUT_S)
 
 
 def _wait_for(port: int) -> None:
-    deadline_s = time.monotonic() + _PATIENCE_S
+    deadline_s = time.monotonic() + _TIMEOUT_S
     while True:
         try:
             socket.create_connection(("127.0.0.1", port), 1).close()

@@ -113,7 +113,7 @@ class Service:
 
     @contextlib.contextmanager
     def watching(self, *applications: str) -> Iterator[Callable[[], dict[str, list[Counts]]]]:
-        """A function that gives the latest `counts()` of each replica of some applications.
+        """A function that gives the latest `stats()` of each replica of some applications.
 
         A driver of its own asks every replica by itself, ten times a second.
         """

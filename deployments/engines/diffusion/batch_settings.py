@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from api.errors import InvalidRequest, UnsupportedParameter
+from api.errors import InvalidRequestError, UnsupportedParameterError
 from api.ports.images import ImageRequest
 from deployments.config.diffusion import DiffusionOptions
 from deployments.engines.diffusion.batcher import Mode, Recipe
@@ -19,8 +19,8 @@ def to_recipe(
     """What a request's images have in common with those that they may be drawn together with.
 
     Raises:
-        UnsupportedParameter: the model has no such thing.
-        InvalidRequest: it has, but not of this value.
+        UnsupportedParameterError: the model has no such thing.
+        InvalidRequestError: it has, but not of this value.
     """
     mode = _to_mode(request)
     _check_parameters(request, mode, pipelines)
@@ -41,7 +41,7 @@ def to_recipe(
     if request.edit is not None and pipelines.accepts("strength", mode):
         recipe = replace(recipe, strength=request.edit.strength or options.strength)
     if pipelines.count_steps(recipe) < 1:
-        raise InvalidRequest(
+        raise InvalidRequestError(
             f"Invalid value for 'strength': {recipe.strength:g} of {recipe.steps} steps is "
             "less than one step.",
             param="strength",
@@ -77,7 +77,7 @@ def _check_negative(request: ImageRequest, guidance: float | None, true_cfg: flo
     strength = guidance if true_cfg is None else true_cfg
     if request.negative_prompt and strength is not None and strength <= 1:
         name = "guidance_scale" if true_cfg is None else "true_cfg_scale"
-        raise InvalidRequest(
+        raise InvalidRequestError(
             f"Invalid value for 'negative_prompt': it is only heeded with a '{name}' above 1, and "
             f"here it is {strength:g}.",
             param="negative_prompt",
@@ -103,7 +103,7 @@ def _to_true_cfg(
     if request.negative_prompt:
         return request.true_cfg_scale or options.true_cfg_scale
     if request.true_cfg_scale is not None:
-        raise InvalidRequest(
+        raise InvalidRequestError(
             "Invalid value for 'true_cfg_scale': it is only allowed with a 'negative_prompt'.",
             param="true_cfg_scale",
         )
@@ -114,12 +114,12 @@ def _check_scheduler(name: str | None, options: DiffusionOptions) -> str | None:
     if name is None or name in options.schedulers:
         return name
     known = ", ".join(options.schedulers) or "none, for this model has only its own"
-    raise InvalidRequest(
+    raise InvalidRequestError(
         f"Invalid value for 'scheduler': it must be one of: {known}.", param="scheduler"
     )
 
 
-def _unsupported(param: str) -> UnsupportedParameter:
-    return UnsupportedParameter(
+def _unsupported(param: str) -> UnsupportedParameterError:
+    return UnsupportedParameterError(
         f"The parameter '{param}' is not supported by this model.", param=param
     )

@@ -13,9 +13,9 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from api.errors import ApiError, EngineFailed
+from api.errors import ApiError, EngineError
 from api.ports.images import Lora
-from deployments.engines.cancellable_thread import Cancellation, Cancelled, Worker
+from deployments.engines.cancellable_thread import Cancellation, WorkCancelledError, Worker
 
 logger = logging.getLogger(__name__)
 
@@ -232,13 +232,13 @@ class Batches:
         self._begun += 1
         try:
             await self._worker.run(draw)
-        except Cancelled:
+        except WorkCancelledError:
             return None  # all of them have left
         except ApiError as error:
             return error
         except Exception:  # the library's own, whatever it is
             logger.exception("a batch of %d images failed", len(batch))
-            return EngineFailed("The model failed to draw this image.")
+            return EngineError("The model failed to draw this image.")
         finally:
             self._drawing = ()
         return None

@@ -9,9 +9,9 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from api.errors import InvalidRequest, ReplicaLost
+from api.errors import InvalidRequestError, ReplicaLostError
 from api.ports.images import Edit, Image, ImageRequest, Images
-from api.ports.stream import Delta, Extra, Sketch, Usage
+from api.ports.stream import Delta, Extra, ImageProgress, Usage
 from deployments.config.diffusion import DiffusionOptions
 from deployments.engines.diffusion.batch_settings import to_recipe
 from deployments.engines.diffusion.batcher import Batches, Canvas, Event, Recipe
@@ -21,7 +21,7 @@ from deployments.engines.diffusion.prompt_lengths import PromptReader
 from deployments.engines.diffusion.sizes import check_size, fit_size
 from deployments.engines.images.reader import PictureReader
 from deployments.engines.images.writer import flatten, to_mask, write_picture
-from deployments.engines.protocol import Work
+from deployments.engines.protocol import RequestProgress
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PilImage
@@ -84,7 +84,8 @@ class DiffusersEngine:
         """Images that are let in: those of one batch, and those that the next is made of."""
         return 2 * self._options.max_batch_images
 
-    def details(self) -> dict[str, Any]:
+    @property
+    def capabilities(self) -> dict[str, Any]:
         """What clients may ask of this model."""
         options = self._options
         return {
@@ -102,7 +103,7 @@ class DiffusersEngine:
         }
 
     async def generate(
-        self, request: ImageRequest, work: Work | None = None, emit: Emit | None = None
+        self, request: ImageRequest, work: RequestProgress | None = None, emit: Emit | None = None
     ) -> Images:
         """Draw all images. Cancelling this call stops the work after the current step.
 
@@ -112,10 +113,10 @@ class DiffusersEngine:
             emit: gets a delta for each step, with a preview where the request wants one.
 
         Raises:
-            InvalidRequest: the request does not fit this model.
-            Overloaded: `work.begin` says so.
+            InvalidRequestError: the request does not fit this model.
+            OverloadedError: `work.begin` says so.
         """
-        work = work or Work()
+        work = work or RequestProgress()
         sources = None
         if request.edit is not None:
             sources = await self._read_sources(request, request.edit)
@@ -133,7 +134,7 @@ class DiffusersEngine:
             images = await self._draw(request, canvases, emit)
         finally:
             steps = sum(canvas.steps_done for canvas in canvases)
-            work.note_steps(1, steps, width_px * height_px)
+            work.record_steps(1, steps, width_px * height_px)
         latents = (width_px // self._pipelines.scale) * (height_px // self._pipelines.scale)
         work.usage = usage = Usage(prompt_tokens, completion_tokens=latents * request.n)
         work.images = request.n
@@ -164,7 +165,7 @@ class DiffusersEngine:
         if event.picture is not None:
             event.picture.thumbnail((_MAX_PREVIEW_PX, _MAX_PREVIEW_PX))
             preview = await asyncio.to_thread(write_picture, event.picture, request.file)
-        return Extra(sketch=Sketch(min(event.step, total), total, preview))
+        return Extra(sketch=ImageProgress(min(event.step, total), total, preview))
 
     def _write(self, request: ImageRequest, canvas: Canvas, picture: "PilImage") -> Image:
         if canvas.mask is not None:
@@ -186,7 +187,7 @@ class DiffusersEngine:
         image = await self._pictures.read(edit.image, "image")
         mask = None if edit.mask is None else await self._pictures.read(edit.mask, "mask")
         if mask is not None and mask.size != image.size:
-            raise InvalidRequest(
+            raise InvalidRequestError(
                 "Invalid value for 'mask': it must be as large as the image, which is "
                 f"{image.width}x{image.height}.",
                 param="mask",
@@ -232,11 +233,11 @@ class DiffusersEngine:
         """Prove that drawing goes on, and that the text encoder still computes.
 
         Raises:
-            ReplicaLost: what is drawn has made no step for too long.
+            ReplicaLostError: what is drawn has made no step for too long.
         """
         stalled_s = self._batches.stalled_s()
         if stalled_s > self._stall_timeout_s:
-            raise ReplicaLost(f"The model has made no step for {stalled_s:.0f} seconds.")
+            raise ReplicaLostError(f"The model has made no step for {stalled_s:.0f} seconds.")
         self._pipelines.encode(self._health_ids)
 
     def shut_down(self) -> None:

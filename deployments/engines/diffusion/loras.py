@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from api.errors import InvalidRequest, UnsupportedParameter
+from api.errors import InvalidRequestError, UnsupportedParameterError
 from api.ports.images import Lora
 from deployments.config.diffusion import LoraArgs
 from deployments.engines.sources import SourceError, resolve_source
@@ -16,18 +16,18 @@ def check_loras(wanted: Sequence[Lora], known: Iterable[str]) -> tuple[Lora, ...
     """The adapters of a request, in the one order that images need to be drawn together.
 
     Raises:
-        UnsupportedParameter: the model has none at all.
-        InvalidRequest: it has others.
+        UnsupportedParameterError: the model has none at all.
+        InvalidRequestError: it has others.
     """
     names = list(known)
     if wanted and not names:
-        raise UnsupportedParameter(
+        raise UnsupportedParameterError(
             "The parameter 'loras' is not supported by this model, which has none.", param="loras"
         )
     for number, lora in enumerate(wanted):
         if lora.name not in names:
             param = f"loras[{number}].name"
-            raise InvalidRequest(
+            raise InvalidRequestError(
                 f"Invalid value for '{param}': it must be one of: {', '.join(names)}.", param=param
             )
     return tuple(sorted(wanted, key=lambda lora: lora.name))

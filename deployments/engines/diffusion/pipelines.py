@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from deployments.config.diffusion import DiffusionOptions
-from deployments.engines.cancellable_thread import Cancelled
+from deployments.engines.cancellable_thread import WorkCancelledError
 from deployments.engines.diffusion.batch_pruning import Attendance
 from deployments.engines.diffusion.batcher import Canvas, Event, Mode, Recipe
 from deployments.engines.diffusion.inpainting import Keeping, is_flowing
@@ -115,7 +115,7 @@ class Pipelines:
         """Draw images of one recipe, and tell each canvas.
 
         Raises:
-            Cancelled: nobody wants any of them.
+            WorkCancelledError: nobody wants any of them.
             Exception: whatever the pipeline raises.
         """
         import torch
@@ -207,7 +207,7 @@ class _Run:
     ) -> dict[str, Any]:
         kept = [number for number, canvas in enumerate(self.canvases) if canvas.is_wanted]
         if not kept:
-            raise Cancelled
+            raise WorkCancelledError
         if self._attendance is not None:
             self._attendance.keep(kept)
         latents = values["latents"]

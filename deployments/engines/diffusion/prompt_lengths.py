@@ -3,7 +3,7 @@
 import copy
 from typing import Any
 
-from api.errors import InvalidRequest
+from api.errors import InvalidRequestError
 
 _WITH_TEMPLATES = "ZImage"
 """Pipelines that cut prompts together with what they put around them."""
@@ -36,13 +36,13 @@ class PromptReader:
         """Count the tokens of a prompt.
 
         Raises:
-            InvalidRequest: the text encoder cannot read all of it.
+            InvalidRequestError: the text encoder cannot read all of it.
         """
         if self._has_template:
             text = self._fill_in_template(text)
         count = len(self._tokenizer(text, truncation=False, verbose=False)["input_ids"])
         if count > self._max_tokens:
-            raise InvalidRequest(
+            raise InvalidRequestError(
                 f"Invalid value for '{param}': it has {count} tokens, and this model reads at most "
                 f"{self._max_tokens}.",
                 param=param,

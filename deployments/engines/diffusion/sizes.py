@@ -1,6 +1,6 @@
 """Which sizes a model draws in."""
 
-from api.errors import InvalidRequest
+from api.errors import InvalidRequestError
 from deployments.config.diffusion import DiffusionOptions
 
 
@@ -8,7 +8,7 @@ def check_size(width_px: int, height_px: int, options: DiffusionOptions) -> None
     """Hold a size against every rule of the model.
 
     Raises:
-        InvalidRequest: the first rule that it breaks, by name.
+        InvalidRequestError: the first rule that it breaks, by name.
     """
     size, multiple_px = f"{width_px}x{height_px}", options.size_multiple_px
     if width_px % multiple_px or height_px % multiple_px:
@@ -25,8 +25,8 @@ def check_size(width_px: int, height_px: int, options: DiffusionOptions) -> None
         raise _refuse(f"{size} has more than this model's limit of {options.max_pixels} pixels")
 
 
-def _refuse(reason: str) -> InvalidRequest:
-    return InvalidRequest(f"Invalid value for 'size': {reason}.", param="size")
+def _refuse(reason: str) -> InvalidRequestError:
+    return InvalidRequestError(f"Invalid value for 'size': {reason}.", param="size")
 
 
 def fit_size(size: tuple[int, int], options: DiffusionOptions) -> tuple[int, int]:

@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
     Rows = np.ndarray
 
-from api.ports.tenancy import Origin
+from api.ports.tenancy import RequestContext
 
 logger = logging.getLogger(__name__)
 
-HEALTH = Origin(tenant="a health check", priority="high")
+HEALTH = RequestContext(tenant="a health check", priority="high")
 """Checks come before what waits: else those that are most asked of would pass for dead."""
 
 Forward = Callable[[Sequence[Any]], "Rows"]
@@ -39,7 +39,7 @@ class _Job:
     """The sequences of one request."""
 
     sequences: Sequence[Sized]
-    origin: Origin
+    context: RequestContext
     loop: asyncio.AbstractEventLoop
     done: "asyncio.Future[Rows]"
     left: int
@@ -89,7 +89,9 @@ class Batcher:
         for thread in self._threads:
             thread.start()
 
-    async def run(self, sequences: Sequence[Sized], origin: Origin | None = None) -> "Rows":
+    async def run(
+        self, sequences: Sequence[Sized], context: RequestContext | None = None
+    ) -> "Rows":
         """Compute all sequences: (N, …), in their order.
 
         Cancelling this call drops those that have not been started; the others of their batches
@@ -100,12 +102,14 @@ class Batcher:
             RuntimeError: it has been shut down.
         """
         loop = asyncio.get_running_loop()
-        job = _Job(sequences, origin or Origin(), loop, loop.create_future(), len(sequences))
+        job = _Job(
+            sequences, context or RequestContext(), loop, loop.create_future(), len(sequences)
+        )
         with self._changed:
             if not self._is_open or not all(thread.is_alive() for thread in self._threads):
                 raise RuntimeError("the batcher has been shut down")
             job.entries = self._waiting.add(job, sequences)
-            self._turns.add(job, job.origin.priority, job.origin.tenant)
+            self._turns.add(job, job.context.priority, job.context.tenant)
             self._changed.notify()
         try:
             return await job.done

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from api.errors import WrongModelKind
+from api.errors import WrongModelKindError
 from api.ports.embeddings import EmbeddingRequest, Embeddings, ScoreRequest, Scores
 from deployments.config.embedding import EncoderOptions
 from deployments.engines.cancellable_thread import Worker
@@ -18,7 +18,7 @@ from deployments.engines.embedding.loading import (
 from deployments.engines.embedding.prompts import Prompts
 from deployments.engines.embedding.vector_engine import CAPACITY, begin
 from deployments.engines.embedding.vectors import read_config
-from deployments.engines.protocol import Work
+from deployments.engines.protocol import RequestProgress
 
 if TYPE_CHECKING:
     import numpy as np
@@ -76,33 +76,35 @@ class CrossEncoderEngine:
         return CAPACITY
 
     @property
-    def details(self) -> Mapping[str, Any]:
+    def capabilities(self) -> Mapping[str, Any]:
         """What its card tells."""
         return {"task": "rerank", "max_tokens": self._reader.max_tokens}
 
-    async def embed(self, request: EmbeddingRequest, work: Work | None = None) -> Embeddings:
+    async def embed(
+        self, request: EmbeddingRequest, work: RequestProgress | None = None
+    ) -> Embeddings:
         """It has no vectors.
 
         Raises:
-            WrongModelKind: always.
+            WrongModelKindError: always.
         """
-        raise WrongModelKind(
+        raise WrongModelKindError(
             "This model scores pairs of texts: it serves /v1/rerank and /v1/score, not this "
             "endpoint.",
             param="model",
         )
 
-    async def score(self, request: ScoreRequest, work: Work | None = None) -> Scores:
+    async def score(self, request: ScoreRequest, work: RequestProgress | None = None) -> Scores:
         """Score all pairs. Cancelling this call drops what has not been started.
 
         Raises:
-            ContextLengthExceeded: a pair is too long for the model.
-            InvalidRequest: all pairs are too long together.
-            RateLimited, Overloaded: `work.begin` says so.
+            ContextLengthExceededError: a pair is too long for the model.
+            InvalidRequestError: all pairs are too long together.
+            RateLimitError, OverloadedError: `work.begin` says so.
         """
         sequences = await self._tokenizing.run(lambda stop: self._reader.read(request, stop.check))
-        usage = await begin(work or Work(), sequences)
-        scores = await self._batcher.run(sequences, request.origin)
+        usage = await begin(work or RequestProgress(), sequences)
+        scores = await self._batcher.run(sequences, request.context)
         return Scores(tuple(scores.tolist()), usage)
 
     def _forward(self, sequences: Sequence[Tokens]) -> "np.ndarray":

@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from api.errors import ContextLengthExceeded, InvalidRequest
-from api.ports.embeddings import Cut, EmbeddingRequest, ScoreRequest
+from api.errors import ContextLengthExceededError, InvalidRequestError
+from api.ports.embeddings import EmbeddingRequest, ScoreRequest, Truncation
 from deployments.engines.embedding.prompts import PASSAGE, QUERY, Prompts
 
 if TYPE_CHECKING:
@@ -63,9 +63,9 @@ class InputReader:
 
         Raises:
             Exception: what `check` raises.
-            ContextLengthExceeded: an input is too long for the model.
-            InvalidRequest: all are too long together, or a token id is not in the vocabulary.
-            UnsupportedParameter: the model has no such input type.
+            ContextLengthExceededError: an input is too long for the model.
+            InvalidRequestError: all are too long together, or a token id is not in the vocabulary.
+            UnsupportedParameterError: the model has no such input type.
         """
         prompt = self._prompts.get(request.input_type, request.input_type_name)
         return self._read(request.inputs, prompt, request.cut, "input", check)
@@ -86,7 +86,7 @@ class InputReader:
         self,
         inputs: Sequence[str | tuple[int, ...]],
         prompt: str,
-        cut: Cut,
+        cut: Truncation,
         name: str,
         check: Check,
     ) -> list[Tokens]:
@@ -113,7 +113,7 @@ class InputReader:
             check_total(sequences, cut, name)
         return sequences
 
-    def _fit(self, ids: list[int], cut: Cut, param: str, index: int) -> list[int]:
+    def _fit(self, ids: list[int], cut: Truncation, param: str, index: int) -> list[int]:
         count = len(self._prefix) + len(ids) + len(self._suffix)
         most = to_most(cut, self.max_tokens)
         if count <= most:
@@ -138,7 +138,7 @@ class InputReader:
 
     def _check_ids(self, ids: Any) -> tuple[int, ...]:
         if max(ids) >= self._size:
-            raise InvalidRequest(
+            raise InvalidRequestError(
                 f"Invalid value for 'input': this model's token ids end at {self._size - 1}.",
                 param="input",
             )
@@ -170,7 +170,7 @@ class PairReader:
         self._special_tokens = int(tokenizer.num_special_tokens_to_add(pair=True))
         self.max_tokens = max_tokens
         # Once: with each call the tokenizer is set up anew, and it belongs to one thread.
-        self.smallest = self._encode(["a"], ["a"], Cut())[0]
+        self.smallest = self._encode(["a"], ["a"], Truncation())[0]
         """The smallest input that there is."""
 
     def read(self, request: ScoreRequest, check: Check = lambda: None) -> list[Tokens]:
@@ -192,13 +192,13 @@ class PairReader:
             check_total(sequences, cut, names[1])
         return sequences
 
-    def _bound(self, texts: Sequence[str], cut: Cut, name: str) -> list[str]:
+    def _bound(self, texts: Sequence[str], cut: Truncation, name: str) -> list[str]:
         return [
             to_bounded(each, index, self.max_tokens, cut, to_param(name, index, len(texts)))
             for index, each in enumerate(texts)
         ]
 
-    def _encode(self, queries: list[str], documents: list[str], cut: Cut) -> list[Tokens]:
+    def _encode(self, queries: list[str], documents: list[str], cut: Truncation) -> list[Tokens]:
         # With less than its own tokens take, the tokenizer would not cut at all.
         most = max(to_most(cut, self.max_tokens), self._special_tokens)
         encoded = self._tokenizer(
@@ -225,11 +225,11 @@ def to_portions(sizes: Sequence[int]) -> Iterator[slice]:
         yield slice(first, len(sizes))
 
 
-def to_bounded(text: str, index: int, max_tokens: int, cut: Cut, param: str) -> str:
+def to_bounded(text: str, index: int, max_tokens: int, cut: Truncation, param: str) -> str:
     """As much of a text as can matter.
 
     Raises:
-        ContextLengthExceeded: it has more, and is not to be cut.
+        ContextLengthExceededError: it has more, and is not to be cut.
     """
     most = max(max_tokens * _MOST_CHARS_A_TOKEN, _BOUND_CHARS)
     if len(text) > most and not cut.is_wanted:
@@ -237,7 +237,7 @@ def to_bounded(text: str, index: int, max_tokens: int, cut: Cut, param: str) -> 
     return text[:most]
 
 
-def to_most(cut: Cut, max_tokens: int) -> int:
+def to_most(cut: Truncation, max_tokens: int) -> int:
     """How many tokens one input may have."""
     return min(cut.max_tokens or max_tokens, max_tokens) if cut.is_wanted else max_tokens
 
@@ -247,25 +247,27 @@ def to_param(name: str, index: int, count: int) -> str:
     return f"{name}[{index}]" if count > 1 else name
 
 
-def too_long(index: int, count: int | None, max_tokens: int, param: str) -> ContextLengthExceeded:
+def too_long(
+    index: int, count: int | None, max_tokens: int, param: str
+) -> ContextLengthExceededError:
     """The error for one input, whose tokens may not have been counted."""
     has = "more tokens" if count is None else f"{count} tokens, more"
-    return ContextLengthExceeded(
+    return ContextLengthExceededError(
         f"Input {index} has {has} than this model's maximum of {max_tokens}; with "
         "'truncate': true it is cut.",
         param=param,
     )
 
 
-def check_total(sequences: Sequence[Tokens], cut: Cut, param: str) -> None:
+def check_total(sequences: Sequence[Tokens], cut: Truncation, param: str) -> None:
     """Refuse a request whose inputs are too long together.
 
     Raises:
-        InvalidRequest: they are.
+        InvalidRequestError: they are.
     """
     total = sum(map(len, sequences))
     if cut.max_total_tokens is not None and total > cut.max_total_tokens:
-        raise InvalidRequest(
+        raise InvalidRequestError(
             f"Invalid value for '{param}': all inputs together have {total} tokens, more than the "
             f"limit of {cut.max_total_tokens} of one request.",
             param=param,

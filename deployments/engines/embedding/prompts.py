@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from api.errors import UnsupportedParameter
+from api.errors import UnsupportedParameterError
 
 _ALIASES = (
     ("query", "search_query", "retrieval.query"),
@@ -39,12 +39,12 @@ class Prompts:
         """The prompt for texts of that type, which the client calls `name`.
 
         Raises:
-            UnsupportedParameter: the model tells texts of that type from no others.
+            UnsupportedParameterError: the model tells texts of that type from no others.
         """
         if input_type is None:
             return self._default
         if (prompt := self.find(input_type)) is None:
-            raise UnsupportedParameter(
+            raise UnsupportedParameterError(
                 f"Unsupported value for '{name}': this model has "
                 f"{', '.join(map(repr, self.names)) or 'none'}.",
                 param=name,

@@ -18,7 +18,7 @@ from deployments.engines.embedding.loading import (
 )
 from deployments.engines.embedding.prompts import Prompts
 from deployments.engines.embedding.vector_engine import VectorEngine
-from deployments.engines.embedding.vectors import VectorForm, find_allowed
+from deployments.engines.embedding.vectors import EmbeddingSpec, find_allowed
 
 if TYPE_CHECKING:
     import numpy as np
@@ -54,14 +54,14 @@ class EncoderEngine(VectorEngine):
         )
         self._is_normalized = isinstance(self._model[-1], Normalize)
         size = self._forward([reader.smallest]).shape[1]
-        form = VectorForm(size, find_allowed(options.dimensions, model), self._is_normalized)
+        form = EmbeddingSpec(size, find_allowed(options.dimensions, model), self._is_normalized)
         super().__init__(reader, prompts, form)
         self._batcher = start_batcher(self._forward, options)
 
     async def _encode(
         self, sequences: Sequence[Tokens], request: EmbeddingRequest | ScoreRequest
     ) -> "np.ndarray":
-        return await self._batcher.run(sequences, request.origin)
+        return await self._batcher.run(sequences, request.context)
 
     def _forward(self, sequences: Sequence[Tokens]) -> "np.ndarray":
         """One pass over one batch: (B, D) float32."""

@@ -9,8 +9,8 @@ from api.ports.stream import Usage
 from deployments.engines.embedding.inputs import InputReader, Tokens
 from deployments.engines.embedding.prompts import Prompts
 from deployments.engines.embedding.threaded_reader import ThreadedReader
-from deployments.engines.embedding.vectors import VectorForm, to_cosines
-from deployments.engines.protocol import Work
+from deployments.engines.embedding.vectors import EmbeddingSpec, to_cosines
+from deployments.engines.protocol import RequestProgress
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,14 +22,14 @@ CAPACITY = 256
 class VectorEngine(ABC):
     """An encoder, but for the computing."""
 
-    def __init__(self, reader: InputReader, prompts: Prompts, form: VectorForm) -> None:
+    def __init__(self, reader: InputReader, prompts: Prompts, form: EmbeddingSpec) -> None:
         """Read by `reader`, and give vectors of that form."""
         self._reader = reader
         self._form = form
         self._inputs = ThreadedReader(reader)
-        self._details = {
+        self._capabilities = {
             "task": "embed",
-            **form.details,
+            **form.capabilities,
             "max_tokens": reader.max_tokens,
             "input_types": prompts.names,
         }
@@ -40,30 +40,32 @@ class VectorEngine(ABC):
         return CAPACITY
 
     @property
-    def details(self) -> Mapping[str, Any]:
+    def capabilities(self) -> Mapping[str, Any]:
         """What its card tells."""
-        return self._details
+        return self._capabilities
 
-    async def embed(self, request: EmbeddingRequest, work: Work | None = None) -> Embeddings:
+    async def embed(
+        self, request: EmbeddingRequest, work: RequestProgress | None = None
+    ) -> Embeddings:
         """Embed all inputs. Cancelling this call drops what has not been started.
 
         Raises:
-            ContextLengthExceeded: an input is too long for the model.
-            InvalidRequest: a token id is not in the vocabulary, all inputs are too long together,
+            ContextLengthExceededError: an input is too long for the model.
+            InvalidRequestError: a token id is not in the vocabulary, all inputs are too long together,
                 or vectors cannot be shortened so.
-            RateLimited, Overloaded: `work.begin` says so.
-            EngineFailed, ReplicaLost: vLLM failed at this request, or altogether.
+            RateLimitError, OverloadedError: `work.begin` says so.
+            EngineError, ReplicaLostError: vLLM failed at this request, or altogether.
         """
         self._form.check(request.dimensions)
         sequences = await self._inputs.read(request)
-        usage = await begin(work or Work(), sequences)
+        usage = await begin(work or RequestProgress(), sequences)
         vectors = await self._encode(sequences, request)
         return self._form.to_embeddings(vectors, request.dimensions, usage)
 
-    async def score(self, request: ScoreRequest, work: Work | None = None) -> Scores:
+    async def score(self, request: ScoreRequest, work: RequestProgress | None = None) -> Scores:
         """The cosine of each pair's vectors; raises what `embed` raises."""
         sequences = await self._inputs.read_sides(request)
-        usage = await begin(work or Work(), sequences)
+        usage = await begin(work or RequestProgress(), sequences)
         vectors = await self._encode(sequences, request)
         return Scores(to_cosines(vectors, len(request.queries)), usage)
 
@@ -78,7 +80,7 @@ class VectorEngine(ABC):
         self._inputs.shut_down()
 
 
-async def begin(work: Work, sequences: Sequence[Tokens]) -> Usage:
+async def begin(work: RequestProgress, sequences: Sequence[Tokens]) -> Usage:
     """Count what a request takes, and wait for its turn; raises what `Work.begin` raises."""
     usage = Usage(prompt_tokens=sum(map(len, sequences)))
     await work.begin(usage.prompt_tokens)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from api.errors import InvalidRequest, UnsupportedParameter
+from api.errors import InvalidRequestError, UnsupportedParameterError
 from api.ports.embeddings import Embeddings
 from api.ports.stream import Usage
 
@@ -35,7 +35,7 @@ def read_config(folder: str) -> Mapping[str, Any]:
     return config
 
 
-class VectorForm:
+class EmbeddingSpec:
     """How long a model's vectors are, and may be."""
 
     def __init__(self, size: int, allowed: Allowed, is_normalized: bool) -> None:
@@ -45,7 +45,7 @@ class VectorForm:
         self.is_normalized = is_normalized
 
     @property
-    def details(self) -> dict[str, Any]:
+    def capabilities(self) -> dict[str, Any]:
         """What the card of the model tells."""
         allowed = list(self.allowed) if isinstance(self.allowed, tuple) else self.allowed
         return {
@@ -58,13 +58,13 @@ class VectorForm:
         """Refuse what the vectors cannot be shortened to.
 
         Raises:
-            InvalidRequest: there are other lengths to choose from.
-            UnsupportedParameter: there are none.
+            InvalidRequestError: there are other lengths to choose from.
+            UnsupportedParameterError: there are none.
         """
         if dimensions in (None, self.size):
             return
         if self.allowed is None:
-            raise UnsupportedParameter(
+            raise UnsupportedParameterError(
                 f"This model's vectors have {self.size} dimensions and cannot be shortened.",
                 param="dimensions",
             )
@@ -74,7 +74,7 @@ class VectorForm:
                 if self.allowed == "any"
                 else f"one of {', '.join(map(str, sorted({*self.allowed, self.size})))}"
             )
-            raise InvalidRequest(
+            raise InvalidRequestError(
                 f"Invalid value for 'dimensions': {dimensions}; for this model it is {sizes}.",
                 param="dimensions",
             )

@@ -15,7 +15,7 @@ from deployments.config.embedding import EncoderOptions
 from deployments.engines.embedding.inputs import InputReader, Tokens
 from deployments.engines.embedding.prompts import Prompts
 from deployments.engines.embedding.vector_engine import VectorEngine
-from deployments.engines.embedding.vectors import VectorForm, find_allowed
+from deployments.engines.embedding.vectors import EmbeddingSpec, find_allowed
 from deployments.engines.llm.vllm_engine import DEFAULTS
 from deployments.engines.llm.vllm_errors import translate_errors
 
@@ -54,7 +54,7 @@ class VllmEncoderEngine(VectorEngine):
         reader = InputReader(self._engine.get_tokenizer(), max_tokens, prompts)
         is_normalized = config.pooler_config.use_activation is not False
         size = config.embedding_size
-        form = VectorForm(size, find_allowed(options.dimensions, model), is_normalized)
+        form = EmbeddingSpec(size, find_allowed(options.dimensions, model), is_normalized)
         super().__init__(reader, prompts, form)
         self._serial_numbers = itertools.count()
 

@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from api.errors import EngineFailed, InvalidImageFile, InvalidRequest
+from api.errors import EngineError, InvalidImageFileError, InvalidRequestError
 from deployments.engines.cancellable_thread import Cancellation, Worker
 from deployments.engines.images import decoder_process as picture_decoder
 from deployments.engines.images.decoder_process import (
@@ -54,7 +54,7 @@ _MARKER = re.compile(rb"\xff([^\x00\x01\xd0-\xd8\xff])")
 """ITU-T T.81, table B.1, without those that stand alone, among the data of a scan."""
 
 _CPU_S = 5
-_PATIENCE_S = 30.0
+_TIMEOUT_S = 30.0
 """By the clock, on a machine that has much else to do; also for starting."""
 
 _PIPE_BYTES = 1024**2  # what Linux grants anybody
@@ -69,7 +69,10 @@ class PictureReader:
     """One process, started when the first picture comes."""
 
     def __init__(
-        self, max_pixels: int, error: type[InvalidRequest] = InvalidImageFile, cpu_s: int = _CPU_S
+        self,
+        max_pixels: int,
+        error: type[InvalidRequestError] = InvalidImageFileError,
+        cpu_s: int = _CPU_S,
     ) -> None:
         """Start nothing yet.
 
@@ -88,9 +91,9 @@ class PictureReader:
         """Decode a file: its first frame, upright, as RGB or RGBA.
 
         Raises:
-            InvalidRequest: of the class asked for: it is not a PNG, JPEG or WebP, is damaged, too
+            InvalidRequestError: of the class asked for: it is not a PNG, JPEG or WebP, is damaged, too
                 large or too small, or the process did not survive it.
-            EngineFailed: no process can be started.
+            EngineError: no process can be started.
         """
         return await self._worker.run(partial(self._read, data, param))
 
@@ -119,12 +122,12 @@ class PictureReader:
         reason = reasons.get(result, "it is not a PNG, JPEG or WebP file that can be read.")
         raise self._refusal(reason, param)
 
-    def _refusal(self, reason: str, param: str) -> InvalidRequest:
+    def _refusal(self, reason: str, param: str) -> InvalidRequestError:
         return self._error(f"Invalid value for '{param}': {reason}", param=param)
 
     def _ask(self, data: bytes) -> Result:
         process = self._find_process()
-        timer = threading.Timer(_PATIENCE_S, process.kill)
+        timer = threading.Timer(_TIMEOUT_S, process.kill)
         timer.start()
         try:
             return self._exchange(process, data)
@@ -159,7 +162,7 @@ class PictureReader:
         """The one that is there, or a new one.
 
         Raises:
-            EngineFailed: it does not start.
+            EngineError: it does not start.
         """
         if self._process is None or self._process.poll() is not None:
             self._process = self._start()
@@ -178,7 +181,7 @@ class PictureReader:
             cwd="/",
         )
         _widen(process)
-        timer = threading.Timer(_PATIENCE_S, process.kill)
+        timer = threading.Timer(_TIMEOUT_S, process.kill)
         timer.start()
         try:
             assert process.stdout is not None, "it is a pipe"
@@ -187,7 +190,7 @@ class PictureReader:
         finally:
             timer.cancel()
         logger.error("the process that reads pictures ended with status %d", _end(process))
-        raise EngineFailed("The model cannot read pictures now.")
+        raise EngineError("The model cannot read pictures now.")
 
 
 def _widen(process: _Process) -> None:

@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from api.ports.images import PictureFile
+from api.ports.images import ImageEncoding
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PilImage
@@ -36,7 +36,7 @@ def to_mask(picture: "PilImage") -> "PilImage":
 
 
 def write_picture(
-    picture: "PilImage", file: PictureFile, provenance: Mapping[str, Any] | None = None
+    picture: "PilImage", file: ImageEncoding, provenance: Mapping[str, Any] | None = None
 ) -> bytes:
     """Encode; a PNG file says where it comes from."""
     from PIL.PngImagePlugin import PngInfo

@@ -5,7 +5,7 @@ import copy
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from api.errors import InvalidRequest
+from api.errors import InvalidRequestError
 from api.ports.text import Conversation, Prompt
 
 _INLINE_CHARS = 2000
@@ -27,11 +27,11 @@ class PromptTokenizer:
         """Token ids of a prompt, special tokens included; a conversation must be simple.
 
         Raises:
-            InvalidRequest: a token id is not in the vocabulary, or the template refuses the roles.
+            InvalidRequestError: a token id is not in the vocabulary, or the template refuses the roles.
         """
         if isinstance(prompt, tuple):
             if max(prompt) >= self._vocabulary:
-                raise InvalidRequest(
+                raise InvalidRequestError(
                     f"Invalid value for 'prompt': this model's token ids end at "
                     f"{self._vocabulary - 1}.",
                     param="prompt",
@@ -91,13 +91,13 @@ def _encode_conversation(tokenizer: Any, conversation: Conversation) -> list[int
             messages, add_generation_prompt=True, tokenize=True, return_dict=False
         )
     except TemplateError:
-        raise InvalidRequest(
+        raise InvalidRequestError(
             "Invalid value for 'messages': this model's chat template does not take this "
             "sequence of roles.",
             param="messages",
         ) from None
     except ValueError:
-        raise InvalidRequest(
+        raise InvalidRequestError(
             "This model has no chat template; use /v1/completions.", param="model"
         ) from None
     return list(token_ids)

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from api.errors import ContextLengthExceeded, InvalidRequest
+from api.errors import ContextLengthExceededError, InvalidRequestError
 from api.ports.text import Sampling
 
 if TYPE_CHECKING:
@@ -79,19 +79,19 @@ def find_max_tokens(sampling: Sampling, prompt_tokens: int, context_tokens: int)
     """How many tokens may be written: what is asked for, else a default or all that fit.
 
     Raises:
-        ContextLengthExceeded: the prompt, or it and what is asked for, do not fit. The wording is
+        ContextLengthExceededError: the prompt, or it and what is asked for, do not fit. The wording is
             that of OpenAI's API in this case.
-        InvalidRequest: it is less than the least that is asked for.
+        InvalidRequestError: it is less than the least that is asked for.
     """
     room = context_tokens - prompt_tokens
     if room < 1:
-        raise ContextLengthExceeded(
+        raise ContextLengthExceededError(
             f"This model's maximum context length is {context_tokens} tokens, but the prompt has "
             f"{prompt_tokens}. Please shorten the prompt."
         )
     asked = sampling.max_tokens
     if asked is not None and asked > room:
-        raise ContextLengthExceeded(
+        raise ContextLengthExceededError(
             f"This model's maximum context length is {context_tokens} tokens, but "
             f"{prompt_tokens + asked} were requested ({prompt_tokens} in the prompt, {asked} in "
             "the completion). Please shorten the prompt or ask for fewer tokens.",
@@ -100,7 +100,7 @@ def find_max_tokens(sampling: Sampling, prompt_tokens: int, context_tokens: int)
     # With 0 only the prompt is wanted, but vLLM writes at least one token.
     most = max(asked, 1) if asked is not None else min(sampling.default_max_tokens or room, room)
     if sampling.min_tokens > most:
-        raise InvalidRequest(
+        raise InvalidRequestError(
             f"Invalid value for 'min_tokens': at most {most} tokens may be written.",
             param="min_tokens",
         )

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
-from api.errors import InvalidImage, InvalidRequest, UnsupportedParameter
+from api.errors import InvalidImageError, InvalidRequestError, UnsupportedParameterError
 from api.ports.text import Conversation, ImageInput, Message, Sampling, Tools
 from deployments.engines.images.reader import PictureReader
 from deployments.engines.llm.output_parsing import ChoiceReader
@@ -62,7 +62,7 @@ class VllmChat:
 
         _register_forced_only()
         self._options = options
-        self._pictures = PictureReader(options.max_image_pixels, InvalidImage)
+        self._pictures = PictureReader(options.max_image_pixels, InvalidImageError)
         self._config = engine.model_config
         self._tokenizer = engine.get_tokenizer()
         # A forced call is JSON of its schema whatever the model's own format is: some of those
@@ -97,22 +97,22 @@ class VllmChat:
         """Check what the model cannot do.
 
         Raises:
-            InvalidRequest: it takes no pictures, knows no such switch, or calls no tools by itself.
+            InvalidRequestError: it takes no pictures, knows no such switch, or calls no tools by itself.
         """
         if not self._config.is_multimodal_model and _has_images(conversation):
-            raise InvalidRequest(
+            raise InvalidRequestError(
                 "Invalid value for 'messages': this model reads text only, and there is an image.",
                 param="messages",
             )
         for name in conversation.template_options:
             if name not in self._options.template_options:
-                raise UnsupportedParameter(
+                raise UnsupportedParameterError(
                     f"This model's chat template has no switch '{name[:64]}'.",
                     param=f"chat_template_kwargs.{name[:64]}",
                 )
         tools = conversation.tools
         if tools and tools.choice == "auto" and self._options.tool_call_parser is None:
-            raise UnsupportedParameter(
+            raise UnsupportedParameterError(
                 "This model does not call tools by itself; 'tool_choice' must be 'none', "
                 "'required' or name a function.",
                 param="tool_choice",
@@ -124,7 +124,7 @@ class VllmChat:
         """Render with the model's template.
 
         Raises:
-            InvalidRequest: the template does not take it, or a picture cannot be read.
+            InvalidRequestError: the template does not take it, or a picture cannot be read.
         """
         from vllm.exceptions import VLLMError
 
@@ -134,7 +134,7 @@ class VllmChat:
         try:
             with translate_errors("messages"):
                 result = await renderer.render_chat(request)
-        except (InvalidRequest, VLLMError):
+        except (InvalidRequestError, VLLMError):
             raise
         except (ValueError, TypeError) as error:  # of Jinja, transformers and vLLM
             raise _template_refuses() from error
@@ -268,8 +268,8 @@ def _has_images(conversation: Conversation) -> bool:
     return any(isinstance(message.content, tuple) for message in conversation.messages)
 
 
-def _template_refuses() -> InvalidRequest:
-    return InvalidRequest(
+def _template_refuses() -> InvalidRequestError:
+    return InvalidRequestError(
         "Invalid value for 'messages': this model's chat template does not take this sequence of "
         "messages.",
         param="messages",

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from api.errors import ApiError, EngineFailed, ReplicaLost
+from api.errors import ApiError, EngineError, ReplicaLostError
 from api.ports.stream import Delta, Usage
 from api.ports.text import Completion, Conversation, Generation, Prompt, Sampling
 from deployments.engines.llm.output_parsing import PromptReading
@@ -18,7 +18,7 @@ from deployments.engines.llm.token_bytes import TokenTexts
 from deployments.engines.llm.vllm_chat import ChatOptions, Rendered, VllmChat
 from deployments.engines.llm.vllm_errors import translate_errors
 from deployments.engines.llm.vllm_output import VllmOutput
-from deployments.engines.protocol import Work
+from deployments.engines.protocol import RequestProgress
 
 if TYPE_CHECKING:
     from vllm.lora.request import LoRARequest
@@ -106,7 +106,7 @@ class VllmEngine:
         generation: Generation,
         emit: Callable[[Delta], None] | None = None,
         lora: "LoRARequest | None" = None,
-        work: Work | None = None,
+        work: RequestProgress | None = None,
     ) -> Completion:
         """Continue every prompt. Cancelling this call aborts the work in the engine.
 
@@ -117,9 +117,9 @@ class VllmEngine:
             work: is told what it will take, and what it has taken.
 
         Raises:
-            ContextLengthExceeded, InvalidRequest: the prompts do not fit this model.
-            RateLimited, Overloaded: `work.begin` says so.
-            EngineFailed, ReplicaLost: it failed at this request, or altogether.
+            ContextLengthExceededError, InvalidRequestError: the prompts do not fit this model.
+            RateLimitError, OverloadedError: `work.begin` says so.
+            EngineError, ReplicaLostError: it failed at this request, or altogether.
         """
         sampling = generation.sampling
         rendered = [
@@ -131,10 +131,10 @@ class VllmEngine:
             for number, prompt in enumerate(generation.prompts)
             for run in self._to_runs(rendered[number], prompt, number * sampling.n, sampling, lora)
         ]
-        work = work or Work()
-        if salt := generation.origin.cache_salt:
+        work = work or RequestProgress()
+        if cache_salt := generation.context.cache_salt:
             for each in rendered:
-                each.prompt["cache_salt"] = salt
+                each.prompt["cache_salt"] = cache_salt
         prompt_tokens = sum(len(each.token_ids) for each in rendered)
         most_tokens = prompt_tokens + sum(run.n * run.max_tokens for run in runs)
         await work.begin(most_tokens, size=sum(run.n for run in runs))
@@ -210,7 +210,7 @@ class VllmEngine:
         """A prompt as the engine takes it.
 
         Raises:
-            InvalidRequest: a token id is not in the vocabulary, or the template refuses the roles.
+            InvalidRequestError: a token id is not in the vocabulary, or the template refuses the roles.
         """
         from vllm.inputs.engine import tokens_input
         from vllm.sampling_params import StructuredOutputsParams
@@ -234,7 +234,7 @@ class VllmEngine:
         """Load a LoRA adapter now, so that a broken one fails here and not amid others' work.
 
         Raises:
-            EngineFailed: vLLM cannot load it.
+            EngineError: vLLM cannot load it.
         """
         from vllm.lora.request import LoRARequest
 
@@ -242,9 +242,9 @@ class VllmEngine:
         try:
             is_loaded = await self._engine.add_lora(request)
         except Exception as error:  # whatever was wrong in there, as text from another process
-            raise EngineFailed("The adapter could not be loaded.") from error
+            raise EngineError("The adapter could not be loaded.") from error
         if not is_loaded:
-            raise EngineFailed("The adapter could not be loaded.")
+            raise EngineError("The adapter could not be loaded.")
         return request
 
     def _note_progress(self) -> None:
@@ -261,7 +261,7 @@ class VllmEngine:
             self._outstanding -= 1
 
     @property
-    def details(self) -> Mapping[str, Any]:
+    def capabilities(self) -> Mapping[str, Any]:
         """What its card tells."""
         reads_pictures = bool(self._engine.model_config.is_multimodal_model)
         return {"max_tokens": self._context_tokens, "reads_pictures": reads_pictures}
@@ -280,13 +280,13 @@ class VllmEngine:
         """Prove that the engine lives and makes progress; vLLM itself only looks at a dead flag.
 
         Raises:
-            ReplicaLost: it is dead, or has had work for too long without a token.
+            ReplicaLostError: it is dead, or has had work for too long without a token.
         """
         with translate_errors():
             await self._engine.check_health()
         stalled_s = time.monotonic() - self._last_progress_s
         if self._outstanding and stalled_s > self._stall_timeout_s:
-            raise ReplicaLost(f"The engine has made no progress for {stalled_s:.0f} seconds.")
+            raise ReplicaLostError(f"The engine has made no progress for {stalled_s:.0f} seconds.")
 
     def shut_down(self) -> None:
         """End the engine's processes."""

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from api.errors import EngineFailed, InvalidRequest, Overloaded, ReplicaLost
+from api.errors import EngineError, InvalidRequestError, OverloadedError, ReplicaLostError
 
 
 @contextmanager
@@ -19,15 +19,15 @@ def translate_errors(param: str | None = None) -> Iterator[None]:
     try:
         yield
     except EngineDeadError as error:
-        raise ReplicaLost("The engine that worked on this request was lost.") from error
+        raise ReplicaLostError("The engine that worked on this request was lost.") from error
     except (vllm_errors.QueueOverflowError, vllm_errors.MaxQueuedTokensError) as error:
-        raise Overloaded("The model has more requests than it can take; try again.") from error
+        raise OverloadedError("The model has more requests than it can take; try again.") from error
     except vllm_errors.VLLMClientError as error:
         at_fault = getattr(error, "parameter", None) or param
         if at_fault is None:
             message = "The model does not accept this request's parameters."
         else:
             message = f"Invalid value for '{at_fault}': this model does not accept it."
-        raise InvalidRequest(message, param=at_fault) from error
+        raise InvalidRequestError(message, param=at_fault) from error
     except vllm_errors.VLLMError as error:
-        raise EngineFailed("The engine failed to answer this request.") from error
+        raise EngineError("The engine failed to answer this request.") from error

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
-from api.errors import EngineFailed
+from api.errors import EngineError
 from api.ports.stream import Delta, Extra, FinishReason
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ class VllmOutput:
     def _take(self, output: "RequestOutput", choice: "CompletionOutput") -> None:
         reason: FinishReason | None = None
         if choice.finish_reason in ("abort", "error"):
-            self._fail(EngineFailed("The engine failed to answer this request."))
+            self._fail(EngineError("The engine failed to answer this request."))
             return
         if choice.finish_reason is not None:
             reason = _FINISH_REASONS.get(choice.finish_reason, "stop")

@@ -2,7 +2,7 @@
 
 from typing import Literal, get_args
 
-from api.ports.rate_limits import Amounts, Limited, Refusal, Standing, Window
+from api.ports.rate_limits import Amounts, LimitExceeded, LimitName, RateLimitStatus, Window
 from api.ports.tenancy import KeyLimits
 from deployments.ledger.limits.sliding_window import SlidingWindow
 
@@ -29,16 +29,16 @@ class Account:
         held = self.slots or self.open_tokens
         return not held and not any(window.used(now_s) for window in self.windows.values())
 
-    def standing(self, limits: KeyLimits, now_s: float) -> Standing:
+    def standing(self, limits: KeyLimits, now_s: float) -> RateLimitStatus:
         """What the response says."""
-        return Standing(
+        return RateLimitStatus(
             requests=self._window("requests", limits.requests_per_minute, now_s),
             tokens=self._window("tokens", limits.tokens_per_minute, now_s),
         )
 
     def find_refusal(
         self, asked: Amounts, limits: KeyLimits, spent: tuple[int, int], now_s: float
-    ) -> Refusal | None:
+    ) -> LimitExceeded | None:
         """The first limit that `asked` would break; quotas first, as no waiting helps there.
 
         Args:
@@ -49,7 +49,7 @@ class Account:
         """
         tokens = asked_tokens(asked)
         day, month = (tokens_spent + self.open_tokens for tokens_spent in spent)
-        demands: tuple[tuple[Limited, int | None, int, int], ...] = (
+        demands: tuple[tuple[LimitName, int | None, int, int], ...] = (
             ("month", limits.tokens_per_month, month, tokens),
             ("day", limits.tokens_per_day, day, tokens),
             ("requests", limits.requests_per_minute, self._used("requests", now_s), asked.requests),
@@ -61,7 +61,7 @@ class Account:
             if limit is not None and amount and used + amount > limit:
                 wait_s = self._wait_s(limited, amount, limit, now_s)
                 standing = self.standing(limits, now_s)
-                return Refusal(limited, limit, used, amount, wait_s, standing)
+                return LimitExceeded(limited, limit, used, amount, wait_s, standing)
         return None
 
     def _used(self, kind: Windowed, now_s: float) -> int:
@@ -73,7 +73,7 @@ class Account:
         window = self.windows[kind]
         return Window(limit, max(limit - window.used(now_s), 0), window.reset_s(now_s))
 
-    def _wait_s(self, limited: Limited, amount: int, limit: int, now_s: float) -> float | None:
+    def _wait_s(self, limited: LimitName, amount: int, limit: int, now_s: float) -> float | None:
         if limited == "day" or limited == "month":
             return None
         if limited == "concurrent":

@@ -8,16 +8,16 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from api.ports.rate_limits import Amounts, Refusal, Standing
+from api.ports.rate_limits import Amounts, LimitExceeded, RateLimitStatus
 from api.ports.tenancy import KeyLimits
 from deployments.ledger.limits.account import WINDOWED, Account, Windowed
-from deployments.ledger.limits.quotas import Spending
+from deployments.ledger.limits.quotas import QuotaUsage
 from deployments.ledger.limits.sliding_window import COUNTED_S, WINDOW_S
-from deployments.ledger.limits.sqlite_state import OpenHold, SqliteState
+from deployments.ledger.limits.sqlite_state import OpenReservation, SqliteState
 
 
 @dataclass(frozen=True, slots=True)
-class Hold:
+class Reservation:
     """One reservation, as the session that made it knows it."""
 
     id: str
@@ -46,9 +46,9 @@ class Accounts:
         self._wall_clock = wall_clock
         self._limits: Mapping[str, KeyLimits] = {}
         self._accounts: dict[str, Account] = {}
-        self._holds: dict[str, OpenHold] = {}
+        self._holds: dict[str, OpenReservation] = {}
         self._sessions: dict[str, set[str]] = {}
-        self._spending = Spending()
+        self._spending = QuotaUsage()
         self._tidied_s = clock()
         if state is not None:
             self._load(state)
@@ -71,11 +71,11 @@ class Accounts:
 
     def reserve(
         self, session: str, hold_id: str, key_id: str, amounts: Amounts
-    ) -> Standing | Refusal:
+    ) -> RateLimitStatus | LimitExceeded:
         """Take all of the amounts or nothing; what is held already is not taken twice."""
         limits = self._limits.get(key_id)
         if limits is None:
-            return Standing()
+            return RateLimitStatus()
         now_s = self._clock()
         account = self._account(key_id)
         if hold_id not in self._holds:
@@ -83,7 +83,7 @@ class Accounts:
             refusal = account.find_refusal(amounts, limits, spent, now_s)
             if refusal is not None:
                 return refusal
-            self._take(session, Hold(hold_id, key_id, amounts), now_s)
+            self._take(session, Reservation(hold_id, key_id, amounts), now_s)
         return account.standing(limits, now_s)
 
     def settle(self, hold_id: str, used: Amounts) -> None:
@@ -97,11 +97,11 @@ class Accounts:
             elif unused < 0:
                 self._count(hold.key_id, kind, int(self._clock()), -unused)
 
-    def standing(self, key_id: str) -> Standing:
+    def standing(self, key_id: str) -> RateLimitStatus:
         """How the key's limits stand."""
         limits = self._limits.get(key_id)
         if limits is None:
-            return Standing()
+            return RateLimitStatus()
         return self._account(key_id).standing(limits, self._clock())
 
     def drop_session(self, session: str) -> None:
@@ -109,7 +109,9 @@ class Accounts:
         for hold_id in list(self._sessions.get(session, ())):
             self._end(hold_id)
 
-    def adopt(self, session: str, holds: Sequence[Hold], asked: Collection[str] = ()) -> None:
+    def restore_session(
+        self, session: str, holds: Sequence[Reservation], asked: Collection[str] = ()
+    ) -> None:
         """Make the session's holds those that it names.
 
         What is missing here is taken whatever the limits say, as the work is under way.
@@ -132,7 +134,7 @@ class Accounts:
         """Those that have holds."""
         return list(self._sessions)
 
-    def counts(self) -> dict[str, int]:
+    def stats(self) -> dict[str, int]:
         """What is under way; all zero when nothing is."""
         return {
             "sessions": len(self._sessions),
@@ -159,9 +161,9 @@ class Accounts:
             account = self._accounts[key_id] = Account()
         return account
 
-    def _take(self, session: str, hold: Hold, now_s: float) -> None:
+    def _take(self, session: str, hold: Reservation, now_s: float) -> None:
         tick = int(now_s)
-        opened = OpenHold(hold.id, session, hold.key_id, hold.amounts, tick)
+        opened = OpenReservation(hold.id, session, hold.key_id, hold.amounts, tick)
         self._open(opened)
         if self._state is not None:
             self._state.put_hold(opened)
@@ -169,14 +171,14 @@ class Accounts:
             if amount := getattr(hold.amounts, kind):
                 self._count(hold.key_id, kind, tick, amount)
 
-    def _open(self, hold: OpenHold) -> None:
+    def _open(self, hold: OpenReservation) -> None:
         self._holds[hold.id] = hold
         self._sessions.setdefault(hold.session, set()).add(hold.id)
         account = self._account(hold.key_id)
         account.slots += hold.amounts.slots
         account.open_tokens += hold.amounts.tokens
 
-    def _end(self, hold_id: str) -> OpenHold | None:
+    def _end(self, hold_id: str) -> OpenReservation | None:
         if (hold := self._holds.pop(hold_id, None)) is None:
             return None
         holds = self._sessions[hold.session]

@@ -19,7 +19,7 @@ def month_of(day: int) -> int:
     return date.year * 12 + date.month
 
 
-class Spending:
+class QuotaUsage:
     """Counts by the day and month of each record, so that a clock set wrong for a while mends."""
 
     def __init__(self) -> None:

@@ -21,17 +21,17 @@ from redis.asyncio.retry import Retry
 from redis.backoff import ConstantBackoff
 from redis.exceptions import RedisError
 
-from api.errors import Unavailable
-from api.ports.rate_limits import Amounts, Limited, Refusal, Standing, Window
+from api.errors import UnavailableError
+from api.ports.rate_limits import Amounts, LimitExceeded, LimitName, RateLimitStatus, Window
 from api.ports.tenancy import KeyLimits
 from deployments.ledger.limits import redis_scripts as scripts
 from deployments.ledger.limits.account import asked_tokens
-from deployments.ledger.limits.accounts import Hold
+from deployments.ledger.limits.accounts import Reservation
 from deployments.ledger.limits.quotas import day_of, month_of
 
 logger = logging.getLogger(__name__)
 
-_PATIENCE_S = 1.0
+_TIMEOUT_S = 1.0
 """For Redis to answer: a request waits for it."""
 
 _CONNECTIONS = 32
@@ -57,9 +57,9 @@ class RedisAccounts:
         pool = BlockingConnectionPool.from_url(
             url,
             max_connections=_CONNECTIONS,
-            timeout=_PATIENCE_S,
-            socket_timeout=_PATIENCE_S,
-            socket_connect_timeout=_PATIENCE_S,
+            timeout=_TIMEOUT_S,
+            socket_timeout=_TIMEOUT_S,
+            socket_connect_timeout=_TIMEOUT_S,
             # Once more, for connections that a restart of Redis has broken.
             retry=Retry(ConstantBackoff(_BACKOFF_S), 1),
             decode_responses=True,
@@ -68,8 +68,8 @@ class RedisAccounts:
         self._prefix = prefix
         self._wall_clock = wall_clock
         self._limits: Mapping[str, KeyLimits] = {}
-        self._holds: dict[str, tuple[str, Hold]] = {}
-        self._owed: dict[str, tuple[Hold, Amounts]] = {}
+        self._holds: dict[str, tuple[str, Reservation]] = {}
+        self._owed: dict[str, tuple[Reservation, Amounts]] = {}
         self._reserve = self._redis.register_script(scripts.RESERVE)
         self._settle = self._redis.register_script(scripts.SETTLE)
         self._renew = self._redis.register_script(scripts.RENEW)
@@ -92,19 +92,19 @@ class RedisAccounts:
 
     async def reserve(
         self, session: str, hold_id: str, key_id: str, amounts: Amounts
-    ) -> Standing | Refusal:
+    ) -> RateLimitStatus | LimitExceeded:
         """See LimitStore."""
         limits = self._limits.get(key_id)
         if limits is None:
-            return Standing()
-        hold = Hold(hold_id, key_id, amounts)
+            return RateLimitStatus()
+        hold = Reservation(hold_id, key_id, amounts)
         self._owed.pop(hold_id, None)
         asked = asked_tokens(amounts)
         ask: dict[str, Any] = {"session": session, "id": hold_id, "tokens": asked}
         ask |= {"amounts": asdict(amounts), "limits": _by_name(limits)}
         try:
             answer = await self._run(self._reserve, key_id, **ask)
-        except (Unavailable, asyncio.CancelledError):
+        except (UnavailableError, asyncio.CancelledError):
             if hold_id not in self._holds:
                 self._owed[hold_id] = (hold, Amounts())  # it may have been granted nevertheless
             raise
@@ -121,14 +121,14 @@ class RedisAccounts:
             self._owed[hold_id] = (hold, used)
             try:
                 await self._pay(hold_id)
-            except Unavailable as error:
+            except UnavailableError as error:
                 logger.warning("a hold is settled later: %s", error.__cause__)
 
-    async def standing(self, key_id: str) -> Standing:
+    async def standing(self, key_id: str) -> RateLimitStatus:
         """See LimitStore."""
         limits = self._limits.get(key_id)
         if limits is None:
-            return Standing()
+            return RateLimitStatus()
         return _to_standing(await self._run(self._standing, key_id), limits)
 
     async def renew(self, session: str) -> None:
@@ -139,7 +139,9 @@ class RedisAccounts:
             restored = await self._name(session, key_id, holds, is_all=False)
             self._settle_again([hold for hold in holds if hold.id in restored])
 
-    async def adopt(self, session: str, holds: Sequence[Hold], asked: Collection[str] = ()) -> None:
+    async def restore_session(
+        self, session: str, holds: Sequence[Reservation], asked: Collection[str] = ()
+    ) -> None:
         """See LimitStore."""
         before = self._held_by(session)
         self._forget(session, but=asked)
@@ -164,7 +166,7 @@ class RedisAccounts:
         """See LimitStore."""
         return list({session for session, _ in self._holds.values()})
 
-    async def counts(self) -> dict[str, int]:
+    async def stats(self) -> dict[str, int]:
         """See LimitStore."""
         holds = [hold for _, hold in self._holds.values()]
         return {
@@ -191,7 +193,7 @@ class RedisAccounts:
         self,
         session: str,
         key_id: str,
-        holds: Sequence[Hold],
+        holds: Sequence[Reservation],
         *,
         is_all: bool,
         asked: Collection[str] = (),
@@ -209,13 +211,13 @@ class RedisAccounts:
             await self._run(self._settle, hold.key_id, id=hold_id, used=asdict(used))
             self._owed.pop(hold_id, None)
 
-    def _settle_again(self, restored: Sequence[Hold]) -> None:
+    def _settle_again(self, restored: Sequence[Reservation]) -> None:
         """What was settled while it was being restored would be held for ever."""
         for hold in restored:
             if hold.id not in self._holds:
                 self._owed[hold.id] = (hold, hold.amounts)
 
-    def _held_by(self, session: str) -> dict[str, list[Hold]]:
+    def _held_by(self, session: str) -> dict[str, list[Reservation]]:
         """By key."""
         ours = [hold for holder, hold in self._holds.values() if holder == session]
         ours.sort(key=lambda hold: hold.key_id)
@@ -233,12 +235,12 @@ def _translated() -> Iterator[None]:
         yield
     except RedisError as error:
         message = "The limits of this key cannot be checked at the moment; try again."
-        raise Unavailable(message) from error
+        raise UnavailableError(message) from error
 
 
-def _by_name(limits: KeyLimits) -> dict[Limited, int]:
+def _by_name(limits: KeyLimits) -> dict[LimitName, int]:
     """Those that there are, under the names that a refusal has."""
-    named: dict[Limited, int | None] = {
+    named: dict[LimitName, int | None] = {
         "requests": limits.requests_per_minute,
         "tokens": limits.tokens_per_minute,
         "images": limits.images_per_minute,
@@ -249,9 +251,9 @@ def _by_name(limits: KeyLimits) -> dict[Limited, int]:
     return {name: limit for name, limit in named.items() if limit is not None}
 
 
-def _to_standing(numbers: Sequence[str], limits: KeyLimits) -> Standing:
+def _to_standing(numbers: Sequence[str], limits: KeyLimits) -> RateLimitStatus:
     requests_used, requests_reset_s, tokens_used, tokens_reset_s = numbers
-    return Standing(
+    return RateLimitStatus(
         requests=_to_window(limits.requests_per_minute, requests_used, requests_reset_s),
         tokens=_to_window(limits.tokens_per_minute, tokens_used, tokens_reset_s),
     )
@@ -262,15 +264,19 @@ def _to_window(limit: int | None, used: str, reset_s: str) -> Window | None:
 
 
 def _to_refusal(
-    limited: Limited, why: Sequence[str], amounts: Amounts, limits: KeyLimits, standing: Standing
-) -> Refusal:
+    limited: LimitName,
+    why: Sequence[str],
+    amounts: Amounts,
+    limits: KeyLimits,
+    standing: RateLimitStatus,
+) -> LimitExceeded:
     used, wait_s = why
-    asked: dict[Limited, int] = {
+    asked: dict[LimitName, int] = {
         "requests": amounts.requests,
         "images": amounts.images,
         "concurrent": amounts.slots,
     }
-    return Refusal(
+    return LimitExceeded(
         limited=limited,
         limit=_by_name(limits)[limited],
         used=int(used),

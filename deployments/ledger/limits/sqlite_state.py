@@ -36,7 +36,7 @@ Bucket = tuple[str, Windowed, int, int]
 
 
 @dataclass(frozen=True, slots=True)
-class OpenHold:
+class OpenReservation:
     """A reservation, until it is settled."""
 
     id: str
@@ -63,11 +63,11 @@ class SqliteState:
         self._path = path
         self._epoch = f"{boot_id or _read_boot_id()} {_LAYOUT}"
         self._buckets: dict[tuple[str, Windowed, int], int] = {}
-        self._holds: dict[str, OpenHold | None] = {}
+        self._holds: dict[str, OpenReservation | None] = {}
         self._forget_before: int | None = None
         self._connection: sqlite3.Connection | None = self._connect()
 
-    def load(self) -> tuple[list[Bucket], list[OpenHold]]:
+    def load(self) -> tuple[list[Bucket], list[OpenReservation]]:
         """What the last process left; buckets oldest first."""
         if self._connection is None:
             return [], []
@@ -78,7 +78,7 @@ class SqliteState:
             "SELECT id, session, key_id, requests, tokens, images, slots, tick FROM holds"
         )
         holds = [
-            OpenHold(id_, session, key_id, Amounts(*amounts), tick)
+            OpenReservation(id_, session, key_id, Amounts(*amounts), tick)
             for id_, session, key_id, *amounts, tick in rows
         ]
         return buckets, holds
@@ -87,7 +87,7 @@ class SqliteState:
         """Remember all that a key took in this second."""
         self._buckets[key_id, kind, tick] = amount
 
-    def put_hold(self, hold: OpenHold) -> None:
+    def put_hold(self, hold: OpenReservation) -> None:
         """Remember a hold until it is dropped."""
         self._holds[hold.id] = hold
 
@@ -179,7 +179,7 @@ class SqliteState:
             Path(f"{self._path}{suffix}").unlink(missing_ok=True)
 
 
-def _to_row(hold: OpenHold) -> tuple[str | int, ...]:
+def _to_row(hold: OpenReservation) -> tuple[str | int, ...]:
     taken = hold.amounts
     amounts = (taken.requests, taken.tokens, taken.images, taken.slots)
     return (hold.id, hold.session, hold.key_id, *amounts, hold.tick)

@@ -6,9 +6,9 @@ Reserve, work, spend, settle: in this order the quotas never miss anything.
 from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
-from api.ports.rate_limits import Amounts, Refusal, Standing
+from api.ports.rate_limits import Amounts, LimitExceeded, RateLimitStatus
 from api.ports.tenancy import KeyLimits
-from deployments.ledger.limits.accounts import Accounts, Hold
+from deployments.ledger.limits.accounts import Accounts, Reservation
 from deployments.ledger.limits.sqlite_state import SqliteState
 
 
@@ -16,7 +16,7 @@ class LimitStore(Protocol):
     """Reserves what requests will use, for all keys.
 
     A session is a process that reserves; its holds live no longer than it does. All may
-    raise Unavailable, and may be repeated then, but for `spend`.
+    raise UnavailableError, and may be repeated then, but for `spend`.
     """
 
     async def set_limits(self, limits: Mapping[str, KeyLimits]) -> None:
@@ -30,19 +30,21 @@ class LimitStore(Protocol):
 
     async def reserve(
         self, session: str, hold_id: str, key_id: str, amounts: Amounts
-    ) -> Standing | Refusal:
+    ) -> RateLimitStatus | LimitExceeded:
         """Take all of the amounts or nothing; what is held already is not taken twice."""
 
     async def settle(self, hold_id: str, used: Amounts) -> None:
         """End a hold and count what was used; a hold that is not known is none of ours."""
 
-    async def standing(self, key_id: str) -> Standing:
+    async def standing(self, key_id: str) -> RateLimitStatus:
         """How the key's limits stand."""
 
     async def renew(self, session: str) -> None:
         """The session is alive; to be said every second."""
 
-    async def adopt(self, session: str, holds: Sequence[Hold], asked: Collection[str] = ()) -> None:
+    async def restore_session(
+        self, session: str, holds: Sequence[Reservation], asked: Collection[str] = ()
+    ) -> None:
         """The session is back: these are all of its holds, but for what it will ask for again."""
 
     async def drop_session(self, session: str) -> None:
@@ -54,7 +56,7 @@ class LimitStore(Protocol):
     async def sessions(self) -> list[str]:
         """Those that have holds, as far as this process knows."""
 
-    async def counts(self) -> dict[str, int]:
+    async def stats(self) -> dict[str, int]:
         """What is under way, as far as this process knows; all zero when nothing is."""
 
     async def close(self) -> None:
@@ -87,7 +89,7 @@ class LocalStore:
 
     async def reserve(
         self, session: str, hold_id: str, key_id: str, amounts: Amounts
-    ) -> Standing | Refusal:
+    ) -> RateLimitStatus | LimitExceeded:
         """See LimitStore."""
         return self._accounts.reserve(session, hold_id, key_id, amounts)
 
@@ -95,16 +97,18 @@ class LocalStore:
         """See LimitStore."""
         self._accounts.settle(hold_id, used)
 
-    async def standing(self, key_id: str) -> Standing:
+    async def standing(self, key_id: str) -> RateLimitStatus:
         """See LimitStore."""
         return self._accounts.standing(key_id)
 
     async def renew(self, session: str) -> None:
         """Nothing lapses here: the ledger sees when a session's connection ends."""
 
-    async def adopt(self, session: str, holds: Sequence[Hold], asked: Collection[str] = ()) -> None:
+    async def restore_session(
+        self, session: str, holds: Sequence[Reservation], asked: Collection[str] = ()
+    ) -> None:
         """See LimitStore."""
-        self._accounts.adopt(session, holds, asked)
+        self._accounts.restore_session(session, holds, asked)
 
     async def drop_session(self, session: str) -> None:
         """See LimitStore."""
@@ -120,9 +124,9 @@ class LocalStore:
         """See LimitStore."""
         return self._accounts.sessions()
 
-    async def counts(self) -> dict[str, int]:
+    async def stats(self) -> dict[str, int]:
         """See LimitStore."""
-        return self._accounts.counts()
+        return self._accounts.stats()
 
     async def close(self) -> None:
         """Write what is left and let go of the file."""

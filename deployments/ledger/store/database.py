@@ -22,7 +22,7 @@ from deployments.ledger.store.errors import StoreError
 from deployments.ledger.store.schema_version import is_current, upgrade
 
 VARIABLE = "TRIPTYCH_DATABASE_URL"
-_PATIENCE_S = 5
+_TIMEOUT_S = 5
 """How long to wait for another writer (SQLite), a connection, or the server (PostgreSQL)."""
 _STATEMENT_S = 60
 _MIGRATION_LOCK = 0x747269707479  # any number that nobody else takes; "tripty"
@@ -118,8 +118,8 @@ class Database:
 def _postgresql_engine(url: URL) -> AsyncEngine:
     return create_async_engine(
         url,
-        connect_args={"timeout": _PATIENCE_S, "command_timeout": _STATEMENT_S},
-        pool_timeout=_PATIENCE_S,
+        connect_args={"timeout": _TIMEOUT_S, "command_timeout": _STATEMENT_S},
+        pool_timeout=_TIMEOUT_S,
         pool_pre_ping=True,  # a server that was restarted is noticed before it costs a request
         hide_parameters=True,
     )
@@ -127,7 +127,7 @@ def _postgresql_engine(url: URL) -> AsyncEngine:
 
 def _sqlite_engine(url: URL) -> AsyncEngine:
     engine = create_async_engine(
-        url, connect_args={"timeout": _PATIENCE_S}, pool_timeout=_PATIENCE_S, hide_parameters=True
+        url, connect_args={"timeout": _TIMEOUT_S}, pool_timeout=_TIMEOUT_S, hide_parameters=True
     )
     path = Path(str(url.database))
     sync_engine: Engine = engine.sync_engine
@@ -163,7 +163,7 @@ def _sqlite_engine(url: URL) -> AsyncEngine:
 
 async def _keep_a_write_ahead_log(connection: aiosqlite.Connection) -> None:
     """Set the file's mode. Alone among statements this does not wait for who else has it open."""
-    end = time.monotonic() + _PATIENCE_S
+    end = time.monotonic() + _TIMEOUT_S
     while True:
         try:
             await connection.execute("PRAGMA journal_mode = WAL")

@@ -11,11 +11,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from api.access.key_format import digest, new_secret
 from api.admin.key_schema import apply_changes, to_key_object
-from api.errors import InvalidRequest, KeyNotFound
+from api.errors import InvalidRequestError, KeyNotFoundError
 from api.ports.administration import NewSecret
 from api.ports.tenancy import Key, KeyLimits
 from deployments.ledger.audit_log import AuditLog
-from deployments.ledger.pepper import to_pepper_mark
+from deployments.ledger.pepper import to_pepper_fingerprint
 from deployments.ledger.records import StoredKey
 from deployments.ledger.store.database import Database
 from deployments.ledger.store.errors import StoreError
@@ -43,7 +43,7 @@ class KeyStore:
         """Make a key of fields of `Key` (`name` is needed; `tenant` is the name unless given).
 
         Raises:
-            InvalidRequest: another key has the name.
+            InvalidRequestError: another key has the name.
         """
         key_id, secret = new_secret()
         made = {"id": key_id, "tenant": fields["name"], "created_at_s": time.time()}
@@ -70,11 +70,15 @@ class KeyStore:
         Raises:
             StoreError: this is another one, and keys made with it would never open.
         """
-        mark = to_pepper_mark(self._pepper)
-        is_open = changes_table.c.pepper_mark.is_(None)
+        mark = to_pepper_fingerprint(self._pepper)
+        is_open = changes_table.c.pepper_fingerprint.is_(None)
         async with self._database.writing() as connection:
-            await connection.execute(update(changes_table).where(is_open).values(pepper_mark=mark))
-            found = (await connection.execute(select(changes_table.c.pepper_mark))).scalar_one()
+            await connection.execute(
+                update(changes_table).where(is_open).values(pepper_fingerprint=mark)
+            )
+            found = (
+                await connection.execute(select(changes_table.c.pepper_fingerprint))
+            ).scalar_one()
         if found != mark:
             raise StoreError(
                 "the keys in this database are made with another pepper: TRIPTYCH_PEPPER, or the "
@@ -90,7 +94,7 @@ class KeyStore:
         """One key.
 
         Raises:
-            KeyNotFound: there is none; so raise all methods below.
+            KeyNotFoundError: there is none; so raise all methods below.
         """
         async with self._database.reading() as connection:
             return (await _get(connection, id_or_name, select(keys))).key
@@ -99,7 +103,7 @@ class KeyStore:
         """Replace some fields of a key; a mapping for `limits` replaces some of the limits.
 
         Raises:
-            InvalidRequest: another key has the new name.
+            InvalidRequestError: another key has the new name.
         """
         async with self._database.writing() as connection:
             before = (await _get(connection, id_or_name)).key
@@ -157,7 +161,7 @@ async def _get(
     """The key of that id, else of that name.
 
     Raises:
-        KeyNotFound: there is none.
+        KeyNotFoundError: there is none.
     """
     by_either = or_(keys.c.id == id_or_name, keys.c.name == id_or_name)
     # PostgreSQL refuses a NUL, and no key has a name that cannot be printed.
@@ -165,7 +169,7 @@ async def _get(
     rows = (await connection.execute(query.where(by_either))).all() if is_possible else []
     if not rows:
         quoted = ascii(id_or_name[:_MAX_QUOTED_CHARS])
-        raise KeyNotFound(f"There is no API key with the id or name {quoted}.")
+        raise KeyNotFoundError(f"There is no API key with the id or name {quoted}.")
     return _to_stored(min(rows, key=lambda row: row.id != id_or_name))
 
 
@@ -173,12 +177,14 @@ async def _write(connection: AsyncConnection, key: Key, statement: Any) -> None:
     """Change a key, and the number by which others see that.
 
     Raises:
-        InvalidRequest: another key has the name.
+        InvalidRequestError: another key has the name.
     """
     try:
         await connection.execute(statement)
     except IntegrityError:
-        raise InvalidRequest(f"There is a key named '{key.name}' already.", param="name") from None
+        raise InvalidRequestError(
+            f"There is a key named '{key.name}' already.", param="name"
+        ) from None
     await connection.execute(update(changes_table).values(version=changes_table.c.version + 1))
 
 

@@ -43,7 +43,7 @@ changes = Table(
     metadata,
     Column("id", Integer, primary_key=True, autoincrement=False),  # always 1
     Column("version", BigInteger, nullable=False),
-    Column("pepper_mark", LargeBinary),  # see `to_pepper_mark`
+    Column("pepper_fingerprint", LargeBinary),  # see `to_pepper_fingerprint`
 )
 """One row; its number grows with every change of a key."""
 

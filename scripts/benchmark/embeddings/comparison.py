@@ -21,7 +21,7 @@ from scripts.benchmark.embeddings.load import Vectors
 from scripts.benchmark.embeddings.peers import PEERS, Setting, ours
 from scripts.benchmark.report.round_statistics import to_spread
 from scripts.benchmark.stacks.rigs import ENVIRONMENT
-from scripts.benchmark.stacks.running import Interrupts, StackFailed
+from scripts.benchmark.stacks.running import Interrupts, StackError
 from scripts.benchmark.stacks.stacks import OUR_ENVIRONMENT
 
 REQUESTS = 4
@@ -193,7 +193,7 @@ def _compare(setting: Setting, rounds: int, peers: Sequence[str], results: Resul
         comparison = Comparison(our, started, results, setting.interrupts)
         comparison.check()
         if not comparison.peers:
-            raise StackFailed("there is no one left to compare with")
+            raise StackError("there is no one left to compare with")
         for number in range(1, rounds + 1):
             comparison.measure_round(number)
 
@@ -207,7 +207,7 @@ def start(
     say(f"starting {name}")
     try:
         return enter(PEERS[name](setting))
-    except StackFailed as failure:
+    except StackError as failure:
         say(f"without {name}: {failure}")
         return None
 

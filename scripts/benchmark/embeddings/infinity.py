@@ -11,7 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from scripts.benchmark.stacks.running import StackFailed
+from scripts.benchmark.stacks.running import StackError
 from scripts.benchmark.stacks.stacks import KEY, ROOT, Launch, Model
 
 TORCH = ROOT / "requirements" / "torch-cpu.txt"
@@ -37,7 +37,7 @@ def launch_infinity(model: Model, home: Path, env: dict[str, str], port: int, lo
     """What to start; the environment is made if it is not there.
 
     Raises:
-        StackFailed: it cannot be made.
+        StackError: it cannot be made.
     """
     python = prepare_environment(home / "bench" / "infinity", log)
     command = [str(python.with_name("infinity_emb")), "v2", "--host", "127.0.0.1"]
@@ -51,7 +51,7 @@ def prepare_environment(folder: Path, log: Path) -> Path:
     """The Python of the environment, which is made unless it is of these requirements.
 
     Raises:
-        StackFailed: it cannot be made; the log says why.
+        StackError: it cannot be made; the log says why.
     """
     python, stamp = folder / "bin" / "python", folder / ".set-up"
     version = to_version(TORCH, LOCK)
@@ -69,7 +69,7 @@ def prepare_environment(folder: Path, log: Path) -> Path:
     with log.open("w") as output:
         for ways in steps:
             if not any(_succeeds(way, output.fileno()) for way in ways):
-                raise StackFailed(f"its environment cannot be made: see {log}")
+                raise StackError(f"its environment cannot be made: see {log}")
     stamp.write_text(version)
     return python
 

@@ -20,7 +20,7 @@ import uvloop
 
 from scripts.benchmark.load.generator import Connection
 from scripts.benchmark.load.http_stream import Stream
-from scripts.benchmark.stacks.running import StackFailed
+from scripts.benchmark.stacks.running import StackError
 
 Result = TypeVar("Result")
 Vectors = npt.NDArray[np.float32]
@@ -65,12 +65,12 @@ class Answer(Stream):
         """The body, if it has so many vectors.
 
         Raises:
-            StackFailed: it has not, or the request failed.
+            StackError: it has not, or the request failed.
         """
         body = b"".join(self.pieces)
         found = len(MEMBER.findall(body))
         if self.error or found != count:
-            raise StackFailed(self.error or f"{found} vectors for {count} texts: {body[:300]!r}")
+            raise StackError(self.error or f"{found} vectors for {count} texts: {body[:300]!r}")
         return body
 
 
@@ -86,7 +86,7 @@ def measure_rate(server: Server, batches: Sequence[Sequence[str]], clients: int)
     """Texts a second of all clients, each of which asks for its share of the batches in turn.
 
     Raises:
-        StackFailed: a request failed.
+        StackError: a request failed.
     """
     requests = [server.to_request(batch) for batch in batches]
     answers = [Answer() for _ in batches]
@@ -113,7 +113,7 @@ def measure_p50_ms(server: Server, text: str, times: int) -> float:
     """Of one text at a time over one connection.
 
     Raises:
-        StackFailed: a request failed.
+        StackError: a request failed.
     """
     request, answers = server.to_request([text]), [Answer() for _ in range(times)]
 
@@ -132,7 +132,7 @@ def embed(server: Server, texts: Sequence[str]) -> Vectors:
     """The vectors of some texts, in their order.
 
     Raises:
-        StackFailed: the request failed.
+        StackError: the request failed.
     """
     answer = Answer()
 
@@ -161,9 +161,9 @@ def _run(work: Coroutine[Any, Any, Result]) -> Result:
     try:
         return uvloop.run(work)
     except ExceptionGroup as group:  # of the clients; the first to fail tells enough
-        raise StackFailed(repr(group.exceptions[0])) from group
+        raise StackError(repr(group.exceptions[0])) from group
     except (OSError, TimeoutError) as error:
-        raise StackFailed(repr(error)) from error
+        raise StackError(repr(error)) from error
 
 
 async def _connect(server: Server) -> Connection:

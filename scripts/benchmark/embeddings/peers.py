@@ -21,7 +21,7 @@ from scripts.benchmark.embeddings.infinity import launch_infinity
 from scripts.benchmark.embeddings.load import Server
 from scripts.benchmark.stacks.one_model import serving
 from scripts.benchmark.stacks.process_cost import tree
-from scripts.benchmark.stacks.running import START_S, Interrupts, StackFailed
+from scripts.benchmark.stacks.running import START_S, Interrupts, StackError
 from scripts.benchmark.stacks.stacks import KEY, Launch, Model, launch_vllm
 from scripts.service import process_tree
 from scripts.service.environment import free_ports
@@ -47,7 +47,7 @@ def ours(setting: Setting) -> Iterator[Contender]:
     """Triptych with the encoder, for the length of a block.
 
     Raises:
-        StackFailed: it is not ready in time.
+        StackError: it is not ready in time.
     """
     model = {"id": MODEL, "source": str(setting.folder), "engine": {"dtype": setting.dtype}}
     log = setting.logs / "embeddings.log"
@@ -119,7 +119,7 @@ def _wait_until_ready(name: str, root: subprocess.Popen[bytes], port: int, log: 
                 return
         connection.close()
         time.sleep(0.5)
-    raise StackFailed(f"{name} is not ready: see {log}")
+    raise StackError(f"{name} is not ready: see {log}")
 
 
 def _end(root: subprocess.Popen[bytes]) -> None:

@@ -20,7 +20,7 @@ from scripts.benchmark.report.round_statistics import Spread, to_spread
 from scripts.benchmark.stacks.bare_process import BareProcess
 from scripts.benchmark.stacks.one_model import serving
 from scripts.benchmark.stacks.rigs import ENVIRONMENT
-from scripts.benchmark.stacks.running import Interrupts, StackFailed
+from scripts.benchmark.stacks.running import Interrupts, StackError
 from scripts.benchmark.stacks.stacks import KEY, OUR_ENVIRONMENT, ROOT
 
 MODEL = ROOT / "scripts" / "demo" / "shapes"
@@ -88,7 +88,7 @@ class Client:
         connection.request("POST", "/v1/images/generations", json.dumps(body), headers)
         response = connection.getresponse()
         if response.status != http.HTTPStatus.OK:
-            raise StackFailed(f"status {response.status}: {response.read()[:300]!r}")
+            raise StackError(f"status {response.status}: {response.read()[:300]!r}")
         return response
 
     def draw(self, seeds: range) -> None:
@@ -132,7 +132,7 @@ def measure_preview(client: Client) -> float:
             first_s = time.perf_counter() - began_s
     connection.close()
     if first_s is None:
-        raise StackFailed("a stream had no preview")
+        raise StackError("a stream had no preview")
     return first_s / (time.perf_counter() - began_s)
 
 
@@ -232,7 +232,7 @@ def served(env: dict[str, str], log: Path, interrupts: Interrupts) -> Iterator[C
     """The service with the image model and a ledger, for the length of a block.
 
     Raises:
-        StackFailed: it is not ready in time.
+        StackError: it is not ready in time.
     """
     engine = {"num_inference_steps": STEPS, "guidance_scale": GUIDANCE, "dtype": "float32"}
     model = {"id": "shapes", "source": str(MODEL), "engine": engine}

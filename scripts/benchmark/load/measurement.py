@@ -11,7 +11,7 @@ from typing import Any
 
 from scripts.benchmark.load.generator import Load
 from scripts.benchmark.stacks.process_cost import Meter
-from scripts.benchmark.stacks.running import StackFailed
+from scripts.benchmark.stacks.running import StackError
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -23,7 +23,7 @@ class Generator:
         """Start it; returns when it is warm.
 
         Raises:
-            StackFailed: it ended before that.
+            StackError: it ended before that.
         """
         self.process = subprocess.Popen(
             [sys.executable, "-m", "scripts.benchmark.load.generator"],
@@ -61,7 +61,7 @@ class Generator:
         assert self.process.stdout
         if line := self.process.stdout.readline():
             return line
-        raise StackFailed(f"the load generator ended with status {self.process.wait()}")
+        raise StackError(f"the load generator ended with status {self.process.wait()}")
 
 
 def measure(load: Load, root_pid: int | None) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-from scripts.benchmark.stacks.running import StackFailed
+from scripts.benchmark.stacks.running import StackError
 from scripts.benchmark.stacks.stacks import ROOT
 
 
@@ -14,7 +14,7 @@ class BareProcess:
         """Start it, and wait until it is ready.
 
         Raises:
-            StackFailed: it ended instead.
+            StackError: it ended instead.
         """
         self._process = subprocess.Popen(
             [sys.executable, "-m", module, *arguments],
@@ -32,7 +32,7 @@ class BareProcess:
         """Say a line, and wait for the answer.
 
         Raises:
-            StackFailed: it ended instead.
+            StackError: it ended instead.
         """
         assert self._process.stdin
         self._process.stdin.write(line + "\n")
@@ -48,4 +48,4 @@ class BareProcess:
         assert self._process.stdout
         if line := self._process.stdout.readline():
             return line
-        raise StackFailed(f"the bare library ended with status {self._process.wait()}")
+        raise StackError(f"the bare library ended with status {self._process.wait()}")

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from scripts.benchmark.stacks.running import HOMES, START_S, Interrupts, StackFailed
+from scripts.benchmark.stacks.running import HOMES, START_S, Interrupts, StackError
 from scripts.benchmark.stacks.stacks import KEY, ROOT
 from scripts.service import process_tree
 from scripts.service.environment import free_ports
@@ -25,7 +25,7 @@ def serving(
     """The port where it answers, once the model is ready.
 
     Raises:
-        StackFailed: it is not ready in time.
+        StackError: it is not ready in time.
     """
     with tempfile.TemporaryDirectory(prefix="bench-", dir=HOMES) as home:
         (port,) = free_ports(1)
@@ -62,7 +62,7 @@ def _wait_until_ready(port: int, root: subprocess.Popen[bytes], log: Path) -> No
             if connection.getresponse().status == http.HTTPStatus.OK:
                 return
         time.sleep(0.5)
-    raise StackFailed(f"the service is not ready: see {log}")
+    raise StackError(f"the service is not ready: see {log}")
 
 
 def to_config(builder: str, model: dict[str, Any], port: int) -> dict[str, Any]:

@@ -28,7 +28,7 @@ POLL_S = 0.5
 HOMES = "/tmp"  # short: Unix sockets are in there
 
 
-class StackFailed(Exception):
+class StackError(Exception):
     """A stack did not start, or a measurement broke off; the message says why."""
 
 
@@ -78,7 +78,7 @@ def started(stack: Stack, model: Model, log: Path, interrupts: Interrupts) -> It
     """A stack for the length of a block.
 
     Raises:
-        StackFailed: it ended before it answered, or did not answer in time.
+        StackError: it ended before it answered, or did not answer in time.
     """
     home = Path(tempfile.mkdtemp(prefix="bench-", dir=HOMES))
     try:
@@ -114,9 +114,9 @@ def _wait_until_ready(root: subprocess.Popen[bytes], launch: Launch, log: Path, 
         # Not root.poll(): orphans come to us too, and must be reaped for `end` to see the end.
         process_tree.reap(root)
         if root.returncode is not None:
-            raise StackFailed(f"ended with status {root.returncode}: {_last_line(log)}")
+            raise StackError(f"ended with status {root.returncode}: {_last_line(log)}")
         if time.monotonic() > deadline:
-            raise StackFailed(f"not ready after {START_S:.0f} s: {_last_line(log)}")
+            raise StackError(f"not ready after {START_S:.0f} s: {_last_line(log)}")
         time.sleep(POLL_S)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from starlette.applications import Starlette
 
-from api.errors import EngineFailed, InsufficientQuota, RateLimited
+from api.errors import EngineError, InsufficientQuotaError, RateLimitError
 from api.ports.tenancy import Key, KeyLimits
 from tests.helpers.asgi import Exchange, request
 from tests.helpers.fakes import (
@@ -98,7 +98,8 @@ async def test_success_gives_the_place_back_and_keeps_the_images(path: str, body
 
 @ALL
 @pytest.mark.parametrize(
-    "error", [EngineFailed("It broke."), RateLimited("No tokens left."), RuntimeError("It broke.")]
+    "error",
+    [EngineError("It broke."), RateLimitError("No tokens left."), RuntimeError("It broke.")],
 )
 async def test_failure_gives_all_back(path: str, body: Any, error: Exception) -> None:
     service = Service(error=error)
@@ -136,8 +137,10 @@ async def test_server_that_shuts_down_gives_all_back(path: str, body: Any) -> No
 
 
 @ALL
-@pytest.mark.parametrize("refusal", [RateLimited("Full."), InsufficientQuota("Used up.")])
-async def test_refused_request_reaches_no_model(path: str, body: Any, refusal: RateLimited) -> None:
+@pytest.mark.parametrize("refusal", [RateLimitError("Full."), InsufficientQuotaError("Used up.")])
+async def test_refused_request_reaches_no_model(
+    path: str, body: Any, refusal: RateLimitError
+) -> None:
     service = Service(refusal=refusal)
 
     response = await service.ask(path, body)

@@ -1,14 +1,14 @@
 import pytest
 
 from api.access.rate_limit_headers import to_error, to_headers
-from api.errors import InsufficientQuota, RateLimited
-from api.ports.rate_limits import Limited, Refusal, Standing, Window
+from api.errors import InsufficientQuotaError, RateLimitError
+from api.ports.rate_limits import LimitExceeded, LimitName, RateLimitStatus, Window
 
-STANDING = Standing(requests=Window(10, 0, 6.0), tokens=Window(40_000, 39_000, 90.5))
+STANDING = RateLimitStatus(requests=Window(10, 0, 6.0), tokens=Window(40_000, 39_000, 90.5))
 
 
-def refuse(limited: Limited, retry_after_s: float | None, *, asked: int = 1) -> Refusal:
-    return Refusal(limited, 10, 10, asked, retry_after_s, STANDING)
+def refuse(limited: LimitName, retry_after_s: float | None, *, asked: int = 1) -> LimitExceeded:
+    return LimitExceeded(limited, 10, 10, asked, retry_after_s, STANDING)
 
 
 def test_headers_are_openais():
@@ -23,7 +23,7 @@ def test_headers_are_openais():
 
 
 def test_what_is_not_limited_has_no_headers():
-    assert to_headers(Standing()) == {}
+    assert to_headers(RateLimitStatus()) == {}
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ def test_what_is_not_limited_has_no_headers():
     ],
 )
 def test_reset_is_written_like_openais(reset_s: float, words: str):
-    headers = to_headers(Standing(tokens=Window(1, 0, reset_s)))
+    headers = to_headers(RateLimitStatus(tokens=Window(1, 0, reset_s)))
 
     assert headers["x-ratelimit-reset-tokens"] == words
 
@@ -51,7 +51,7 @@ def test_reset_is_written_like_openais(reset_s: float, words: str):
 def test_rate_limit_says_when_to_try_again():
     error = to_error(refuse("requests", 6.0))
 
-    assert type(error) is RateLimited
+    assert type(error) is RateLimitError
     assert error.message == (
         "Rate limit reached for requests per minute: limit 10, used 10, requested 1. "
         "Please try again in 6s."
@@ -77,14 +77,14 @@ def test_retry_is_never_too_early(retry_after_s: float, ms: int):
         ("concurrent", "concurrent requests"),
     ],
 )
-def test_message_names_the_limit(limited: Limited, name: str):
+def test_message_names_the_limit(limited: LimitName, name: str):
     assert f"reached for {name}:" in to_error(refuse(limited, 1.0)).message
 
 
 def test_request_that_never_fits_is_not_to_be_retried():
     error = to_error(refuse("tokens", None, asked=11))
 
-    assert type(error) is RateLimited
+    assert type(error) is RateLimitError
     assert error.message == (
         "Request too large for tokens per minute: limit 10, requested 11. "
         "It must be made smaller to be served."
@@ -99,10 +99,10 @@ def test_request_that_never_fits_is_not_to_be_retried():
         ("month", "tokens per month", "on the first of the month at 00:00 UTC"),
     ],
 )
-def test_quota_is_an_error_of_its_own(limited: Limited, name: str, renewal: str):
+def test_quota_is_an_error_of_its_own(limited: LimitName, name: str, renewal: str):
     error = to_error(refuse(limited, None))
 
-    assert type(error) is InsufficientQuota
+    assert type(error) is InsufficientQuotaError
     assert error.message == (
         f"You exceeded your current quota of {name}: limit 10, used 10, requested 1. "
         f"It is renewed {renewal}."

@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from api.ports.tenancy import Key, KeyLimits, Origin
+from api.ports.tenancy import Key, KeyLimits, RequestContext
 from tests.helpers.asgi import request
 from tests.helpers.fakes import (
     ENCODER,
@@ -28,21 +28,23 @@ CALLS: list[tuple[str, dict[str, Any]]] = [
 ALL = pytest.mark.parametrize(("endpoint", "body"), CALLS)
 
 
-async def origin_of(endpoint: str, body: dict[str, Any], **rules: Any) -> Origin:
+async def origin_of(endpoint: str, body: dict[str, Any], **rules: Any) -> RequestContext:
     """What the model is told, whichever it is."""
     llm, encoder, painter = FakeLlm(), FakeEncoder(), FakePainter()
     app = build_app(llm, encoder, painter, keys=keys_of(KEY), **rules)
     headers = {"authorization": f"Bearer {SECRET}"}
     await request(app, "POST", f"/v1/{endpoint}", json_body=body, headers=headers)
     (asked,) = [*llm.generations, *encoder.requests, *encoder.scored, *painter.requests]
-    return asked.origin
+    return asked.context
 
 
 @ALL
 async def test_the_model_is_told_where_a_request_comes_from(endpoint: str, body: Any) -> None:
-    origin = await origin_of(endpoint, {**body, "user": "bob"}, salt=lambda tenant: f"<{tenant}>")
+    context = await origin_of(
+        endpoint, {**body, "user": "bob"}, cache_salt=lambda tenant: f"<{tenant}>"
+    )
 
-    assert origin == Origin(
+    assert context == RequestContext(
         key_id="k0000001",
         tenant="acme",
         priority="high",
@@ -56,9 +58,9 @@ async def test_the_model_is_told_where_a_request_comes_from(endpoint: str, body:
 
 @ALL
 async def test_bare_request_has_no_user_and_no_salt(endpoint: str, body: Any) -> None:
-    origin = await origin_of(endpoint, body)
+    context = await origin_of(endpoint, body)
 
-    assert (origin.user, origin.cache_salt, origin.is_streamed) == (None, None, False)
+    assert (context.user, context.cache_salt, context.is_streamed) == (None, None, False)
 
 
 @pytest.mark.parametrize(("endpoint", "body"), CALLS[:2])

@@ -15,7 +15,7 @@ from api.admin.key_schema import (
     to_key_object,
     to_new_key_object,
 )
-from api.errors import InvalidRequest, MissingParameter, UnknownParameter
+from api.errors import InvalidRequestError, MissingParameterError, UnknownParameterError
 from api.http.parsing import read_request
 from api.ports.administration import NewSecret
 from api.ports.tenancy import MODEL_SCOPES, Key, KeyLimits
@@ -43,7 +43,7 @@ def test_a_name_is_enough() -> None:
 
 
 def test_a_name_is_needed() -> None:
-    with pytest.raises(MissingParameter):
+    with pytest.raises(MissingParameterError):
         fields(tenant="acme")
 
 
@@ -82,7 +82,7 @@ def test_a_null_is_the_default() -> None:
     "name", ["", " app", "app ", "a\nb", "a\0b", "a/b", ".", "..", "a" * 65, "\u202eppa", 1]
 )
 def test_names_that_would_not_show_are_refused(name: Any) -> None:
-    with pytest.raises(InvalidRequest) as caught:
+    with pytest.raises(InvalidRequestError) as caught:
         fields(name=name)
 
     assert caught.value.param == "name"
@@ -122,14 +122,14 @@ def test_names_that_show_are_taken(name: str) -> None:
 )
 @pytest.mark.parametrize("read", [fields, changes])
 def test_what_is_out_of_bounds_is_refused(read: Any, member: str, value: Any) -> None:
-    with pytest.raises(InvalidRequest) as caught:
+    with pytest.raises(InvalidRequestError) as caught:
         read(**{"name": "app", member: value})
 
     assert str(caught.value.param).startswith(member)
 
 
 def test_a_new_key_cannot_be_disabled() -> None:
-    with pytest.raises(UnknownParameter):
+    with pytest.raises(UnknownParameterError):
         fields(name="app", disabled=True)
 
 
@@ -179,7 +179,7 @@ def test_changes_are_of_a_keys_fields() -> None:
 
 
 def test_a_new_key_is_not_over_already() -> None:
-    with pytest.raises(InvalidRequest, match="future") as caught:
+    with pytest.raises(InvalidRequestError, match="future") as caught:
         fields(name="app", expires_at=int(time.time()))
     assert caught.value.param == "expires_at"
     assert changes(expires_at=9) == {"expires_at_s": 9}
@@ -187,7 +187,7 @@ def test_a_new_key_is_not_over_already() -> None:
 
 @pytest.mark.parametrize("body", [b"[]", b'"name"'])
 def test_changes_are_an_object(body: bytes) -> None:
-    with pytest.raises(InvalidRequest):
+    with pytest.raises(InvalidRequestError):
         read_request(body, KeyChanges)
 
 
@@ -203,7 +203,7 @@ def test_a_rotation_has_no_grace_unless_given(body: dict[str, Any], grace_s: flo
 
 @pytest.mark.parametrize("grace_s", [-1, MAX_GRACE_S + 1, "60"])
 def test_grace_has_bounds(grace_s: Any) -> None:
-    with pytest.raises(InvalidRequest):
+    with pytest.raises(InvalidRequestError):
         read_request(json.dumps({"grace_s": grace_s}).encode(), Rotation)
 
 

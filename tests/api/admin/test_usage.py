@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from api.admin.usage import read_query, to_response
-from api.errors import ApiError, InvalidRequest
+from api.errors import ApiError, InvalidRequestError
 from api.ports.administration import GroupBy, UsageQuery, UsageRow
 from api.ports.tenancy import MODEL_SCOPES, SCOPES, Key
 from tests.helpers.asgi import Response, request
@@ -116,7 +116,7 @@ def test_all_that_is_said_is_asked() -> None:
     ],
 )
 def test_a_bad_value_is_refused_by_parameter(query: bytes, param: str) -> None:
-    with pytest.raises(InvalidRequest) as caught:
+    with pytest.raises(InvalidRequestError) as caught:
         read_query(query, TODAY)
 
     assert (caught.value.code, caught.value.param) == ("invalid_value", param)

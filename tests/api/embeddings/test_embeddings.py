@@ -6,10 +6,10 @@ import pytest
 
 from api.app import create_app
 from api.embeddings import embeddings
-from api.errors import ContextLengthExceeded
-from api.ports.embeddings import Cut
+from api.errors import ContextLengthExceededError
+from api.ports.embeddings import Truncation
 from api.registry import ModelEntry, Models, Registry
-from api.services import Rules
+from api.services import Services
 from api.settings import Limits
 from tests.helpers.asgi import Response, post, request
 from tests.helpers.fakes import ENCODER, LLM, PAINTER, FakeEncoder, build_app
@@ -109,7 +109,7 @@ async def test_as_many_inputs_as_the_limit_pass() -> None:
 
 
 async def test_error_of_the_model_has_its_status() -> None:
-    error = ContextLengthExceeded("Input 1 is too long.", param="input[1]")
+    error = ContextLengthExceededError("Input 1 is too long.", param="input[1]")
 
     response = await ask(FakeEncoder(error=error))
 
@@ -136,7 +136,7 @@ async def test_what_is_not_said_is_left_to_the_model() -> None:
 
     (asked,) = encoder.requests
     assert (asked.dimensions, asked.input_type) == (None, None)
-    assert asked.cut == Cut(max_total_tokens=300_000)
+    assert asked.cut == Truncation(max_total_tokens=300_000)
 
 
 async def test_dimensions_reach_the_model() -> None:
@@ -169,16 +169,16 @@ async def test_two_input_types_are_refused() -> None:
 @pytest.mark.parametrize(
     ("members", "cut"),
     [
-        ({"truncate": False}, Cut(False, None, 300_000)),
-        ({"truncate": True}, Cut(True, None, 300_000)),
-        ({"truncate": "NONE"}, Cut(False, None, 300_000)),
-        ({"truncate": "END"}, Cut(True, None, 300_000)),
-        ({"truncate_prompt_tokens": -1}, Cut(True, None, 300_000)),
-        ({"truncate_prompt_tokens": 7}, Cut(True, 7, 300_000)),
-        ({"truncate": True, "truncate_prompt_tokens": 7}, Cut(True, 7, 300_000)),
+        ({"truncate": False}, Truncation(False, None, 300_000)),
+        ({"truncate": True}, Truncation(True, None, 300_000)),
+        ({"truncate": "NONE"}, Truncation(False, None, 300_000)),
+        ({"truncate": "END"}, Truncation(True, None, 300_000)),
+        ({"truncate_prompt_tokens": -1}, Truncation(True, None, 300_000)),
+        ({"truncate_prompt_tokens": 7}, Truncation(True, 7, 300_000)),
+        ({"truncate": True, "truncate_prompt_tokens": 7}, Truncation(True, 7, 300_000)),
     ],
 )
-async def test_cutting_is_the_request_s_choice(members: dict[str, Any], cut: Cut) -> None:
+async def test_cutting_is_the_request_s_choice(members: dict[str, Any], cut: Truncation) -> None:
     encoder = FakeEncoder()
 
     await ask(encoder, **members)
@@ -269,7 +269,7 @@ async def test_odd_name_of_a_model_is_written_as_it_came() -> None:
     name = 'a"b\\ü'
     models = Models(Registry([ModelEntry(name, "embedding", "ready", encoder, 0)]))
 
-    app = create_app(models, None, Rules())
+    app = create_app(models, None, Services())
     response = await request(app, "POST", URL, json_body={**BODY, "model": name})
 
     assert response.json()["model"] == name

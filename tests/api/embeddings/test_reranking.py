@@ -2,8 +2,8 @@ from typing import Any
 
 import pytest
 
-from api.errors import ContextLengthExceeded
-from api.ports.embeddings import Cut
+from api.errors import ContextLengthExceededError
+from api.ports.embeddings import Truncation
 from api.ports.tenancy import Key
 from api.settings import Limits
 from tests.helpers.asgi import Response, request
@@ -53,7 +53,7 @@ async def test_other_services_urls_lead_to_the_same(alias: str, path: str) -> No
     assert [response.json().get(name) for name in members] == [
         named.json().get(name) for name in members
     ]
-    assert [each.origin.endpoint for each in encoder.scored] == [path.removeprefix("/v1/")] * 2
+    assert [each.context.endpoint for each in encoder.scored] == [path.removeprefix("/v1/")] * 2
 
 
 @pytest.mark.parametrize("alias", ["/rerank", "/v2/rerank", "/score"])
@@ -93,8 +93,8 @@ async def test_query_and_documents_reach_the_model() -> None:
     (asked,) = encoder.scored
     assert (asked.queries, asked.documents) == (("q",), ("a", "b", "c"))
     assert (asked.is_search, asked.names) == (True, ("query", "documents"))
-    assert asked.cut == Cut(True, None, 300_000)
-    assert asked.origin.endpoint == "rerank"
+    assert asked.cut == Truncation(True, None, 300_000)
+    assert asked.context.endpoint == "rerank"
 
 
 async def test_scores_come_in_order() -> None:
@@ -151,7 +151,7 @@ async def test_more_texts_than_the_limit_are_refused(path: str, name: str) -> No
 
 @BOTH
 async def test_error_of_the_model_has_its_status(path: str) -> None:
-    error = ContextLengthExceeded("Input 1 is too long.", param="documents[1]")
+    error = ContextLengthExceededError("Input 1 is too long.", param="documents[1]")
 
     response = await ask(path, FakeEncoder(error=error))
 

@@ -6,11 +6,11 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Message, Receive, Scope, Send
 
 from api.errors import (
-    BodyTimeout,
-    DeadlineExceeded,
-    EngineFailed,
-    PayloadTooLarge,
-    UnsupportedMediaType,
+    BodyTimeoutError,
+    DeadlineExceededError,
+    EngineError,
+    PayloadTooLargeError,
+    UnsupportedMediaTypeError,
 )
 from api.http.body import read_json_body
 from api.http.lifetime import deadline, while_connected
@@ -44,7 +44,7 @@ async def never() -> Message:
     raise AssertionError("the body was read")
 
 
-class Work:
+class RequestProgress:
     """A coroutine that waits, and takes its time to stop."""
 
     def __init__(self, error_on_stop: Exception | None = None) -> None:
@@ -106,7 +106,7 @@ async def test_json_is_taken_however_it_is_declared(media_type: str) -> None:
     ],
 )
 async def test_any_other_media_type_is_refused(headers: dict[str, str]) -> None:
-    with pytest.raises(UnsupportedMediaType, match="'content-type'"):
+    with pytest.raises(UnsupportedMediaTypeError, match="'content-type'"):
         await read_json_body(to_scope("POST", "/", headers), never, SMALL)
 
 
@@ -116,7 +116,7 @@ async def test_any_other_media_type_is_refused(headers: dict[str, str]) -> None:
 async def test_any_other_charset_is_refused(charset: str) -> None:
     headers = {"content-type": f"application/json; {charset}"}
 
-    with pytest.raises(UnsupportedMediaType, match="UTF-8"):
+    with pytest.raises(UnsupportedMediaTypeError, match="UTF-8"):
         await read_json_body(to_scope("POST", "/", headers), never, SMALL)
 
 
@@ -124,7 +124,7 @@ async def test_any_other_charset_is_refused(charset: str) -> None:
 async def test_compressed_body_is_refused(encoding: str) -> None:
     headers = {**JSON, "content-encoding": encoding}
 
-    with pytest.raises(UnsupportedMediaType, match="Compressed"):
+    with pytest.raises(UnsupportedMediaTypeError, match="Compressed"):
         await read_json_body(to_scope("POST", "/", headers), never, SMALL)
 
 
@@ -137,7 +137,7 @@ async def test_identity_is_no_compression(encoding: str) -> None:
 async def test_body_declared_too_large_is_refused_unread(length: str) -> None:
     headers = {**JSON, "content-length": length}
 
-    with pytest.raises(PayloadTooLarge, match="1024 bytes"):
+    with pytest.raises(PayloadTooLargeError, match="1024 bytes"):
         await read_json_body(to_scope("POST", "/", headers), never, SMALL)
 
 
@@ -147,7 +147,7 @@ async def test_any_other_declared_length_is_not_believed(length: str) -> None:
 
 
 async def test_body_is_counted_whatever_it_declares() -> None:
-    with pytest.raises(PayloadTooLarge, match="1024 bytes"):
+    with pytest.raises(PayloadTooLargeError, match="1024 bytes"):
         await read(b"x" * 1025, headers={**JSON, "content-length": "2"})
 
 
@@ -156,7 +156,7 @@ async def test_too_large_body_is_refused_before_its_end() -> None:
     exchange.give(b"x" * 600, more=True)
     exchange.give(b"x" * 600, more=True)
 
-    with pytest.raises(PayloadTooLarge):
+    with pytest.raises(PayloadTooLargeError):
         async with exchange:
             pass
 
@@ -166,7 +166,7 @@ async def test_slow_body_is_refused() -> None:
     exchange = Exchange(reader, "POST", "/", headers=JSON, chunks=None)
     exchange.give(b"{", more=True)
 
-    with pytest.raises(BodyTimeout, match=r"within 0\.01 seconds"):
+    with pytest.raises(BodyTimeoutError, match=r"within 0\.01 seconds"):
         async with exchange:
             pass
 
@@ -190,9 +190,9 @@ async def test_result_of_the_work_is_passed_on() -> None:
 
 async def test_exception_of_the_work_is_passed_on() -> None:
     async def work() -> None:
-        raise EngineFailed("It broke.")
+        raise EngineError("It broke.")
 
-    with pytest.raises(EngineFailed):
+    with pytest.raises(EngineError):
         await while_connected(stay, work())
 
 
@@ -204,7 +204,7 @@ async def test_result_wins_over_a_client_that_leaves_at_the_same_time() -> None:
 
 
 async def test_work_has_stopped_once_the_client_has_left() -> None:
-    work = Work()
+    work = RequestProgress()
 
     with pytest.raises(ClientDisconnect):
         await while_connected(leave, work.run())
@@ -214,7 +214,7 @@ async def test_work_has_stopped_once_the_client_has_left() -> None:
 
 async def test_messages_that_are_no_disconnect_do_not_stop_the_work() -> None:
     messages: list[Message] = [{"type": "http.request"}, {"type": "http.request"}]
-    work = Work()
+    work = RequestProgress()
 
     async def receive() -> Message:
         return messages.pop() if messages else await leave()
@@ -226,7 +226,7 @@ async def test_messages_that_are_no_disconnect_do_not_stop_the_work() -> None:
 
 
 async def test_work_has_stopped_once_the_caller_is_cancelled() -> None:
-    work = Work()
+    work = RequestProgress()
     calling = asyncio.create_task(while_connected(stay, work.run()))
     await work.has_begun.wait()
 
@@ -239,7 +239,7 @@ async def test_work_has_stopped_once_the_caller_is_cancelled() -> None:
 
 async def test_error_while_stopping_is_swallowed(caplog: pytest.LogCaptureFixture) -> None:
     """Nobody is left to be told, and asyncio must not complain that nobody was."""
-    work = Work(error_on_stop=EngineFailed("It broke."))
+    work = RequestProgress(error_on_stop=EngineError("It broke."))
 
     with pytest.raises(ClientDisconnect):
         await while_connected(leave, work.run())
@@ -271,15 +271,15 @@ async def test_deadline_lets_quick_work_pass() -> None:
 
 
 async def test_deadline_stops_slow_work() -> None:
-    with pytest.raises(DeadlineExceeded, match=r"within 0\.01 seconds"):
+    with pytest.raises(DeadlineExceededError, match=r"within 0\.01 seconds"):
         async with deadline(Limits(request_timeout_s=0.01)):
             await asyncio.sleep(5)
 
 
 async def test_deadline_passes_errors_of_the_work_on() -> None:
-    with pytest.raises(EngineFailed):
+    with pytest.raises(EngineError):
         async with deadline(Limits()):
-            raise EngineFailed("It broke.")
+            raise EngineError("It broke.")
 
 
 async def send_to_response(value: Any, *arguments: Any) -> Response:

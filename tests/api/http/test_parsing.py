@@ -6,11 +6,11 @@ from pydantic import Field
 
 from api.errors import (
     ApiError,
-    InvalidRequest,
-    MalformedBody,
-    MissingParameter,
-    UnknownParameter,
-    UnsupportedParameter,
+    InvalidRequestError,
+    MalformedBodyError,
+    MissingParameterError,
+    UnknownParameterError,
+    UnsupportedParameterError,
 )
 from api.http.parsing import Read, read_json_object, read_request
 from api.schema.common import Request
@@ -71,7 +71,7 @@ def refusal(body: bytes, parameters: Parameters = "strict") -> ApiError:
 def test_what_is_not_json_in_utf8_is_malformed(body: bytes) -> None:
     error = refusal(body)
 
-    assert type(error) is MalformedBody
+    assert type(error) is MalformedBodyError
     assert error.message == "The request body is not valid JSON in UTF-8."
 
 
@@ -79,7 +79,7 @@ def test_what_is_not_json_in_utf8_is_malformed(body: bytes) -> None:
 def test_json_that_is_no_object_is_malformed(body: bytes) -> None:
     error = refusal(body)
 
-    assert type(error) is MalformedBody
+    assert type(error) is MalformedBodyError
     assert error.message == "The request body must be a JSON object."
 
 
@@ -108,12 +108,12 @@ def test_json_object_is_decoded() -> None:
 def test_required_parameter_that_is_absent_is_missing() -> None:
     error = refusal(b"{}")
 
-    assert type(error) is MissingParameter
+    assert type(error) is MissingParameterError
     assert (error.param, error.message) == ("text", "Missing required parameter: 'text'.")
 
 
 def test_required_parameter_that_is_null_is_missing() -> None:
-    assert type(refusal(b'{"text": null}')) is MissingParameter
+    assert type(refusal(b'{"text": null}')) is MissingParameterError
 
 
 def test_null_equals_absent() -> None:
@@ -135,14 +135,14 @@ def test_null_equals_absent_for_an_unsupported_parameter() -> None:
 def test_unknown_parameter_is_named() -> None:
     error = refusal(b'{"text": "a", "colour": 1}')
 
-    assert type(error) is UnknownParameter
+    assert type(error) is UnknownParameterError
     assert (error.param, error.message) == ("colour", "Unknown parameter: 'colour'.")
 
 
 def test_unknown_parameter_inside_an_array_is_named_by_its_path() -> None:
     error = refusal(b'{"text": "a", "items": [{"role": "x"}, {"role": "x", "colour": 1}]}')
 
-    assert type(error) is UnknownParameter
+    assert type(error) is UnknownParameterError
     assert error.param == "items[1].colour"
 
 
@@ -156,7 +156,7 @@ def test_long_parameter_name_is_not_echoed_whole() -> None:
 def test_unsupported_parameter_is_named() -> None:
     error = refusal(b'{"text": "a", "echo": true}')
 
-    assert type(error) is UnsupportedParameter
+    assert type(error) is UnsupportedParameterError
     assert error.param == "echo"
     assert error.message == "The parameter 'echo' is not supported by this service."
 
@@ -183,7 +183,7 @@ def test_unsupported_parameter_is_named() -> None:
 def test_value_of_another_type_is_refused_by_name(member: bytes, param: str) -> None:
     error = refusal(b'{"text": "a", ' + member + b"}")
 
-    assert type(error) is InvalidRequest
+    assert type(error) is InvalidRequestError
     assert error.param == param
     assert error.message.startswith(f"Invalid value for '{param}': ")
 
@@ -197,7 +197,7 @@ def test_whole_number_is_a_float() -> None:
     [b'{"text": "a", "text": "b"}', b'{"text": "a", "items": [{"role": "a", "role": "a"}]}'],
 )
 def test_member_that_stands_twice_is_refused(body: bytes) -> None:
-    assert type(refusal(body)) is MalformedBody
+    assert type(refusal(body)) is MalformedBodyError
 
 
 def test_lenient_leaves_out_what_it_cannot_honour_and_says_so() -> None:

@@ -3,7 +3,7 @@ import json
 import pytest
 from starlette.types import Message
 
-from api.errors import EngineFailed
+from api.errors import EngineError
 from api.http.sse import EventStream
 from tests.helpers.asgi import Response, check_error
 
@@ -89,7 +89,7 @@ async def test_failure_is_an_error_event_without_done() -> None:
     wire = Wire()
 
     await wire.events.write([b"1"])
-    await wire.events.fail(EngineFailed("It broke: é\u2028\n."))
+    await wire.events.fail(EngineError("It broke: é\u2028\n."))
 
     assert wire.response.events()[0] == 1
     check_error(wire.response.events()[1]["error"])
@@ -102,7 +102,7 @@ async def test_failure_is_an_error_event_without_done() -> None:
 async def test_failure_is_ascii(text: str) -> None:
     wire = Wire()
 
-    await wire.events.fail(EngineFailed(text))
+    await wire.events.fail(EngineError(text))
 
     assert wire.response.body.isascii()
     assert json.loads(wire.response.body.removeprefix(b"data: "))["error"]["message"] == text

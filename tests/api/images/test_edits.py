@@ -72,7 +72,7 @@ async def test_form_reaches_the_model() -> None:
     assert response.status == 200
     assert asked.edit == Edit(PNG, JPEG, 0.5)
     assert (asked.n, asked.width_px, asked.seed, asked.guidance_scale) == (2, 64, 2**63 - 1, 2.0)
-    assert (asked.origin.endpoint, asked.origin.user) == ("images/edits", "ann")
+    assert (asked.context.endpoint, asked.context.user) == ("images/edits", "ann")
     assert asked.true_cfg_scale == 1.5
     assert len(response.json()["data"]) == 2
 

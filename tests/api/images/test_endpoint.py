@@ -6,17 +6,17 @@ from typing import Any
 import pytest
 
 from api.app import create_app
-from api.errors import EngineFailed, InvalidRequest
-from api.ports.images import ImageRequest, PictureFile
-from api.ports.tenancy import Origin
-from api.services import Rules
+from api.errors import EngineError, InvalidRequestError
+from api.ports.images import ImageEncoding, ImageRequest
+from api.ports.tenancy import RequestContext
+from api.services import Services
 from api.settings import Limits
 from tests.helpers.asgi import Response, post, request
 from tests.helpers.fakes import ENCODER, LLM, PAINTER, FakePainter, build_app, build_models
 
 URL = "/v1/images/generations"
 BODY = {"model": PAINTER, "prompt": "a dot"}
-ORIGIN = Origin("anonymous", "default", endpoint="images/generations", model=PAINTER)
+ORIGIN = RequestContext("anonymous", "default", endpoint="images/generations", model=PAINTER)
 
 
 async def ask(painter: FakePainter | None = None, **members: Any) -> Response:
@@ -73,7 +73,7 @@ async def test_bare_request_leaves_all_to_the_model() -> None:
             num_inference_steps=None,
             guidance_scale=None,
             seed=None,
-            origin=ORIGIN,
+            context=ORIGIN,
         )
     ]
 
@@ -106,7 +106,7 @@ async def test_all_that_the_request_says_reaches_the_model() -> None:
             guidance_scale=0.0,
             true_cfg_scale=2.0,
             seed=0,
-            origin=replace(ORIGIN, user="ann"),
+            context=replace(ORIGIN, user="ann"),
         )
     ]
 
@@ -166,7 +166,7 @@ async def test_url_is_no_response_format_here() -> None:
 
 
 async def test_error_of_the_model_has_its_status() -> None:
-    error = InvalidRequest("Width must be a multiple of 8.", param="size")
+    error = InvalidRequestError("Width must be a multiple of 8.", param="size")
 
     response = await ask(FakePainter(error=error))
 
@@ -225,8 +225,8 @@ async def test_quality_that_means_nothing_to_the_model_is_reported() -> None:
 
 async def test_quality_that_the_model_knows_reaches_it() -> None:
     painter = FakePainter()
-    models = build_models(painter=painter, painter_details={"qualities": {"high": 50}})
-    app = create_app(models, None, Rules())
+    models = build_models(painter=painter, painter_capabilities={"qualities": {"high": 50}})
+    app = create_app(models, None, Services())
 
     response = await request(app, "POST", URL, json_body={**BODY, "quality": "high"})
 
@@ -238,13 +238,13 @@ async def test_quality_that_the_model_knows_reaches_it() -> None:
 @pytest.mark.parametrize(
     ("members", "file"),
     [
-        ({}, PictureFile("png")),
-        ({"output_format": "webp"}, PictureFile("webp", 100)),
-        ({"output_format": "jpeg", "output_compression": 0}, PictureFile("jpeg", 0)),
+        ({}, ImageEncoding("png")),
+        ({"output_format": "webp"}, ImageEncoding("webp", 100)),
+        ({"output_format": "jpeg", "output_compression": 0}, ImageEncoding("jpeg", 0)),
     ],
 )
 async def test_format_and_compression_reach_the_model(
-    members: dict[str, Any], file: PictureFile
+    members: dict[str, Any], file: ImageEncoding
 ) -> None:
     painter = FakePainter()
 
@@ -322,7 +322,7 @@ async def test_preview_in_the_models_own_size_says_auto() -> None:
 
 
 async def test_failure_after_the_first_step_is_an_event() -> None:
-    painter = FakePainter(error=EngineFailed("It broke."))
+    painter = FakePainter(error=EngineError("It broke."))
 
     response = await ask(painter, stream=True)
 

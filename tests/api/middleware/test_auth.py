@@ -5,8 +5,8 @@ import pytest
 from starlette.types import Message, Receive, Scope, Send
 
 from api.access.key_format import digest
-from api.access.key_ring import Entry, KeyRing, Keys, to_entries
-from api.middleware.auth import Auth, get_key
+from api.access.key_ring import KeyDigest, KeyRing, Keys, to_entries
+from api.middleware.auth import AuthMiddleware, get_key
 from api.ports.tenancy import MODEL_SCOPES, Key
 from tests.helpers.asgi import Exchange, request, to_scope
 from tests.helpers.fakes import PEPPER, SECRET, FakeLlm, build_app, keys_of
@@ -158,7 +158,7 @@ async def test_scopes_that_are_no_request_pass() -> None:
     async def note(scope: Scope, receive: Receive, send: Send) -> None:
         seen.append(scope["type"])
 
-    await Auth(note, KEYS, frozenset())({"type": "lifespan"}, None, None)  # type: ignore[arg-type]
+    await AuthMiddleware(note, KEYS, frozenset())({"type": "lifespan"}, None, None)  # type: ignore[arg-type]
 
     assert seen == ["lifespan"]
 
@@ -224,7 +224,7 @@ PAST_S, FUTURE_S = 1.0, 4e9
 
 
 def ring_of(key: Key, until_s: float | None = None) -> KeyRing:
-    return KeyRing([Entry(key, digest(PEPPER, SECRET), until_s)], PEPPER)
+    return KeyRing([KeyDigest(key, digest(PEPPER, SECRET), until_s)], PEPPER)
 
 
 CLOSED = {
@@ -232,7 +232,7 @@ CLOSED = {
     "expired": ring_of(replace(KEY, expires_at_s=PAST_S)),
     "disabled": ring_of(replace(KEY, is_disabled=True)),
     "rotated": ring_of(KEY, PAST_S),
-    "of another pepper": KeyRing([Entry(KEY, digest(b"other", SECRET))], PEPPER),
+    "of another pepper": KeyRing([KeyDigest(KEY, digest(b"other", SECRET))], PEPPER),
 }
 
 
@@ -258,7 +258,8 @@ def test_a_key_opens_until_its_time(until_s: float | None, expires_at_s: float |
 
 def test_a_key_that_is_rotated_opens_by_both_its_secrets() -> None:
     ring = KeyRing(
-        [Entry(KEY, digest(PEPPER, "old"), FUTURE_S), Entry(KEY, digest(PEPPER, "new"))], PEPPER
+        [KeyDigest(KEY, digest(PEPPER, "old"), FUTURE_S), KeyDigest(KEY, digest(PEPPER, "new"))],
+        PEPPER,
     )
 
     assert ring.find("old", FUTURE_S - 1) is ring.find("new", FUTURE_S - 1) is KEY
@@ -285,10 +286,10 @@ def test_every_look_up_is_one_digest_and_one_comparison(
     """So its time says nothing about which keys there are, nor about how they begin."""
     ring = KeyRing(
         [
-            Entry(KEY, digest(PEPPER, SECRET)),
-            Entry(replace(KEY, expires_at_s=PAST_S), digest(PEPPER, "expired")),
-            Entry(replace(KEY, is_disabled=True), digest(PEPPER, "disabled")),
-            Entry(KEY, digest(PEPPER, "rotated"), PAST_S),
+            KeyDigest(KEY, digest(PEPPER, SECRET)),
+            KeyDigest(replace(KEY, expires_at_s=PAST_S), digest(PEPPER, "expired")),
+            KeyDigest(replace(KEY, is_disabled=True), digest(PEPPER, "disabled")),
+            KeyDigest(KEY, digest(PEPPER, "rotated"), PAST_S),
         ],
         PEPPER,
     )
@@ -341,7 +342,7 @@ async def seen_by_application(keys: Keys | None, headers: dict[str, str]) -> Key
         seen.append(get_key(scope))
 
     scope = to_scope("GET", "/v1/models", headers)
-    await Auth(note, keys, frozenset())(scope, None, None)  # type: ignore[arg-type]
+    await AuthMiddleware(note, keys, frozenset())(scope, None, None)  # type: ignore[arg-type]
     return seen[0]
 
 

@@ -4,10 +4,10 @@ import pytest
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
-from api.errors import InvalidRequest, Overloaded
+from api.errors import InvalidRequestError, OverloadedError
 from api.http.response import send_json
-from api.middleware.errors import Shield
-from api.middleware.request_id import RequestId
+from api.middleware.errors import ErrorMiddleware
+from api.middleware.request_id import RequestIdMiddleware
 from tests.helpers.asgi import Exchange, Response, request
 
 
@@ -25,11 +25,13 @@ class Failing:
 
 
 async def ask(error: BaseException) -> Response:
-    return await request(RequestId(Shield(Failing(error))), "GET", "/")
+    return await request(RequestIdMiddleware(ErrorMiddleware(Failing(error))), "GET", "/")
 
 
 async def ask_late(error: BaseException) -> Response:
-    exchange = Exchange(RequestId(Shield(Failing(error, is_late=True))), "GET", "/")
+    exchange = Exchange(
+        RequestIdMiddleware(ErrorMiddleware(Failing(error, is_late=True))), "GET", "/"
+    )
     with pytest.raises(type(error)):
         async with exchange:
             pass
@@ -37,14 +39,14 @@ async def ask_late(error: BaseException) -> Response:
 
 
 async def test_error_of_ours_is_written() -> None:
-    response = await ask(InvalidRequest("It is too long.", param="input"))
+    response = await ask(InvalidRequestError("It is too long.", param="input"))
 
     assert response.error() == (400, "invalid_value", "input")
     assert response.message() == "It is too long."
 
 
 async def test_headers_of_the_error_are_written() -> None:
-    response = await ask(Overloaded("Full."))
+    response = await ask(OverloadedError("Full."))
 
     assert response.error() == (503, "server_is_overloaded", None)
     assert response.headers["retry-after"] == "1"
@@ -70,12 +72,12 @@ async def test_any_other_error_is_logged_with_the_request_id(
 async def test_error_of_ours_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG, "api")
 
-    await ask(InvalidRequest("It is too long."))
+    await ask(InvalidRequestError("It is too long."))
 
     assert caplog.records == []
 
 
-@pytest.mark.parametrize("error", [RuntimeError("late"), InvalidRequest("late")])
+@pytest.mark.parametrize("error", [RuntimeError("late"), InvalidRequestError("late")])
 async def test_late_error_breaks_the_connection(error: Exception) -> None:
     response = await ask_late(error)
 
@@ -93,13 +95,13 @@ async def test_answer_passes_untouched() -> None:
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:
         await send_json(send, "fine")
 
-    response = await request(RequestId(Shield(answer)), "GET", "/")
+    response = await request(RequestIdMiddleware(ErrorMiddleware(answer)), "GET", "/")
 
     assert (response.status, response.json()) == (200, "fine")
 
 
 async def test_scopes_that_are_no_request_are_not_shielded() -> None:
-    shield = Shield(Failing(RuntimeError("at start-up")))
+    shield = ErrorMiddleware(Failing(RuntimeError("at start-up")))
 
     with pytest.raises(RuntimeError, match="at start-up"):
         await shield({"type": "lifespan"}, None, None)  # type: ignore[arg-type]

@@ -4,7 +4,7 @@ import pytest
 from starlette.types import Receive, Scope, Send
 
 from api.http.response import send_json
-from api.middleware.request_id import RequestId, get_request_id
+from api.middleware.request_id import RequestIdMiddleware, get_request_id
 from tests.helpers.asgi import request, to_scope
 
 
@@ -12,7 +12,7 @@ async def echo(scope: Scope, receive: Receive, send: Send) -> None:
     await send_json(send, get_request_id(scope))
 
 
-APP = RequestId(echo)
+APP = RequestIdMiddleware(echo)
 
 
 async def test_request_without_id_gets_one() -> None:
@@ -54,7 +54,7 @@ async def test_any_other_id_is_replaced(offered: str) -> None:
 
 
 async def test_header_is_left_to_the_server_that_writes_it() -> None:
-    app = RequestId(echo, is_echoed_outside=True)
+    app = RequestIdMiddleware(echo, is_echoed_outside=True)
 
     response = await request(app, "GET", "/", headers={"x-request-id": "mine"})
 
@@ -69,7 +69,7 @@ async def test_scopes_that_are_no_request_pass_untouched() -> None:
         seen.append(scope)
 
     scope = {**to_scope("GET", "/", {}), "type": "lifespan"}
-    await RequestId(note)(scope, None, None)  # type: ignore[arg-type]
+    await RequestIdMiddleware(note)(scope, None, None)  # type: ignore[arg-type]
 
     assert seen == [scope]
     assert "triptych.request_id" not in scope

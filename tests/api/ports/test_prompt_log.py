@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from api.errors import RateLimited
+from api.errors import RateLimitError
 from api.ports.tenancy import Key, KeyLimits
 from tests.helpers.asgi import Response, request
 from tests.helpers.fakes import LLM, SECRET, FakeLimiter, build_app, keys_of
@@ -68,7 +68,7 @@ async def test_prompt_of_a_refused_request_is_not_kept() -> None:
     log = FakePromptLog()
     key = replace(KEY, limits=KeyLimits(requests_per_minute=1))
 
-    response = await ask(key, log, BODY, limiter=FakeLimiter(RateLimited("Full.")))
+    response = await ask(key, log, BODY, limiter=FakeLimiter(RateLimitError("Full.")))
 
     assert response.status == 429
     assert log.kept == []

@@ -3,7 +3,12 @@ from typing import Any
 
 import pytest
 
-from api.errors import ApiError, MissingParameter, UnknownParameter, UnsupportedParameter
+from api.errors import (
+    ApiError,
+    MissingParameterError,
+    UnknownParameterError,
+    UnsupportedParameterError,
+)
 from api.http.parsing import read_request
 from api.schema.chat import ChatRequest
 from api.schema.chat_messages import ChatMessage, ImageUrl
@@ -45,7 +50,7 @@ def test_any_other_role_is_refused(role: Any) -> None:
 def test_role_is_required() -> None:
     error = refusal(messages=[{"content": "Hi"}])
 
-    assert type(error) is MissingParameter
+    assert type(error) is MissingParameterError
     assert error.param == "messages[0].role"
 
 
@@ -175,14 +180,14 @@ def test_messages_may_be_a_string_of_json_or_of_the_user(messages: str, roles: l
 def test_content_is_required() -> None:
     error = message_refusal(content=None)
 
-    assert type(error) is MissingParameter
+    assert type(error) is MissingParameterError
     assert error.param == "messages[1].content"
 
 
 def test_unknown_member_of_a_message_is_named() -> None:
     error = message_refusal(colour="red")
 
-    assert type(error) is UnknownParameter
+    assert type(error) is UnknownParameterError
     assert error.param == "messages[1].colour"
 
 
@@ -198,14 +203,14 @@ def test_more_messages_than_the_limit_are_refused() -> None:
 def test_messages_are_required() -> None:
     error = refusal(messages=None)
 
-    assert type(error) is MissingParameter
+    assert type(error) is MissingParameterError
     assert error.param == "messages"
 
 
 def test_model_is_required() -> None:
     error = refusal(model=None)
 
-    assert type(error) is MissingParameter
+    assert type(error) is MissingParameterError
     assert error.param == "model"
 
 
@@ -218,7 +223,7 @@ def test_bad_max_completion_tokens_is_refused(value: Any) -> None:
 def test_unsupported_parameter_is_refused_by_name(name: str) -> None:
     error = refusal(**{name: 1})
 
-    assert type(error) is UnsupportedParameter
+    assert type(error) is UnsupportedParameterError
     assert error.param == name
 
 
@@ -234,7 +239,7 @@ def test_nothing_is_both_supported_and_not() -> None:
 def test_unknown_parameter_is_refused_by_name() -> None:
     error = refusal(max_token=10)
 
-    assert type(error) is UnknownParameter
+    assert type(error) is UnknownParameterError
     assert error.param == "max_token"
 
 
@@ -311,7 +316,7 @@ def test_wrong_value_is_refused_by_name(members: Any, param: str) -> None:
 
 def test_answers_are_not_stored() -> None:
     assert read(store=False) == read()
-    assert type(refusal(store=True)) is UnsupportedParameter
+    assert type(refusal(store=True)) is UnsupportedParameterError
 
 
 @pytest.mark.parametrize(

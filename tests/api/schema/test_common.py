@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from api.errors import ApiError, InvalidRequest, UnknownParameter
+from api.errors import ApiError, InvalidRequestError, UnknownParameterError
 from api.http.parsing import read_request
 from api.schema.common import MAX_TEXTS, Request, StreamOptions, TextRequest, Texts
 
@@ -116,7 +116,7 @@ def test_value_at_the_edge_is_taken(name: str, value: Any) -> None:
 def test_value_out_of_range_or_of_another_type_is_refused_by_name(name: str, value: Any) -> None:
     error = refusal(**{name: value})
 
-    assert type(error) is InvalidRequest
+    assert type(error) is InvalidRequestError
     assert error.param == name
 
 
@@ -157,7 +157,7 @@ def test_bad_stream_option_is_named_by_its_path(options: dict[str, Any], param: 
 def test_unknown_stream_option_is_named_by_its_path() -> None:
     error = refusal(stream=True, stream_options={"colour": 1})
 
-    assert type(error) is UnknownParameter
+    assert type(error) is UnknownParameterError
     assert error.param == "stream_options.colour"
 
 
@@ -214,7 +214,7 @@ def test_texts_come_in_four_forms(value: Any, texts: list[Any]) -> None:
     ids=repr,
 )
 def test_any_other_form_is_refused(value: Any) -> None:
-    with pytest.raises(InvalidRequest) as caught:
+    with pytest.raises(InvalidRequestError) as caught:
         read_prompt(value)
 
     assert caught.value.param == "prompt"
@@ -222,7 +222,7 @@ def test_any_other_form_is_refused(value: Any) -> None:
 
 @pytest.mark.parametrize("item", ["", [], [1], "a"])
 def test_more_texts_than_any_request_may_have_are_refused_unread(item: Any) -> None:
-    with pytest.raises(InvalidRequest, match="65537 texts are more than any request"):
+    with pytest.raises(InvalidRequestError, match="65537 texts are more than any request"):
         read_prompt([item] * (MAX_TEXTS + 1))
 
 

@@ -3,7 +3,12 @@ from typing import Any
 
 import pytest
 
-from api.errors import ApiError, MissingParameter, UnknownParameter, UnsupportedParameter
+from api.errors import (
+    ApiError,
+    MissingParameterError,
+    UnknownParameterError,
+    UnsupportedParameterError,
+)
 from api.http.parsing import read_request
 from api.schema.completions import CompletionRequest
 
@@ -30,7 +35,7 @@ def test_prompt_takes_all_forms(value: Any, prompts: list[Any]) -> None:
 def test_prompt_is_required() -> None:
     error = refusal(prompt=None)
 
-    assert type(error) is MissingParameter
+    assert type(error) is MissingParameterError
     assert error.param == "prompt"
 
 
@@ -42,7 +47,7 @@ def test_empty_prompt_is_refused() -> None:
 def test_unsupported_parameter_is_refused_by_name(name: str) -> None:
     error = refusal(**{name: 1})
 
-    assert type(error) is UnsupportedParameter
+    assert type(error) is UnsupportedParameterError
     assert error.param == name
 
 
@@ -54,7 +59,7 @@ def test_nothing_is_both_supported_and_not() -> None:
 def test_parameter_of_another_endpoint_is_unknown(name: str) -> None:
     error = refusal(**{name: 1})
 
-    assert type(error) is UnknownParameter
+    assert type(error) is UnknownParameterError
     assert error.param == name
 
 
@@ -66,5 +71,5 @@ def test_bad_logprobs_are_refused(logprobs: Any) -> None:
 def test_best_of_must_be_n() -> None:
     error = refusal(best_of=3, n=2)
 
-    assert (type(error), error.param) == (UnsupportedParameter, "best_of")
+    assert (type(error), error.param) == (UnsupportedParameterError, "best_of")
     assert read(best_of=2, n=2).best_of == 2

@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from api.errors import ApiError, MissingParameter, UnknownParameter
+from api.errors import ApiError, MissingParameterError, UnknownParameterError
 from api.http.parsing import read_request
 from api.schema.embeddings import EmbeddingsRequest
 
@@ -45,7 +45,7 @@ def test_input_takes_all_forms(value: Any, inputs: list[Any]) -> None:
 def test_input_is_required() -> None:
     error = refusal(input=None)
 
-    assert type(error) is MissingParameter
+    assert type(error) is MissingParameterError
     assert error.param == "input"
 
 
@@ -64,5 +64,5 @@ def test_extensions_are_read() -> None:
 def test_unknown_parameter_is_refused_by_name() -> None:
     error = refusal(n=1)
 
-    assert type(error) is UnknownParameter
+    assert type(error) is UnknownParameterError
     assert error.param == "n"

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from api.errors import InvalidRequest, UnknownParameter
+from api.errors import InvalidRequestError, UnknownParameterError
 from api.http.parsing import read_members
 from api.schema.chat import ChatRequest
 from api.schema.common import Request
@@ -76,7 +76,7 @@ def test_unknown_members_of_one_object_make_few_errors() -> None:
 def test_a_body_of_unknown_members_is_refused_unread() -> None:
     members = {"model": "m", "messages": [USER], **{f"k{number}": 1 for number in range(MANY)}}
 
-    with pytest.raises(InvalidRequest, match=r"more than [0-9]+ parameters") as caught:
+    with pytest.raises(InvalidRequestError, match=r"more than [0-9]+ parameters") as caught:
         read_members(members, ChatRequest, "lenient")
 
     assert caught.value.code == "invalid_value"
@@ -94,7 +94,7 @@ def test_errors_of_many_objects_are_counted_and_not_told() -> None:
     message = {"role": "assistant", "content": "Hi", "tool_calls": [{}] * 2}
     members = {"model": "m", "messages": [{**message, "a": 1, "b": 2}] * 2000}
 
-    with pytest.raises(InvalidRequest, match=r"has [0-9]{5} errors") as caught:
+    with pytest.raises(InvalidRequestError, match=r"has [0-9]{5} errors") as caught:
         read_members(members, ChatRequest)
 
     assert caught.value.param is None
@@ -103,21 +103,21 @@ def test_errors_of_many_objects_are_counted_and_not_told() -> None:
 def test_more_tool_calls_than_a_conversation_has_are_refused_unread() -> None:
     message = {"role": "assistant", "tool_calls": [{}] * 128}
 
-    with pytest.raises(InvalidRequest, match="at most 4096 tool calls, not 4224"):
+    with pytest.raises(InvalidRequestError, match="at most 4096 tool calls, not 4224"):
         read_members({"model": "m", "messages": [message] * 33}, ChatRequest)
 
 
 def test_what_stands_in_a_text_cannot_be_left_out() -> None:
     text = '[{"role": "user", "content": "Hi", "mood": 1}]'
 
-    with pytest.raises(UnknownParameter, match="mood"):
+    with pytest.raises(UnknownParameterError, match="mood"):
         read_members({"model": "m", "messages": text, "colour": 1}, ChatRequest, "lenient")
 
 
 def test_a_conversation_in_a_text_has_no_member_twice() -> None:
     text = '[{"role": "user", "content": "a", "content": "b"}]'
 
-    with pytest.raises(InvalidRequest, match="a member twice"):
+    with pytest.raises(InvalidRequestError, match="a member twice"):
         read_members({"model": "m", "messages": text}, ChatRequest)
 
 

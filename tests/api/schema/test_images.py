@@ -3,7 +3,12 @@ from typing import Any
 
 import pytest
 
-from api.errors import ApiError, MissingParameter, UnknownParameter, UnsupportedParameter
+from api.errors import (
+    ApiError,
+    MissingParameterError,
+    UnknownParameterError,
+    UnsupportedParameterError,
+)
 from api.http.parsing import read_request
 from api.schema.images import ImagesRequest
 
@@ -119,7 +124,7 @@ def test_value_out_of_range_or_of_another_type_is_refused_by_name(name: str, val
 def test_prompt_is_required() -> None:
     error = refusal(prompt=None)
 
-    assert type(error) is MissingParameter
+    assert type(error) is MissingParameterError
     assert error.param == "prompt"
 
 
@@ -127,7 +132,7 @@ def test_prompt_is_required() -> None:
 def test_unsupported_parameter_is_refused_by_name(name: str) -> None:
     error = refusal(**{name: 1})
 
-    assert type(error) is UnsupportedParameter
+    assert type(error) is UnsupportedParameterError
     assert error.param == name
 
 
@@ -138,5 +143,5 @@ def test_nothing_is_both_supported_and_not() -> None:
 def test_unknown_parameter_is_refused_by_name() -> None:
     error = refusal(steps=4)
 
-    assert type(error) is UnknownParameter
+    assert type(error) is UnknownParameterError
     assert error.param == "steps"

@@ -11,7 +11,7 @@ from openai.types import completion_create_params, image_generate_params
 from openai.types.chat import completion_create_params as chat_params
 from openai.types.embedding_create_params import EmbeddingCreateParams
 
-from api.errors import UnsupportedParameter
+from api.errors import UnsupportedParameterError
 from api.http.parsing import read_request
 from api.ports.stream import Delta, Usage
 from api.registry import Llm
@@ -194,6 +194,6 @@ def test_lenient_reports_what_strict_refuses(schema: type[Request], name: str) -
     body = {key: value for key, value in required.items() if key in schema.model_fields}
     sent = json.dumps({**body, name: 1}).encode()
 
-    with pytest.raises(UnsupportedParameter):
+    with pytest.raises(UnsupportedParameterError):
         read_request(sent, schema)
     assert read_request(sent, schema, "lenient").headers() == {"x-ignored-parameters": name}

@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from api.errors import ApiError, MissingParameter, UnknownParameter
+from api.errors import ApiError, MissingParameterError, UnknownParameterError
 from api.http.parsing import read_request
 from api.schema.reranking import RerankRequest, ScoringRequest
 
@@ -54,12 +54,12 @@ def test_other_values_are_refused(name: str, value: Any) -> None:
 
 @pytest.mark.parametrize("name", ["query", "documents"])
 def test_rerank_needs_both_sides(name: str) -> None:
-    with pytest.raises(MissingParameter):
+    with pytest.raises(MissingParameterError):
         rerank(**{name: None})
 
 
 def test_unknown_parameter_is_refused() -> None:
-    with pytest.raises(UnknownParameter):
+    with pytest.raises(UnknownParameterError):
         rerank(max_chunks_per_doc=1)
 
 

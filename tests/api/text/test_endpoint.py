@@ -10,14 +10,14 @@ import pytest
 
 from api.errors import (
     ApiError,
-    ContextLengthExceeded,
-    DeadlineExceeded,
-    EngineFailed,
-    InvalidRequest,
-    ModelFailed,
-    ModelStarting,
-    Overloaded,
-    ReplicaLost,
+    ContextLengthExceededError,
+    DeadlineExceededError,
+    EngineError,
+    InvalidRequestError,
+    ModelFailedError,
+    ModelStartingError,
+    OverloadedError,
+    ReplicaLostError,
 )
 from api.ports.stream import Delta, Usage
 from api.ports.text import Sampling
@@ -36,13 +36,13 @@ CHAT = (
 COMPLETIONS = ("/v1/completions", {"model": LLM, "prompt": "Hi"})
 BOTH = pytest.mark.parametrize(("path", "body"), [CHAT, COMPLETIONS], ids=["chat", "completions"])
 ERRORS: Sequence[ApiError] = [
-    ContextLengthExceeded("The prompt is too long.", param="messages"),
-    EngineFailed("The engine failed."),
-    Overloaded("Full."),
-    ModelFailed("It could not be loaded.", param="model"),
-    ModelStarting("It is being loaded."),
-    ReplicaLost("It went away."),
-    DeadlineExceeded("Too long."),
+    ContextLengthExceededError("The prompt is too long.", param="messages"),
+    EngineError("The engine failed."),
+    OverloadedError("Full."),
+    ModelFailedError("It could not be loaded.", param="model"),
+    ModelStartingError("It is being loaded."),
+    ReplicaLostError("It went away."),
+    DeadlineExceededError("Too long."),
 ]
 
 
@@ -246,7 +246,7 @@ async def test_broken_stream_is_logged_with_its_request_id(
 ) -> None:
     caplog.set_level(logging.INFO, "api")
 
-    response = await stream(FakeLlm(HELLO[:1], error=EngineFailed("It broke.")), path, body)
+    response = await stream(FakeLlm(HELLO[:1], error=EngineError("It broke.")), path, body)
 
     assert "engine_error" in caplog.text
     assert response.headers["x-request-id"] in caplog.text
@@ -268,7 +268,7 @@ async def test_foreign_error_after_the_first_delta_breaks_the_connection(
 
 
 @BOTH
-@pytest.mark.parametrize("error", [None, EngineFailed("It broke."), RuntimeError("It broke.")])
+@pytest.mark.parametrize("error", [None, EngineError("It broke."), RuntimeError("It broke.")])
 async def test_stream_is_closed_when_it_has_ended(
     path: str, body: Any, error: Exception | None
 ) -> None:
@@ -453,7 +453,7 @@ def test_top_p_of_0_leaves_only_the_likeliest_token() -> None:
 
 
 def test_choices_are_prompts_times_n() -> None:
-    with pytest.raises(InvalidRequest, match="3 prompts with n=2 make 6 choices") as caught:
+    with pytest.raises(InvalidRequestError, match="3 prompts with n=2 make 6 choices") as caught:
         check_text_request(sample(n=2), 3, Limits(max_choices=5))
 
     assert caught.value.param == "n"

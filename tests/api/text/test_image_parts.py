@@ -3,7 +3,7 @@ import base64
 
 import pytest
 
-from api.errors import InvalidImage
+from api.errors import InvalidImageError
 from api.ports.text import Conversation, ImageInput
 from api.settings import Limits
 from api.text.image_parts import read_image
@@ -53,7 +53,7 @@ def test_files_of_three_formats_are_read(data: bytes, kind: str) -> None:
     ids=lambda url: url[:32],
 )
 def test_anything_else_is_refused_without_a_word_of_it(url: str) -> None:
-    with pytest.raises(InvalidImage) as caught:
+    with pytest.raises(InvalidImageError) as caught:
         read_image(url, "messages[0].content", Limits())
 
     assert caught.value.param == "messages[0].content"
@@ -64,7 +64,7 @@ def test_a_file_over_the_limit_is_refused_before_it_is_decoded() -> None:
     limits = Limits(max_input_image_bytes=1024)
 
     assert len(read_image(to_url(PNG + bytes(1000)), "p", limits)) == 1012
-    with pytest.raises(InvalidImage, match="1024"):
+    with pytest.raises(InvalidImageError, match="1024"):
         read_image("data:image/png;base64," + "@" * 2000, "p", limits)
 
 

@@ -6,13 +6,13 @@ from typing import Any
 import pytest
 
 from api.ports.stream import Delta, Extra
-from api.text.last_chunk_usage import HeldBack
+from api.text.last_chunk_usage import LastChunkBuffer
 from tests.helpers.asgi import request
 from tests.helpers.fakes import HELLO, LLM, FakeLlm, build_app
 
 
 def let_go(batches: Sequence[Sequence[Delta]]) -> tuple[list[Delta], Delta | None]:
-    held = HeldBack()
+    held = LastChunkBuffer()
     ready = [delta for batch in batches for delta in held.swap(batch)]
     return ready, held.delta
 

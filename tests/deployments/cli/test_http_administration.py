@@ -6,7 +6,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from api.errors import ApiError, InvalidRequest, KeyNotFound, Unavailable
+from api.errors import ApiError, InvalidRequestError, KeyNotFoundError, UnavailableError
 from api.ports.administration import UsageQuery, UsageRow
 from api.ports.tenancy import Key, KeyLimits
 from deployments.cli.http_administration import HttpAdministration
@@ -88,9 +88,9 @@ async def test_usage_crosses(remote: HttpAdministration, service: Running) -> No
 async def test_errors_are_those_of_the_service(remote: HttpAdministration) -> None:
     await remote.create_key(FIELDS)
 
-    with pytest.raises(KeyNotFound, match="no such key"):
+    with pytest.raises(KeyNotFoundError, match="no such key"):
         await remote.get_key("nothing")
-    with pytest.raises(InvalidRequest, match="Another key has the name"):
+    with pytest.raises(InvalidRequestError, match="Another key has the name"):
         await remote.create_key({"name": "app"})
 
 
@@ -103,7 +103,7 @@ async def test_a_wrong_key_is_said_to_be_wrong(service: Running) -> None:
 @pytest.mark.parametrize("url", ["http://127.0.0.1:1", "nonsense", "ftp://h", "http://[", ""])
 async def test_a_service_that_is_not_there_is_unavailable(url: str) -> None:
     async with HttpAdministration(url, SECRET) as remote:
-        with pytest.raises(Unavailable, match="does not answer as it should"):
+        with pytest.raises(UnavailableError, match="does not answer as it should"):
             await remote.list_keys()
 
 
@@ -112,5 +112,5 @@ async def test_another_service_is_unavailable_and_nobody_is_followed(
     odd_url: str, path: str
 ) -> None:
     async with HttpAdministration(odd_url + path, SECRET) as remote:
-        with pytest.raises(Unavailable, match="does not answer as it should"):
+        with pytest.raises(UnavailableError, match="does not answer as it should"):
             await remote.list_keys()

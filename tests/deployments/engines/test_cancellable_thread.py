@@ -4,7 +4,7 @@ from functools import partial
 
 import pytest
 
-from deployments.engines.cancellable_thread import Cancellation, Cancelled, Worker
+from deployments.engines.cancellable_thread import Cancellation, WorkCancelledError, Worker
 
 PATIENCE_S = 5
 
@@ -80,7 +80,7 @@ async def test_work_that_is_cancelled_stops_at_its_next_check(worker: Worker) ->
         go.wait(PATIENCE_S)
         try:
             cancellation.check()
-        except Cancelled:
+        except WorkCancelledError:
             outcome.append("stopped")
             raise
         outcome.append("went on")
@@ -122,7 +122,7 @@ def test_check_passes_until_cancelled() -> None:
 
     cancellation.cancel()
 
-    with pytest.raises(Cancelled):
+    with pytest.raises(WorkCancelledError):
         cancellation.check()
 
 

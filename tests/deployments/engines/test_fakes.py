@@ -7,7 +7,7 @@ import pytest
 from PIL import Image as PillowImage
 from pydantic import ValidationError
 
-from api.errors import EngineFailed
+from api.errors import EngineError
 from api.ports.embeddings import EmbeddingRequest, ScoreRequest
 from api.ports.images import ImageRequest
 from api.ports.stream import Delta
@@ -86,7 +86,7 @@ async def test_llm_fails_where_it_is_told_to(n: int) -> None:
     engine = FakeLlmEngine({**FAST, "fail_after_tokens": 2})
     deltas: list[Delta] = []
 
-    with pytest.raises(EngineFailed):
+    with pytest.raises(EngineError):
         await engine.generate(generation("a b c", n=n), deltas.append)
 
     assert [delta.text for delta in deltas if delta.index == 0] == ["a", " b"]
@@ -94,7 +94,7 @@ async def test_llm_fails_where_it_is_told_to(n: int) -> None:
 
 
 async def test_llm_may_fail_before_the_first_token() -> None:
-    with pytest.raises(EngineFailed):
+    with pytest.raises(EngineError):
         await FakeLlmEngine({**FAST, "fail_after_tokens": 0}).generate(generation("a"))
 
 

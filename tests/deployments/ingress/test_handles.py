@@ -9,11 +9,11 @@ from ray.serve import exceptions as serve_errors
 
 from api.errors import (
     ApiError,
-    ContextLengthExceeded,
-    EngineFailed,
-    ModelFailed,
-    Overloaded,
-    ReplicaLost,
+    ContextLengthExceededError,
+    EngineError,
+    ModelFailedError,
+    OverloadedError,
+    ReplicaLostError,
 )
 from api.ports.embeddings import EmbeddingRequest, Embeddings, ScoreRequest, Scores
 from api.ports.images import Image, ImageRequest, Images
@@ -25,7 +25,7 @@ from deployments.ingress.handles import (
     LlmHandle,
     translate_ray_errors,
 )
-from deployments.transport.token_channel import Outlet, Receiver, Sender, StreamEnd
+from deployments.transport.token_channel import Receiver, Sender, StreamEnd, StreamWriter
 
 PATIENCE_S = 5.0
 
@@ -91,7 +91,7 @@ class Streaming:
         self.stream = LlmHandle(self._handle, receiver).stream(GENERATION)
         self._batches = aiter(self.stream)
 
-    async def answer(self) -> tuple[FakeResponse, Outlet]:
+    async def answer(self) -> tuple[FakeResponse, StreamWriter]:
         """The replica takes the call."""
         await self._handle.stream.called.wait()
         ((_, reply_to),) = self._handle.stream.calls
@@ -182,7 +182,7 @@ async def test_error_of_the_call_is_translated(
 
     called.responses[0].result.set_exception(ray_errors.RayActorError())
 
-    with pytest.raises(ReplicaLost):
+    with pytest.raises(ReplicaLostError):
         await asking
 
 
@@ -192,7 +192,7 @@ async def test_error_of_calling_is_translated(
 ) -> None:
     handle = FakeHandle(serve_errors.RayServeException("no router"))
 
-    with pytest.raises(EngineFailed):
+    with pytest.raises(EngineError):
         await ask(handle, receiver)
 
 
@@ -205,29 +205,29 @@ async def test_stream_calls_with_the_generation_and_its_ticket(streaming: Stream
 
 
 async def test_deltas_are_yielded_as_they_come(streaming: Streaming) -> None:
-    _, outlet = await streaming.answer()
+    _, writer = await streaming.answer()
 
-    outlet.send(Delta(0, "a"))
+    writer.send(Delta(0, "a"))
     first = await streaming.next()
-    outlet.send(Delta(0, "b"))
+    writer.send(Delta(0, "b"))
     second = await streaming.next()
 
     assert (first, second) == ([Delta(0, "a")], [Delta(0, "b")])
 
 
 async def test_deltas_that_wait_are_yielded_together(streaming: Streaming) -> None:
-    _, outlet = await streaming.answer()
+    _, writer = await streaming.answer()
 
-    outlet.send(Delta(0, "a"))
-    outlet.send(Delta(0, "b"))
-    outlet.send(Delta(0, "c"))
+    writer.send(Delta(0, "a"))
+    writer.send(Delta(0, "b"))
+    writer.send(Delta(0, "c"))
 
     assert await streaming.next() == [Delta(0, "a"), Delta(0, "b"), Delta(0, "c")]
 
 
 async def test_result_after_the_last_delta_ends_the_stream(streaming: Streaming) -> None:
-    response, outlet = await streaming.answer()
-    outlet.send(Delta(0, "a", "stop"))
+    response, writer = await streaming.answer()
+    writer.send(Delta(0, "a", "stop"))
     first = await streaming.next()
 
     response.result.set_result(StreamEnd(COMPLETION, 1))
@@ -238,24 +238,24 @@ async def test_result_after_the_last_delta_ends_the_stream(streaming: Streaming)
 
 
 async def test_result_before_the_last_delta_waits_for_it(streaming: Streaming) -> None:
-    response, outlet = await streaming.answer()
+    response, writer = await streaming.answer()
     reading = asyncio.create_task(streaming.rest())
     response.result.set_result(StreamEnd(COMPLETION, 3))
     await asyncio.sleep(0.01)
 
-    outlet.send(Delta(0, "a"))
+    writer.send(Delta(0, "a"))
     await asyncio.sleep(0.01)
-    outlet.send(Delta(0, "b"))
-    outlet.send(Delta(0, "c", "stop"))
+    writer.send(Delta(0, "b"))
+    writer.send(Delta(0, "c", "stop"))
 
     assert await reading == [Delta(0, "a"), Delta(0, "b"), Delta(0, "c", "stop")]
     assert streaming.stream.completion is COMPLETION
 
 
 async def test_all_that_has_come_before_the_first_look_is_yielded(streaming: Streaming) -> None:
-    response, outlet = await streaming.answer()
-    outlet.send(Delta(0, "a"))
-    outlet.send(Delta(0, "b", "stop"))
+    response, writer = await streaming.answer()
+    writer.send(Delta(0, "a"))
+    writer.send(Delta(0, "b", "stop"))
     response.result.set_result(StreamEnd(COMPLETION, 2))
     await asyncio.sleep(0.05)
 
@@ -271,13 +271,13 @@ async def test_stream_without_deltas_ends(streaming: Streaming) -> None:
 
 
 async def test_failure_half_way_fails_the_stream(streaming: Streaming) -> None:
-    response, outlet = await streaming.answer()
-    outlet.send(Delta(0, "a"))
+    response, writer = await streaming.answer()
+    writer.send(Delta(0, "a"))
     first = await streaming.next()
 
     response.result.set_exception(ray_errors.RayActorError())
 
-    with pytest.raises(ReplicaLost):
+    with pytest.raises(ReplicaLostError):
         await streaming.rest()
     assert first == [Delta(0, "a")]
 
@@ -286,7 +286,7 @@ async def test_error_of_calling_fails_the_stream(receiver: Receiver) -> None:
     handle = FakeHandle(serve_errors.RayServeException("no router"))
     stream = LlmHandle(handle, receiver).stream(GENERATION)
 
-    with pytest.raises(EngineFailed):
+    with pytest.raises(EngineError):
         await anext(aiter(stream))
 
     await stream.aclose()
@@ -297,36 +297,36 @@ async def test_last_delta_that_never_comes_fails_the_stream(
     streaming: Streaming, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("deployments.ingress.handles._LAST_DELTAS_TIMEOUT_S", 0.01)
-    response, outlet = await streaming.answer()
-    outlet.send(Delta(0, "a"))
+    response, writer = await streaming.answer()
+    writer.send(Delta(0, "a"))
     response.result.set_result(StreamEnd(COMPLETION, 2))
 
-    with pytest.raises(EngineFailed, match="lost on its way"):
+    with pytest.raises(EngineError, match="lost on its way"):
         await streaming.rest()
 
 
 async def test_gap_in_the_numbers_fails_the_stream(streaming: Streaming) -> None:
-    _, outlet = await streaming.answer()
-    outlet.send(Delta(0, "a"))
+    _, writer = await streaming.answer()
+    writer.send(Delta(0, "a"))
     first = await streaming.next()
-    outlet.sent += 1
+    writer.sent += 1
 
-    outlet.send(Delta(0, "c"))
+    writer.send(Delta(0, "c"))
 
     assert first == [Delta(0, "a")]
-    with pytest.raises(EngineFailed, match="lost on its way"):
+    with pytest.raises(EngineError, match="lost on its way"):
         await streaming.rest()
 
 
 async def test_what_came_before_a_failure_is_yielded_before_it(streaming: Streaming) -> None:
-    response, outlet = await streaming.answer()
-    outlet.send(Delta(0, "a"))
+    response, writer = await streaming.answer()
+    writer.send(Delta(0, "a"))
     await asyncio.sleep(0.05)
     response.result.set_exception(ray_errors.RayActorError())
     await asyncio.sleep(0.01)
 
     assert await streaming.next() == [Delta(0, "a")]
-    with pytest.raises(ReplicaLost):
+    with pytest.raises(ReplicaLostError):
         await streaming.rest()
 
 
@@ -404,23 +404,26 @@ def in_replica(cause: BaseException) -> ray_errors.RayTaskError:
 @pytest.mark.parametrize(
     ("error", "ours"),
     [
-        (serve_errors.BackPressureError(5, 5), Overloaded),
-        (serve_errors.DeploymentUnavailableError(None), ModelFailed),
-        (serve_errors.ReplicaUnavailableError("r"), ReplicaLost),
-        (serve_errors.RequestCancelledError("r"), EngineFailed),
-        (ray_errors.RayActorError(), ReplicaLost),
-        (ray_errors.ActorDiedError(), ReplicaLost),
-        (ray_errors.ActorUnavailableError("gone", None), ReplicaLost),
-        (ray_errors.NodeDiedError("gone"), ReplicaLost),
-        (ray_errors.WorkerCrashedError(), ReplicaLost),
-        (ray_errors.OwnerDiedError("00", None, ""), ReplicaLost),
-        (ray_errors.OutOfMemoryError("big"), EngineFailed),
-        (ray_errors.TaskCancelledError(), EngineFailed),
-        (in_replica(ValueError("/srv/secret")), EngineFailed),
-        (ValueError("/srv/secret"), EngineFailed),  # as it arrives over gRPC
-        (ContextLengthExceeded("too long"), ContextLengthExceeded),  # likewise
-        (in_replica(serve_errors.BackPressureError(5, 5)), Overloaded),
-        (in_replica(ContextLengthExceeded("Too long.", param="input")), ContextLengthExceeded),
+        (serve_errors.BackPressureError(5, 5), OverloadedError),
+        (serve_errors.DeploymentUnavailableError(None), ModelFailedError),
+        (serve_errors.ReplicaUnavailableError("r"), ReplicaLostError),
+        (serve_errors.RequestCancelledError("r"), EngineError),
+        (ray_errors.RayActorError(), ReplicaLostError),
+        (ray_errors.ActorDiedError(), ReplicaLostError),
+        (ray_errors.ActorUnavailableError("gone", None), ReplicaLostError),
+        (ray_errors.NodeDiedError("gone"), ReplicaLostError),
+        (ray_errors.WorkerCrashedError(), ReplicaLostError),
+        (ray_errors.OwnerDiedError("00", None, ""), ReplicaLostError),
+        (ray_errors.OutOfMemoryError("big"), EngineError),
+        (ray_errors.TaskCancelledError(), EngineError),
+        (in_replica(ValueError("/srv/secret")), EngineError),
+        (ValueError("/srv/secret"), EngineError),  # as it arrives over gRPC
+        (ContextLengthExceededError("too long"), ContextLengthExceededError),  # likewise
+        (in_replica(serve_errors.BackPressureError(5, 5)), OverloadedError),
+        (
+            in_replica(ContextLengthExceededError("Too long.", param="input")),
+            ContextLengthExceededError,
+        ),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else "",
 )
@@ -429,9 +432,9 @@ def test_error_of_ray_is_one_of_ours(error: Exception, ours: type[ApiError]) -> 
 
 
 def test_error_of_ours_from_a_replica_arrives_as_it_was_raised() -> None:
-    error = translated(in_replica(ContextLengthExceeded("Too long.", param="input[3]")))
+    error = translated(in_replica(ContextLengthExceededError("Too long.", param="input[3]")))
 
-    assert type(error) is ContextLengthExceeded
+    assert type(error) is ContextLengthExceededError
     assert (error.message, error.param) == ("Too long.", "input[3]")
 
 

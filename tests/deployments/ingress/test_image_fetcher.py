@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PrivateFormat
 from cryptography.x509.oid import NameOID
 
-from api.errors import InvalidImage
+from api.errors import InvalidImageError
 from deployments.ingress.image_fetcher import HttpsImages, PublicResolver, to_target
 
 HOSTS = frozenset({"good.example", "192.0.2.7"})
@@ -154,7 +154,7 @@ async def test_what_is_there_is_fetched(images: HttpsImages) -> None:
 @pytest.mark.parametrize("path", ["picture", "elsewhere", "missing"])
 async def test_every_failure_sounds_the_same(images: HttpsImages, path: str) -> None:
     """Too large by a byte, led elsewhere, or not there."""
-    with pytest.raises(InvalidImage) as caught:
+    with pytest.raises(InvalidImageError) as caught:
         await images.fetch(f"https://good.example/{path}", 999)
 
     assert caught.value.message == "An image URL cannot be used."

@@ -5,7 +5,13 @@ import pytest
 from ray import exceptions as ray_errors
 from ray.serve import exceptions as serve_errors
 
-from api.errors import ApiError, InvalidRequest, KeyNotFound, RouteNotFound, Unavailable
+from api.errors import (
+    ApiError,
+    InvalidRequestError,
+    KeyNotFoundError,
+    RouteNotFoundError,
+    UnavailableError,
+)
 from api.ports.administration import NewSecret, UsageQuery
 from api.ports.tenancy import Key
 from deployments.ingress.ledger_administration import LedgerAdministration
@@ -61,7 +67,7 @@ async def test_each_wish_is_a_call_of_the_ledger(method: str, arguments: tuple, 
 
 @ALL
 async def test_without_a_ledger_there_is_no_such_page(method: str, arguments: tuple, result: Any):
-    with pytest.raises(RouteNotFound, match="no ledger"):
+    with pytest.raises(RouteNotFoundError, match="no ledger"):
         await getattr(LedgerAdministration(lambda: None), method)(*arguments)
 
 
@@ -69,14 +75,14 @@ async def test_the_ledger_is_looked_up_with_each_call():
     """It may be added to the configuration of a running service."""
     handle = None
     administration = LedgerAdministration(lambda: handle)
-    with pytest.raises(RouteNotFound):
+    with pytest.raises(RouteNotFoundError):
         await administration.list_keys()
     handle = FakeHandle([KEY])
 
     assert await administration.list_keys() == [KEY]
 
 
-@pytest.mark.parametrize("error", [KeyNotFound("No such key."), InvalidRequest("Twice.")])
+@pytest.mark.parametrize("error", [KeyNotFoundError("No such key."), InvalidRequestError("Twice.")])
 @pytest.mark.parametrize("is_wrapped", [False, True])
 async def test_what_the_ledger_refuses_is_for_the_client(error: ApiError, is_wrapped: bool):
     raised = ray_errors.RayTaskError("get_key", "traceback", error) if is_wrapped else error
@@ -95,12 +101,12 @@ async def test_what_the_ledger_refuses_is_for_the_client(error: ApiError, is_wra
         serve_errors.DeploymentUnavailableError("d"),
         serve_errors.BackPressureError(1, 1),
         RuntimeError("anything"),
-        Unavailable("The database is away."),
+        UnavailableError("The database is away."),
     ],
     ids=lambda error: type(error).__name__,
 )
 async def test_a_ledger_that_cannot_answer_is_unavailable_and_no_model(error: Exception):
-    with pytest.raises(Unavailable, match=r"Keys and usage") as caught:
+    with pytest.raises(UnavailableError, match=r"Keys and usage") as caught:
         await LedgerAdministration(lambda: FakeHandle(error)).list_keys()
 
     assert caught.value.status == 503

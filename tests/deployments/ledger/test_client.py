@@ -7,10 +7,10 @@ import json
 import pytest
 import uvloop
 
-from api.errors import InsufficientQuota, RateLimited, Unavailable
+from api.errors import InsufficientQuotaError, RateLimitError, UnavailableError
 from api.ports.rate_limits import Amounts
 from deployments.ledger import server as ledger_server
-from deployments.ledger.client import LedgerLink
+from deployments.ledger.client import LedgerClient
 from deployments.ledger.connection import Connection
 from deployments.ledger.protocol import KeySet, to_ledger_decoder
 from tests.helpers.ledger_cluster import be_quick, make_record, rig, until
@@ -39,7 +39,7 @@ async def test_of_fifty_requests_over_three_links_exactly_ten_are_let_through(tm
             return_exceptions=True,
         )
 
-    refused = [result for result in results if isinstance(result, RateLimited)]
+    refused = [result for result in results if isinstance(result, RateLimitError)]
     assert (len(results) - len(refused), len(refused)) == (10, 40)
     assert all(error.headers()["retry-after-ms"] for error in refused)
 
@@ -48,7 +48,7 @@ async def test_a_slot_is_free_again_when_it_is_settled(tmp_path):
     async with rig(tmp_path, concurrent_requests=1) as it:
         link = await it.link()
         held = await link.reserve("key", SLOT)
-        with pytest.raises(RateLimited):
+        with pytest.raises(RateLimitError):
             await link.reserve("key", SLOT)
         link.settle(held, Amounts(requests=1))
         link.settle(held, Amounts(requests=1))
@@ -67,7 +67,7 @@ async def test_who_leaves_while_asking_holds_nothing(tmp_path):
         await asyncio.sleep(0.1)
 
         assert it.slots() == 0
-        assert link.counts()["asking"] == 0
+        assert link.stats()["asking"] == 0
 
 
 async def test_who_is_closed_while_asking_holds_nothing(tmp_path):
@@ -81,14 +81,14 @@ async def test_who_is_closed_while_asking_holds_nothing(tmp_path):
         await asyncio.sleep(0.1)
 
         assert it.slots() == 0
-        assert link.counts()["asking"] == 0
+        assert link.stats()["asking"] == 0
 
 
 async def test_what_a_dead_replica_held_is_free_soon(tmp_path):
     async with rig(tmp_path, concurrent_requests=1) as it:
         dying, other = await it.link(), await it.link()
         await dying.reserve("key", SLOT)
-        with pytest.raises(RateLimited):
+        with pytest.raises(RateLimitError):
             await other.reserve("key", SLOT)
         dying.shut_down()
         await until(lambda: it.slots() == 0)
@@ -102,11 +102,11 @@ async def test_limits_survive_a_ledger_that_is_killed(tmp_path):
         await link.reserve("key", SLOT)
         await it.kill()
         await it.start()
-        with pytest.raises(RateLimited, match="concurrent"):
+        with pytest.raises(RateLimitError, match="concurrent"):
             await link.reserve("key", SLOT)
         link.settle(held, Amounts(requests=1))
         await link.reserve("key", SLOT)
-        with pytest.raises(RateLimited):
+        with pytest.raises(RateLimitError):
             await link.reserve("key", Amounts(requests=1))
         await asyncio.sleep(0.6)
 
@@ -122,7 +122,7 @@ async def test_a_request_waits_for_a_ledger_that_is_gone(tmp_path):
         await asyncio.sleep(0.1)
         await it.start()
         await asking
-        with pytest.raises(RateLimited):
+        with pytest.raises(RateLimitError):
             await link.reserve("key", SLOT)
 
 
@@ -130,7 +130,7 @@ async def test_without_a_ledger_requests_are_refused_for_now(tmp_path):
     async with rig(tmp_path, requests_per_minute=1) as it:
         link = await it.link()
         await it.kill()
-        with pytest.raises(Unavailable):
+        with pytest.raises(UnavailableError):
             await link.reserve("key", SLOT)
 
 
@@ -145,7 +145,7 @@ async def test_a_request_waits_for_a_ledger_that_has_yet_to_read_the_keys(tmp_pa
         assert not asking.done()
         it.server.publish(KeySet([], b"mark"))
         await asking
-        with pytest.raises(RateLimited):
+        with pytest.raises(RateLimitError):
             await link.reserve("key", SLOT)
 
 
@@ -155,7 +155,7 @@ async def test_while_the_keys_cannot_be_read_nobody_is_granted_anything(tmp_path
         await it.start(knows_keys=False)
         link = await it.link()
         it.server.publish(None)
-        with pytest.raises(Unavailable):
+        with pytest.raises(UnavailableError):
             async with asyncio.timeout(0.5):  # at once
                 await link.reserve("key", SLOT)
         it.server.publish(KeySet([], b"mark"))
@@ -175,7 +175,7 @@ async def test_records_are_written_in_groups_and_once_each(tmp_path):
 
         assert it.table.records.keys() == {record.id for record in records}
         assert len(it.table.groups) < 10
-        assert link.counts()["unrecorded"] == 0
+        assert link.stats()["unrecorded"] == 0
 
 
 async def test_no_record_is_lost_when_the_ledger_is_killed(tmp_path):
@@ -188,9 +188,9 @@ async def test_no_record_is_lost_when_the_ledger_is_killed(tmp_path):
             if number in (50, 100, 150):
                 await it.kill()
                 await it.start()
-        await until(lambda: link.counts()["unrecorded"] == 0)
+        await until(lambda: link.stats()["unrecorded"] == 0)
         await link.reserve("key", Amounts(tokens=600))
-        with pytest.raises(InsufficientQuota):
+        with pytest.raises(InsufficientQuotaError):
             await link.reserve("key", Amounts(tokens=1))
 
         assert it.table.records.keys() == {record.id for record in records}
@@ -207,7 +207,7 @@ async def test_records_wait_for_a_database_that_is_away(tmp_path):
         await link.reserve("key", Amounts(tokens=6))
         it.table.is_broken = False
         await until(lambda: len(it.table.records) == 1)
-        with pytest.raises(RateLimited):
+        with pytest.raises(RateLimitError):
             await link.reserve("key", Amounts(tokens=1))
 
 
@@ -216,11 +216,11 @@ async def test_tokens_that_were_reserved_and_not_used_come_back(tmp_path):
         link = await it.link()
         held = await link.reserve("key", Amounts(tokens=90))
         link.finish(make_record(prompt_tokens=5, completion_tokens=5), held)
-        await until(lambda: link.counts()["unrecorded"] == 0)
+        await until(lambda: link.stats()["unrecorded"] == 0)
         held = await link.reserve("key", Amounts(tokens=90))
 
         assert held.standing.tokens.remaining == 0
-        assert link.counts()["held"] == 1
+        assert link.stats()["held"] == 1
 
 
 async def test_keys_reach_all_who_want_them_whenever_they_change(tmp_path):
@@ -232,7 +232,7 @@ async def test_keys_reach_all_who_want_them_whenever_they_change(tmp_path):
         it.server.publish(KeySet([], b"other"))
         await until(lambda: len(seen) == 2)
 
-        assert [each.pepper_mark for each in seen] == [b"mark", b"other"]
+        assert [each.pepper_fingerprint for each in seen] == [b"mark", b"other"]
 
 
 async def test_audit_events_are_written(tmp_path):
@@ -250,12 +250,12 @@ async def test_without_a_ledger_in_the_configuration_nothing_piles_up():
     async def find() -> None:
         return None
 
-    link = LedgerLink(find)
+    link = LedgerClient(find)
     link.finish(make_record())
     link.start()
     await until(lambda: link.has_ledger is False)
 
-    assert link.counts()["unrecorded"] == 0
+    assert link.stats()["unrecorded"] == 0
     link.shut_down()
 
 
@@ -271,7 +271,7 @@ async def test_who_has_no_ticket_is_cut_off_and_harms_nobody(tmp_path, data: byt
         link = await it.link()
         await link.reserve("key", SLOT)
 
-        assert it.server.counts()["callers"] == 1
+        assert it.server.stats()["callers"] == 1
 
 
 def test_a_frame_may_arrive_in_any_pieces():
@@ -287,16 +287,16 @@ def test_a_frame_may_arrive_in_any_pieces():
 
 async def test_a_hold_is_settled_though_quotas_cannot_be_counted(tmp_path, monkeypatch):
     async def fail(*_) -> None:
-        raise Unavailable("Redis is away.")
+        raise UnavailableError("Redis is away.")
 
     async with rig(tmp_path, tokens_per_minute=100) as it:
         link = await it.link()
         held = await link.reserve("key", Amounts(tokens=90))
         monkeypatch.setattr(it.store, "spend", fail)
         link.finish(make_record(prompt_tokens=5, completion_tokens=5), held)
-        await until(lambda: link.counts()["unrecorded"] == 0)
+        await until(lambda: link.stats()["unrecorded"] == 0)
 
-        assert it.accounts.counts()["open_tokens"] == 0
+        assert it.accounts.stats()["open_tokens"] == 0
 
 
 async def test_a_database_that_does_not_answer_is_as_one_that_is_away(tmp_path, monkeypatch):
@@ -312,7 +312,7 @@ async def test_a_database_that_does_not_answer_is_as_one_that_is_away(tmp_path, 
             link.finish(make_record(prompt_tokens=2, completion_tokens=2), held)
             await asyncio.sleep(0.3)
             await link.reserve("key", Amounts(tokens=6))
-            assert link.counts()["unrecorded"] == 1
-        await until(lambda: link.counts()["unrecorded"] == 0)
+            assert link.stats()["unrecorded"] == 1
+        await until(lambda: link.stats()["unrecorded"] == 0)
 
         assert len(it.table.records) == 1

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from deployments.ledger import spool as spool_module
-from deployments.ledger.spool import Spool, find_orphans
+from deployments.ledger.spool import Spool, find_orphaned_spools
 from tests.helpers.ledger_cluster import make_record
 
 
@@ -69,12 +69,12 @@ def test_what_is_left_at_the_end_is_another_ones_to_find(tmp_path):
     spool = Spool(tmp_path)
     record = make_record(user="ann", ttft_ms=1.5)
     spool.keep(record)
-    assert list(find_orphans(tmp_path)) == [], "its replica lives"
+    assert list(find_orphaned_spools(tmp_path)) == [], "its replica lives"
     spool.shut_down()
-    (orphan,) = find_orphans(tmp_path)
-    assert orphan.records == [record]
-    assert list(find_orphans(tmp_path)) == [], "somebody is at it already"
-    orphan.remove()
+    (spool,) = find_orphaned_spools(tmp_path)
+    assert spool.records == [record]
+    assert list(find_orphaned_spools(tmp_path)) == [], "somebody is at it already"
+    spool.remove()
 
     assert files(tmp_path) == []
 
@@ -82,9 +82,9 @@ def test_what_is_left_at_the_end_is_another_ones_to_find(tmp_path):
 def test_an_orphan_that_is_closed_is_left_to_the_next_one(tmp_path):
     record = make_record()
     leave(tmp_path, to_line(record))
-    (orphan,) = find_orphans(tmp_path)
-    orphan.close()
-    (again,) = find_orphans(tmp_path)
+    (spool,) = find_orphaned_spools(tmp_path)
+    spool.close()
+    (again,) = find_orphaned_spools(tmp_path)
 
     assert again.records == [record]
     again.close()
@@ -93,10 +93,10 @@ def test_an_orphan_that_is_closed_is_left_to_the_next_one(tmp_path):
 def test_a_line_that_was_cut_off_is_left_out(tmp_path):
     whole = make_record()
     leave(tmp_path, to_line(whole), to_line(make_record())[:-30])
-    (orphan,) = find_orphans(tmp_path)
+    (spool,) = find_orphaned_spools(tmp_path)
 
-    assert orphan.records == [whole]
-    orphan.close()
+    assert spool.records == [whole]
+    spool.close()
 
 
 def test_a_file_that_was_removed_while_it_was_looked_at_is_none(tmp_path, monkeypatch):
@@ -109,7 +109,7 @@ def test_a_file_that_was_removed_while_it_was_looked_at_is_none(tmp_path, monkey
 
     monkeypatch.setattr(spool_module.fcntl, "flock", lock_late)
 
-    assert list(find_orphans(tmp_path)) == []
+    assert list(find_orphaned_spools(tmp_path)) == []
 
 
 def test_nobody_finds_a_file_before_its_owner_has_locked_it(tmp_path, monkeypatch):
@@ -118,7 +118,7 @@ def test_nobody_finds_a_file_before_its_owner_has_locked_it(tmp_path, monkeypatc
 
     def look_and_lock(file: int, how: int) -> None:
         monkeypatch.setattr(spool_module.fcntl, "flock", lock)
-        seen.extend(True for _ in find_orphans(tmp_path))
+        seen.extend(True for _ in find_orphaned_spools(tmp_path))
         lock(file, how)
 
     monkeypatch.setattr(spool_module.fcntl, "flock", look_and_lock)
@@ -144,11 +144,11 @@ def test_a_full_disk_costs_a_record_its_safety_and_no_other(tmp_path, monkeypatc
         spool.keep(cut)
     spool.keep(kept)
     spool.shut_down()
-    (orphan,) = find_orphans(tmp_path)
+    (spool,) = find_orphaned_spools(tmp_path)
 
-    assert orphan.records == [kept]
+    assert spool.records == [kept]
     assert caplog.text.count("could not be kept: No space left on device") == 2
-    orphan.close()
+    spool.close()
 
 
 def test_a_folder_that_cannot_be_made_is_an_error(tmp_path):

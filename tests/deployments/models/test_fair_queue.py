@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from api.errors import Overloaded
+from api.errors import OverloadedError
 from deployments.models.fair_queue import FairQueue
 
 
@@ -117,7 +117,7 @@ async def test_one_too_many_is_refused():
     for name in ("1", "2", "3", "4"):
         await runner.ask(name)
 
-    with pytest.raises(Overloaded):
+    with pytest.raises(OverloadedError):
         await runner.tasks["4"]
     assert runner.queue.waiting == 2
 
@@ -128,7 +128,7 @@ async def test_when_too_many_wait_the_tenant_with_most_is_refused():
         await runner.ask(name, tenant="a")
     await runner.ask("b1", tenant="b")
 
-    with pytest.raises(Overloaded):
+    with pytest.raises(OverloadedError):
         await runner.tasks["a3"]
     assert not runner.tasks["b1"].done()
     assert runner.queue.waiting == 3

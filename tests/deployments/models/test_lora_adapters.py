@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from api.errors import EngineFailed, ModelNotFound
+from api.errors import EngineError, ModelNotFoundError
 from deployments.config.llm import AdapterArgs, LlmArgs
 from deployments.models.lora_adapters import Adapters, list_adapters
 
@@ -72,11 +72,11 @@ async def test_a_name_is_no_path(tmp_path: Path, name: str) -> None:
     make_adapter(tmp_path / "a")
     loads = Loads()
 
-    with pytest.raises(ModelNotFound):
+    with pytest.raises(ModelNotFoundError):
         await Adapters(args_for(tmp_path, "a"), loads).get(name)
     assert loads.loaded == []
 
 
 async def test_an_adapter_without_files_fails_alone(tmp_path: Path) -> None:
-    with pytest.raises(EngineFailed):
+    with pytest.raises(EngineError):
         await Adapters(args_for(tmp_path, "gone"), Loads()).get("gone")

@@ -5,7 +5,7 @@ import pytest
 from api.ports.images import Edit, ImageRequest
 from deployments.config.diffusion import DiffusionOptions
 from deployments.engines.fakes import FakeDiffusionEngine
-from deployments.engines.protocol import Work
+from deployments.engines.protocol import RequestProgress
 from deployments.models.fair_queue import FairQueue
 from deployments.models.pending_steps import OutstandingSteps
 
@@ -26,14 +26,14 @@ OPTIONS = DiffusionOptions(num_inference_steps=30, qualities={"low": 12}, streng
 def test_request_is_counted_from_its_arrival(request_: ImageRequest, expected: int) -> None:
     steps = OutstandingSteps(OPTIONS)
 
-    with steps.counting(request_, Work()):
+    with steps.counting(request_, RequestProgress()):
         during = steps.total
 
     assert (during, steps.total) == (expected, 0)
 
 
 def test_engine_knows_better_how_many_there_are() -> None:
-    steps, work, left = OutstandingSteps(OPTIONS), Work(), [12]
+    steps, work, left = OutstandingSteps(OPTIONS), RequestProgress(), [12]
     work.count_steps_left = left.pop
 
     with steps.counting(ImageRequest("r", "a dot"), work):
@@ -43,13 +43,16 @@ def test_engine_knows_better_how_many_there_are() -> None:
 def test_failure_leaves_nothing_behind() -> None:
     steps = OutstandingSteps(OPTIONS)
 
-    with pytest.raises(ZeroDivisionError), steps.counting(ImageRequest("r", "a dot"), Work()):
+    with (
+        pytest.raises(ZeroDivisionError),
+        steps.counting(ImageRequest("r", "a dot"), RequestProgress()),
+    ):
         raise ZeroDivisionError
 
     assert steps.total == 0
 
 
-class Queued(Work):
+class Queued(RequestProgress):
     """Waits for its turn, as the desk's does."""
 
     def __init__(self, queue: FairQueue):

@@ -14,9 +14,15 @@ import psutil
 import pytest
 import zmq
 
-from api.errors import ReplicaLost
+from api.errors import ReplicaLostError
 from api.ports.stream import Delta
-from deployments.transport.token_channel import Inbox, Outlet, Receiver, ReplyTo, Sender
+from deployments.transport.token_channel import (
+    Receiver,
+    ReplyTo,
+    Sender,
+    StreamReader,
+    StreamWriter,
+)
 from tests.helpers.service import ROOT
 
 PATIENCE_S = 5.0
@@ -27,7 +33,7 @@ NOBODY = "tcp://127.0.0.1:9"
 @pytest.fixture(autouse=True)
 def _unmerged(monkeypatch: pytest.MonkeyPatch) -> None:
     """How deltas fall into batches is chance; the tests below look at single ones."""
-    monkeypatch.setattr("deployments.transport.token_channel._FAR_BEHIND_DELTAS", 1_000_000)
+    monkeypatch.setattr("deployments.transport.token_channel._COALESCE_DELTAS", 1_000_000)
 
 
 @pytest.fixture
@@ -71,35 +77,35 @@ def tap() -> Iterator[Tap]:
     tap.close()
 
 
-async def collect(inbox: Inbox, count: int) -> list[Delta]:
+async def collect(reader: StreamReader, count: int) -> list[Delta]:
     """What arrives, once so much has."""
     deltas: list[Delta] = []
     async with asyncio.timeout(PATIENCE_S):
-        while inbox.received < count:
-            await inbox.wait()
-            deltas += inbox.take()
-    return deltas + inbox.take()
+        while reader.received < count:
+            await reader.wait()
+            deltas += reader.drain()
+    return deltas + reader.drain()
 
 
-def send_all(outlet: Outlet, deltas: Sequence[Delta]) -> None:
+def send_all(writer: StreamWriter, deltas: Sequence[Delta]) -> None:
     """All within one tick."""
     for delta in deltas:
-        outlet.send(delta)
+        writer.send(delta)
 
 
-async def send_in_turn(outlet: Outlet, texts: Sequence[str]) -> None:
+async def send_in_turn(writer: StreamWriter, texts: Sequence[str]) -> None:
     """A tick for each."""
     for text in texts:
-        outlet.send(Delta(0, text))
+        writer.send(Delta(0, text))
         await asyncio.sleep(0)
 
 
 async def come_and_go() -> None:
     """One delta from a new sender to a new receiver, and both are gone."""
     receiver, sender = Receiver("127.0.0.1"), Sender()
-    inbox = receiver.open()
-    sender.open(inbox.reply_to).send(Delta(0, "a"))
-    await collect(inbox, 1)
+    reader = receiver.open()
+    sender.open(reader.reply_to).send(Delta(0, "a"))
+    await collect(reader, 1)
     sender.shut_down()
     receiver.shut_down()
 
@@ -132,60 +138,60 @@ async def frozen_listener() -> AsyncIterator[str]:
 
 async def push(receiver: Receiver, message: bytes) -> None:
     """Send raw bytes to a receiver, and then prove that they have been read."""
-    inbox = receiver.open()
+    reader = receiver.open()
     context = zmq.Context()
     socket = context.socket(zmq.PUSH)
-    socket.connect(inbox.reply_to.address)
+    socket.connect(reader.reply_to.address)
     socket.send(message)
-    socket.send(msgspec.msgpack.encode([(inbox.reply_to.ticket, 0, 0, "after", None)]))
-    await collect(inbox, 1)
-    receiver.close(inbox)
+    socket.send(msgspec.msgpack.encode([(reader.reply_to.stream_id, 0, 0, "after", None)]))
+    await collect(reader, 1)
+    receiver.close(reader)
     context.destroy(linger=0)
 
 
 async def test_deltas_arrive_in_order(receiver: Receiver, sender: Sender) -> None:
-    inbox = receiver.open()
-    outlet = sender.open(inbox.reply_to)
+    reader = receiver.open()
+    writer = sender.open(reader.reply_to)
     sent = [Delta(number % 3, f"é\u2028\0😀{number}") for number in range(1000)]
 
-    send_all(outlet, sent)
+    send_all(writer, sent)
 
-    assert await collect(inbox, 1000) == sent
-    assert outlet.sent == inbox.received == 1000
+    assert await collect(reader, 1000) == sent
+    assert writer.sent == reader.received == 1000
 
 
 async def test_order_holds_over_many_ticks(receiver: Receiver, sender: Sender) -> None:
-    inbox = receiver.open()
-    outlet = sender.open(inbox.reply_to)
+    reader = receiver.open()
+    writer = sender.open(reader.reply_to)
 
     texts = [str(number) for number in range(100)]
-    await send_in_turn(outlet, texts)
+    await send_in_turn(writer, texts)
 
-    assert [delta.text for delta in await collect(inbox, 100)] == texts
+    assert [delta.text for delta in await collect(reader, 100)] == texts
 
 
 @pytest.mark.parametrize("reason", ["stop", "length", None])
 async def test_finish_reason_arrives(receiver: Receiver, sender: Sender, reason: None) -> None:
-    inbox = receiver.open()
+    reader = receiver.open()
 
-    sender.open(inbox.reply_to).send(Delta(2, "", reason))
+    sender.open(reader.reply_to).send(Delta(2, "", reason))
 
-    assert await collect(inbox, 1) == [Delta(2, "", reason)]
+    assert await collect(reader, 1) == [Delta(2, "", reason)]
 
 
 async def test_many_requests_over_two_senders_do_not_mix(receiver: Receiver) -> None:
     first, second = Sender(), Sender()
-    inboxes = [receiver.open() for _ in range(50)]
-    outlets = [(first, second)[n % 2].open(inbox.reply_to) for n, inbox in enumerate(inboxes)]
+    readers = [receiver.open() for _ in range(50)]
+    writers = [(first, second)[n % 2].open(reader.reply_to) for n, reader in enumerate(readers)]
     texts = [str(step) for step in range(20)]
 
     await asyncio.gather(
         *(
-            send_in_turn(outlet, [f"{n}:{text}" for text in texts])
-            for n, outlet in enumerate(outlets)
+            send_in_turn(writer, [f"{n}:{text}" for text in texts])
+            for n, writer in enumerate(writers)
         )
     )
-    arrived = [await collect(inbox, 20) for inbox in inboxes]
+    arrived = [await collect(reader, 20) for reader in readers]
     first.shut_down()
     second.shut_down()
 
@@ -196,10 +202,10 @@ async def test_many_requests_over_two_senders_do_not_mix(receiver: Receiver) -> 
 
 
 async def test_tickets_are_128_bits_and_never_the_same(receiver: Receiver) -> None:
-    tickets = {receiver.open().reply_to.ticket for _ in range(100)}
+    tickets = {receiver.open().reply_to.stream_id for _ in range(100)}
 
     assert len(tickets) == 100
-    assert {len(ticket) for ticket in tickets} == {16}
+    assert {len(stream_id) for stream_id in tickets} == {16}
 
 
 async def test_deltas_of_one_tick_are_one_message(sender: Sender, tap: Tap) -> None:
@@ -220,11 +226,11 @@ async def test_deltas_of_one_tick_are_one_message(sender: Sender, tap: Tap) -> N
 
 
 async def test_each_tick_is_a_message_of_its_own(sender: Sender, tap: Tap) -> None:
-    outlet = sender.open(ReplyTo(tap.address, b"1" * 16))
+    writer = sender.open(ReplyTo(tap.address, b"1" * 16))
 
-    outlet.send(Delta(0, "a"))
+    writer.send(Delta(0, "a"))
     await asyncio.sleep(0)
-    outlet.send(Delta(0, "b"))
+    writer.send(Delta(0, "b"))
     await asyncio.sleep(0)
 
     assert [tap.next_message(), tap.next_message()] == [
@@ -246,23 +252,23 @@ async def test_delta_that_cannot_be_written_takes_no_later_one_with_it(
     sender: Sender, tap: Tap
 ) -> None:
     asyncio.get_running_loop().set_exception_handler(lambda loop, context: None)
-    outlet = sender.open(ReplyTo(tap.address, b"1" * 16))
+    writer = sender.open(ReplyTo(tap.address, b"1" * 16))
 
-    outlet.send(Delta(0, "\ud800"))
+    writer.send(Delta(0, "\ud800"))
     await asyncio.sleep(0)
-    outlet.send(Delta(0, "later"))
+    writer.send(Delta(0, "later"))
     await asyncio.sleep(0)
 
     assert tap.next_message() == [(b"1" * 16, 1, 0, "later", None, None)]
 
 
 async def test_unknown_ticket_is_dropped_and_counted(receiver: Receiver, sender: Sender) -> None:
-    inbox = receiver.open()
+    reader = receiver.open()
 
-    sender.open(ReplyTo(inbox.reply_to.address, b"?" * 16)).send(Delta(0, "lost"))
-    sender.open(inbox.reply_to).send(Delta(0, "found"))
+    sender.open(ReplyTo(reader.reply_to.address, b"?" * 16)).send(Delta(0, "lost"))
+    sender.open(reader.reply_to).send(Delta(0, "found"))
 
-    assert await collect(inbox, 1) == [Delta(0, "found")]
+    assert await collect(reader, 1) == [Delta(0, "found")]
     assert receiver.dropped == 1
 
 
@@ -304,14 +310,14 @@ async def test_what_comes_for_a_closed_inbox_is_dropped_and_counted(
     await collect(other, 1)
 
     assert receiver.dropped == 1
-    assert (closed.received, closed.take()) == (0, [])
+    assert (closed.received, closed.drain()) == (0, [])
 
 
 async def test_inbox_may_be_closed_twice(receiver: Receiver) -> None:
-    inbox = receiver.open()
+    reader = receiver.open()
 
-    receiver.close(inbox)
-    receiver.close(inbox)
+    receiver.close(reader)
+    receiver.close(reader)
 
     assert len(receiver) == 0
 
@@ -324,13 +330,13 @@ async def test_receiver_counts_open_inboxes(receiver: Receiver) -> None:
 
 
 async def test_taking_empties_an_inbox(receiver: Receiver) -> None:
-    inbox = receiver.open()
-    inbox.put(0, Delta(0, "a"))
-    inbox.put(1, Delta(0, "b"))
+    reader = receiver.open()
+    reader.put(0, Delta(0, "a"))
+    reader.put(1, Delta(0, "b"))
 
-    assert inbox.take() == [Delta(0, "a"), Delta(0, "b")]
-    assert inbox.take() == []
-    assert inbox.received == 2
+    assert reader.drain() == [Delta(0, "a"), Delta(0, "b")]
+    assert reader.drain() == []
+    assert reader.received == 2
 
 
 async def test_one_socket_serves_all_requests_of_one_ingress(
@@ -338,12 +344,12 @@ async def test_one_socket_serves_all_requests_of_one_ingress(
 ) -> None:
     before = len(psutil.Process().net_connections())
 
-    outlets = [sender.open(receiver.open().reply_to) for _ in range(20)]
-    inbox = receiver.open()
-    sender.open(inbox.reply_to).send(Delta(0, "a"))
-    await collect(inbox, 1)
+    writers = [sender.open(receiver.open().reply_to) for _ in range(20)]
+    reader = receiver.open()
+    sender.open(reader.reply_to).send(Delta(0, "a"))
+    await collect(reader, 1)
 
-    assert len(outlets) == 20
+    assert len(writers) == 20
     assert len(psutil.Process().net_connections()) - before <= 2  # both ends of one connection
 
 
@@ -359,68 +365,68 @@ async def test_sockets_are_freed() -> None:
 
 
 async def test_what_was_sent_before_the_end_still_arrives(receiver: Receiver) -> None:
-    inbox = receiver.open()
+    reader = receiver.open()
     sender = Sender()
-    sender.open(inbox.reply_to).send(Delta(0, "last words"))
+    sender.open(reader.reply_to).send(Delta(0, "last words"))
     await asyncio.sleep(0)
 
     await asyncio.to_thread(sender.shut_down)
 
-    assert await collect(inbox, 1) == [Delta(0, "last words")]
+    assert await collect(reader, 1) == [Delta(0, "last words")]
 
 
 async def test_a_reader_far_behind_gets_one_delta_for_each_choice(
     receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("deployments.transport.token_channel._FAR_BEHIND_DELTAS", 5)
-    inbox = receiver.open()
+    monkeypatch.setattr("deployments.transport.token_channel._COALESCE_DELTAS", 5)
+    reader = receiver.open()
 
     for number, delta in enumerate(
         [Delta(0, "a"), Delta(1, "x"), Delta(0, "b"), Delta(0, "", "stop"), Delta(1, "y")]
     ):
-        inbox.put(number, delta)
+        reader.put(number, delta)
 
-    assert inbox.take() == [Delta(0, "ab", "stop"), Delta(1, "xy")]
-    assert inbox.received == 5
+    assert reader.drain() == [Delta(0, "ab", "stop"), Delta(1, "xy")]
+    assert reader.received == 5
 
 
 @pytest.mark.parametrize("number", [0, 2, -1])
 async def test_a_number_out_of_turn_is_a_gap(receiver: Receiver, number: int) -> None:
-    inbox = receiver.open()
-    inbox.put(0, Delta(0, "a"))
+    reader = receiver.open()
+    reader.put(0, Delta(0, "a"))
 
-    inbox.put(number, Delta(0, "?"))
+    reader.put(number, Delta(0, "?"))
 
-    assert inbox.has_gap
-    assert inbox.take() == [Delta(0, "a")]
+    assert reader.has_gap
+    assert reader.drain() == [Delta(0, "a")]
 
 
 async def test_what_lies_in_the_inbox_is_not_waited_for(receiver: Receiver) -> None:
-    inbox = receiver.open()
-    inbox.put(0, Delta(0, "a"))
+    reader = receiver.open()
+    reader.put(0, Delta(0, "a"))
 
     async with asyncio.timeout(PATIENCE_S):
-        await inbox.wait()
+        await reader.wait()
 
 
 async def test_waking_ends_a_wait_for_nothing(receiver: Receiver) -> None:
-    inbox = receiver.open()
-    waiting = asyncio.ensure_future(inbox.wait())
+    reader = receiver.open()
+    waiting = asyncio.ensure_future(reader.wait())
     await asyncio.sleep(0)
 
-    inbox.wake()
-    inbox.wake()
+    reader.notify()
+    reader.notify()
     async with asyncio.timeout(PATIENCE_S):
         await waiting
 
-    assert inbox.take() == []
+    assert reader.drain() == []
 
 
-async def work_until_lost(outlet: Outlet) -> None:
+async def work_until_lost(writer: StreamWriter) -> None:
     """Send for ever; only a loss ends it."""
-    with outlet:
+    with writer:
         while True:
-            outlet.send(Delta(0, "word"))
+            writer.send(Delta(0, "word"))
             await asyncio.sleep(0.01)
 
 
@@ -437,8 +443,8 @@ async def test_a_reader_that_goes_ends_the_work_for_it_and_no_other(receiver: Re
     done, _ = await asyncio.wait(works, timeout=1, return_when=asyncio.ALL_COMPLETED)
 
     assert done == set(works[:3])
-    assert all(isinstance(work.exception(), ReplicaLost) for work in done)
-    assert (sender.peers, sender.outlets) == (1, 1)
+    assert all(isinstance(work.exception(), ReplicaLostError) for work in done)
+    assert (sender.peers, sender.writers) == (1, 1)
     assert (await collect(kept, kept.received + 1))[-1] == Delta(0, "word")
     works[3].cancel()
     await asyncio.wait(works)
@@ -450,17 +456,17 @@ async def test_a_reader_that_is_not_there_is_given_up(
 ) -> None:
     monkeypatch.setattr("deployments.transport.token_channel._CONNECT_TIMEOUT_S", 0.05)
 
-    with pytest.raises(ReplicaLost):
+    with pytest.raises(ReplicaLostError):
         await asyncio.wait_for(work_until_lost(sender.open(ReplyTo(NOBODY, b"1" * 16))), PATIENCE_S)
 
-    assert (sender.peers, sender.outlets) == (0, 0)
+    assert (sender.peers, sender.writers) == (0, 0)
 
 
 async def test_a_reader_that_was_given_up_may_come_back(receiver: Receiver, sender: Sender) -> None:
     first = receiver.open()
     sender.open(first.reply_to).send(Delta(0, "before"))
     await collect(first, 1)
-    next(iter(sender._peers.values()))._lose("is gone")
+    next(iter(sender._peers.values()))._abort("is gone")
 
     second = receiver.open()
     sender.open(second.reply_to).send(Delta(0, "after"))
@@ -475,7 +481,7 @@ async def test_a_frozen_reader_is_given_up(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr("deployments.transport.token_channel._HEARTBEAT_TIMEOUT_MS", 100)
     sender = Sender()
     async with frozen_listener() as address:
-        with pytest.raises(ReplicaLost):
+        with pytest.raises(ReplicaLostError):
             await asyncio.wait_for(
                 work_until_lost(sender.open(ReplyTo(address, b"1" * 16))), PATIENCE_S
             )
@@ -495,27 +501,27 @@ async def test_a_reader_that_stops_reading_is_given_up_and_blocks_nobody(
     await asyncio.wait({work}, timeout=PATIENCE_S)
 
     assert arrived == [Delta(0, "fine")]
-    assert isinstance(work.exception(), ReplicaLost)
+    assert isinstance(work.exception(), ReplicaLostError)
     assert sender.peers == 1
 
 
 async def test_a_cancellation_stays_one_though_the_reader_is_lost_too(sender: Sender) -> None:
-    outlet = sender.open(ReplyTo(NOBODY, b"1" * 16))
-    work = asyncio.ensure_future(work_until_lost(outlet))
+    writer = sender.open(ReplyTo(NOBODY, b"1" * 16))
+    work = asyncio.ensure_future(work_until_lost(writer))
     await asyncio.sleep(0)
 
     work.cancel()
-    outlet.lose()
+    writer.abort()
     await asyncio.wait({work})
 
     assert work.cancelled()
-    assert sender.outlets == 0
+    assert sender.writers == 0
 
 
-async def end_otherwise(outlet: Outlet, end: Callable[[], Any]) -> None:
+async def end_otherwise(writer: StreamWriter, end: Callable[[], Any]) -> None:
     """Work that is lost, and answers that with an end of its own."""
-    with outlet:
-        asyncio.get_running_loop().call_soon(outlet.lose)
+    with writer:
+        asyncio.get_running_loop().call_soon(writer.abort)
         try:
             await asyncio.Event().wait()
         except asyncio.CancelledError:
@@ -530,7 +536,7 @@ async def test_an_error_of_the_work_stays_one_though_the_reader_is_lost_too(
 
 
 async def test_work_that_ends_while_the_reader_is_lost_does_not_look_done(sender: Sender) -> None:
-    with pytest.raises(ReplicaLost):
+    with pytest.raises(ReplicaLostError):
         await end_otherwise(sender.open(ReplyTo(NOBODY, b"1" * 16)), lambda: None)
 
     await asyncio.sleep(0)  # no cancellation is left over
@@ -542,8 +548,8 @@ async def test_a_second_address_serves_new_requests_and_the_first_the_old() -> N
     receiver.listen_at("127.0.0.2")
     after = receiver.open()
 
-    for inbox in (before, after):
-        sender.open(inbox.reply_to).send(Delta(0, "a"))
+    for reader in (before, after):
+        sender.open(reader.reply_to).send(Delta(0, "a"))
 
     assert await collect(before, 1) == await collect(after, 1) == [Delta(0, "a")]
     assert before.reply_to.address.startswith("tcp://127.0.0.1:")
@@ -558,14 +564,14 @@ async def test_a_message_of_absurd_size_is_not_taken(
 ) -> None:
     monkeypatch.setattr("deployments.transport.token_channel._MAX_MESSAGE_BYTES", 1000)
     receiver = Receiver()
-    inbox = receiver.open()
-    outlet = sender.open(inbox.reply_to)
-    outlet.send(Delta(0, "x" * 1001))
+    reader = receiver.open()
+    writer = sender.open(reader.reply_to)
+    writer.send(Delta(0, "x" * 1001))
 
-    with pytest.raises(ReplicaLost):
-        await asyncio.wait_for(work_until_lost(outlet), PATIENCE_S)
+    with pytest.raises(ReplicaLostError):
+        await asyncio.wait_for(work_until_lost(writer), PATIENCE_S)
 
-    assert inbox.take() == []
+    assert reader.drain() == []
     receiver.shut_down()
 
 
@@ -598,8 +604,8 @@ def test_a_socket_that_is_closed_while_it_is_told_of_something_does_not_hang():
 
 _COME_AND_GO = """
 import asyncio, time, zmq
-from deployments.token_channel import ReplyTo, Sender
-from deployments.zmq_reader import Reader
+from deployments.transport.token_channel import ReplyTo, Sender
+from deployments.transport.zmq_reader import Reader
 
 close = Reader.close
 

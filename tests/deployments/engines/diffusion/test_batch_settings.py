@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from api.errors import InvalidRequest, UnsupportedParameter
+from api.errors import InvalidRequestError, UnsupportedParameterError
 from api.ports.images import Edit, ImageRequest
 from deployments.config.diffusion import DiffusionOptions
 from deployments.engines.diffusion.batch_settings import to_recipe
@@ -55,7 +55,7 @@ def test_defaults_are_the_models() -> None:
 def test_what_the_pipeline_would_not_notice_is_refused(
     having: Having, more: dict[str, Any], param: str
 ) -> None:
-    with pytest.raises(UnsupportedParameter) as failure:
+    with pytest.raises(UnsupportedParameterError) as failure:
         read(having, **more)
 
     assert failure.value.param == param
@@ -84,7 +84,7 @@ def test_negative_prompt_has_a_weight_where_guidance_is_something_else() -> None
 def test_negative_prompt_without_guidance_away_from_it_is_refused(
     parameters: set[str], more: dict[str, Any], named: str
 ) -> None:
-    with pytest.raises(InvalidRequest, match=f"'{named}' above 1") as failure:
+    with pytest.raises(InvalidRequestError, match=f"'{named}' above 1") as failure:
         read(Having(parameters=parameters), negative_prompt="a line", **more)
 
     assert failure.value.param == "negative_prompt"

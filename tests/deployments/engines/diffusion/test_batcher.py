@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import pytest
 
-from api.errors import EngineFailed, InvalidRequest
+from api.errors import EngineError, InvalidRequestError
 from api.ports.images import Lora
-from deployments.engines.cancellable_thread import Cancelled
+from deployments.engines.cancellable_thread import WorkCancelledError
 from deployments.engines.diffusion.batcher import Batches, Canvas, Event, Recipe
 
 RECIPE = Recipe("new", 8, 8, 4, 1.0)
@@ -38,7 +38,7 @@ class Painter:
                 canvas.tell_step("look" if canvas.is_looked_at else None)
             raise self.bad_error
         if not any(canvas.is_wanted for canvas in batch):
-            raise Cancelled
+            raise WorkCancelledError
         for canvas in batch:
             canvas.steps_done = 1
             canvas.tell_step("look" if canvas.is_looked_at else None)
@@ -232,7 +232,10 @@ async def test_when_all_have_left_the_next_is_drawn(painter: Painter, batches: B
 
 @pytest.mark.parametrize(
     ("error", "kind"),
-    [(RuntimeError("out of memory"), EngineFailed), (InvalidRequest("no"), InvalidRequest)],
+    [
+        (RuntimeError("out of memory"), EngineError),
+        (InvalidRequestError("no"), InvalidRequestError),
+    ],
 )
 async def test_failure_reaches_all_of_the_batch_and_no_other(
     painter: Painter, batches: Batches, error: Exception, kind: type[Exception]
@@ -259,7 +262,7 @@ async def test_image_that_cannot_be_drawn_fails_alone(painter: Painter, batches:
     drawn = await asyncio.gather(first, *others, return_exceptions=True)
 
     assert [drawn[0], drawn[1], drawn[3]] == [[1], [2], [4]]
-    assert isinstance(drawn[2], EngineFailed)
+    assert isinstance(drawn[2], EngineError)
     assert painter.seeds == [[1], [2, 3, 4], [2], [3], [4]]
 
 
@@ -267,7 +270,7 @@ async def test_refusal_of_one_image_is_told_to_its_request_alone(
     painter: Painter, batches: Batches
 ) -> None:
     painter.bad_seed = 3
-    painter.bad_error = InvalidRequest("no", param="image")
+    painter.bad_error = InvalidRequestError("no", param="image")
     first = start(batches, canvas(1))
     await painter.begun()
     others = [start(batches, canvas(seed)) for seed in (2, 3)]
@@ -277,7 +280,7 @@ async def test_refusal_of_one_image_is_told_to_its_request_alone(
     drawn = await asyncio.gather(first, *others, return_exceptions=True)
 
     assert drawn[:2] == [[1], [2]]
-    assert isinstance(drawn[2], InvalidRequest)
+    assert isinstance(drawn[2], InvalidRequestError)
     assert drawn[2].param == "image"
 
 

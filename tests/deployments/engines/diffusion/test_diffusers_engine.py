@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from api.errors import EngineFailed, InvalidRequest, ReplicaLost
-from api.ports.images import Edit, ImageRequest, PictureFile
+from api.errors import EngineError, InvalidRequestError, ReplicaLostError
+from api.ports.images import Edit, ImageEncoding, ImageRequest
 from api.ports.stream import Delta
 from deployments.config.diffusion import DiffusionOptions
 from deployments.engines.diffusion.diffusers_engine import DiffusersEngine
-from deployments.engines.protocol import Work
+from deployments.engines.protocol import RequestProgress
 from tests.helpers.tiny_pipelines import counted_rows
 
 pytestmark = pytest.mark.e2e
@@ -118,7 +118,7 @@ async def test_a_model_that_hangs_fails_its_health_check(monkeypatch) -> None:
         assert await asyncio.to_thread(has_begun.wait, 20)
         engine.check_health()
         await asyncio.sleep(0.1)
-        with pytest.raises(ReplicaLost, match="no step"):
+        with pytest.raises(ReplicaLostError, match="no step"):
             engine.check_health()
     finally:
         end.set()
@@ -128,7 +128,7 @@ async def test_a_model_that_hangs_fails_its_health_check(monkeypatch) -> None:
 
 async def test_step_of_several_passes_is_one_step(engine: DiffusersEngine) -> None:
     seen: list[Delta] = []
-    work = Work()
+    work = RequestProgress()
     await engine.generate(asked(0, scheduler=TWO_PASSES, previews=1), work, seen.append)
     sketches = [delta.extra.sketch for delta in seen if delta.extra and delta.extra.sketch]
 
@@ -160,7 +160,7 @@ async def test_pipeline_that_did_not_reach_its_end_is_put_in_order(
     if is_failure:
         with monkeypatch.context() as patch:
             patch.setattr(base.vae, "decode", fail)
-            with pytest.raises(EngineFailed):
+            with pytest.raises(EngineError):
                 await draw(engine, asked(0))
     else:
         drawing = asyncio.create_task(
@@ -211,7 +211,7 @@ async def test_work_stops_at_most_one_step_after_the_last_has_left(
     engine: DiffusersEngine,
 ) -> None:
     seen: asyncio.Queue[Delta] = asyncio.Queue()
-    work = Work()
+    work = RequestProgress()
     drawing = asyncio.create_task(
         engine.generate(asked(0, num_inference_steps=50), work, seen.put_nowait)
     )
@@ -238,7 +238,7 @@ async def test_seeds_follow_each_other(engine: DiffusersEngine) -> None:
 async def test_previews_are_shown_on_the_way(engine: DiffusersEngine) -> None:
     seen: list[Delta] = []
 
-    await engine.generate(asked(0, previews=3, file=PictureFile("webp", 80)), None, seen.append)
+    await engine.generate(asked(0, previews=3, file=ImageEncoding("webp", 80)), None, seen.append)
     sketches = [delta.extra.sketch for delta in seen if delta.extra and delta.extra.sketch]
 
     assert [sketch.step for sketch in sketches] == list(range(1, 9))
@@ -255,7 +255,7 @@ async def test_png_says_how_to_make_it_again(engine: DiffusersEngine) -> None:
 
 
 async def test_quality_stands_for_steps(engine: DiffusersEngine) -> None:
-    work, other = Work(), Work()
+    work, other = RequestProgress(), RequestProgress()
 
     await engine.generate(asked(0, quality="low"), work)
     await engine.generate(asked(0, quality="low", num_inference_steps=3), other)
@@ -324,7 +324,7 @@ async def test_edits_are_the_same_in_any_company(engine: DiffusersEngine) -> Non
 async def test_what_does_not_fit_is_refused_before_its_turn(
     engine: DiffusersEngine, more: dict, param: str
 ) -> None:
-    with pytest.raises(InvalidRequest) as failure:
+    with pytest.raises(InvalidRequestError) as failure:
         await engine.generate(asked(0, **more))
 
     assert failure.value.param == param

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from api.errors import InvalidRequest, UnsupportedParameter
+from api.errors import InvalidRequestError, UnsupportedParameterError
 from api.ports.images import Edit, ImageRequest
-from api.ports.stream import Delta, Sketch
+from api.ports.stream import Delta, ImageProgress
 from deployments.config.diffusion import DiffusionOptions
 from deployments.engines.diffusion.batcher import Canvas, Recipe
 from deployments.engines.diffusion.diffusers_engine import DiffusersEngine
@@ -86,7 +86,7 @@ async def draw(engine: DiffusersEngine, request: ImageRequest) -> np.ndarray:
     return pixels((await engine.generate(request)).images[0].data)
 
 
-async def watch(engine: DiffusersEngine, request: ImageRequest) -> list[Sketch]:
+async def watch(engine: DiffusersEngine, request: ImageRequest) -> list[ImageProgress]:
     seen: list[Delta] = []
     await engine.generate(request, None, seen.append)
     return [delta.extra.sketch for delta in seen if delta.extra and delta.extra.sketch]
@@ -267,7 +267,7 @@ async def test_prompt_is_as_long_as_the_longest_encoder_reads(
 async def test_longer_prompt_is_refused(engine: DiffusersEngine, param: str) -> None:
     texts = {"prompt": PROMPT, param: "a" * 512}
 
-    with pytest.raises(InvalidRequest, match=f"at most ({T5_TOKENS}|512)") as failure:
+    with pytest.raises(InvalidRequestError, match=f"at most ({T5_TOKENS}|512)") as failure:
         await engine.generate(ImageRequest("r", **texts))
 
     assert failure.value.param == param
@@ -277,15 +277,17 @@ async def test_what_a_pipeline_puts_around_a_prompt_counts_too(z_image: Diffuser
     images = await z_image.generate(ImageRequest("r", "a" * 511, width_px=16, height_px=16))
 
     assert images.usage.prompt_tokens == 512
-    with pytest.raises(InvalidRequest, match="has 513 tokens, and this model reads at most 512"):
+    with pytest.raises(
+        InvalidRequestError, match="has 513 tokens, and this model reads at most 512"
+    ):
         await z_image.generate(ImageRequest("r", "a" * 512))
 
 
 async def test_a_model_that_tells_no_size_has_the_usual_one(z_image: DiffusersEngine) -> None:
-    details = z_image.details()
+    capabilities = z_image.capabilities
 
-    assert details["size"] == "1024x1024"
-    assert details["size_multiple_px"] == 2 * SCALE
+    assert capabilities["size"] == "1024x1024"
+    assert capabilities["size_multiple_px"] == 2 * SCALE
 
 
 async def test_prompt_that_one_encoder_cuts_is_not_logged(engine: DiffusersEngine) -> None:
@@ -303,8 +305,8 @@ async def test_prompt_that_one_encoder_cuts_is_not_logged(engine: DiffusersEngin
 
 
 async def test_sizes_are_those_that_the_pipeline_can_draw(engine: DiffusersEngine) -> None:
-    assert engine.details()["size_multiple_px"] == 4
-    with pytest.raises(InvalidRequest, match="multiples of 4"):
+    assert engine.capabilities["size_multiple_px"] == 4
+    with pytest.raises(InvalidRequestError, match="multiples of 4"):
         await engine.generate(ImageRequest("r", PROMPT, width_px=30, height_px=24))
 
 
@@ -312,8 +314,8 @@ async def test_what_the_family_does_not_have_is_refused(
     flux: DiffusersEngine, sd3: DiffusersEngine
 ) -> None:
     for engine, more, kind in (
-        (sd3, {"true_cfg_scale": 2.0}, UnsupportedParameter),
-        (flux, {"true_cfg_scale": 2.0}, InvalidRequest),  # without a negative prompt
+        (sd3, {"true_cfg_scale": 2.0}, UnsupportedParameterError),
+        (flux, {"true_cfg_scale": 2.0}, InvalidRequestError),  # without a negative prompt
     ):
         with pytest.raises(kind) as failure:
             await engine.generate(asked(**more))
@@ -324,9 +326,9 @@ async def test_guidance_of_a_model_without_any_is_refused(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     for engine in load(write_flux, tmp_path_factory, is_guided=False):
-        assert engine.details()["guidance_scale"] is None
+        assert engine.capabilities["guidance_scale"] is None
         assert (await draw(engine, asked())).shape == (HEIGHT, WIDTH, 3)
-        with pytest.raises(UnsupportedParameter) as failure:
+        with pytest.raises(UnsupportedParameterError) as failure:
             await engine.generate(asked(guidance_scale=2.0))
         assert failure.value.param == "guidance_scale"
 

@@ -10,11 +10,11 @@ import pytest
 from PIL import Image
 
 from api.ports.images import ImageRequest
-from api.ports.tenancy import Origin
+from api.ports.tenancy import RequestContext
 from deployments.config.diffusion import DiffusionOptions
 from deployments.engines.diffusion.batcher import Canvas, Event
 from deployments.engines.diffusion.diffusers_engine import DiffusersEngine
-from deployments.models.accounting import DeskWork
+from deployments.models.accounting import AccountedRequest
 from deployments.models.fair_queue import FairQueue
 
 pytestmark = pytest.mark.e2e
@@ -39,7 +39,7 @@ async def test_clients_who_come_again_fill_every_batch(monkeypatch: pytest.Monke
             canvas.tell(Event(canvas.index, 2, NOISE, is_final=True))
 
     async def ask(name: str) -> None:
-        work = DeskWork(Origin(tenant=name), queue, None)
+        work = AccountedRequest(RequestContext(tenant=name), queue, None)
         try:
             await engine.generate(ImageRequest(name, "a dot", width_px=64, height_px=64), work)
         finally:

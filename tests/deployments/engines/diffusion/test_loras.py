@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from api.errors import InvalidRequest, UnsupportedParameter
+from api.errors import InvalidRequestError, UnsupportedParameterError
 from api.ports.images import ImageRequest, Lora
 from deployments.config.diffusion import DiffusionOptions, LoraArgs
 from deployments.engines.diffusion.diffusers_engine import DiffusersEngine
@@ -139,12 +139,12 @@ async def test_file_says_which_adapters_made_it(engine: DiffusersEngine) -> None
 
 
 async def test_model_tells_its_adapters(engine: DiffusersEngine, bare: DiffusersEngine) -> None:
-    assert engine.details()["loras"] == ["ink-1.5", "oil", "words"]
-    assert bare.details()["loras"] == []
+    assert engine.capabilities["loras"] == ["ink-1.5", "oil", "words"]
+    assert bare.capabilities["loras"] == []
 
 
 async def test_unknown_adapter_is_refused_before_its_turn(engine: DiffusersEngine) -> None:
-    with pytest.raises(InvalidRequest) as failure:
+    with pytest.raises(InvalidRequestError) as failure:
         await draw(engine, INK, Lora("../ink"))
 
     assert failure.value.param == "loras[1].name"
@@ -152,7 +152,7 @@ async def test_unknown_adapter_is_refused_before_its_turn(engine: DiffusersEngin
 
 
 def test_adapter_of_a_model_without_any_is_refused() -> None:
-    with pytest.raises(UnsupportedParameter) as failure:
+    with pytest.raises(UnsupportedParameterError) as failure:
         check_loras([INK], [])
 
     assert failure.value.param == "loras"

@@ -1,6 +1,6 @@
 import pytest
 
-from api.errors import InvalidRequest
+from api.errors import InvalidRequestError
 from deployments.config.diffusion import DiffusionOptions
 from deployments.engines.diffusion.sizes import check_size, fit_size
 
@@ -23,7 +23,7 @@ def test_size_within_all_rules_passes(size: tuple[int, int]) -> None:
     ],
 )
 def test_broken_rule_is_named(size: tuple[int, int], rule: str) -> None:
-    with pytest.raises(InvalidRequest, match=rule) as failure:
+    with pytest.raises(InvalidRequestError, match=rule) as failure:
         check_size(*size, OPTIONS)
 
     assert failure.value.param == "size"

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from api.ports.tenancy import Origin
+from api.ports.tenancy import RequestContext
 from deployments.engines.embedding.batcher import HEALTH, Batcher
 
 PATIENCE_S = 5.0
@@ -64,8 +64,8 @@ def wait_until(condition: Callable[[], bool]) -> None:
 
 
 async def start(batcher: Batcher, *requests: list[list[int]], tenant: str = "") -> list[Any]:
-    origin = Origin(tenant=tenant)
-    tasks = [asyncio.create_task(batcher.run(request, origin)) for request in requests]
+    context = RequestContext(tenant=tenant)
+    tasks = [asyncio.create_task(batcher.run(request, context)) for request in requests]
     await asyncio.sleep(0)
     return tasks
 
@@ -228,8 +228,8 @@ async def test_health_check_does_not_wait_for_the_end_of_the_highest_class(
     model: Model, batcher: Batcher
 ) -> None:
     busy = await hold(model, batcher)
-    origin = Origin(tenant="flood", priority="high")
-    flood = [asyncio.create_task(batcher.run([[1] * 100], origin)) for _ in range(20)]
+    context = RequestContext(tenant="flood", priority="high")
+    flood = [asyncio.create_task(batcher.run([[1] * 100], context)) for _ in range(20)]
     await asyncio.sleep(0)
     check = asyncio.create_task(batcher.run([[2]], HEALTH))
     await asyncio.sleep(0)

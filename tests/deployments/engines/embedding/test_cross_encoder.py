@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from api.errors import ContextLengthExceeded, InvalidRequest, WrongModelKind
-from api.ports.embeddings import Cut, EmbeddingRequest, ScoreRequest
+from api.errors import ContextLengthExceededError, InvalidRequestError, WrongModelKindError
+from api.ports.embeddings import EmbeddingRequest, ScoreRequest, Truncation
 from deployments.config.embedding import EncoderOptions
 from deployments.engines.embedding import inputs as encoder_inputs
 from deployments.engines.embedding.cross_encoder import CrossEncoderEngine, is_cross_encoder
@@ -134,7 +134,7 @@ async def test_too_long_pair_is_refused_by_index(
 
     await engine.score(asking("three", "four " * words))
     with pytest.raises(
-        ContextLengthExceeded, match=f"Input 1 has {MAX_TOKENS + 1} tokens"
+        ContextLengthExceededError, match=f"Input 1 has {MAX_TOKENS + 1} tokens"
     ) as caught:
         await engine.score(asking("three", "four " * (words + 1)))
 
@@ -146,15 +146,15 @@ async def test_pair_is_cut_on_demand_as_sentence_transformers_cuts(
 ) -> None:
     document = "four five " * 50
 
-    scores = await engine.score(asking(document, cut=Cut(is_wanted=True)))
+    scores = await engine.score(asking(document, cut=Truncation(is_wanted=True)))
 
     assert scores.scores == pytest.approx([reference.predict((QUERY, document))], abs=1e-5)
     assert scores.usage.prompt_tokens == MAX_TOKENS
 
 
 async def test_all_pairs_together_have_a_limit(engine: CrossEncoderEngine) -> None:
-    with pytest.raises(InvalidRequest) as caught:
-        await engine.score(asking("three", "four", cut=Cut(max_total_tokens=11)))
+    with pytest.raises(InvalidRequestError) as caught:
+        await engine.score(asking("three", "four", cut=Truncation(max_total_tokens=11)))
 
     assert caught.value.param == "documents"
 
@@ -206,12 +206,12 @@ async def test_too_long_document_is_refused_over_http(engine: CrossEncoderEngine
 
 
 async def test_it_has_no_vectors(engine: CrossEncoderEngine) -> None:
-    with pytest.raises(WrongModelKind):
+    with pytest.raises(WrongModelKindError):
         await engine.embed(EmbeddingRequest("r", ("a",)))
 
 
 async def test_card_tells_the_limits(engine: CrossEncoderEngine) -> None:
-    assert engine.details == {"task": "rerank", "max_tokens": MAX_TOKENS}
+    assert engine.capabilities == {"task": "rerank", "max_tokens": MAX_TOKENS}
 
 
 async def test_healthy_engine_says_so(engine: CrossEncoderEngine) -> None:
@@ -275,7 +275,7 @@ def test_what_a_cross_encoder_is(tmp_path: Path, config: str, task: Any, is_one:
 async def test_pair_is_cut_to_nothing_where_no_more_is_wanted(
     engine: CrossEncoderEngine, max_tokens: int
 ) -> None:
-    cut = Cut(is_wanted=True, max_tokens=max_tokens)
+    cut = Truncation(is_wanted=True, max_tokens=max_tokens)
 
     scores = await engine.score(asking("three " * 100, cut=cut))
 
@@ -287,7 +287,7 @@ async def test_what_is_far_too_long_is_not_even_cut_into_tokens(
 ) -> None:
     monkeypatch.setattr(engine._reader, "_encode", None)
 
-    with pytest.raises(ContextLengthExceeded, match="Input 1 has more tokens") as caught:
+    with pytest.raises(ContextLengthExceededError, match="Input 1 has more tokens") as caught:
         await engine.score(asking("three", "a" * 100_000))
 
     assert caught.value.param == "documents[1]"
@@ -300,14 +300,14 @@ async def test_many_pairs_are_read_in_portions_and_no_further_than_they_may_go(
     read = engine._reader._encode
     portions: list[int] = []
 
-    def note(queries: list[str], documents: list[str], cut: Cut) -> list[Any]:
+    def note(queries: list[str], documents: list[str], cut: Truncation) -> list[Any]:
         portions.append(len(documents))
         return read(queries, documents, cut)
 
     monkeypatch.setattr(engine._reader, "_encode", note)
     whole = await engine.score(asking("three", "four", "two one"))
-    with pytest.raises(InvalidRequest):
-        await engine.score(asking(*["three"] * 50, cut=Cut(max_total_tokens=11)))
+    with pytest.raises(InvalidRequestError):
+        await engine.score(asking(*["three"] * 50, cut=Truncation(max_total_tokens=11)))
 
     assert len(whole.scores) == 3
     assert set(portions) == {1}

@@ -1,6 +1,6 @@
 import pytest
 
-from api.errors import UnsupportedParameter
+from api.errors import UnsupportedParameterError
 from deployments.engines.embedding.prompts import Prompts
 
 NOTHING = {"query": "", "document": ""}
@@ -41,7 +41,7 @@ def test_configured_prompt_goes_before_the_model_s() -> None:
 def test_model_without_prompts_has_no_input_types(name: str) -> None:
     prompts = Prompts({}, NOTHING, None)
 
-    with pytest.raises(UnsupportedParameter) as caught:
+    with pytest.raises(UnsupportedParameterError) as caught:
         prompts.get(name)
     assert caught.value.param == "input_type"
     assert prompts.find(name) is None
@@ -49,12 +49,12 @@ def test_model_without_prompts_has_no_input_types(name: str) -> None:
 
 
 def test_unknown_input_type_is_refused_with_those_that_there_are() -> None:
-    with pytest.raises(UnsupportedParameter, match="'clustering', 'query'"):
+    with pytest.raises(UnsupportedParameterError, match="'clustering', 'query'"):
         Prompts({"query": "q", "clustering": "c"}, NOTHING, None).get("title")
 
 
 def test_error_names_what_the_client_sent() -> None:
-    with pytest.raises(UnsupportedParameter, match="'task'") as failure:
+    with pytest.raises(UnsupportedParameterError, match="'task'") as failure:
         Prompts({}, NOTHING, None).get("query", "task")
 
     assert failure.value.param == "task"

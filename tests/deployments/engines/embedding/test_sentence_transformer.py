@@ -12,12 +12,12 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 
-from api.errors import ContextLengthExceeded, InvalidRequest, UnsupportedParameter
-from api.ports.embeddings import Cut, EmbeddingRequest, Embeddings, ScoreRequest
+from api.errors import ContextLengthExceededError, InvalidRequestError, UnsupportedParameterError
+from api.ports.embeddings import EmbeddingRequest, Embeddings, ScoreRequest, Truncation
 from deployments.config.embedding import EncoderOptions
 from deployments.engines.embedding import inputs as encoder_inputs
 from deployments.engines.embedding.sentence_transformer import EncoderEngine
-from deployments.engines.protocol import Work
+from deployments.engines.protocol import RequestProgress
 from tests.helpers.tiny_encoders import MAX_TOKENS, WORDS, make_encoder
 
 OPTIONS = EncoderOptions(
@@ -104,7 +104,7 @@ async def test_requests_share_batches(
 
 
 async def test_usage_is_exact(engine: EncoderEngine) -> None:
-    work = Work()
+    work = RequestProgress()
 
     embeddings = await engine.embed(EmbeddingRequest("r", ("one two", (4, 5, 6))), work)
 
@@ -120,7 +120,7 @@ async def test_token_ids_are_the_text_they_stand_for(engine: EncoderEngine) -> N
 
 
 async def test_token_id_out_of_the_vocabulary_is_refused(engine: EncoderEngine) -> None:
-    with pytest.raises(InvalidRequest) as caught:
+    with pytest.raises(InvalidRequestError) as caught:
         await embed(engine, (10_000,))
 
     assert caught.value.param == "input"
@@ -133,7 +133,7 @@ async def test_too_long_input_is_refused_by_index_and_count(
     engine: EncoderEngine, inputs: Any, param: str
 ) -> None:
     text, times, *others = inputs
-    with pytest.raises(ContextLengthExceeded, match="Input 0 has 72 tokens") as caught:
+    with pytest.raises(ContextLengthExceededError, match="Input 0 has 72 tokens") as caught:
         await embed(engine, text * times, *others)
 
     assert caught.value.param == param
@@ -144,7 +144,7 @@ async def test_input_is_cut_on_demand(
     engine: EncoderEngine, reference: Any, limit: int | None
 ) -> None:
     text = text_of(100)
-    cut = Cut(is_wanted=True, max_tokens=limit)
+    cut = Truncation(is_wanted=True, max_tokens=limit)
 
     embeddings = await engine.embed(EmbeddingRequest("r", (text,), cut=cut))
 
@@ -155,10 +155,10 @@ async def test_input_is_cut_on_demand(
 
 
 async def test_all_inputs_together_have_a_limit(engine: EncoderEngine) -> None:
-    cut = Cut(max_total_tokens=6)
+    cut = Truncation(max_total_tokens=6)
 
     await embed(engine, "one", "two", cut=cut)
-    with pytest.raises(InvalidRequest, match="7 tokens") as caught:
+    with pytest.raises(InvalidRequestError, match="7 tokens") as caught:
         await embed(engine, "one", "two two", cut=cut)
     assert caught.value.param == "input"
 
@@ -174,7 +174,7 @@ async def test_input_type_chooses_the_prompt(
 
 
 async def test_unknown_input_type_is_refused(engine: EncoderEngine) -> None:
-    with pytest.raises(UnsupportedParameter):
+    with pytest.raises(UnsupportedParameterError):
         await embed(engine, "one", input_type="title")
 
 
@@ -186,7 +186,7 @@ async def test_vectors_are_shortened_and_normalised(engine: EncoderEngine) -> No
 
 
 async def test_other_dimensions_are_refused(engine: EncoderEngine) -> None:
-    with pytest.raises(InvalidRequest, match="one of 8, 32"):
+    with pytest.raises(InvalidRequestError, match="one of 8, 32"):
         await embed(engine, "one", dimensions=9)
 
 
@@ -234,7 +234,7 @@ async def test_poolings_may_leave_the_prompt_out(tmp_path: Path) -> None:
 
 
 async def test_card_tells_the_limits(engine: EncoderEngine) -> None:
-    assert engine.details == {
+    assert engine.capabilities == {
         "task": "embed",
         "dimensions": 32,
         "shorter_dimensions": [8],
@@ -252,10 +252,12 @@ async def test_text_that_is_far_too_long_is_not_even_cut_into_tokens(
     engine: EncoderEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     huge = "[ " * 100_000
-    cut = (await engine.embed(EmbeddingRequest("r", ("a", huge), cut=Cut(is_wanted=True)))).usage
+    cut = (
+        await engine.embed(EmbeddingRequest("r", ("a", huge), cut=Truncation(is_wanted=True)))
+    ).usage
     monkeypatch.setattr(engine._reader, "_encode", None)
 
-    with pytest.raises(ContextLengthExceeded, match="Input 0 has more tokens") as caught:
+    with pytest.raises(ContextLengthExceededError, match="Input 0 has more tokens") as caught:
         await embed(engine, huge)
 
     assert caught.value.param == "input"

@@ -4,9 +4,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from api.errors import ApiError, InvalidRequest, UnsupportedParameter
+from api.errors import ApiError, InvalidRequestError, UnsupportedParameterError
 from api.ports.stream import Usage
-from deployments.engines.embedding.vectors import Allowed, VectorForm, find_allowed, to_cosines
+from deployments.engines.embedding.vectors import Allowed, EmbeddingSpec, find_allowed, to_cosines
 
 ROWS = np.array([[3.0, 4.0, 12.0], [0.0, 0.0, 1.0]], np.float32)
 
@@ -16,30 +16,30 @@ ROWS = np.array([[3.0, 4.0, 12.0], [0.0, 0.0, 1.0]], np.float32)
     [(None, None), (None, 3), ("any", 1), ("any", 3), ((2,), 2), ((2,), 3)],
 )
 def test_allowed_dimensions(allowed: Allowed, dimensions: int | None) -> None:
-    VectorForm(3, allowed, is_normalized=True).check(dimensions)
+    EmbeddingSpec(3, allowed, is_normalized=True).check(dimensions)
 
 
 @pytest.mark.parametrize(
     ("allowed", "dimensions", "kind"),
     [
-        (None, 2, UnsupportedParameter),
-        (None, 4, UnsupportedParameter),
-        ("any", 4, InvalidRequest),
-        ((2,), 1, InvalidRequest),
-        ((2,), 4, InvalidRequest),
+        (None, 2, UnsupportedParameterError),
+        (None, 4, UnsupportedParameterError),
+        ("any", 4, InvalidRequestError),
+        ((2,), 1, InvalidRequestError),
+        ((2,), 4, InvalidRequestError),
     ],
 )
 def test_other_dimensions_are_refused(
     allowed: Allowed, dimensions: int, kind: type[ApiError]
 ) -> None:
     with pytest.raises(kind) as caught:
-        VectorForm(3, allowed, is_normalized=True).check(dimensions)
+        EmbeddingSpec(3, allowed, is_normalized=True).check(dimensions)
 
     assert caught.value.param == "dimensions"
 
 
 def test_shortened_vectors_have_length_one_again() -> None:
-    form = VectorForm(3, "any", is_normalized=True)
+    form = EmbeddingSpec(3, "any", is_normalized=True)
 
     embeddings = form.to_embeddings(ROWS, 2, Usage(1))
 
@@ -48,7 +48,7 @@ def test_shortened_vectors_have_length_one_again() -> None:
 
 
 def test_vectors_that_have_no_length_one_keep_theirs() -> None:
-    form = VectorForm(3, "any", is_normalized=False)
+    form = EmbeddingSpec(3, "any", is_normalized=False)
 
     embeddings = form.to_embeddings(ROWS, 2, Usage(1))
 
@@ -57,7 +57,7 @@ def test_vectors_that_have_no_length_one_keep_theirs() -> None:
 
 @pytest.mark.parametrize("dimensions", [None, 3])
 def test_whole_vectors_are_untouched(dimensions: int | None) -> None:
-    embeddings = VectorForm(3, "any", True).to_embeddings(ROWS, dimensions, Usage(1))
+    embeddings = EmbeddingSpec(3, "any", True).to_embeddings(ROWS, dimensions, Usage(1))
 
     assert embeddings.vectors == ROWS.tobytes()
 
@@ -97,7 +97,7 @@ def test_cosines_of_pairs() -> None:
 
 
 def test_card_tells_the_form() -> None:
-    assert VectorForm(3, (2,), True).details == {
+    assert EmbeddingSpec(3, (2,), True).capabilities == {
         "dimensions": 3,
         "shorter_dimensions": [2],
         "is_normalized": True,

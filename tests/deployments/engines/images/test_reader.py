@@ -17,7 +17,7 @@ import psutil
 import pytest
 from PIL import Image
 
-from api.errors import InvalidImage, InvalidImageFile
+from api.errors import InvalidImageError, InvalidImageFileError
 from deployments.engines.images import decoder_process as picture_decoder
 from deployments.engines.images import reader as picture_reader
 from deployments.engines.images.reader import PictureReader
@@ -174,7 +174,7 @@ async def test_what_cannot_be_read_is_refused_at_once(reader: PictureReader, dat
     await reader.read(to_file(SQUARE), "image")  # its process is there
     spent_s = to_spent_s(reader)
 
-    with pytest.raises(InvalidImageFile) as failure:
+    with pytest.raises(InvalidImageFileError) as failure:
         await reader.read(data, "mask")
 
     assert to_spent_s(reader) - spent_s < 0.5
@@ -195,7 +195,7 @@ async def test_bomb_is_refused_before_it_is_decoded(
     before = psutil.Process(process.pid).memory_info().rss
     spent_s = to_spent_s(reader)
 
-    with pytest.raises(InvalidImageFile, match=f"{width} by {height} is more than {MOST}"):
+    with pytest.raises(InvalidImageFileError, match=f"{width} by {height} is more than {MOST}"):
         await reader.read(to_png(width, height, ZEROS, depth=depth), "image")
 
     assert to_spent_s(reader) - spent_s < 0.5
@@ -203,14 +203,14 @@ async def test_bomb_is_refused_before_it_is_decoded(
 
 
 async def test_tiny_picture_is_refused(reader: PictureReader) -> None:
-    with pytest.raises(InvalidImageFile, match="7 by 64 pixels: each side"):
+    with pytest.raises(InvalidImageFileError, match="7 by 64 pixels: each side"):
         await reader.read(to_file(Image.new("RGB", (7, 64))), "image")
 
 
 async def test_error_is_the_one_asked_for() -> None:
-    reader = PictureReader(100, InvalidImage)
+    reader = PictureReader(100, InvalidImageError)
 
-    with pytest.raises(InvalidImage, match="64 by 64 is more than 100 pixels"):
+    with pytest.raises(InvalidImageError, match="64 by 64 is more than 100 pixels"):
         await reader.read(to_file(SQUARE), "messages")
     reader.shut_down()
 
@@ -229,7 +229,7 @@ async def test_hundred_bombs_leave_no_memory_behind(reader: PictureReader) -> No
     )
 
     grown = [each.memory_info().rss - rss for each, rss in zip(both, before, strict=True)]
-    assert {type(result) for result in refused} == {InvalidImageFile}
+    assert {type(result) for result in refused} == {InvalidImageFileError}
     assert max(grown) < 100 * 1024**2
     assert reader._process is process
 
@@ -241,7 +241,7 @@ async def test_memory_is_limited_whatever_a_header_says() -> None:
     process = reader._process
     reader._max_pixels = 100_000_000  # the process was started for fewer
 
-    with pytest.raises(InvalidImageFile, match="can be read"):
+    with pytest.raises(InvalidImageFileError, match="can be read"):
         await reader.read(to_file(Image.new("RGB", (9000, 9000))), "image")
 
     assert (await reader.read(to_file(SQUARE), "image")).size == (64, 64)
@@ -257,7 +257,7 @@ def endless_jpeg() -> bytes:
 
 
 async def test_jpeg_of_many_scans_is_refused_at_once(reader: PictureReader) -> None:
-    with pytest.raises(InvalidImageFile, match="more than 100 scans"):
+    with pytest.raises(InvalidImageFileError, match="more than 100 scans"):
         await reader.read(endless_jpeg(), "image")
     progressive = to_file(SQUARE, "JPEG", progressive=True)
 
@@ -273,7 +273,7 @@ async def test_scans_are_those_before_the_end_of_the_picture(reader: PictureRead
 
 
 async def test_jpeg_of_endless_segments_is_refused_at_once(reader: PictureReader) -> None:
-    with pytest.raises(InvalidImageFile):
+    with pytest.raises(InvalidImageFileError):
         await reader.read(b"\xff\xd8" + b"\xff\xfe\0\2" * 2_000_000, "image")
 
 
@@ -295,7 +295,7 @@ async def test_picture_that_takes_too_long_ends_its_process_and_no_other_picture
     reader = PictureReader(MOST, cpu_s=1)
     began_s = time.process_time()
 
-    with pytest.raises(InvalidImageFile):
+    with pytest.raises(InvalidImageFileError):
         await reader.read(endless_jpeg(), "image")
     took_s = time.process_time() - began_s
     following = await reader.read(to_file(SQUARE), "image")
@@ -317,7 +317,7 @@ async def test_process_that_is_killed_in_the_middle_is_replaced(
     await asyncio.sleep(0.2)
 
     first.kill()
-    with pytest.raises(InvalidImageFile):
+    with pytest.raises(InvalidImageFileError):
         await reading
     following = await reader.read(to_file(SQUARE), "image")
 
@@ -389,7 +389,7 @@ def test_process_ends_with_a_replica_that_is_killed(tmp_path: Path) -> None:
     file.write_bytes(endless_jpeg())
     code = f"""
 import asyncio, pathlib
-from deployments.engines.picture_reader import PictureReader
+from deployments.engines.images.reader import PictureReader
 async def main():
     reader = PictureReader({MOST}, cpu_s=1)
     try:

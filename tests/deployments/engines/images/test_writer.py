@@ -4,7 +4,7 @@ import json
 import pytest
 from PIL import Image
 
-from api.ports.images import PictureFile
+from api.ports.images import ImageEncoding
 from deployments.engines.images.writer import flatten, to_mask, write_picture
 
 
@@ -25,14 +25,14 @@ def test_clear_or_white_is_where_to_draw() -> None:
 def test_png_says_where_it_comes_from() -> None:
     said = {"model": "a", "seed": 3}
 
-    data = write_picture(Image.new("RGB", (8, 8)), PictureFile(), said)
+    data = write_picture(Image.new("RGB", (8, 8)), ImageEncoding(), said)
 
     with Image.open(io.BytesIO(data)) as picture:
         assert json.loads(picture.info["triptych"]) == said
 
 
 def test_png_need_not_say_it() -> None:
-    data = write_picture(Image.new("RGB", (8, 8)), PictureFile())
+    data = write_picture(Image.new("RGB", (8, 8)), ImageEncoding())
 
     with Image.open(io.BytesIO(data)) as picture:
         assert picture.info == {}
@@ -42,7 +42,7 @@ def test_png_need_not_say_it() -> None:
 def test_compression_makes_smaller_files(format: str) -> None:
     picture = Image.effect_noise((64, 64), 50).convert("RGB")
 
-    sizes = [len(write_picture(picture, PictureFile(format, kept))) for kept in (0, 50, 100)]
+    sizes = [len(write_picture(picture, ImageEncoding(format, kept))) for kept in (0, 50, 100)]
 
     assert sizes == sorted(sizes)
     assert sizes[0] < sizes[2]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from api.errors import ContextLengthExceeded, InvalidRequest
+from api.errors import ContextLengthExceededError, InvalidRequestError
 from api.ports.text import Sampling
 from deployments.engines.llm.sampling_params import find_max_tokens, is_greedy
 
@@ -25,20 +25,20 @@ def test_as_many_tokens_as_asked_for_or_as_fit(sampling: Sampling, expected: int
 
 
 def test_more_than_fits_is_refused_with_both_numbers() -> None:
-    with pytest.raises(ContextLengthExceeded, match=r"100 tokens, but 101 .*10 in .* 91 in"):
+    with pytest.raises(ContextLengthExceededError, match=r"100 tokens, but 101 .*10 in .* 91 in"):
         find_max_tokens(Sampling(max_tokens=91), 10, 100)
 
 
 @pytest.mark.parametrize("prompt_tokens", [100, 101])
 def test_a_prompt_that_leaves_no_room_is_refused_with_both_numbers(prompt_tokens: int) -> None:
     with pytest.raises(
-        ContextLengthExceeded, match=f"100 tokens, but the prompt has {prompt_tokens}"
+        ContextLengthExceededError, match=f"100 tokens, but the prompt has {prompt_tokens}"
     ):
         find_max_tokens(Sampling(), prompt_tokens, 100)
 
 
 def test_the_least_must_not_be_more_than_the_most() -> None:
-    with pytest.raises(InvalidRequest) as caught:
+    with pytest.raises(InvalidRequestError) as caught:
         find_max_tokens(Sampling(max_tokens=5, min_tokens=6), 10, 100)
 
     assert caught.value.param == "min_tokens"

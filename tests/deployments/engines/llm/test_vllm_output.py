@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from api.errors import EngineFailed
+from api.errors import EngineError
 from api.ports.stream import Delta
 from deployments.engines.llm.vllm_output import VllmOutput
 
@@ -126,7 +126,7 @@ async def test_a_choice_that_vllm_gave_up_is_an_error(reason: str) -> None:
 
     asked.queue.put(step(choice("half", reason), finished=True))
 
-    with pytest.raises(EngineFailed):
+    with pytest.raises(EngineError):
         await asked.output.end
 
 

@@ -1,6 +1,6 @@
 import pytest
 
-from api.ports.rate_limits import Amounts, Refusal, Standing, Window
+from api.ports.rate_limits import Amounts, LimitExceeded, RateLimitStatus, Window
 from api.ports.tenancy import KeyLimits
 from deployments.ledger.limits.accounts import Accounts
 from deployments.ledger.limits.sliding_window import COUNTED_S
@@ -37,13 +37,13 @@ def accounts(clock: Clock, wall_clock: Clock) -> Accounts:
     return Accounts(None, clock, wall_clock)
 
 
-def refusal_of(outcome: Standing | Refusal) -> Refusal:
-    assert isinstance(outcome, Refusal)
+def refusal_of(outcome: RateLimitStatus | LimitExceeded) -> LimitExceeded:
+    assert isinstance(outcome, LimitExceeded)
     return outcome
 
 
-def is_granted(outcome: Standing | Refusal) -> bool:
-    return isinstance(outcome, Standing)
+def is_granted(outcome: RateLimitStatus | LimitExceeded) -> bool:
+    return isinstance(outcome, RateLimitStatus)
 
 
 def test_request_returns_a_minute_later(accounts: Accounts, clock: Clock):
@@ -65,7 +65,7 @@ def test_standing_says_what_is_left_and_when_all_is(accounts: Accounts, clock: C
 
     standing = accounts.reserve("s", "2", "k", Amounts(requests=1))
 
-    assert standing == Standing(
+    assert standing == RateLimitStatus(
         requests=Window(5, 3, COUNTED_S), tokens=Window(100, 70, COUNTED_S - 10)
     )
 
@@ -148,7 +148,7 @@ def test_hold_outlives_the_limits_that_it_was_granted_under(accounts: Accounts):
     accounts.set_limits({})
     accounts.settle("1", REQUEST)
 
-    assert accounts.counts() == {"sessions": 0, "holds": 0, "slots": 0, "open_tokens": 0}
+    assert accounts.stats() == {"sessions": 0, "holds": 0, "slots": 0, "open_tokens": 0}
 
 
 def test_tidying_forgets_idle_accounts_only(accounts: Accounts, clock: Clock):

@@ -11,9 +11,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from api.ports.rate_limits import Amounts, Refusal, Standing, Window
+from api.ports.rate_limits import Amounts, LimitExceeded, RateLimitStatus, Window
 from api.ports.tenancy import KeyLimits
-from deployments.ledger.limits.accounts import Accounts, Hold
+from deployments.ledger.limits.accounts import Accounts, Reservation
 from deployments.ledger.limits.redis_accounts import RedisAccounts
 from deployments.ledger.limits.sliding_window import COUNTED_S, WINDOW_S
 from deployments.ledger.limits.store import LimitStore, LocalStore
@@ -56,8 +56,8 @@ class Machine(RuleBasedStateMachine):
         hold_id = str(self.last_id)
         outcome = self.accounts.reserve(session, hold_id, "k", asked)
 
-        assert isinstance(outcome, Standing) == self.fits(asked)
-        if isinstance(outcome, Standing):
+        assert isinstance(outcome, RateLimitStatus) == self.fits(asked)
+        if isinstance(outcome, RateLimitStatus):
             self.open[hold_id] = (session, asked, self.now_s)
             for kind in KINDS:
                 self.taken[kind] += [self.now_s] * getattr(asked, kind)
@@ -89,11 +89,11 @@ class Machine(RuleBasedStateMachine):
     def repeat(self, data: st.DataObject) -> None:
         hold_id = data.draw(st.sampled_from(sorted(self.open)))
         session, asked, _ = self.open[hold_id]
-        before = self.accounts.counts()
+        before = self.accounts.stats()
         again = self.accounts.reserve(session, hold_id, "k", asked)
 
-        assert isinstance(again, Standing)
-        assert self.accounts.counts() == before
+        assert isinstance(again, RateLimitStatus)
+        assert self.accounts.stats() == before
 
     @precondition(lambda self: self.open)
     @rule(data=st.data())
@@ -116,7 +116,9 @@ class Machine(RuleBasedStateMachine):
     def come_back(self, session: str, data: st.DataObject) -> None:
         ours = {id_: held for id_, held in self.open.items() if held[0] == session}
         kept = data.draw(st.sets(st.sampled_from(sorted(ours)))) if ours else set()
-        self.accounts.adopt(session, [Hold(id_, "k", ours[id_][1]) for id_ in sorted(kept)])
+        self.accounts.restore_session(
+            session, [Reservation(id_, "k", ours[id_][1]) for id_ in sorted(kept)]
+        )
         for hold_id in ours.keys() - kept:
             del self.open[hold_id]
 
@@ -127,7 +129,7 @@ class Machine(RuleBasedStateMachine):
     @invariant()
     def counts_what_is_open(self) -> None:
         held = [amounts for _, amounts, _ in self.open.values()]
-        assert self.accounts.counts() == {
+        assert self.accounts.stats() == {
             "sessions": len({session for session, _, _ in self.open.values()}),
             "holds": len(held),
             "slots": sum(amounts.slots for amounts in held),
@@ -144,7 +146,7 @@ class Machine(RuleBasedStateMachine):
     def teardown(self) -> None:
         for hold_id in self.open:
             self.accounts.settle(hold_id, Amounts())
-        assert self.accounts.counts() == {"sessions": 0, "holds": 0, "slots": 0, "open_tokens": 0}
+        assert self.accounts.stats() == {"sessions": 0, "holds": 0, "slots": 0, "open_tokens": 0}
 
 
 TestMachine = Machine.TestCase
@@ -165,7 +167,7 @@ def random_steps(chance: random.Random) -> Iterator[tuple[str, tuple[object, ...
                 ("settle", (id_, used)),
                 ("settle", (id_, used)),
                 ("drop_session", (session,)),
-                ("adopt", (session, [Hold(id_, "k", amounts)])),
+                ("restore_session", (session, [Reservation(id_, "k", amounts)])),
                 ("renew", (session,)),
                 ("spend", ("k", time.time(), chance.randint(0, 3))),
                 ("standing", ("k",)),
@@ -176,10 +178,10 @@ def random_steps(chance: random.Random) -> Iterator[tuple[str, tuple[object, ...
 def without_times(outcome: object) -> object:
     """What is left when each store may go by its own clock."""
     match outcome:
-        case Refusal(standing=standing, retry_after_s=retry_after_s):
-            plain = replace(outcome, standing=Standing(), retry_after_s=None)
+        case LimitExceeded(standing=standing, retry_after_s=retry_after_s):
+            plain = replace(outcome, standing=RateLimitStatus(), retry_after_s=None)
             return (plain, without_times(standing), retry_after_s is None)
-        case Standing(requests=Window(remaining=requests), tokens=Window(remaining=tokens)):
+        case RateLimitStatus(requests=Window(remaining=requests), tokens=Window(remaining=tokens)):
             return (requests, tokens)
     return outcome
 
@@ -193,5 +195,5 @@ async def test_both_stores_answer_alike(redis_port: int, seed: int):
     for call, arguments in random_steps(random.Random(seed)):
         shared, local = [await getattr(store, call)(*arguments) for store in stores]
         assert without_times(shared) == without_times(local), (call, arguments)
-        assert await stores[0].counts() == await stores[1].counts()
+        assert await stores[0].stats() == await stores[1].stats()
     await shared_store.close()

@@ -11,11 +11,11 @@ import pytest
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisAway
 
-from api.errors import Unavailable
-from api.ports.rate_limits import Amounts, Refusal, Standing
+from api.errors import UnavailableError
+from api.ports.rate_limits import Amounts, LimitExceeded, RateLimitStatus
 from api.ports.tenancy import KeyLimits
 from deployments.ledger.limits import redis_scripts
-from deployments.ledger.limits.accounts import Hold
+from deployments.ledger.limits.accounts import Reservation
 from deployments.ledger.limits.redis_accounts import RedisAccounts
 from deployments.ledger.limits.sliding_window import COUNTED_S
 
@@ -58,7 +58,9 @@ async def end_lease(redis: Redis, prefix: str, session: str) -> None:
 
 
 async def is_free(accounts: RedisAccounts) -> bool:
-    return isinstance(await accounts.reserve("other", "other", "k", Amounts(slots=1)), Standing)
+    return isinstance(
+        await accounts.reserve("other", "other", "k", Amounts(slots=1)), RateLimitStatus
+    )
 
 
 async def tokens_left(accounts: RedisAccounts) -> int:
@@ -88,7 +90,7 @@ async def test_fifty_at_once_over_three_processes_get_ten(
         )
     )
 
-    assert sum(isinstance(outcome, Standing) for outcome in outcomes) == 10
+    assert sum(isinstance(outcome, RateLimitStatus) for outcome in outcomes) == 10
 
 
 async def test_many_at_once_wait_for_their_turn(open_accounts: Opener):
@@ -98,7 +100,7 @@ async def test_many_at_once_wait_for_their_turn(open_accounts: Opener):
         *(accounts.reserve("s", str(number), "k", Amounts(requests=1)) for number in range(500))
     )
 
-    assert sum(isinstance(outcome, Standing) for outcome in outcomes) == 400
+    assert sum(isinstance(outcome, RateLimitStatus) for outcome in outcomes) == 400
 
 
 async def test_old_buckets_do_not_count_and_are_deleted(
@@ -111,7 +113,7 @@ async def test_old_buckets_do_not_count_and_are_deleted(
     await redis.hset(windows, f"tokens:{seconds - 30}", "50")
     refusal = await accounts.reserve("s", "1", "k", Amounts(tokens=60))
 
-    assert isinstance(refusal, Refusal)
+    assert isinstance(refusal, LimitExceeded)
     assert refusal.used == 50
     assert refusal.retry_after_s is not None
     assert 28 < refusal.retry_after_s <= COUNTED_S - 30
@@ -130,7 +132,7 @@ async def test_wait_is_until_the_last_bucket_in_the_way_is_gone(
     await redis.hset(f"{{{prefix}:k}}:windows", mapping=buckets)
     refusal = await accounts.reserve("s", "1", "k", Amounts(tokens=50))
 
-    assert isinstance(refusal, Refusal)
+    assert isinstance(refusal, LimitExceeded)
     assert refusal.retry_after_s is not None
     assert COUNTED_S - 42 < refusal.retry_after_s <= COUNTED_S - 40
 
@@ -188,7 +190,7 @@ async def test_slow_session_gets_back_what_was_freed(
     await slow.settle("1", Amounts(tokens=10))
     await other.settle("other", Amounts())
 
-    assert isinstance(refusal, Refusal)
+    assert isinstance(refusal, LimitExceeded)
     assert refusal.used == 2
     assert await is_free(other)
 
@@ -196,7 +198,7 @@ async def test_slow_session_gets_back_what_was_freed(
 async def test_new_process_takes_over_the_holds_of_the_last(open_accounts: Opener):
     last, new = await open_accounts(), await open_accounts()
     await last.reserve("s", "1", "k", ASKED)
-    await new.adopt("s", [Hold("1", "k", ASKED)])
+    await new.restore_session("s", [Reservation("1", "k", ASKED)])
     left = await tokens_left(new)
     await new.settle("1", Amounts(tokens=4))
 
@@ -214,7 +216,7 @@ async def test_spent_is_never_less_than_what_was_counted(open_accounts: Opener):
     await second.set_spent({"k": (20, 20)})
     refusal = await second.reserve("s", "1", "k", Amounts(tokens=50))
 
-    assert isinstance(refusal, Refusal)
+    assert isinstance(refusal, LimitExceeded)
     assert refusal.used == 60
 
 
@@ -247,7 +249,7 @@ async def test_redis_that_is_away_makes_limits_unavailable():
     accounts = RedisAccounts("redis://127.0.0.1:9")
     await accounts.set_limits(LIMITS)
 
-    with pytest.raises(Unavailable, match="cannot be checked at the moment") as caught:
+    with pytest.raises(UnavailableError, match="cannot be checked at the moment") as caught:
         await accounts.reserve("s", "1", "k", ASKED)
     assert caught.value.__cause__ is not None
     await accounts.close()
@@ -287,7 +289,7 @@ async def test_grant_whose_answer_was_lost_is_given_back(
     accounts = await open_accounts()
     with monkeypatch.context() as patch:
         patch.setattr(accounts, "_reserve", Away(accounts, "_reserve", arrives=True))
-        with pytest.raises(Unavailable):
+        with pytest.raises(UnavailableError):
             await accounts.reserve("s", "1", "k", ASKED)
     before = await is_free(accounts)
     await accounts.renew("s")
@@ -304,7 +306,7 @@ async def test_hold_is_kept_when_asking_again_fails(
     await accounts.reserve("s", "1", "k", ASKED)
     with monkeypatch.context() as patch:
         patch.setattr(accounts, "_reserve", Away(accounts, "_reserve", arrives=False))
-        with pytest.raises(Unavailable):
+        with pytest.raises(UnavailableError):
             await accounts.reserve("s", "1", "k", ASKED)
     await accounts.renew("s")
 

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from api.ports.rate_limits import Amounts, Refusal
+from api.ports.rate_limits import Amounts, LimitExceeded
 from api.ports.tenancy import KeyLimits
 from deployments.ledger.limits.accounts import Accounts
 from deployments.ledger.limits.sliding_window import COUNTED_S
-from deployments.ledger.limits.sqlite_state import OpenHold, SqliteState
+from deployments.ledger.limits.sqlite_state import OpenReservation, SqliteState
 
-HOLD = OpenHold("h", "s", "k", Amounts(1, 20, 3, 1), 1000)
+HOLD = OpenReservation("h", "s", "k", Amounts(1, 20, 3, 1), 1000)
 LIMITS = {"k": KeyLimits(requests_per_minute=3, tokens_per_minute=100, concurrent_requests=2)}
 
 
@@ -102,7 +102,7 @@ def test_accounts_go_on_where_they_were(path: Path):
     assert standing.tokens is not None
     assert standing.tokens.remaining == 40
     assert accounts.sessions() == ["s"]
-    assert accounts.counts() == {"sessions": 1, "holds": 1, "slots": 1, "open_tokens": 50}
+    assert accounts.stats() == {"sessions": 1, "holds": 1, "slots": 1, "open_tokens": 50}
 
 
 def test_refund_after_a_restart_is_exact(path: Path):
@@ -122,7 +122,7 @@ def test_holds_outlive_the_window(path: Path):
     tokens = accounts.standing("k").tokens
     assert tokens is not None
     assert tokens.remaining == 100
-    assert accounts.counts()["slots"] == 1
+    assert accounts.stats()["slots"] == 1
 
 
 def test_buckets_of_the_future_are_not_believed(path: Path):
@@ -199,7 +199,7 @@ def test_limits_go_on_when_the_state_cannot_be_written(
     second = accounts.reserve("s", "2", "k", Amounts(requests=1))
     state.flush()
 
-    assert isinstance(second, Refusal)
+    assert isinstance(second, LimitExceeded)
     assert caplog.text.count("cannot be written") == 1
     assert state.load() == ([], [])
     assert not path.exists()
@@ -208,10 +208,10 @@ def test_limits_go_on_when_the_state_cannot_be_written(
 GRANTER = """
 import sys
 from pathlib import Path
-from api.rate_limits import Amounts
-from api.tenancy import KeyLimits
-from deployments.limits.accounts import Accounts
-from deployments.limits.state import SqliteState
+from api.ports.rate_limits import Amounts
+from api.ports.tenancy import KeyLimits
+from deployments.ledger.limits.accounts import Accounts
+from deployments.ledger.limits.sqlite_state import SqliteState
 
 state = SqliteState(Path(sys.argv[1]))
 accounts = Accounts(state)

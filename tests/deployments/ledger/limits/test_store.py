@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from api.ports.rate_limits import Amounts, Refusal, Standing, Window
+from api.ports.rate_limits import Amounts, LimitExceeded, RateLimitStatus, Window
 from api.ports.tenancy import KeyLimits
-from deployments.ledger.limits.accounts import Accounts, Hold
+from deployments.ledger.limits.accounts import Accounts, Reservation
 from deployments.ledger.limits.redis_accounts import RedisAccounts
 from deployments.ledger.limits.sqlite_state import SqliteState
 from deployments.ledger.limits.store import LimitStore, LocalStore
@@ -32,13 +32,13 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
     await store.close()
 
 
-def refusal_of(outcome: Standing | Refusal) -> Refusal:
-    assert isinstance(outcome, Refusal)
+def refusal_of(outcome: RateLimitStatus | LimitExceeded) -> LimitExceeded:
+    assert isinstance(outcome, LimitExceeded)
     return outcome
 
 
-def is_granted(outcome: Standing | Refusal) -> bool:
-    return isinstance(outcome, Standing)
+def is_granted(outcome: RateLimitStatus | LimitExceeded) -> bool:
+    return isinstance(outcome, RateLimitStatus)
 
 
 @pytest.mark.parametrize(
@@ -66,9 +66,9 @@ async def test_fifty_at_once_with_ten_left_get_ten(
 async def test_key_without_limits_is_always_granted(store: LimitStore):
     await store.set_limits({"k": KeyLimits()})
 
-    assert await store.reserve("s", "1", "k", Amounts(1, 10**9, 10**9, 1)) == Standing()
-    assert await store.reserve("s", "2", "unknown", REQUEST) == Standing()
-    assert await store.standing("k") == Standing()
+    assert await store.reserve("s", "1", "k", Amounts(1, 10**9, 10**9, 1)) == RateLimitStatus()
+    assert await store.reserve("s", "2", "unknown", REQUEST) == RateLimitStatus()
+    assert await store.standing("k") == RateLimitStatus()
     await store.settle("1", Amounts())
 
 
@@ -78,14 +78,14 @@ async def test_all_or_nothing(store: LimitStore):
     standing = await store.standing("k")
 
     assert refusal_of(refused).limited == "tokens"
-    assert standing == Standing(Window(10, 10, 0.0), Window(100, 100, 0.0))
+    assert standing == RateLimitStatus(Window(10, 10, 0.0), Window(100, 100, 0.0))
 
 
 async def test_standing_is_as_after_the_grant(store: LimitStore):
     await store.set_limits({"k": KeyLimits(requests_per_minute=10, tokens_per_minute=100)})
     standing = await store.reserve("s", "1", "k", Amounts(requests=1, tokens=30))
 
-    assert isinstance(standing, Standing)
+    assert isinstance(standing, RateLimitStatus)
     assert standing.requests is not None
     assert standing.tokens is not None
     assert (standing.requests.limit, standing.requests.remaining) == (10, 9)
@@ -120,7 +120,7 @@ async def test_slot_may_be_free_in_a_second(store: LimitStore):
     await store.reserve("s", "1", "k", REQUEST)
     refusal = refusal_of(await store.reserve("s", "2", "k", REQUEST))
 
-    assert refusal == Refusal("concurrent", 1, 1, 1, 1.0, Standing())
+    assert refusal == LimitExceeded("concurrent", 1, 1, 1, 1.0, RateLimitStatus())
 
 
 async def test_hold_is_taken_once_however_often_it_is_asked_for(store: LimitStore):
@@ -131,7 +131,7 @@ async def test_hold_is_taken_once_however_often_it_is_asked_for(store: LimitStor
 
     assert is_granted(first)
     assert is_granted(again)
-    assert await store.counts() == NOTHING
+    assert await store.stats() == NOTHING
 
 
 async def test_hold_is_settled_once_however_often_it_ends(store: LimitStore):
@@ -145,7 +145,7 @@ async def test_hold_is_settled_once_however_often_it_ends(store: LimitStore):
 
     assert tokens is not None
     assert tokens.remaining == 10
-    assert (await store.counts())["slots"] == 1
+    assert (await store.stats())["slots"] == 1
 
 
 async def test_all_that_was_not_used_comes_back(store: LimitStore):
@@ -154,7 +154,7 @@ async def test_all_that_was_not_used_comes_back(store: LimitStore):
     await store.settle("1", Amounts())
     standing = await store.standing("k")
 
-    assert standing == Standing(Window(10, 10, 0.0), Window(100, 100, 0.0))
+    assert standing == RateLimitStatus(Window(10, 10, 0.0), Window(100, 100, 0.0))
     assert is_granted(await store.reserve("s", "2", "k", Amounts(1, 100, 5, 1)))
 
 
@@ -210,7 +210,7 @@ async def test_quota_counts_what_is_spent_and_what_is_under_way(store: LimitStor
     await store.settle("1", Amounts(tokens=5))
     granted = await store.reserve("s", "2", "k", Amounts(tokens=25))
 
-    assert refused == Refusal("day", 100, 90, 11, None, Standing())
+    assert refused == LimitExceeded("day", 100, 90, 11, None, RateLimitStatus())
     assert is_granted(granted)
 
 
@@ -227,11 +227,11 @@ async def test_session_that_is_gone_frees_its_slots_only(store: LimitStore):
     await store.drop_session("s")
     await store.drop_session("never heard of")
     await store.settle("1", Amounts())
-    counts = await store.counts()
+    counts = await store.stats()
     standing = await store.reserve("t", "2", "k", Amounts(slots=1))
 
     assert counts == NOTHING
-    assert isinstance(standing, Standing)
+    assert isinstance(standing, RateLimitStatus)
     assert standing.tokens is not None
     assert standing.tokens.remaining == 60
     assert await store.sessions() == ["t"]
@@ -239,15 +239,15 @@ async def test_session_that_is_gone_frees_its_slots_only(store: LimitStore):
 
 async def test_session_that_is_back_keeps_what_it_names(store: LimitStore):
     await store.set_limits({"k": KeyLimits(tokens_per_minute=100, concurrent_requests=3)})
-    kept, gone, asked = (Hold(id_, "k", Amounts(tokens=10, slots=1)) for id_ in "123")
+    kept, gone, asked = (Reservation(id_, "k", Amounts(tokens=10, slots=1)) for id_ in "123")
     for hold in (kept, gone, asked):
         await store.reserve("s", hold.id, "k", hold.amounts)
-    await store.adopt("s", [kept], [asked.id])
+    await store.restore_session("s", [kept], [asked.id])
     repeated = await store.reserve("s", asked.id, "k", asked.amounts)
-    counts = await store.counts()
+    counts = await store.stats()
     refusal = refusal_of(await store.reserve("t", "4", "k", Amounts(slots=2)))
 
-    assert isinstance(repeated, Standing)
+    assert isinstance(repeated, RateLimitStatus)
     assert repeated.tokens is not None
     assert repeated.tokens.remaining == 70
     assert counts == {"sessions": 1, "holds": 2, "slots": 2, "open_tokens": 20}
@@ -256,17 +256,17 @@ async def test_session_that_is_back_keeps_what_it_names(store: LimitStore):
 
 async def test_holds_that_are_not_known_are_restored_whatever_the_limits_say(store: LimitStore):
     await store.set_limits({"k": KeyLimits(tokens_per_minute=100, concurrent_requests=1)})
-    holds = [Hold(str(number), "k", Amounts(tokens=80, slots=1)) for number in range(2)]
-    await store.adopt("s", [*holds, Hold("free", "unlimited", REQUEST)])
+    holds = [Reservation(str(number), "k", Amounts(tokens=80, slots=1)) for number in range(2)]
+    await store.restore_session("s", [*holds, Reservation("free", "unlimited", REQUEST)])
     refusal = refusal_of(await store.reserve("t", "t", "k", Amounts(slots=1)))
-    counts = await store.counts()
+    counts = await store.stats()
     await store.settle("0", Amounts(tokens=10))
     await store.settle("1", Amounts(tokens=10))
     tokens = (await store.standing("k")).tokens
 
     assert refusal.used == 2
     assert counts == {"sessions": 1, "holds": 2, "slots": 2, "open_tokens": 160}
-    assert await store.counts() == NOTHING
+    assert await store.stats() == NOTHING
     assert tokens is not None
     assert tokens.remaining == 80
 
@@ -300,5 +300,5 @@ async def test_renewing_and_flushing_change_nothing(store: LimitStore):
     await store.renew("never heard of")
     await store.flush()
 
-    assert (await store.counts())["slots"] == 1
+    assert (await store.stats())["slots"] == 1
     assert not is_granted(await store.reserve("s", "2", "k", REQUEST))

@@ -20,7 +20,7 @@ from deployments.ledger.store.tables import changes, metadata
 
 MIGRATE = """
 import asyncio, sys
-from deployments.store.database import Database
+from deployments.ledger.store.database import Database
 
 async def main():
     database = Database(sys.argv[1])
@@ -33,7 +33,7 @@ asyncio.run(main())
 WRITE_AND_DIE = """
 import asyncio, os, signal, sys
 from sqlalchemy import text
-from deployments.store.database import Database
+from deployments.ledger.store.database import Database
 
 async def main():
     database = Database(sys.argv[1])

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import select
 
 from api.access.key_format import digest, find_id
-from api.errors import InvalidRequest, KeyNotFound
+from api.errors import InvalidRequestError, KeyNotFoundError
 from api.ports.tenancy import MODEL_SCOPES, Key, KeyLimits
 from deployments.ledger.audit_log import AuditLog
 from deployments.ledger.records import StoredKey
@@ -85,7 +85,7 @@ async def test_keys_are_listed_oldest_first(store: KeyStore) -> None:
 
 async def test_a_name_is_taken_once(store: KeyStore) -> None:
     await store.create_key({"name": "app"})
-    with pytest.raises(InvalidRequest, match="named 'app' already") as caught:
+    with pytest.raises(InvalidRequestError, match="named 'app' already") as caught:
         await store.create_key({"name": "app"})
 
     assert caught.value.param == "name"
@@ -96,7 +96,7 @@ async def test_of_two_who_take_a_name_at_once_one_gets_it(store: KeyStore) -> No
     made = [store.create_key({"name": "app"}) for _ in range(5)]
     outcomes = await asyncio.gather(*made, return_exceptions=True)
 
-    assert sum(isinstance(outcome, InvalidRequest) for outcome in outcomes) == 4
+    assert sum(isinstance(outcome, InvalidRequestError) for outcome in outcomes) == 4
     assert len(await store.list_keys()) == 1
 
 
@@ -104,7 +104,7 @@ async def test_a_key_cannot_be_renamed_to_anothers_name(store: KeyStore) -> None
     await store.create_key({"name": "app"})
     await store.create_key({"name": "other"})
 
-    with pytest.raises(InvalidRequest, match="named 'app' already"):
+    with pytest.raises(InvalidRequestError, match="named 'app' already"):
         await store.change_key("other", {"name": "app"})
 
 
@@ -119,13 +119,13 @@ async def test_an_id_goes_before_a_name(store: KeyStore) -> None:
 async def test_a_key_that_is_not_there_is_not_found(store: KeyStore, id_or_name: str) -> None:
     await store.create_key({"name": "app"})
 
-    with pytest.raises(KeyNotFound):
+    with pytest.raises(KeyNotFoundError):
         await store.get_key(id_or_name)
-    with pytest.raises(KeyNotFound):
+    with pytest.raises(KeyNotFoundError):
         await store.change_key(id_or_name, {"is_disabled": True})
-    with pytest.raises(KeyNotFound):
+    with pytest.raises(KeyNotFoundError):
         await store.rotate_key(id_or_name, 0)
-    with pytest.raises(KeyNotFound):
+    with pytest.raises(KeyNotFoundError):
         await store.delete_key(id_or_name)
 
 
@@ -221,7 +221,7 @@ async def test_changes_are_audited(store: KeyStore, audit_path: Path) -> None:
 
 async def test_what_fails_is_not_audited(store: KeyStore, audit_path: Path) -> None:
     await store.create_key({"name": "app"})
-    with pytest.raises(InvalidRequest):
+    with pytest.raises(InvalidRequestError):
         await store.create_key({"name": "app"})
 
     assert len(audited(audit_path)) == 1

@@ -34,7 +34,7 @@ from scripts.benchmark.embeddings.load import (
     read_vectors,
 )
 from scripts.benchmark.embeddings.peers import PEERS
-from scripts.benchmark.stacks.running import Interrupts, StackFailed
+from scripts.benchmark.stacks.running import Interrupts, StackError
 
 
 @dataclass
@@ -186,12 +186,12 @@ def test_a_server_is_asked_over_connections_that_stay_open(server: Server, encod
 
 
 def test_an_answer_that_is_none_ends_the_measurement(server: Server):
-    with pytest.raises(StackFailed, match="status 400"):
+    with pytest.raises(StackError, match="status 400"):
         measure_rate(server, [["good"], ["bad"]], clients=2)
 
 
 def test_no_server_ends_the_measurement():
-    with pytest.raises(StackFailed, match="Connect"):
+    with pytest.raises(StackError, match="Connect"):
         measure_p50_ms(Server(1, "m", "k"), "one", 1)
 
 
@@ -239,7 +239,7 @@ def test_an_environment_that_cannot_be_made_is_a_failure(
 ):
     monkeypatch.setattr("sys.executable", "/no/python")
 
-    with pytest.raises(StackFailed, match="cannot be made"):
+    with pytest.raises(StackError, match="cannot be made"):
         prepare_environment(tmp_path / "environment", tmp_path / "log")
 
 

@@ -13,7 +13,7 @@ logger = logging.getLogger(__name__)
 _Key = tuple[str, int]
 
 
-class ModelDetails:
+class ModelCapabilities:
     """Asks each deployed model once, in the background, and remembers the answer."""
 
     def __init__(self, ask: Callable[[DiscoveredModel], Awaitable[Mapping[str, Any]]]) -> None:
@@ -22,15 +22,15 @@ class ModelDetails:
         self._known: dict[str, tuple[_Key, Mapping[str, Any]]] = {}
         self._asking: dict[_Key, asyncio.Task[None]] = {}
 
-    def find(self, model: DiscoveredModel) -> Mapping[str, Any]:
+    def get(self, model: DiscoveredModel) -> Mapping[str, Any]:
         """What is known of it: nothing before its first replica has answered."""
-        key, details = self._known.get(model.application, (None, {}))
+        key, capabilities = self._known.get(model.application, (None, {}))
         is_askable = model.is_settled and model.state == "ready"
         if is_askable and key != _to_key(model) and _to_key(model) not in self._asking:
-            self._asking[_to_key(model)] = asyncio.create_task(self._learn(model))
-        return details
+            self._asking[_to_key(model)] = asyncio.create_task(self._fetch(model))
+        return capabilities
 
-    def keep(self, models: Iterable[DiscoveredModel]) -> None:
+    def retain(self, models: Iterable[DiscoveredModel]) -> None:
         """Forget all others."""
         names = {model.application for model in models}
         self._known = {name: known for name, known in self._known.items() if name in names}
@@ -40,7 +40,7 @@ class ModelDetails:
         for task in self._asking.values():
             task.cancel()
 
-    async def _learn(self, model: DiscoveredModel) -> None:
+    async def _fetch(self, model: DiscoveredModel) -> None:
         key = _to_key(model)
         try:
             self._known[model.application] = key, await self._ask(model)
