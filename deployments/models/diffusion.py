@@ -75,7 +75,7 @@ class DiffusionReplica:
 
     def __del__(self) -> None:
         """End the engine's thread with the replica."""
-        if hasattr(self, "_desk"):
+        if hasattr(self, "_accounting"):
             self._sender.shut_down()
             self._engine.shut_down()
             self._accounting.shut_down()

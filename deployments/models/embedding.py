@@ -54,7 +54,7 @@ class EmbeddingReplica:
 
     def __del__(self) -> None:
         """End the engine's thread with the replica."""
-        if hasattr(self, "_desk"):
+        if hasattr(self, "_accounting"):
             self._engine.shut_down()
             self._accounting.shut_down()
 

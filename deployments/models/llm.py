@@ -93,7 +93,7 @@ class LlmReplica:
         if hasattr(self, "_sender"):
             self._sender.shut_down()
             self._engine.shut_down()
-        if hasattr(self, "_desk"):
+        if hasattr(self, "_accounting"):
             self._accounting.shut_down()
 
 

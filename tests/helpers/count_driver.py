@@ -34,7 +34,7 @@ def count(application: str) -> list[dict[str, int]]:
         for replica in deployment["replicas"]
         if replica["state"] in ("RUNNING", "STOPPING")
     ]
-    metadata = pickle.dumps(RequestMetadata("count", "count", call_method="counts"))
+    metadata = pickle.dumps(RequestMetadata("count", "count", call_method="stats"))
     asked = []
     for name in replicas:
         try:
