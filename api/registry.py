@@ -11,15 +11,13 @@ from typing import Any, Literal, cast
 from api.errors import ModelFailedError, ModelNotFoundError, ModelStartingError, WrongModelKindError
 from api.ports.embeddings import EmbeddingBackend
 from api.ports.images import ImageBackend
-from api.ports.tenancy import Key
+from api.ports.tenancy import Key, ModelKind
 from api.ports.text import LlmBackend
-
-Kind = Literal["llm", "embedding", "diffusion"]
 
 State = Literal["ready", "idle", "starting", "failed"]
 """`idle` has no replica because it is scaled to zero: a request wakes it."""
 
-_ENDPOINTS: dict[Kind, str] = {
+_ENDPOINTS: dict[ModelKind, str] = {
     "llm": "/v1/chat/completions and /v1/completions",
     "embedding": "/v1/embeddings, /v1/rerank and /v1/score",
     "diffusion": "/v1/images/generations and /v1/images/edits",
@@ -61,7 +59,7 @@ class ModelEntry:
     """One configured model."""
 
     id: str
-    kind: Kind
+    kind: ModelKind
     state: State
     backend: Backend
     created_s: int
@@ -184,7 +182,7 @@ class Registry:
         """The image model of that id; raises what `get` raises."""
         return cast(ImageBackend, self.get(model_id, "diffusion"))
 
-    def get(self, model_id: str, kind: Kind) -> Backend:
+    def get(self, model_id: str, kind: ModelKind) -> Backend:
         """Look a model up for use.
 
         Raises:
@@ -199,7 +197,7 @@ class Registry:
         return _get_backend(entry, kind)
 
 
-def _get_backend(entry: ModelEntry, kind: Kind) -> Backend:
+def _get_backend(entry: ModelEntry, kind: ModelKind) -> Backend:
     if entry.kind != kind:
         raise WrongModelKindError(
             f"The model '{entry.id}' is of kind '{entry.kind}': it serves "

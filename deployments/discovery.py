@@ -8,16 +8,21 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
-from api.registry import Kind, State
+from api.ports.tenancy import ModelKind
+from api.registry import State
 
-KINDS: Mapping[str, Kind] = {
+KINDS: Mapping[str, ModelKind] = {
     "deployments.app:llm": "llm",
     "deployments.app:embedding": "embedding",
     "deployments.app:diffusion": "diffusion",
 }
 """Import path of an application → the kind of model it serves."""
 
-DEPLOYMENTS: Mapping[Kind, str] = {"llm": "LLM", "embedding": "Embedding", "diffusion": "Diffusion"}
+DEPLOYMENTS: Mapping[ModelKind, str] = {
+    "llm": "LLM",
+    "embedding": "Embedding",
+    "diffusion": "Diffusion",
+}
 """Kind → the name of the one deployment in its application."""
 
 LEDGER_PATH = "deployments.app:ledger"
@@ -32,7 +37,7 @@ class DiscoveredModel:
 
     application: str
     id: str
-    kind: Kind
+    kind: ModelKind
     state: State
     message: str | None
     deployed_at_s: int
@@ -92,7 +97,7 @@ def find_nodes(details: Mapping[str, Any]) -> set[str]:
     }
 
 
-def _to_state(application: Mapping[str, Any], kind: Kind) -> State:
+def _to_state(application: Mapping[str, Any], kind: ModelKind) -> State:
     """A live replica serves, whatever is being deployed over it."""
     deployment = application["deployments"].get(DEPLOYMENTS[kind], {})
     if any(replica["state"] == "RUNNING" for replica in deployment.get("replicas", [])):
@@ -104,7 +109,7 @@ def _to_state(application: Mapping[str, Any], kind: Kind) -> State:
     return "starting"
 
 
-def _to_message(application: Mapping[str, Any], kind: Kind) -> str:
+def _to_message(application: Mapping[str, Any], kind: ModelKind) -> str:
     """One line out of Serve's message, which holds a traceback when a constructor raised."""
     deployment = application["deployments"].get(DEPLOYMENTS[kind], {})
     messages = [deployment.get("message", ""), application.get("message", "")]

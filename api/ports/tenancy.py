@@ -15,7 +15,7 @@ PriorityClass = Literal["high", "normal", "low"]
 
 PRIORITIES: tuple[PriorityClass, ...] = get_args(PriorityClass)
 
-Kind = Literal["llm", "embedding", "diffusion"]
+ModelKind = Literal["llm", "embedding", "diffusion"]
 """The kinds of models."""
 
 

@@ -3,7 +3,7 @@
 import uuid
 from dataclasses import dataclass, field
 
-from api.ports.tenancy import Key, Kind
+from api.ports.tenancy import Key, ModelKind
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,7 +25,7 @@ class UsageRecord:
     model: str
     """Id of the model as configured."""
     adapter: str | None = None
-    kind: Kind
+    kind: ModelKind
     prompt_tokens: int = 0
     cached_tokens: int = 0
     completion_tokens: int = 0

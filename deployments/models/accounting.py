@@ -9,7 +9,7 @@ from pathlib import Path
 
 from api.errors import ApiError, InvalidRequestError
 from api.ports.rate_limits import Amounts
-from api.ports.tenancy import Kind, RequestContext
+from api.ports.tenancy import ModelKind, RequestContext
 from deployments.engines.protocol import RequestProgress
 from deployments.home import find_home
 from deployments.ledger.address import find_ledger
@@ -72,7 +72,7 @@ class AccountedRequest(RequestProgress):
 class RequestAccounting:
     """The requests of one replica."""
 
-    def __init__(self, model: str, kind: Kind, queue: FairQueue) -> None:
+    def __init__(self, model: str, kind: ModelKind, queue: FairQueue) -> None:
         """Serve the model of that id; on the event loop that will use it."""
         self._model = model
         self._kind = kind

@@ -1,19 +1,19 @@
 import pytest
 
 from api.errors import ModelFailedError, ModelNotFoundError, ModelStartingError, WrongModelKindError
-from api.ports.tenancy import Key
-from api.registry import Backend, Kind, ModelEntry, Models, Registry, State, TextOptions
+from api.ports.tenancy import Key, ModelKind
+from api.registry import Backend, ModelEntry, Models, Registry, State, TextOptions
 from tests.helpers.fakes import FakeEncoder, FakeLlm, FakePainter
 
-BACKENDS: dict[Kind, Backend] = {
+BACKENDS: dict[ModelKind, Backend] = {
     "llm": FakeLlm(),
     "embedding": FakeEncoder(),
     "diffusion": FakePainter(),
 }
-KINDS: list[Kind] = ["llm", "embedding", "diffusion"]
+KINDS: list[ModelKind] = ["llm", "embedding", "diffusion"]
 
 
-def entry(kind: Kind = "llm", state: State = "ready", model_id: str = "a") -> ModelEntry:
+def entry(kind: ModelKind = "llm", state: State = "ready", model_id: str = "a") -> ModelEntry:
     return ModelEntry(model_id, kind, state, BACKENDS[kind], 1_700_000_000)
 
 
@@ -35,7 +35,7 @@ def test_entries_come_in_the_order_given() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("state", ["ready", "idle"])
-def test_ready_or_idle_model_is_to_be_had(kind: Kind, state: State) -> None:
+def test_ready_or_idle_model_is_to_be_had(kind: ModelKind, state: State) -> None:
     assert Registry([entry(kind, state)]).get("a", kind) is BACKENDS[kind]
 
 
@@ -69,7 +69,9 @@ def test_long_id_is_not_echoed_whole() -> None:
         ("diffusion", "llm", "/v1/images/generations"),
     ],
 )
-def test_wrong_kind_says_which_endpoint_serves_it(kind: Kind, wanted: Kind, endpoint: str) -> None:
+def test_wrong_kind_says_which_endpoint_serves_it(
+    kind: ModelKind, wanted: ModelKind, endpoint: str
+) -> None:
     with pytest.raises(WrongModelKindError) as caught:
         Registry([entry(kind)]).get("a", wanted)
 
@@ -283,7 +285,9 @@ def test_a_view_is_made_once_for_all_keys_of_the_same_globs() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("state", ["ready", "starting", "failed"])
-def test_what_is_not_allowed_is_not_found_before_kind_and_state(kind: Kind, state: State) -> None:
+def test_what_is_not_allowed_is_not_found_before_kind_and_state(
+    kind: ModelKind, state: State
+) -> None:
     models = Models(Registry([entry(kind, state)]))
     seen = models.for_key(Key("k", "k", "t", models=("b",)))
 
