@@ -1,4 +1,4 @@
-"""A thread for work that would block the event loop, which stops when its caller does."""
+"""A thread for work that would block the event loop, and that stops when its caller is cancelled."""
 
 import asyncio
 import threading
@@ -10,14 +10,14 @@ T = TypeVar("T")
 
 
 class WorkCancelledError(Exception):
-    """Raised inside the thread once nobody waits for the result any more."""
+    """Raised inside the thread once the caller no longer waits for the result."""
 
 
 class Cancellation:
-    """What the work asks, between two steps, to learn whether to go on."""
+    """A flag that work checks between two steps."""
 
     def __init__(self) -> None:
-        """Begin as not cancelled."""
+        """Start as not cancelled."""
         self._event = threading.Event()
 
     def cancel(self) -> None:
@@ -25,28 +25,28 @@ class Cancellation:
         self._event.set()
 
     def check(self) -> None:
-        """Go on, or raise.
+        """Return if the work should go on.
 
         Raises:
-            WorkCancelledError: nobody waits for the result.
+            WorkCancelledError: the caller no longer waits for the result.
         """
         if self._event.is_set():
             raise WorkCancelledError
 
 
-class Worker:
-    """One thread, one piece of work at a time, in the order of asking."""
+class CancellableThread:
+    """One thread that runs one piece of work at a time, first in, first out."""
 
     def __init__(self, name: str) -> None:
-        """Start no thread before it is needed."""
+        """Start no thread before the first call of `run`."""
         self._executor = ThreadPoolExecutor(1, name)
 
     async def run(self, work: Callable[[Cancellation], T]) -> T:
-        """Run `work` in the thread; if the caller is cancelled, the work is told to stop."""
+        """Run `work` in the thread; cancelling this call asks the work to stop."""
         cancellation = Cancellation()
 
         def checked() -> T:
-            cancellation.check()  # it may have waited behind others for long
+            cancellation.check()  # the caller may have been cancelled while the work was queued
             return work(cancellation)
 
         try:
@@ -55,5 +55,5 @@ class Worker:
             cancellation.cancel()
 
     def shut_down(self) -> None:
-        """Take no more work."""
+        """Drop queued work and refuse new work; the work under way runs to its end."""
         self._executor.shutdown(wait=False, cancel_futures=True)

@@ -1,4 +1,4 @@
-"""Which device and number format a model runs in, where the configuration leaves it open."""
+"""The device, number format and thread count a model runs with."""
 
 import contextlib
 import ctypes
@@ -10,18 +10,18 @@ if TYPE_CHECKING:
     import torch
 
 
-_MOST_AT_ONCE = 4
-"""With more, each batch of a large model would take long on its few cores."""
+_MAX_CONCURRENT_BATCHES = 4
+"""With more, each batch of a large model would have few cores and take long."""
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
 _KEPT_BYTES = 2**30
 
-_WORTH_ALL_CORES = 128
-"""Tokens of a batch; shorter ones gain little by company, and lose all of it when that is late."""
+_MIN_TOKENS_FOR_ALL_CORES = 128
+"""Smaller batches gain little from more cores, and delay the next batch."""
 
 
 def pick_device(device: str) -> str:
-    """The device asked for; `auto` is a GPU if torch sees one."""
+    """Return the configured device; `auto` is a GPU if torch sees one, else the CPU."""
     import torch
 
     if device != "auto":
@@ -30,19 +30,20 @@ def pick_device(device: str) -> str:
 
 
 def pick_batch_tokens(tokens: int | None, device: str) -> int:
-    """Tokens of one pass; an input that has more is computed alone.
+    """Return the token limit of one forward pass; a longer input is computed alone.
 
-    More make a CPU no faster (MiniLM on two cores: 1024 to 16384 within 5 %), but hold up short
-    requests, which wait for the pass under way.
+    A higher limit makes a CPU no faster (MiniLM on two cores: 1024 to 16384 within 5 %), but delays
+    short requests, which wait for the pass under way.
     """
     return tokens or (1024 if device == "cpu" else 16384)
 
 
 def keep_freed_memory() -> None:
-    """Let this process keep what it frees, where its C library is glibc.
+    """Keep freed memory in this process, where the C library is glibc.
 
-    It would give large tensors back to the kernel, and get them again for the next batch, page by
-    page: with MiniLM in two threads a tenth of all time. What is kept is the most that was in use.
+    By default glibc returns large tensors to the kernel and faults them in again for the next
+    batch, page by page: a tenth of all time with MiniLM in two threads. The process then holds the
+    peak of what was in use.
     """
     with contextlib.suppress(AttributeError):
         for option in (_M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD):
@@ -50,32 +51,37 @@ def keep_freed_memory() -> None:
 
 
 class Cores:
-    """The cores of a CPU, shared by the batches that are computed at once.
+    """The CPU cores, divided among the batches that run concurrently.
 
-    Two batches on a core each are faster than one after the other on both (MiniLM: by a fifth), for
-    nothing waits for the slower half of every operation. A GPU is given one at a time.
+    Two batches on one core each are faster than one after the other on both (MiniLM: by a fifth),
+    because no operator waits for its slower half. A GPU runs one batch at a time.
     """
 
     def __init__(self, device: str) -> None:
-        """Share what torch has, which is what `OMP_NUM_THREADS` says."""
+        """Divide the threads that torch has, which is what `OMP_NUM_THREADS` says."""
         import torch
 
         self._all = torch.get_num_threads()
-        self.batches = min(self._all, _MOST_AT_ONCE) if device == "cpu" else 1
-        """How many there are at once."""
+        self.batches = min(self._all, _MAX_CONCURRENT_BATCHES) if device == "cpu" else 1
+        """Number of batches that run concurrently."""
 
-    def take(self, tokens: int, is_alone: bool) -> None:
-        """Give the calling thread its share: all for a long batch that is alone."""
+    def set_threads(self, tokens: int, is_alone: bool) -> None:
+        """Set torch's thread count for the calling thread: all cores for a long batch alone.
+
+        Args:
+            tokens: tokens of the batch.
+            is_alone: whether no other batch runs or waits.
+        """
         import torch
 
-        has_all = is_alone and tokens >= _WORTH_ALL_CORES
+        has_all = is_alone and tokens >= _MIN_TOKENS_FOR_ALL_CORES
         share = self._all if has_all else self._all // self.batches
         if torch.get_num_threads() != share:
             torch.set_num_threads(share)  # of this thread only
 
 
 def pick_dtype(dtype: Dtype, device: str) -> "torch.dtype":
-    """The number format asked for; `auto` is bfloat16 where the hardware computes in it."""
+    """Return the configured number format; `auto` is bfloat16 where the hardware computes in it."""
     import torch
 
     if dtype != "auto":

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from api.errors import ApiError, EngineError
 from api.ports.images import Lora
-from deployments.engines.cancellable_thread import Cancellation, WorkCancelledError, Worker
+from deployments.engines.cancellable_thread import CancellableThread, Cancellation, WorkCancelledError
 
 logger = logging.getLogger(__name__)
 
@@ -111,7 +111,7 @@ class Batches:
         self._max_images = max_images
         self._max_pixels = max_pixels
         self._window_s = window_s
-        self._worker = Worker("diffusion")
+        self._worker = CancellableThread("diffusion")
         self._waiting: deque[Canvas] = deque()
         self._arrival = asyncio.Event()
         self._company = 0

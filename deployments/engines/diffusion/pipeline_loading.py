@@ -93,14 +93,14 @@ def tune(pipeline: Any, options: DiffusionOptions) -> None:
 def _tune_for_cpu(pipeline: Any, options: DiffusionOptions) -> None:
     import torch
 
-    from deployments.engines.weight_packing import pack_weights
+    from deployments.engines.weight_packing import prepack_weights
 
     for part in (find_denoiser(pipeline), pipeline.vae):
         # There is no such order of the five dimensions that VAEs of films have.
         if all(weights.dim() <= 4 for weights in part.parameters()):
             part.to(memory_format=torch.channels_last)
         if options.pack_weights and not options.loras:  # they change weights
-            pack_weights(part)
+            prepack_weights(part)
 
 
 def _enable_tiling(vae: Any) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from api.errors import EngineError, InvalidImageFileError, InvalidRequestError
-from deployments.engines.cancellable_thread import Cancellation, Worker
+from deployments.engines.cancellable_thread import CancellableThread, Cancellation
 from deployments.engines.images import decoder_process as picture_decoder
 from deployments.engines.images.decoder_process import (
     ASKED,
@@ -84,7 +84,7 @@ class PictureReader:
         self._max_pixels = max_pixels
         self._error = error
         self._cpu_s = cpu_s
-        self._worker = Worker("pictures")
+        self._worker = CancellableThread("pictures")
         self._process: _Process | None = None
 
     async def read(self, data: bytes, param: str) -> "PilImage":

@@ -18,7 +18,7 @@ from deployments.engines.hardware import Cores, pick_batch_tokens
         (256, "cuda", 256),
     ],
 )
-def test_tokens_of_a_pass(tokens: int | None, device: str, picked: int) -> None:
+def test_batch_tokens_default_to_the_device(tokens: int | None, device: str, picked: int) -> None:
     assert pick_batch_tokens(tokens, device) == picked
 
 
@@ -45,8 +45,8 @@ thread.join()
 """
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is told")
-def test_memory_that_is_kept_is_not_asked_for_again() -> None:
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is glibc only")
+def test_kept_memory_is_not_faulted_in_again() -> None:
     command = [sys.executable, "-c", COUNT_FAULTS]
     without, kept = (
         int(subprocess.run([*command, *more], check=True, capture_output=True).stdout)
@@ -67,16 +67,16 @@ def eight_threads() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("eight_threads")
-def test_cores_are_shared_by_batches_at_once_and_all_are_for_a_long_one_alone() -> None:
+def test_cores_are_divided_unless_a_long_batch_is_alone() -> None:
     import torch
 
     cores = Cores("cpu")
 
     assert cores.batches == 4
     for tokens, is_alone, threads in ((500, False, 2), (500, True, 8), (5, True, 2)):
-        cores.take(tokens, is_alone)
+        cores.set_threads(tokens, is_alone)
         assert torch.get_num_threads() == threads
 
 
-def test_gpu_has_one_batch_at_a_time() -> None:
+def test_gpu_runs_one_batch_at_a_time() -> None:
     assert Cores("cuda").batches == 1

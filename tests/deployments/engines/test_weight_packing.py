@@ -3,27 +3,29 @@ from typing import Any
 
 import pytest
 
-x86 = pytest.mark.skipif(platform.machine() != "x86_64", reason="weights are packed on x86 only")
+x86 = pytest.mark.skipif(platform.machine() != "x86_64", reason="weights are prepacked on x86 only")
 
 
 @x86
 @pytest.mark.parametrize("name", ["float32", "bfloat16"])
 @pytest.mark.parametrize("shape", [(3, 24), (2, 5, 24), (40, 300, 24)])
 @pytest.mark.parametrize("has_bias", [True, False])
-def test_packed_layer_computes_the_same(name: str, shape: tuple[int, ...], has_bias: bool) -> None:
+def test_prepacked_linear_computes_what_the_plain_layer_does(
+    name: str, shape: tuple[int, ...], has_bias: bool
+) -> None:
     import torch
 
-    from deployments.engines.weight_packing import pack_weights
+    from deployments.engines.weight_packing import prepack_weights
 
     if name == "bfloat16" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        pytest.skip("no bfloat16 here")
+        pytest.skip("the CPU does not compute in bfloat16")
     dtype = getattr(torch, name)
     model = torch.nn.Sequential(torch.nn.Linear(24, 32, bias=has_bias, dtype=dtype))
     inputs = torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(dtype)
 
     with torch.inference_mode():
         expected = model(inputs)
-        assert pack_weights(model) == 1
+        assert prepack_weights(model) == 1
         outputs = model(inputs)
 
     assert outputs.dtype == dtype
@@ -43,13 +45,15 @@ def test_packed_layer_computes_the_same(name: str, shape: tuple[int, ...], has_b
         {"kernel_size": 3, "padding": 1, "padding_mode": "reflect"},
     ],
 )
-def test_packed_convolution_computes_the_same(name: str, options: dict[str, Any]) -> None:
+def test_prepacked_convolution_computes_what_the_plain_layer_does(
+    name: str, options: dict[str, Any]
+) -> None:
     import torch
 
-    from deployments.engines.weight_packing import pack_weights
+    from deployments.engines.weight_packing import prepack_weights
 
     if name == "bfloat16" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        pytest.skip("no bfloat16 here")
+        pytest.skip("the CPU does not compute in bfloat16")
     dtype = getattr(torch, name)
     model = torch.nn.Sequential(torch.nn.Conv2d(8, 16, dtype=dtype, **options))
     generator = torch.Generator().manual_seed(1)
@@ -57,33 +61,33 @@ def test_packed_convolution_computes_the_same(name: str, options: dict[str, Any]
 
     with torch.inference_mode():
         expected = model(inputs)
-        pack_weights(model)
+        prepack_weights(model)
         outputs = model(inputs)
 
     torch.testing.assert_close(outputs, expected)
 
 
 @x86
-def test_weights_are_not_kept_twice() -> None:
+def test_plain_weights_are_freed() -> None:
     import torch
 
-    from deployments.engines.weight_packing import pack_weights
+    from deployments.engines.weight_packing import prepack_weights
 
     model = torch.nn.Sequential(torch.nn.Linear(24, 32))
-    pack_weights(model)
+    prepack_weights(model)
 
     assert sum(each.numel() for each in model.parameters()) == 32  # the bias
 
 
 @x86
-def test_layers_that_compute_otherwise_are_left_alone() -> None:
+def test_subclasses_and_float64_layers_are_left_alone() -> None:
     import torch
 
-    from deployments.engines.weight_packing import pack_weights
+    from deployments.engines.weight_packing import prepack_weights
 
     class Scaled(torch.nn.Linear):
         pass
 
     model = torch.nn.Sequential(Scaled(4, 4), torch.nn.Linear(4, 4, dtype=torch.float64))
 
-    assert pack_weights(model) == 0
+    assert prepack_weights(model) == 0
