@@ -1,4 +1,4 @@
-"""The sizes and times that the HTTP face keeps to, whatever the model."""
+"""Limits and policy of the HTTP API, the same for all models."""
 
 from typing import Literal
 
@@ -8,30 +8,34 @@ from api.schema.common import MAX_TEXTS
 
 
 class Limits(BaseModel):
-    """Caps on one request; each broken one is an error that names the limit."""
+    """Limits of one request; an error names the limit that it exceeds."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    max_body_bytes: int = Field(8 * 1024 * 1024, ge=1024, description="largest request body")
-    body_timeout_s: float = Field(30.0, gt=0, description="time for a client to send its body")
-    request_timeout_s: float = Field(600.0, gt=0, description="time for a model to answer")
+    max_body_bytes: int = Field(
+        8 * 1024 * 1024, ge=1024, description="largest body of a JSON request"
+    )
+    body_timeout_s: float = Field(30.0, gt=0, description="most time for a client to send its body")
+    request_timeout_s: float = Field(600.0, gt=0, description="most time for a model to answer")
     max_choices: int = Field(
         128, ge=1, description="most prompts × n of one chat or completion request"
     )
     max_embedding_inputs: int = Field(
-        2048, ge=1, le=MAX_TEXTS, description="most inputs of one request"
+        2048, ge=1, le=MAX_TEXTS, description="most inputs of one embedding or ranking request"
     )
     max_embedding_tokens: int = Field(
-        300_000, ge=1, description="most tokens of all inputs of one request"
+        300_000, ge=1, description="most tokens of one embedding or ranking request"
     )
     max_images: int = Field(10, ge=1, description="most images of one request")
-    max_image_pixels: int = Field(4096 * 4096, ge=64, description="largest width × height")
-    max_input_images: int = Field(8, ge=1, description="most pictures in one chat request")
+    max_image_pixels: int = Field(
+        4096 * 4096, ge=64, description="largest width × height of a generated image"
+    )
+    max_input_images: int = Field(8, ge=1, description="most images in one chat request")
     max_input_image_bytes: int = Field(
-        10 * 1024 * 1024, ge=1024, description="largest picture in a message, as a file"
+        10 * 1024 * 1024, ge=1024, description="largest image file in a chat message or an edit"
     )
     max_upload_bytes: int = Field(
-        24 * 1024 * 1024, ge=1024, description="largest form with pictures to be edited"
+        24 * 1024 * 1024, ge=1024, description="largest multipart form of an edit"
     )
 
 
@@ -39,15 +43,15 @@ Parameters = Literal["strict", "lenient"]
 
 
 class Policy(BaseModel):
-    """How the HTTP face treats what it cannot honour."""
+    """How the HTTP API treats parameters it cannot honour, and images at URLs."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     parameters: Parameters = Field(
         "strict",
-        description="strict refuses parameters that cannot be honoured, lenient leaves them out "
-        "and lists them in the response header x-ignored-parameters",
+        description="`strict` refuses parameters that cannot be honoured; `lenient` leaves them "
+        "out and lists them in the response header `x-ignored-parameters`",
     )
     image_hosts: frozenset[str] = Field(
-        frozenset(), description="hosts from which pictures in messages may be fetched, by https"
+        frozenset(), description="hosts from which images in chat messages may be fetched, by https"
     )

@@ -17,14 +17,17 @@ class Args(BaseModel):
 
 
 class ModelArgs(Args):
-    """What every model has."""
+    """The arguments that every model has."""
 
-    id: Annotated[str, Field(min_length=1, max_length=128, pattern=f"^{MODEL_ID}$")]
-    """The name that clients use."""
-    source: Annotated[str, Field(min_length=1)]
-    """A local folder, a Hugging Face id (`org/name` or `org/name@revision`) or `demo:<name>`."""
+    id: Annotated[str, Field(min_length=1, max_length=128, pattern=f"^{MODEL_ID}$")] = Field(
+        description="model name that clients send"
+    )
+    source: Annotated[str, Field(min_length=1)] = Field(
+        description="local folder, Hugging Face id (`org/name` or `org/name@revision`) or "
+        "`demo:NAME`; `fake:` runs an engine without a model, for load tests"
+    )
     max_waiting: int = Field(
-        1024, ge=0, description="requests that wait in a replica for their turn; more are refused"
+        1024, ge=0, description="requests that may queue in one replica; more get a 503"
     )
 
 

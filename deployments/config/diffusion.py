@@ -11,10 +11,10 @@ from deployments.config.base import MODEL_ID, Args, Dtype, ModelArgs
 class LoraArgs(Args):
     """A LoRA adapter of an image model."""
 
-    source: Annotated[str, Field(min_length=1)]
-    file: str | None = Field(
-        None, description="which of its .safetensors files, where there are several"
+    source: Annotated[str, Field(min_length=1)] = Field(
+        description="local folder or Hugging Face id"
     )
+    file: str | None = Field(None, description="which of its .safetensors files, if it has several")
 
 
 _QUALITIES = tuple(name for name in get_args(Quality) if name != "auto")
@@ -26,54 +26,63 @@ LoraName = Annotated[str, Field(min_length=1, max_length=128, pattern=f"^{MODEL_
 class DiffusionOptions(Args):
     """How a diffusion pipeline runs, and what a request gets that does not say."""
 
-    dtype: Dtype = "auto"
-    device: str = Field("auto", description="`cpu`, `cuda`, …; auto takes a GPU if there is one")
-    num_inference_steps: int = Field(30, ge=1, le=1000, description="default steps of a request")
-    guidance_scale: float = Field(5.0, ge=0, description="default guidance of a request")
-    true_cfg_scale: float = Field(
-        4.0, ge=1, description="default weight of negative prompts, for Flux, Qwen-Image and kin"
+    dtype: Dtype = Field("auto", description="`auto`: bfloat16 if the hardware supports it")
+    device: str = Field("auto", description="`cpu`, `cuda`, …; `auto` takes a GPU if there is one")
+    num_inference_steps: int = Field(
+        30, ge=1, le=1000, description="denoising steps of a request without any"
     )
-    strength: float = Field(0.8, gt=0, le=1, description="default strength of an edit")
+    guidance_scale: float = Field(5.0, ge=0, description="guidance of a request without any")
+    true_cfg_scale: float = Field(
+        4.0,
+        ge=1,
+        description="weight of negative prompts in requests without one, for FLUX, Qwen-Image "
+        "and similar",
+    )
+    strength: float = Field(0.8, gt=0, le=1, description="strength of an edit without one")
     qualities: dict[str, Annotated[int, Field(ge=1, le=1000)]] = Field(
-        default_factory=dict, description="steps by the request's quality, such as {low: 12}"
+        default_factory=dict,
+        description="denoising steps by the request's `quality`, such as `{low: 12}`",
     )
     schedulers: tuple[str, ...] = Field(
-        (), description="names of diffusers' schedulers that requests may choose"
+        (), description="class names of the diffusers schedulers that requests may choose"
     )
     loras: dict[LoraName, LoraArgs] = Field(
-        default_factory=dict, description="LoRA adapters that requests may name"
+        default_factory=dict, description="LoRA adapters that requests may name; not with `compile`"
     )
-    size_multiple_px: int = Field(8, ge=1, description="width and height must be multiples of it")
+    size_multiple_px: int = Field(8, ge=1, description="width and height must be multiples of this")
     min_size_px: int = Field(8, ge=1, description="smallest width and height")
     max_size_px: int = Field(2048, ge=8, description="largest width and height")
     max_pixels: int = Field(2048 * 2048, ge=64, description="largest width × height")
     max_input_pixels: int = Field(
-        20_000_000, ge=64, description="largest width × height of a picture to be edited"
+        20_000_000, ge=64, description="largest width × height of an image to edit"
     )
-    max_batch_images: int = Field(8, ge=1, description="most images that are drawn together")
+    max_batch_images: int = Field(8, ge=1, description="most images in one batch")
     max_batch_pixels: int = Field(
-        8 * 1024 * 1024, ge=64, description="most pixels of all images that are drawn together"
+        8 * 1024 * 1024, ge=64, description="most pixels of all images in one batch"
     )
     batch_window_ms: float = Field(
-        10.0, ge=0, description="how long images wait for those that the last batch was with"
+        10.0,
+        ge=0,
+        description="how long a batch waits for clients of the previous batch to send their "
+        "next request",
     )
-    provenance: bool = Field(
-        True, description="PNG files say which model, seed, steps and guidance made them"
-    )
+    provenance: bool = Field(True, description="store model, seed, steps and guidance in PNG files")
     attention_slicing: bool = Field(False, description="less memory, slower")
-    vae_tiling: bool = Field(False, description="decodes large images in tiles: less memory")
-    vae_slicing: bool = Field(False, description="decodes images one by one: less memory")
-    compile: bool = Field(False, description="torch.compile: slow first images, then faster")
+    vae_tiling: bool = Field(False, description="decode large images in tiles: less memory")
+    vae_slicing: bool = Field(False, description="decode images one by one: less memory")
+    compile: bool = Field(
+        False, description="use `torch.compile`: the first images of each size take minutes"
+    )
     pack_weights: bool = Field(
         True,
-        description="on a CPU, weights are laid out for it once, not at each step; loras, compile "
-        "and offload leave them as they are",
+        description="on a CPU, prepack weights for oneDNN when the model loads; without effect "
+        "with `loras`, `compile` or `offload`",
     )
     offload: Literal["none", "model", "sequential"] = Field(
-        "none", description="what is not in use waits in main memory; needs a GPU"
+        "none", description="keep idle parts of the pipeline in main memory; needs a GPU"
     )
     from_pretrained: dict[str, Any] = Field(
-        default_factory=dict, description="further options of diffusers' from_pretrained"
+        default_factory=dict, description="further options of diffusers' `from_pretrained`"
     )
 
     def find_steps(self, asked: int | None, quality: str | None) -> int:
@@ -105,7 +114,11 @@ class DiffusionOptions(Args):
 class DiffusionArgs(ModelArgs):
     """A model that draws, run by diffusers."""
 
-    engine: DiffusionOptions = DiffusionOptions()
+    engine: DiffusionOptions = Field(
+        DiffusionOptions(), description="how the pipeline runs, and defaults of requests"
+    )
     stall_timeout_s: float = Field(
-        600.0, gt=0, description="an image is drawn, and no step for so long: restart the replica"
+        600.0,
+        gt=0,
+        description="restart the replica after this long with an image under way and no step",
     )

@@ -10,33 +10,38 @@ from deployments.config.base import Args, Dtype, ModelArgs
 class EncoderOptions(Args):
     """How an encoder runs."""
 
-    dtype: Dtype = "auto"
-    device: str = Field("auto", description="`cpu`, `cuda`, …; auto takes a GPU if there is one")
+    dtype: Dtype = Field("auto", description="`auto`: bfloat16 if the hardware supports it")
+    device: str = Field("auto", description="`cpu`, `cuda`, …; `auto` takes a GPU if there is one")
     max_batch_tokens: int | None = Field(
         None,
         ge=1,
-        description="most tokens of one pass, padding included; without, 1024 on a CPU, else 16384",
+        description="most tokens of one forward pass, padding included; without it 1024 on a "
+        "CPU and 16384 on a GPU",
     )
     max_tokens: int | None = Field(
-        None, ge=1, description="most tokens of one text, where that is to be less than the model's"
+        None, ge=1, description="most tokens of one text, if lower than the model's own limit"
     )
     pack_weights: bool = Field(
         True,
-        description="on a CPU, weights are laid out for its matrix products once, not at each one; "
-        "switch it off if a model cannot be loaded for it",
+        description="on a CPU, prepack weights for oneDNN when the model loads; switch it off if a "
+        "model fails to load with it",
     )
     task: Literal["auto", "embed", "rerank"] = Field(
-        "auto", description="rerank is a cross-encoder; auto reads it from the model's config.json"
+        "auto",
+        description="`rerank` is a cross-encoder; `auto` reads the task from the model's "
+        "config.json",
     )
     prompt_name: str | None = Field(
-        None, description="which of the model's own prompts goes before each text"
+        None, description="which of the model's own prompts to prepend to every text"
     )
     prompts: dict[str, str] = Field(
         default_factory=dict,
-        description="what goes before texts of each input_type, such as `query` and `passage`",
+        description="prompt to prepend by `input_type`, such as `query` and `passage`",
     )
     dimensions: Literal["any"] | tuple[int, ...] | None = Field(
-        None, description="what requests may shorten vectors to; without, what the model says"
+        None,
+        description="lengths that requests may shorten vectors to, or `any`; without it those "
+        "in the model's config.json",
     )
 
 
@@ -48,12 +53,12 @@ class EmbeddingArgs(ModelArgs):
     """A model that turns text into vectors, or pairs of texts into scores."""
 
     runner: Literal["sentence-transformers", "vllm"] = Field(
-        "sentence-transformers", description="what runs it; vllm is for decoders"
+        "sentence-transformers", description="`vllm` runs decoders, such as Qwen3-Embedding"
     )
-    engine: EncoderOptions = EncoderOptions()
+    engine: EncoderOptions = Field(EncoderOptions(), description="how the encoder runs")
     vllm: dict[str, Any] = Field(
         default_factory=dict,
-        description="with runner vllm: options of its AsyncEngineArgs, by their own names",
+        description="with `runner: vllm`: options of vLLM's `AsyncEngineArgs`, by their own names",
     )
 
     @model_validator(mode="after")

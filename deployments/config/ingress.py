@@ -11,39 +11,48 @@ from deployments.config.base import Args
 class AuthArgs(Args):
     """Who may use the service."""
 
-    required: bool = Field(True, description="False lets everyone in: only behind another gate")
+    required: bool = Field(
+        True,
+        description="`false` accepts requests without a key: only behind a gateway that "
+        "authenticates",
+    )
 
 
 class PromptLogArgs(Args):
     """Prompts that may be kept."""
 
-    folder: Annotated[str, Field(min_length=1)]
-    retention_days: float = Field(30.0, gt=0, description="older files are deleted")
+    folder: Annotated[str, Field(min_length=1)] = Field(description="where the log files go")
+    retention_days: float = Field(30.0, gt=0, description="days until a file is deleted")
 
 
 class ImageStoreArgs(Args):
     """Images that are fetched by URL."""
 
-    folder: Annotated[str, Field(min_length=1)]
-    max_bytes: int = Field(1024**3, ge=1024, description="of all files; the oldest go first")
+    folder: Annotated[str, Field(min_length=1)] = Field(
+        description="where the images go; all ingress replicas must see it"
+    )
+    max_bytes: int = Field(
+        1024**3, ge=1024, description="most bytes of all files; the oldest are deleted first"
+    )
     expires_s: float = Field(3600.0, gt=0, description="how long a URL works")
     base_url: str | None = Field(
-        None, description="what URLs begin with, without /v1; the request's own host without"
+        None, description="what URLs begin with, without `/v1`; without it the host of the request"
     )
 
 
 class IngressArgs(Args):
     """The HTTP face."""
 
-    auth: AuthArgs = AuthArgs()
-    limits: Limits = Limits()
-    policy: Policy = Policy()
+    auth: AuthArgs = Field(AuthArgs(), description="authentication")
+    limits: Limits = Field(Limits(), description="limits of one request")
+    policy: Policy = Field(Policy(), description="how requests are treated")
     prompt_log: PromptLogArgs | None = Field(
-        None, description="where prompts go whose requests say log_prompt; none are kept without"
+        None, description="keep bodies of requests with `log_prompt`; without it none are kept"
     )
     image_store: ImageStoreArgs | None = Field(
-        None, description="where images go whose requests say response_format url; without, 400"
+        None,
+        description="keep images for `response_format: url`; without it such a request is a 400",
     )
     poll_interval_s: float = Field(
-        2.0, gt=0, description="how often the set of models is looked up"
+        2.0, gt=0, description="how often to look for new, changed and removed models"
     )

@@ -14,18 +14,18 @@ class LedgerArgs(Args):
 
     database: str | None = Field(
         None,
-        description="where keys and usage are kept: sqlite:///FILE or postgresql://…; without, "
-        "TRIPTYCH_DATABASE_URL, else triptych.db in the home folder",
+        description="database of keys and usage: `sqlite:///FILE` or `postgresql://…`; without it "
+        "`TRIPTYCH_DATABASE_URL`, else `triptych.db` in the home folder",
     )
     redis: str | None = Field(
-        None, description="redis://…: limits are kept there, and not beside the ledger"
+        None,
+        description="keep limits in this Redis, `redis://…`; without it `limits.db` in the home "
+        "folder",
     )
     audit_log: str | None = Field(
-        None, description="a file of JSON lines; logs/audit.jsonl in the home folder without"
+        None, description="file of JSON lines; without it `logs/audit.jsonl` in the home folder"
     )
-    poll_interval_s: float = Field(
-        1.0, gt=0, description="how often it is looked whether keys have changed"
-    )
+    poll_interval_s: float = Field(1.0, gt=0, description="how often to look for changed keys")
 
     @field_validator("database")
     @classmethod

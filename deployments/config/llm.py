@@ -11,36 +11,48 @@ from deployments.config.base import MODEL_ID, Args, ModelArgs
 class AdapterArgs(Args):
     """A LoRA adapter of an LLM."""
 
-    id: Annotated[str, Field(min_length=1, max_length=128, pattern=f"^{MODEL_ID}$")]
-    source: Annotated[str, Field(min_length=1)]
+    id: Annotated[str, Field(min_length=1, max_length=128, pattern=f"^{MODEL_ID}$")] = Field(
+        description="adapter name that clients send"
+    )
+    source: Annotated[str, Field(min_length=1)] = Field(
+        description="local folder or Hugging Face id"
+    )
 
 
 class LlmArgs(ModelArgs):
     """A model that writes text, run by vLLM."""
 
     engine: dict[str, Any] = Field(
-        default_factory=dict, description="options of vLLM's AsyncEngineArgs, by their own names"
+        default_factory=dict, description="options of vLLM's `AsyncEngineArgs`, by their own names"
     )
     tool_call_parser: str | None = Field(
-        None, description="vLLM's parser of the model's tool calls, such as hermes or llama3_json"
+        None, description="vLLM tool parser for calls the model makes by itself, such as `hermes`"
     )
     chat_template: str | None = Field(
-        None, description="a file with a Jinja template that replaces the model's own"
+        None, description="file with a Jinja template that replaces the model's own"
     )
     template_options: frozenset[str] = Field(
         frozenset(),
-        description="switches of the template that requests may set by chat_template_kwargs",
+        description="template switches that requests may set through `chat_template_kwargs`",
     )
     default_max_tokens: int | None = Field(
-        None, ge=1, description="max_tokens of a request that does not say"
+        None,
+        ge=1,
+        description="`max_tokens` of a request without one; else a chat may fill the context, "
+        "and a completion has 16",
     )
     stream_usage: UsagePlacement = Field(
-        "own_chunk", description="own_chunk as at OpenAI, or last_chunk: on the last content"
+        "own_chunk",
+        description="where a stream reports usage: `own_chunk` as OpenAI does, or `last_chunk` "
+        "with content",
     )
-    adapters: tuple[AdapterArgs, ...] = Field((), description="LoRA adapters: id and source")
+    adapters: tuple[AdapterArgs, ...] = Field((), description="LoRA adapters")
     adapters_dir: str | None = Field(
-        None, description="a folder whose subfolders are LoRA adapters too; looked at as it changes"
+        None,
+        description="folder whose subfolders are LoRA adapters; new ones are listed within 2 s",
     )
     stall_timeout_s: float = Field(
-        120.0, gt=0, description="work outstanding and no token for so long: restart the replica"
+        120.0,
+        gt=0,
+        description="restart the replica after this long with open requests and no token",
     )
