@@ -1,4 +1,4 @@
-"""Where a replica takes requests in: limits, turns, and the record of what each one took."""
+"""Accounting for the requests of one replica: token limits, queueing, and usage records."""
 
 import asyncio
 import logging
@@ -12,7 +12,6 @@ from api.ports.rate_limits import Amounts
 from api.ports.tenancy import ModelKind, RequestContext
 from deployments.engines.protocol import RequestProgress
 from deployments.home import find_home
-from deployments.ledger.address import find_ledger
 from deployments.ledger.client import HeldReservation, LedgerClient
 from deployments.ledger.records import UsageRecord
 from deployments.ledger.spool import OrphanedSpool, Spool, find_orphaned_spools
@@ -20,79 +19,95 @@ from deployments.models.fair_queue import FairQueue
 
 logger = logging.getLogger(__name__)
 
-_SWEEP_S = 5.0
 _CANCELLED = "cancelled"
-"""The error code of requests whose client left, or whose time was up."""
+"""Error code of requests that were cancelled: the client disconnected, or the deadline passed."""
 
 
 class _PendingReplay:
-    """What another replica has left, and the ledger has not confirmed yet."""
+    """Records of a dead replica that the ledger has not confirmed yet."""
 
     def __init__(self, ids: set[str]) -> None:
         self._ids = ids
         self.is_recorded = asyncio.Event()
-        self.note([])
+        self.confirm([])
 
-    def note(self, ids: Iterable[str]) -> None:
+    def confirm(self, ids: Iterable[str]) -> None:
         self._ids.difference_update(ids)
         if not self._ids:
             self.is_recorded.set()
 
 
 class AccountedRequest(RequestProgress):
-    """One request: reserves its tokens, waits its turn, and knows when what happened."""
+    """One request: reserves tokens, waits for a slot, and records the time of each stage."""
 
-    def __init__(self, context: RequestContext, queue: FairQueue, link: LedgerClient) -> None:
-        """Take in a request that has just arrived."""
+    def __init__(self, context: RequestContext, queue: FairQueue, ledger: LedgerClient) -> None:
+        """Start the clock of a request that has just arrived."""
         super().__init__()
         self.received_s = time.monotonic()
         self.began_s: float | None = None
         self.first_s: float | None = None
         self.finish_reason: str | None = None
-        self.held: HeldReservation | None = None
-        self._origin = context
+        self.reservation: HeldReservation | None = None
+        self._context = context
         self._queue = queue
-        self._link = link
+        self._ledger = ledger
         self._stack = AsyncExitStack()
 
     async def begin(self, tokens: int, size: int = 1) -> None:
-        """Reserve, then wait."""
-        context = self._origin
+        """Reserve tokens, then wait for slots of the engine; see `RequestProgress.begin`."""
+        context = self._context
         if context.has_token_limits:
-            self.held = await self._link.reserve(context.key_id, Amounts(tokens=tokens))
-        turn = self._queue.turn(context.tenant, context.priority, size)
-        await self._stack.enter_async_context(turn)
+            self.reservation = await self._ledger.reserve(context.key_id, Amounts(tokens=tokens))
+        slots = self._queue.acquire(context.tenant, context.priority, size)
+        await self._stack.enter_async_context(slots)
         self.began_s = time.monotonic()
 
     async def end(self) -> None:
-        """Give the place in the engine to the next one."""
+        """Free the request's slots in the engine."""
         await self._stack.aclose()
 
 
 class RequestAccounting:
-    """The requests of one replica."""
+    """Tracks the requests of one replica, and replays the usage records of dead replicas."""
 
-    def __init__(self, model: str, kind: ModelKind, queue: FairQueue) -> None:
-        """Serve the model of that id; on the event loop that will use it."""
+    def __init__(
+        self,
+        model: str,
+        kind: ModelKind,
+        queue: FairQueue,
+        ledger: LedgerClient,
+        *,
+        recover_interval_s: float = 5.0,
+    ) -> None:
+        """Start on the running event loop.
+
+        Args:
+            model: id of the model that the replica serves.
+            kind: the model's kind.
+            queue: the slots of the replica's engine.
+            ledger: a new client; it is started and shut down here.
+            recover_interval_s: time between two searches for the spools of dead replicas.
+        """
         self._model = model
         self._kind = kind
         self._queue = queue
+        self._ledger = ledger
+        self._recover_interval_s = recover_interval_s
         self._folder = find_home() / "spool"
         self._spool: Spool | None = None
-        self._link = LedgerClient(find_ledger)
-        self._link.on_recorded = self._forget
-        self._left_behind: list[_PendingReplay] = []
-        self._link.start()
+        self._replays: list[_PendingReplay] = []
+        ledger.on_recorded = self._forget
+        ledger.start()
         self._recovering = asyncio.create_task(self._recover_loop())
 
     def stats(self) -> dict[str, int]:
-        """What is open; all 0 at rest."""
-        return {**self._link.stats(), "waiting": self._queue.waiting, "busy": self._queue.taken}
+        """Counts of open requests and records; all 0 at rest."""
+        return {**self._ledger.stats(), "waiting": self._queue.waiting, "busy": self._queue.used}
 
     def shut_down(self) -> None:
-        """Leave the ledger, and to others what it has not got."""
+        """Disconnect from the ledger; unconfirmed records stay on disk for another replica."""
         self._recovering.cancel()
-        self._link.shut_down()
+        self._ledger.shut_down()
         if self._spool is not None:
             self._spool.shut_down()
 
@@ -100,36 +115,36 @@ class RequestAccounting:
     async def track(
         self, request_id: str, context: RequestContext, adapter: str | None = None
     ) -> AsyncIterator[AccountedRequest]:
-        """Account for one request for as long as the block lasts, however it ends."""
-        work = AccountedRequest(context, self._queue, self._link)
+        """Account for one request until the block ends, also by an error or cancellation."""
+        request = AccountedRequest(context, self._queue, self._ledger)
         error_code: str | None = None
-        is_refused = False
+        is_invalid = False
         try:
-            yield work
+            yield request
         except BaseException as error:
             error_code = _to_code(error)
-            is_refused = isinstance(
-                error, InvalidRequestError
-            )  # some engines look closely only then
+            # Some engines find out only after `begin`.
+            is_invalid = isinstance(error, InvalidRequestError)
             raise
         finally:
-            await work.end()
-            if work.began_s is not None and not is_refused:
-                self._record(work, self._to_record(work, request_id, context, adapter, error_code))
-            elif work.held is not None:
-                self._link.settle(work.held, Amounts())
+            await request.end()
+            if request.began_s is not None and not is_invalid:
+                record = self._to_record(request, request_id, context, adapter, error_code)
+                self._record(request, record)
+            elif request.reservation is not None:
+                self._ledger.settle(request.reservation, Amounts())
 
     def _to_record(
         self,
-        work: AccountedRequest,
+        request: AccountedRequest,
         request_id: str,
         context: RequestContext,
         adapter: str | None,
         error_code: str | None,
     ) -> UsageRecord:
-        now_s, began_s, first_s = time.monotonic(), work.began_s, work.first_s
-        assert began_s is not None, "it has begun"
-        usage = work.usage
+        now_s, began_s, first_s = time.monotonic(), request.began_s, request.first_s
+        assert began_s is not None, "only requests that have begun are recorded"
+        usage = request.usage
         return UsageRecord(
             time_s=time.time(),
             request_id=request_id,
@@ -144,55 +159,50 @@ class RequestAccounting:
             cached_tokens=usage.cached_tokens,
             completion_tokens=usage.completion_tokens,
             reasoning_tokens=usage.reasoning_tokens,
-            images=work.images,
-            image_steps=work.image_steps,
-            image_pixel_steps=work.image_pixel_steps,
-            queue_ms=(began_s - work.received_s) * 1000,
-            ttft_ms=None if first_s is None else (first_s - work.received_s) * 1000,
-            total_ms=(now_s - work.received_s) * 1000,
-            finish_reason=None if error_code else work.finish_reason or "stop",
+            images=request.images,
+            image_steps=request.image_steps,
+            image_pixel_steps=request.image_pixel_steps,
+            queue_ms=(began_s - request.received_s) * 1000,
+            ttft_ms=None if first_s is None else (first_s - request.received_s) * 1000,
+            total_ms=(now_s - request.received_s) * 1000,
+            finish_reason=None if error_code else request.finish_reason or "stop",
             error_code=error_code,
             is_streamed=context.is_streamed,
         )
 
-    def _record(self, work: AccountedRequest, record: UsageRecord) -> None:
-        """On disk first: the answer goes out when this returns."""
-        if self._link.has_ledger is False:
+    def _record(self, request: AccountedRequest, record: UsageRecord) -> None:
+        """Write to disk before the ledger: the response completes when this returns."""
+        if self._ledger.has_ledger is False:
             return
         if self._spool is None:
             self._spool = _open(self._folder)
         if self._spool is not None:
             self._spool.keep(record)
-        self._link.finish(record, work.held)
+        self._ledger.finish(record, request.reservation)
 
     def _forget(self, ids: list[str]) -> None:
         if self._spool is not None:
             self._spool.forget(ids)
-        for left in self._left_behind:
-            left.note(ids)
+        for replay in self._replays:
+            replay.confirm(ids)
 
     async def _recover_loop(self) -> None:
-        """Bring the ledger what replicas that are gone have left."""
+        """Find the spools of dead replicas, and send their records to the ledger."""
         while True:
-            await asyncio.sleep(_SWEEP_S)
-            if not self._link.has_ledger:
+            await asyncio.sleep(self._recover_interval_s)
+            if not self._ledger.has_ledger:
                 continue
-            try:
-                orphans = await asyncio.to_thread(lambda: list(find_orphaned_spools(self._folder)))
-            except OSError as error:
-                logger.error("the spool cannot be read: %s", error.strerror)
-                continue
-            for spool in orphans:
+            for spool in await asyncio.to_thread(_find_orphans, self._folder):
                 await self._replay(spool)
 
     async def _replay(self, spool: OrphanedSpool) -> None:
-        logger.warning("a replica left %d usage records", len(spool.records))
-        left = _PendingReplay({record.id for record in spool.records})
-        self._left_behind.append(left)
+        logger.warning("replaying %d usage records of a dead replica", len(spool.records))
+        replay = _PendingReplay({record.id for record in spool.records})
+        self._replays.append(replay)
         for record in spool.records:
-            self._link.repeat(record)
-        await left.is_recorded.wait()
-        self._left_behind.remove(left)
+            self._ledger.repeat(record)
+        await replay.is_recorded.wait()
+        self._replays.remove(replay)
         spool.remove()
 
 
@@ -202,6 +212,17 @@ def _open(folder: Path) -> Spool | None:
     except OSError as error:
         logger.error("usage records are not kept on disk: %s", error.strerror)
         return None
+
+
+def _find_orphans(folder: Path) -> list[OrphanedSpool]:
+    """All orphaned spools up to the first unreadable one; they are locked and must not be lost."""
+    found: list[OrphanedSpool] = []
+    try:
+        for spool in find_orphaned_spools(folder):
+            found.append(spool)
+    except OSError as error:
+        logger.error("the spool cannot be read: %s", error.strerror)
+    return found
 
 
 def _to_code(error: BaseException) -> str:

@@ -1,4 +1,4 @@
-"""One replica of an image model: Ray's lifecycle around an engine, and what it streams."""
+"""Replica of an image model: Ray's lifecycle around an engine, and the stream of its progress."""
 
 import asyncio
 import os
@@ -14,10 +14,12 @@ from deployments.config.diffusion import DiffusionArgs
 from deployments.engines.diffusion.diffusers_engine import DiffusersEngine
 from deployments.engines.fakes import FakeDiffusionEngine
 from deployments.engines.protocol import DiffusionEngine
+from deployments.ledger.address import find_ledger
+from deployments.ledger.client import LedgerClient
 from deployments.models.accounting import RequestAccounting
 from deployments.models.engine_loading import load_engine
 from deployments.models.fair_queue import FairQueue
-from deployments.models.pending_steps import OutstandingSteps
+from deployments.models.pending_steps import PendingSteps
 from deployments.transport.token_channel import ReplyTo, Sender, StreamEnd
 
 
@@ -30,36 +32,36 @@ class DiffusionReplica:
         """Load the model."""
         self._engine = load_engine(args, partial(_build_engine, args))
         self._sender = Sender()
-        self._steps = OutstandingSteps(args.engine)
+        self._steps = PendingSteps(args.engine)
         queue = FairQueue(self._engine.capacity, args.max_waiting)
-        self._accounting = RequestAccounting(args.id, "diffusion", queue)
+        self._accounting = RequestAccounting(args.id, "diffusion", queue, LedgerClient(find_ledger))
 
     async def generate(self, request: ImageRequest) -> Images:
-        """Draw all images; cancelling the call stops the work between two steps."""
-        async with self._accounting.track(request.request_id, request.context) as work:
-            with self._steps.counting(request, work):
-                return await self._engine.generate(request, work)
+        """Generate all images; cancelling the call stops at the next step."""
+        async with self._accounting.track(request.request_id, request.context) as progress:
+            with self._steps.counting(request, progress):
+                return await self._engine.generate(request, progress)
 
     async def stream(self, request: ImageRequest, reply_to: ReplyTo) -> StreamEnd[Images]:
-        """Draw, and send every step to `reply_to`; the call's result is what has been drawn."""
-        async with self._accounting.track(request.request_id, request.context) as work:
-            with self._sender.open(reply_to) as writer, self._steps.counting(request, work):
+        """Generate all images, and stream the progress of every step to `reply_to`."""
+        async with self._accounting.track(request.request_id, request.context) as progress:
+            with self._sender.open(reply_to) as writer, self._steps.counting(request, progress):
                 try:
-                    images = await self._engine.generate(request, work, writer.send_unbatched)
+                    images = await self._engine.generate(request, progress, writer.send_unbatched)
                 finally:
-                    work.first_s = writer.first_s
+                    progress.first_s = writer.first_s
             return StreamEnd(images, writer.sent)
 
     async def capabilities(self) -> Mapping[str, Any]:
-        """What clients may ask of the model."""
+        """The model's capabilities, as listed in `/v1/models`."""
         return self._engine.capabilities
 
     async def record_autoscaling_stats(self) -> dict[str, int]:
-        """What Serve asks for now and then, and gives to `QueuedImageSteps`."""
+        """The metric that Serve polls and passes to `QueuedImageSteps`."""
         return {IMAGE_STEPS: self._steps.total}
 
     async def stats(self) -> dict[str, int]:
-        """What is under way here; all but `pid`, `sockets` and `tasks` are 0 at rest."""
+        """Counts of open requests; all but `pid`, `sockets` and `tasks` are 0 at rest."""
         return {
             "pid": os.getpid(),
             "streams": self._sender.writers,
@@ -70,11 +72,11 @@ class DiffusionReplica:
         }
 
     def check_health(self) -> None:
-        """Prove that the engine works; Serve replaces the replica when this raises."""
+        """Raise if the engine does not work; Serve then replaces the replica."""
         self._engine.check_health()
 
     def __del__(self) -> None:
-        """End the engine's thread with the replica."""
+        """End the engine's thread with the replica; its constructor may have failed half-way."""
         if hasattr(self, "_accounting"):
             self._sender.shut_down()
             self._engine.shut_down()
@@ -89,10 +91,10 @@ def _build_engine(args: DiffusionArgs, folder: str | None) -> DiffusionEngine:
 
 Diffusion = serve.deployment(
     name="Diffusion",
-    # Whoever waits does so in the replica, where turns are fair: up to `max_waiting`.
+    # Requests wait in the replica's fair queue, up to `max_waiting`, and not in Serve.
     max_ongoing_requests=2048,
     max_queued_requests=256,
     max_constructor_retry_count=1,
     health_check_period_s=10,
-    graceful_shutdown_timeout_s=660,  # above the ingress's request_timeout_s: drawings finish
+    graceful_shutdown_timeout_s=660,  # above the ingress's request_timeout_s: images finish
 )(DiffusionReplica)

@@ -1,4 +1,4 @@
-"""One replica of an encoder: Ray's lifecycle around an engine."""
+"""Replica of an encoder: Ray's lifecycle around an engine."""
 
 import os
 from collections.abc import Mapping
@@ -10,10 +10,12 @@ from ray import serve
 from api.ports.embeddings import EmbeddingRequest, Embeddings, ScoreRequest, Scores
 from deployments.config.embedding import EmbeddingArgs
 from deployments.engines.embedding.cross_encoder import CrossEncoderEngine, is_cross_encoder
-from deployments.engines.embedding.sentence_transformer import EncoderEngine
+from deployments.engines.embedding.sentence_transformer import SentenceTransformerEngine
 from deployments.engines.embedding.vllm_encoder import VllmEncoderEngine
-from deployments.engines.fakes import FakeEncoderEngine
+from deployments.engines.fakes import FakeEmbeddingEngine
 from deployments.engines.protocol import EmbeddingEngine
+from deployments.ledger.address import find_ledger
+from deployments.ledger.client import LedgerClient
 from deployments.models.accounting import RequestAccounting
 from deployments.models.engine_loading import load_engine
 from deployments.models.fair_queue import FairQueue
@@ -28,32 +30,32 @@ class EmbeddingReplica:
         """Load the model."""
         self._engine = load_engine(args, partial(_build_engine, args))
         queue = FairQueue(self._engine.capacity, args.max_waiting)
-        self._accounting = RequestAccounting(args.id, "embedding", queue)
+        self._accounting = RequestAccounting(args.id, "embedding", queue, LedgerClient(find_ledger))
 
     async def embed(self, request: EmbeddingRequest) -> Embeddings:
-        """Embed all inputs; cancelling the call stops the work."""
-        async with self._accounting.track(request.request_id, request.context) as work:
-            return await self._engine.embed(request, work)
+        """Embed all inputs; cancelling the call stops the computation."""
+        async with self._accounting.track(request.request_id, request.context) as progress:
+            return await self._engine.embed(request, progress)
 
     async def score(self, request: ScoreRequest) -> Scores:
-        """Score all pairs; cancelling the call stops the work."""
-        async with self._accounting.track(request.request_id, request.context) as work:
-            return await self._engine.score(request, work)
+        """Score all pairs; cancelling the call stops the computation."""
+        async with self._accounting.track(request.request_id, request.context) as progress:
+            return await self._engine.score(request, progress)
 
     async def capabilities(self) -> Mapping[str, Any]:
-        """What the card of the model tells of it."""
+        """The model's capabilities, as listed in `/v1/models`."""
         return self._engine.capabilities
 
     async def stats(self) -> dict[str, int]:
-        """What is under way here; all but `pid` is 0 at rest."""
+        """Counts of open requests; all but `pid` are 0 at rest."""
         return {"pid": os.getpid(), **self._accounting.stats()}
 
     async def check_health(self) -> None:
-        """Prove that the engine works; Serve replaces the replica when this raises."""
+        """Raise if the engine does not work; Serve then replaces the replica."""
         await self._engine.check_health()
 
     def __del__(self) -> None:
-        """End the engine's thread with the replica."""
+        """End the engine's thread with the replica; its constructor may have failed half-way."""
         if hasattr(self, "_accounting"):
             self._engine.shut_down()
             self._accounting.shut_down()
@@ -61,17 +63,17 @@ class EmbeddingReplica:
 
 def _build_engine(args: EmbeddingArgs, folder: str | None) -> EmbeddingEngine:
     if folder is None:
-        return FakeEncoderEngine()
+        return FakeEmbeddingEngine()
     if args.runner == "vllm":
         return VllmEncoderEngine(folder, args.engine, args.vllm)
     if is_cross_encoder(folder, args.engine):
         return CrossEncoderEngine(folder, args.engine)
-    return EncoderEngine(folder, args.engine)
+    return SentenceTransformerEngine(folder, args.engine)
 
 
 Embedding = serve.deployment(
     name="Embedding",
-    # Whoever waits does so in the replica, where turns are fair: up to `max_waiting`.
+    # Requests wait in the replica's fair queue, up to `max_waiting`, and not in Serve.
     max_ongoing_requests=2048,
     max_queued_requests=1024,
     max_constructor_retry_count=1,

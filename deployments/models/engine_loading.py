@@ -1,4 +1,4 @@
-"""What every model's replica does first: find the source, load the engine, or say why not."""
+"""What every model replica does first: resolve the source and load the engine, or log why not."""
 
 import logging
 from collections.abc import Callable
@@ -20,11 +20,11 @@ def load_engine(args: ModelArgs, build: Callable[[str | None], Engine]) -> Engin
     """Load the engine of a model.
 
     Args:
-        args: the model.
-        build: makes the engine from a local folder, or the fake one from None.
+        args: which model, and from where.
+        build: builds the engine from a local folder, or the fake engine from None.
 
     Raises:
-        SourceError: it cannot be done; one line says why, and has been logged.
+        SourceError: the engine cannot be loaded; the reason is one line, and is logged.
     """
     configure_logs()
     try:
@@ -39,8 +39,8 @@ def _load(args: ModelArgs, build: Callable[[str | None], Engine]) -> Engine:
     logger.info("model '%s': loading from '%s'", args.id, args.source)
     try:
         engine = build(folder)
-    except Exception as error:  # every library has its own; to us each means "cannot be loaded"
-        logger.exception("model '%s': the engine's own words", args.id)
+    except Exception as error:  # each library has its own errors; all mean "cannot be loaded"
+        logger.exception("model '%s': the engine failed to load", args.id)
         reason = f"{type(error).__name__}: {error}"
         raise SourceError(args.id, args.source, reason) from error
     logger.info("model '%s': loaded", args.id)

@@ -1,9 +1,9 @@
-"""Who is next where more is asked of a model than it does at once.
+"""Fair queue in front of an engine: which request gets the next free slot.
 
-Higher classes come first; within a class tenants take turns, and each tenant's requests keep their
-order. So a tenant that floods the model waits for itself: another one's request is the next but a
-few, whatever the length of the queue. And the flood never has quite all places, so that the other
-one need not even wait for one of its long answers to end.
+Higher priority classes come first. Within a class tenants alternate, and each tenant's requests
+stay in order. A tenant that floods the model therefore only delays itself: another tenant's request
+is among the next few, however long the queue. One slot in eight is reserved for other tenants that
+were active in the last minute, so their first request need not wait for a long answer to end.
 """
 
 import asyncio
@@ -16,66 +16,66 @@ from dataclasses import dataclass, field
 from api.errors import OverloadedError
 from api.ports.tenancy import PRIORITIES, PriorityClass
 
-_REMEMBERED_S = 60.0
-"""For so long after a tenant's last request places are kept free for its next one."""
+_ACTIVE_S = 60.0
+"""How long after its last request a tenant counts as active."""
 
-_PLACES_TO_ONE_KEPT_FREE = 8
+_SLOTS_PER_RESERVED_SLOT = 8
 
 
 @dataclass(slots=True, eq=False)
 class _Waiter:
     size: int
-    turn: "asyncio.Future[None]"
+    admitted: "asyncio.Future[None]"
 
 
-_Line = OrderedDict[str, deque[_Waiter]]
-"""Tenants of one class, the next one first, each with its requests in order."""
+_ClassQueue = OrderedDict[str, deque[_Waiter]]
+"""Tenants of one priority class in turn, the next one first, each with its requests in order."""
 
 
 @dataclass(slots=True)
-class _Lines:
-    """All who wait."""
+class _Waiters:
+    """All waiting requests, by class and tenant."""
 
-    by_class: dict[PriorityClass, _Line] = field(
+    by_class: dict[PriorityClass, _ClassQueue] = field(
         default_factory=lambda: {priority: OrderedDict() for priority in PRIORITIES}
     )
 
     def __len__(self) -> int:
-        return sum(len(waiters) for line in self.by_class.values() for waiters in line.values())
+        return sum(len(waiters) for queue in self.by_class.values() for waiters in queue.values())
 
     def count(self, tenant: str) -> int:
-        return sum(len(line.get(tenant, ())) for line in self.by_class.values())
+        return sum(len(queue.get(tenant, ())) for queue in self.by_class.values())
 
     def add(self, tenant: str, priority: PriorityClass, waiter: _Waiter) -> None:
         self.by_class[priority].setdefault(tenant, deque()).append(waiter)
 
     def discard(self, tenant: str, priority: PriorityClass, waiter: _Waiter) -> None:
-        """Take one out, wherever it stands; it may be out already."""
-        line = self.by_class[priority]
-        if tenant in line and waiter in line[tenant]:
-            line[tenant].remove(waiter)
-            if not line[tenant]:
-                del line[tenant]
+        """Remove a waiter from any position; does nothing if it is already gone."""
+        queue = self.by_class[priority]
+        if tenant in queue and waiter in queue[tenant]:
+            queue[tenant].remove(waiter)
+            if not queue[tenant]:
+                del queue[tenant]
 
     def pop(self, tenant: str, priority: PriorityClass) -> _Waiter:
-        """Take the tenant's first one out; its next one comes after those of all others."""
-        line = self.by_class[priority]
-        waiter = line[tenant].popleft()
-        line.move_to_end(tenant)
-        if not line[tenant]:
-            del line[tenant]
+        """Remove the tenant's first waiter, and move the tenant behind all others."""
+        queue = self.by_class[priority]
+        waiter = queue[tenant].popleft()
+        queue.move_to_end(tenant)
+        if not queue[tenant]:
+            del queue[tenant]
         return waiter
 
-    def drop_last_of_the_longest(self) -> None:
-        """Send away the last one of the tenant with most."""
+    def reject_last_of_the_longest(self) -> None:
+        """Reject the last request of the tenant with the most waiting requests."""
         longest = max(
-            (tenant for line in self.by_class.values() for tenant in line), key=self.count
+            (tenant for queue in self.by_class.values() for tenant in queue), key=self.count
         )
         priority = next(each for each in reversed(PRIORITIES) if longest in self.by_class[each])
         waiter = self.by_class[priority][longest][-1]
         self.discard(longest, priority, waiter)
-        if not waiter.turn.done():
-            waiter.turn.set_exception(_too_many())
+        if not waiter.admitted.done():
+            waiter.admitted.set_exception(_too_many())
 
 
 def _too_many() -> OverloadedError:
@@ -83,100 +83,107 @@ def _too_many() -> OverloadedError:
 
 
 class FairQueue:
-    """Places in an engine, and those who wait for one; on one event loop."""
+    """The slots of an engine and the requests that wait for one, on one event loop."""
 
     def __init__(
         self, capacity: int, max_waiting: int, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """Let `capacity` sequences be worked on at once, and `max_waiting` requests wait."""
+        """Manage `capacity` slots, with at most `max_waiting` requests waiting.
+
+        Args:
+            capacity: sequences that the engine works on at once.
+            max_waiting: requests.
+            clock: returns seconds.
+        """
         self._capacity = capacity
-        self._kept_free = capacity // _PLACES_TO_ONE_KEPT_FREE or min(1, capacity - 1)
+        self._reserved = capacity // _SLOTS_PER_RESERVED_SLOT or min(1, capacity - 1)
         self._max_waiting = max_waiting
         self._clock = clock
-        self._lines = _Lines()
-        self._taken_by: dict[str, int] = {}
-        self._seen_s: OrderedDict[str, float] = OrderedDict()
-        self.taken = 0
+        self._waiters = _Waiters()
+        self._used_by: dict[str, int] = {}
+        self._last_seen_s: OrderedDict[str, float] = OrderedDict()
+        self.used = 0
+        """Slots in use."""
 
     @property
     def waiting(self) -> int:
-        """How many requests wait."""
-        return len(self._lines)
+        """Number of waiting requests."""
+        return len(self._waiters)
 
     @asynccontextmanager
-    async def turn(
+    async def acquire(
         self, tenant: str, priority: PriorityClass = "normal", size: int = 1
     ) -> AsyncIterator[None]:
-        """Wait for `size` places, and keep them for as long as the block lasts.
+        """Wait for `size` slots and hold them until the block ends.
 
         Raises:
-            OverloadedError: too many wait, and no other tenant has more of them.
+            OverloadedError: too many requests wait, and no other tenant has more of them.
         """
-        size = min(size, self._capacity)  # who asks for more than there is gets all
-        self._note(tenant)
+        size = min(size, self._capacity)  # a larger request gets the whole engine
+        self._mark_active(tenant)
         await self._wait(tenant, priority, size)
         try:
             yield
         finally:
-            self._give_back(tenant, size)
+            self._release(tenant, size)
 
     async def _wait(self, tenant: str, priority: PriorityClass, size: int) -> None:
         waiter = _Waiter(size, asyncio.get_running_loop().create_future())
-        self._lines.add(tenant, priority, waiter)
+        self._waiters.add(tenant, priority, waiter)
         self._admit()
-        if not waiter.turn.done() and len(self._lines) > self._max_waiting:
-            self._lines.drop_last_of_the_longest()
+        admitted = waiter.admitted
+        if not admitted.done() and len(self._waiters) > self._max_waiting:
+            self._waiters.reject_last_of_the_longest()
         try:
-            await waiter.turn
-        except BaseException:  # cancelled, refused, or closed from outside, as gRPC's servers do
-            self._lines.discard(tenant, priority, waiter)
-            turn = waiter.turn
-            if turn.done() and not turn.cancelled() and turn.exception() is None:
-                self._give_back(tenant, size)  # its turn had come in the same moment
+            await admitted
+        except BaseException:  # cancelled, rejected, or closed from outside as gRPC's servers do
+            self._waiters.discard(tenant, priority, waiter)
+            if admitted.done() and not admitted.cancelled() and admitted.exception() is None:
+                self._release(tenant, size)  # admitted and cancelled in the same tick
             else:
-                self._admit()  # those behind it may ask for less
+                self._admit()  # requests behind this one may need fewer slots
             raise
 
     def _admit(self) -> None:
-        """Give free places to those whose turn it is."""
+        """Hand free slots to the next requests."""
         while (following := self._find_next()) is not None:
             tenant, priority = following
-            waiter = self._lines.pop(tenant, priority)
-            if waiter.turn.done():
-                continue  # it is cancelled, and does not know yet
-            self.taken += waiter.size
-            self._taken_by[tenant] = self._taken_by.get(tenant, 0) + waiter.size
-            waiter.turn.set_result(None)
+            waiter = self._waiters.pop(tenant, priority)
+            if waiter.admitted.done():
+                continue  # cancelled, but its task has not run since
+            self.used += waiter.size
+            self._used_by[tenant] = self._used_by.get(tenant, 0) + waiter.size
+            waiter.admitted.set_result(None)
 
     def _find_next(self) -> tuple[str, PriorityClass] | None:
-        for priority, line in self._lines.by_class.items():
-            for tenant, waiters in line.items():
+        for priority, queue in self._waiters.by_class.items():
+            for tenant, waiters in queue.items():
                 size = waiters[0].size
-                if self.taken + size > self._capacity:
-                    return None  # nobody overtakes it, however little they ask for
-                if self._leaves_room(tenant, size):
+                if self.used + size > self._capacity:
+                    return None  # smaller requests must not overtake: a large one would starve
+                if self._leaves_reserve(tenant, size):
                     return tenant, priority
         return None
 
-    def _leaves_room(self, tenant: str, size: int) -> bool:
-        """Whether enough is left for other tenants, if there are any these days."""
-        own = self._taken_by.get(tenant, 0)
-        if not own or own + size <= self._capacity - self._kept_free:
+    def _leaves_reserve(self, tenant: str, size: int) -> bool:
+        """Whether `size` more slots leave the reserve free, if another tenant is active."""
+        own = self._used_by.get(tenant, 0)
+        if not own or own + size <= self._capacity - self._reserved:
             return True
-        latest = (seen_s for other, seen_s in reversed(self._seen_s.items()) if other != tenant)
-        return self._clock() - next(latest, float("-inf")) > _REMEMBERED_S
+        others = (at_s for other, at_s in reversed(self._last_seen_s.items()) if other != tenant)
+        return self._clock() - next(others, float("-inf")) > _ACTIVE_S
 
-    def _give_back(self, tenant: str, size: int) -> None:
-        self._note(tenant)
-        self.taken -= size
-        self._taken_by[tenant] -= size
-        if not self._taken_by[tenant]:
-            del self._taken_by[tenant]
+    def _release(self, tenant: str, size: int) -> None:
+        self._mark_active(tenant)
+        self.used -= size
+        self._used_by[tenant] -= size
+        if not self._used_by[tenant]:
+            del self._used_by[tenant]
         self._admit()
 
-    def _note(self, tenant: str) -> None:
-        """The tenant is here; forget those who have not been for long."""
-        now_s = self._seen_s[tenant] = self._clock()
-        self._seen_s.move_to_end(tenant)
-        while now_s - next(iter(self._seen_s.values())) > _REMEMBERED_S:
-            self._seen_s.popitem(last=False)
+    def _mark_active(self, tenant: str) -> None:
+        """Note the time of a tenant's request, and forget tenants that are no longer active."""
+        now_s = self._last_seen_s[tenant] = self._clock()
+        self._last_seen_s.move_to_end(tenant)
+        while now_s - next(iter(self._last_seen_s.values())) > _ACTIVE_S:
+            self._last_seen_s.popitem(last=False)

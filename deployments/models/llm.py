@@ -1,4 +1,4 @@
-"""One replica of an LLM: Ray's lifecycle around an engine, and the token channel's sending end."""
+"""Replica of an LLM: Ray's lifecycle around an engine, and the sending end of the token channel."""
 
 import asyncio
 import os
@@ -16,6 +16,8 @@ from deployments.engines.fakes import FakeLlmEngine
 from deployments.engines.llm.vllm_chat import ChatOptions
 from deployments.engines.llm.vllm_engine import VllmEngine
 from deployments.engines.protocol import LlmEngine
+from deployments.ledger.address import find_ledger
+from deployments.ledger.client import LedgerClient
 from deployments.models.accounting import AccountedRequest, RequestAccounting
 from deployments.models.engine_loading import load_engine
 from deployments.models.fair_queue import FairQueue
@@ -23,7 +25,7 @@ from deployments.models.lora_adapters import Adapters
 from deployments.transport.token_channel import ReplyTo, Sender, StreamEnd
 
 _MAX_LORAS = 4
-"""How many adapters one batch may hold unless the configuration says otherwise; vLLM's own is 1."""
+"""Adapters in one batch unless the configuration sets it; vLLM's default is 1."""
 
 
 class LlmReplica:
@@ -32,48 +34,49 @@ class LlmReplica:
     async def __init__(  # type: ignore[misc]  # Serve awaits it
         self, args: LlmArgs
     ) -> None:
-        """Load the model; on the event loop, because vLLM ties itself to the one that runs."""
+        """Load the model. Must run on the event loop: vLLM binds to the one that is running."""
         self._engine = load_engine(args, partial(_build_engine, args))
         self._sender = Sender()
-        self._accounting = RequestAccounting(
-            args.id, "llm", FairQueue(self._engine.capacity, args.max_waiting)
-        )
+        queue = FairQueue(self._engine.capacity, args.max_waiting)
+        self._accounting = RequestAccounting(args.id, "llm", queue, LedgerClient(find_ledger))
         self._get_adapter = _to_getter(Adapters(args, self._engine.load_adapter), args)
 
     async def complete(self, generation: Generation) -> Completion:
-        """Write the whole answer; cancelling the call aborts the work."""
-        async with self._take_in(generation) as work:
+        """Generate the whole completion; cancelling the call aborts it."""
+        async with self._track(generation) as request:
             adapter = await self._find_adapter(generation)
-            completion = await self._engine.generate(generation, None, adapter, work)
-            work.finish_reason = completion.choices[0].finish_reason
+            completion = await self._engine.generate(generation, None, adapter, request)
+            request.finish_reason = completion.choices[0].finish_reason
             return completion
 
     async def stream(self, generation: Generation, reply_to: ReplyTo) -> StreamEnd[Completion]:
-        """Write piece by piece to `reply_to`; the call lasts until the last piece is sent."""
-        async with self._take_in(generation) as work:
+        """Stream deltas to `reply_to`; the call returns after the last one is sent."""
+        async with self._track(generation) as request:
             with self._sender.open(reply_to) as writer:
                 try:
                     adapter = await self._find_adapter(generation)
-                    completion = await self._engine.generate(generation, writer.send, adapter, work)
+                    completion = await self._engine.generate(
+                        generation, writer.send, adapter, request
+                    )
                 finally:
-                    work.first_s = writer.first_s
-                work.finish_reason = writer.finish_reason
+                    request.first_s = writer.first_s
+                request.finish_reason = writer.finish_reason
             return StreamEnd(completion, writer.sent)
 
-    def _take_in(self, generation: Generation) -> AbstractAsyncContextManager[AccountedRequest]:
+    def _track(self, generation: Generation) -> AbstractAsyncContextManager[AccountedRequest]:
         return self._accounting.track(generation.request_id, generation.context, generation.adapter)
 
     async def _find_adapter(self, generation: Generation) -> Any:
         return await self._get_adapter(generation.adapter) if generation.adapter else None
 
     async def capabilities(self) -> Mapping[str, Any]:
-        """What the card of the model tells of it."""
+        """The model's capabilities, as listed in `/v1/models`."""
         return self._engine.capabilities
 
     async def stats(self) -> dict[str, int]:
-        """What is under way here; all but `pid`, `sockets` and `tasks` are 0 at rest.
+        """Counts of open requests and streams; all but `pid`, `sockets` and `tasks` are 0 at rest.
 
-        `sockets` are those of the token channel: one to each ingress replica that has asked.
+        `sockets` counts those of the token channel: one per ingress replica with streams so far.
         """
         return {
             "pid": os.getpid(),
@@ -85,11 +88,11 @@ class LlmReplica:
         }
 
     async def check_health(self) -> None:
-        """Prove that the engine works; Serve replaces the replica when this raises."""
+        """Raise if the engine does not work; Serve then replaces the replica."""
         await self._engine.check_health()
 
     def __del__(self) -> None:
-        """End the engine's processes with the replica."""
+        """End the engine's processes with the replica; its constructor may have failed half-way."""
         if hasattr(self, "_sender"):
             self._sender.shut_down()
             self._engine.shut_down()
@@ -108,7 +111,7 @@ def _build_engine(args: LlmArgs, folder: str | None) -> LlmEngine:
 
 
 def _to_getter(adapters: Adapters, args: LlmArgs) -> Callable[[str], Awaitable[Any]]:
-    """Tells Serve's router which adapters are here, so that it sends their requests here first."""
+    """Tell Serve's router which adapters are loaded here: it prefers this replica for them."""
     most = args.engine.get("max_cpu_loras") or args.engine.get("max_loras") or _MAX_LORAS
 
     @serve.multiplexed(max_num_models_per_replica=most)
@@ -120,7 +123,7 @@ def _to_getter(adapters: Adapters, args: LlmArgs) -> Callable[[str], Awaitable[A
 
 LLM = serve.deployment(
     name="LLM",
-    # Whoever waits does so in the replica, where turns are fair: up to `max_waiting`.
+    # Requests wait in the replica's fair queue, up to `max_waiting`, and not in Serve.
     max_ongoing_requests=4096,
     max_queued_requests=1024,
     max_constructor_retry_count=1,

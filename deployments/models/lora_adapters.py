@@ -1,7 +1,7 @@
-"""LoRA adapters: which there are, and loading them into an engine on first use.
+"""LoRA adapters: which ones a model has, and loading them into its engine on first use.
 
-A name that a client sends is a key and never a path: it is looked up among those that the
-configuration lists and the folders that stand in `adapters_dir`.
+A name from a client is a lookup key and never a path. Valid names are those listed in the
+configuration and the folders in `adapters_dir`.
 """
 
 import itertools
@@ -18,13 +18,13 @@ from deployments.engines.sources import SourceError, resolve_source
 _CONFIG = "adapter_config.json"
 
 Load = Callable[[str, int, str], Awaitable[Any]]
-"""Name, number and folder → the adapter as the engine wants it."""
+"""Name, number and folder → the adapter as the engine needs it."""
 
 
 def list_adapters(args: LlmArgs) -> dict[str, str]:
-    """The adapters of a model: name → source; listed ones first, then those of the folder by name.
+    """Adapters of a model, name → source: the listed ones, then those of `adapters_dir` by name.
 
-    A folder that cannot be read holds none.
+    A folder that cannot be read counts as empty.
     """
     adapters = {adapter.id: adapter.source for adapter in args.adapters}
     if args.adapters_dir is not None:
@@ -39,21 +39,21 @@ def list_adapters(args: LlmArgs) -> dict[str, str]:
 
 
 class Adapters:
-    """The adapters of one replica, loaded when they are first asked for."""
+    """The adapters of one replica, each loaded on first use."""
 
     def __init__(self, args: LlmArgs, load: Load) -> None:
-        """Load with `load`, which belongs to the engine."""
+        """Load adapters by `load`, the engine's loader."""
         self._args = args
         self._load = load
         self._numbers = itertools.count(1)
         self._loaded: dict[tuple[str, str, float], Any] = {}
 
     async def get(self, name: str) -> Any:
-        """An adapter as the engine wants it; one whose files have changed is another.
+        """Return an adapter as the engine needs it; changed files are loaded as a new adapter.
 
         Raises:
-            ModelNotFoundError: there is none of that name.
-            EngineError: it cannot be loaded; the log says why.
+            ModelNotFoundError: the model has no adapter of that name.
+            EngineError: the adapter cannot be loaded; the log says why.
         """
         source = list_adapters(self._args).get(name)
         if source is None:
@@ -64,7 +64,7 @@ class Adapters:
             raise EngineError("The adapter could not be loaded.") from error
         key = (name, str(folder), _changed_at_s(folder))
         if key not in self._loaded:
-            # vLLM trusts that no two adapters ever have the same number.
+            # vLLM caches adapters by number: two must never share one.
             self._loaded[key] = await self._load(name, next(self._numbers), str(folder))
         return self._loaded[key]
 

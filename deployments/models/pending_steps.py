@@ -1,4 +1,4 @@
-"""Image-steps that a replica has still to take: all of its requests, those that wait included."""
+"""Image-steps that a replica has still to compute, waiting requests included."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,32 +8,36 @@ from deployments.config.diffusion import DiffusionOptions
 from deployments.engines.protocol import RequestProgress
 
 
-class OutstandingSteps:
-    """What is left of each request."""
+class PendingSteps:
+    """Counts the remaining steps of each open request; one step of one image is one image-step."""
 
     def __init__(self, options: DiffusionOptions) -> None:
-        """Begin with none; `options` say how many steps a request has that does not."""
+        """Start without requests.
+
+        Args:
+            options: defaults for requests that do not say how many steps they want.
+        """
         self._options = options
         self._open: dict[RequestProgress, ImageRequest] = {}
 
     @property
     def total(self) -> int:
-        """Of all requests together."""
-        return sum(self._count(work, request) for work, request in self._open.items())
+        """Remaining image-steps of all open requests."""
+        return sum(self._count(progress, request) for progress, request in self._open.items())
 
     @contextmanager
-    def counting(self, request: ImageRequest, work: RequestProgress) -> Iterator[None]:
-        """Count a request's steps until the block ends, however it does."""
-        self._open[work] = request
+    def counting(self, request: ImageRequest, progress: RequestProgress) -> Iterator[None]:
+        """Count a request's steps until the block ends."""
+        self._open[progress] = request
         try:
             yield
         finally:
-            del self._open[work]
+            del self._open[progress]
 
-    def _count(self, work: RequestProgress, request: ImageRequest) -> int:
-        """The engine's word counts; before it has looked at the request, ours is a guess."""
-        if work.count_steps_left is not None:
-            return work.count_steps_left()
+    def _count(self, progress: RequestProgress, request: ImageRequest) -> int:
+        """The engine's exact count; before it has read the request, an estimate."""
+        if progress.count_steps_left is not None:
+            return progress.count_steps_left()
         options, edit = self._options, request.edit
         steps = options.find_steps(request.num_inference_steps, request.quality)
         return request.n * (

@@ -9,7 +9,7 @@ from deployments.models.fair_queue import FairQueue
 
 
 class Runner:
-    """Requests that hold their places until told otherwise, and the order of their turns."""
+    """Requests that hold their slots until ended, and the order in which they began."""
 
     def __init__(self, capacity: int, max_waiting: int = 1000):
         self.now_s = 0.0
@@ -24,7 +24,7 @@ class Runner:
         await asyncio.sleep(0)
 
     async def _hold(self, name, tenant, priority, size) -> None:
-        async with self.queue.turn(tenant, priority, size):
+        async with self.queue.acquire(tenant, priority, size):
             self.begun.append(name)
             await self.ends[name].wait()
 
@@ -39,16 +39,16 @@ class Runner:
         await asyncio.sleep(0)
 
 
-async def test_without_a_queue_everyone_begins_at_once():
+async def test_requests_begin_at_once_while_slots_are_free():
     runner = Runner(4)
     for name in ("1", "2", "3"):
         await runner.ask(name)
 
     assert runner.begun == ["1", "2", "3"]
-    assert (runner.queue.taken, runner.queue.waiting) == (3, 0)
+    assert (runner.queue.used, runner.queue.waiting) == (3, 0)
 
 
-async def test_tenants_take_turns_and_each_keeps_its_order():
+async def test_tenants_alternate_and_each_keeps_its_order():
     runner = Runner(1)
     for name in ("a1", "a2", "a3", "a4", "b1", "b2"):
         await runner.ask(name, tenant=name[0])
@@ -70,7 +70,7 @@ async def test_higher_classes_come_first():
     assert runner.begun == ["first", "high", "normal", "low"]
 
 
-async def test_a_newcomer_finds_a_place_amid_a_flood_of_another_tenant():
+async def test_reserved_slot_serves_an_active_tenant_during_a_flood_of_another():
     runner = Runner(8)
     await runner.ask("b1", tenant="b")
     await runner.end("b1")
@@ -79,10 +79,10 @@ async def test_a_newcomer_finds_a_place_amid_a_flood_of_another_tenant():
     await runner.ask("b2", tenant="b")
 
     assert "b2" in runner.begun
-    assert runner.queue.taken == 8
+    assert runner.queue.used == 8
 
 
-async def test_a_tenant_alone_has_all_places():
+async def test_tenant_gets_all_slots_when_no_other_was_active_in_the_last_minute():
     runner = Runner(8)
     await runner.ask("b1", tenant="b")
     await runner.end("b1")
@@ -90,10 +90,10 @@ async def test_a_tenant_alone_has_all_places():
     for number in range(9):
         await runner.ask(f"a{number}", tenant="a")
 
-    assert runner.queue.taken == 8
+    assert runner.queue.used == 8
 
 
-async def test_a_large_request_is_not_overtaken_for_ever():
+async def test_smaller_request_does_not_overtake_a_large_one():
     runner = Runner(4)
     await runner.ask("small", size=1)
     await runner.ask("large", size=4)
@@ -104,15 +104,15 @@ async def test_a_large_request_is_not_overtaken_for_ever():
     assert runner.begun == ["small", "large"]
 
 
-async def test_a_request_larger_than_the_engine_gets_all_of_it():
+async def test_request_larger_than_the_engine_gets_all_slots():
     runner = Runner(4)
     await runner.ask("large", size=100)
 
     assert runner.begun == ["large"]
-    assert runner.queue.taken == 4
+    assert runner.queue.used == 4
 
 
-async def test_one_too_many_is_refused():
+async def test_request_above_max_waiting_is_rejected():
     runner = Runner(1, max_waiting=2)
     for name in ("1", "2", "3", "4"):
         await runner.ask(name)
@@ -122,7 +122,7 @@ async def test_one_too_many_is_refused():
     assert runner.queue.waiting == 2
 
 
-async def test_when_too_many_wait_the_tenant_with_most_is_refused():
+async def test_full_queue_rejects_the_tenant_with_most_waiting_requests():
     runner = Runner(1, max_waiting=3)
     for name in ("a0", "a1", "a2", "a3"):
         await runner.ask(name, tenant="a")
@@ -134,7 +134,7 @@ async def test_when_too_many_wait_the_tenant_with_most_is_refused():
     assert runner.queue.waiting == 3
 
 
-async def test_who_leaves_the_queue_takes_no_place():
+async def test_cancelled_waiting_request_takes_no_slot():
     runner = Runner(1)
     for name in ("1", "2", "3"):
         await runner.ask(name)
@@ -142,10 +142,10 @@ async def test_who_leaves_the_queue_takes_no_place():
     await runner.end("1")
 
     assert runner.begun == ["1", "3"]
-    assert (runner.queue.taken, runner.queue.waiting) == (1, 0)
+    assert (runner.queue.used, runner.queue.waiting) == (1, 0)
 
 
-async def test_who_leaves_in_the_moment_of_its_turn_gives_its_place_back():
+async def test_request_cancelled_as_it_is_admitted_frees_its_slot():
     runner = Runner(1)
     for name in ("1", "2", "3"):
         await runner.ask(name)
@@ -157,10 +157,10 @@ async def test_who_leaves_in_the_moment_of_its_turn_gives_its_place_back():
     await asyncio.sleep(0)
 
     assert "3" in runner.begun
-    assert runner.queue.taken == 1
+    assert runner.queue.used == 1
 
 
-async def test_all_who_leave_at_once_give_their_places_back():
+async def test_requests_cancelled_at_once_free_all_slots():
     runner = Runner(8)
     for number in range(50):
         await runner.ask(str(number))
@@ -169,10 +169,10 @@ async def test_all_who_leave_at_once_give_their_places_back():
     await asyncio.wait(runner.tasks.values())
 
     assert all(task.cancelled() for task in runner.tasks.values())
-    assert (runner.queue.taken, runner.queue.waiting) == (0, 0)
+    assert (runner.queue.used, runner.queue.waiting) == (0, 0)
 
 
-async def test_who_is_sent_away_may_have_left_already():
+async def test_rejecting_a_request_that_is_already_cancelled_is_safe():
     runner = Runner(1, max_waiting=1)
     await runner.ask("1")
     await runner.ask("2")
@@ -192,18 +192,18 @@ async def test_who_is_sent_away_may_have_left_already():
     ),
     st.lists(st.booleans(), min_size=30, max_size=30),
 )
-def test_never_more_than_fit_and_nothing_is_left_at_the_end(requests, cancels):
+def test_capacity_is_never_exceeded_and_all_slots_are_free_at_the_end(requests, cancels):
     async def run() -> None:
         runner = Runner(4)
         for number, (tenant, priority, size) in enumerate(requests):
             await runner.ask(str(number), tenant, priority, size)
-            assert runner.queue.taken <= 4
+            assert runner.queue.used <= 4
             if cancels[number]:
                 await runner.cancel(str(number // 2))
         while not all(task.done() for task in runner.tasks.values()):
             under_way = [name for name in runner.begun if not runner.tasks[name].done()]
             await asyncio.gather(*map(runner.end, under_way))
-            assert runner.queue.taken <= 4
-        assert (runner.queue.taken, runner.queue.waiting) == (0, 0)
+            assert runner.queue.used <= 4
+        assert (runner.queue.used, runner.queue.waiting) == (0, 0)
 
     asyncio.run(run())

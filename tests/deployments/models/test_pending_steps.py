@@ -7,7 +7,7 @@ from deployments.config.diffusion import DiffusionOptions
 from deployments.engines.fakes import FakeDiffusionEngine
 from deployments.engines.protocol import RequestProgress
 from deployments.models.fair_queue import FairQueue
-from deployments.models.pending_steps import OutstandingSteps
+from deployments.models.pending_steps import PendingSteps
 
 OPTIONS = DiffusionOptions(num_inference_steps=30, qualities={"low": 12}, strength=0.5)
 
@@ -24,7 +24,7 @@ OPTIONS = DiffusionOptions(num_inference_steps=30, qualities={"low": 12}, streng
     ],
 )
 def test_request_is_counted_from_its_arrival(request_: ImageRequest, expected: int) -> None:
-    steps = OutstandingSteps(OPTIONS)
+    steps = PendingSteps(OPTIONS)
 
     with steps.counting(request_, RequestProgress()):
         during = steps.total
@@ -32,16 +32,16 @@ def test_request_is_counted_from_its_arrival(request_: ImageRequest, expected: i
     assert (during, steps.total) == (expected, 0)
 
 
-def test_engine_knows_better_how_many_there_are() -> None:
-    steps, work, left = OutstandingSteps(OPTIONS), RequestProgress(), [12]
-    work.count_steps_left = left.pop
+def test_count_of_the_engine_replaces_the_estimate() -> None:
+    steps, progress, left = PendingSteps(OPTIONS), RequestProgress(), [12]
+    progress.count_steps_left = left.pop
 
-    with steps.counting(ImageRequest("r", "a dot"), work):
+    with steps.counting(ImageRequest("r", "a dot"), progress):
         assert steps.total == 12
 
 
-def test_failure_leaves_nothing_behind() -> None:
-    steps = OutstandingSteps(OPTIONS)
+def test_failed_request_is_no_longer_counted() -> None:
+    steps = PendingSteps(OPTIONS)
 
     with (
         pytest.raises(ZeroDivisionError),
@@ -53,29 +53,29 @@ def test_failure_leaves_nothing_behind() -> None:
 
 
 class Queued(RequestProgress):
-    """Waits for its turn, as the desk's does."""
+    """Waits for a slot, as `AccountedRequest` does."""
 
     def __init__(self, queue: FairQueue):
         super().__init__()
         self._queue = queue
 
     async def begin(self, tokens: int, size: int = 1) -> None:
-        self._turn = self._queue.turn("tenant", size=size)
-        await self._turn.__aenter__()
+        self._slot = self._queue.acquire("tenant", size=size)
+        await self._slot.__aenter__()
 
     async def end(self) -> None:
-        await self._turn.__aexit__(None, None, None)
+        await self._slot.__aexit__(None, None, None)
 
 
-async def test_requests_that_wait_for_their_turn_are_counted_too() -> None:
-    engine, queue, steps = FakeDiffusionEngine(), FairQueue(1, 10), OutstandingSteps(OPTIONS)
+async def test_waiting_requests_are_counted() -> None:
+    engine, queue, steps = FakeDiffusionEngine(), FairQueue(1, 10), PendingSteps(OPTIONS)
 
     async def draw(number: int) -> None:
         request = ImageRequest(f"r{number}", "a dot", num_inference_steps=20)
-        work = Queued(queue)
-        with steps.counting(request, work):
-            await engine.generate(request, work)
-            await work.end()
+        progress = Queued(queue)
+        with steps.counting(request, progress):
+            await engine.generate(request, progress)
+            await progress.end()
 
     drawing = [asyncio.create_task(draw(number)) for number in range(3)]
     await asyncio.sleep(0)
