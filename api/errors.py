@@ -88,6 +88,11 @@ def _rebuild(cls: type[ApiError], message: str, param: str | None) -> ApiError:
     return cls(message, param=param)
 
 
+def quote(text: str, max_chars: int = 64) -> str:
+    """Shorten what a client sent, for an error message; `…` marks the cut."""
+    return text if len(text) <= max_chars else text[:max_chars] + "…"
+
+
 class InvalidRequestError(ApiError):
     """The request cannot be served as it is; repeating it will not help."""
 

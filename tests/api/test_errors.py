@@ -4,7 +4,7 @@ import re
 import pytest
 
 from api import errors
-from api.errors import ApiError, InvalidApiKeyError, InvalidRequestError, RateLimitError
+from api.errors import ApiError, InvalidApiKeyError, InvalidRequestError, RateLimitError, quote
 from tests.helpers.asgi import check_error
 
 
@@ -109,3 +109,10 @@ def test_drawing_in_the_docstring_is_the_tree() -> None:
 
 def test_key_errors_do_not_invite_a_retry() -> None:
     assert "retry-after" not in InvalidApiKeyError("No.").headers()
+
+
+@pytest.mark.parametrize(
+    ("text", "quoted"), [("", ""), ("abc", "abc"), ("abcd", "abc…")], ids=["empty", "fits", "long"]
+)
+def test_quote_shortens_long_text_and_marks_the_cut(text: str, quoted: str) -> None:
+    assert quote(text, 3) == quoted
