@@ -3,11 +3,25 @@
 import os
 from pathlib import Path
 
+_PACKAGE = Path(__file__).resolve().parent
 
-def find_home() -> Path:
-    """Where generated things live: `TRIPTYCH_HOME`, else `.triptych` in the checkout."""
+
+def find_home(package: Path = _PACKAGE) -> Path:
+    """Find the home folder: `TRIPTYCH_HOME`, else `.triptych` in the checkout or the user's home.
+
+    Args:
+        package: The folder of the package `deployments`.
+    """
     if home := os.environ.get("TRIPTYCH_HOME"):
         return Path(home).expanduser()
-    checkout = Path(__file__).resolve().parent.parent
-    is_checkout = (checkout / "pyproject.toml").is_file()
-    return (checkout if is_checkout else Path.home()) / ".triptych"
+    return (find_checkout(package) or Path.home()) / ".triptych"
+
+
+def find_checkout(package: Path = _PACKAGE) -> Path | None:
+    """Find the checkout that the package is installed from; None where a wheel was installed.
+
+    Args:
+        package: The folder of the package `deployments`.
+    """
+    checkout = package.parent
+    return checkout if (checkout / "pyproject.toml").is_file() else None

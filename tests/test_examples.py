@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 import yaml
 
-from deployments.check.__main__ import find_problems, main
+from deployments.check.__main__ import main
+from deployments.check.configuration import find_problems
 from deployments.config.diffusion import DiffusionArgs
 from deployments.config.embedding import EmbeddingArgs
 

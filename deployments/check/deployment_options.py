@@ -1,4 +1,4 @@
-"""What is wrong with the deployments of one application: names, replicas, options and policies."""
+"""Checks the deployments of one application: names, replicas, options and scaling policies."""
 
 import copy
 import importlib
@@ -11,7 +11,13 @@ from deployments.discovery import LEDGER
 
 
 def deployment_problems(application: Mapping[str, Any], name: str, path: str) -> Iterator[str]:
-    """What is wrong with them, where `name` is the one deployment that the application has."""
+    """Yield the problems of an application's deployments.
+
+    Args:
+        application: One entry of `applications`.
+        name: The name of the only deployment that the application has.
+        path: Where the application stands, such as `applications[0]`.
+    """
     from ray.serve.schema import DeploymentSchema, RayActorOptionsSchema
 
     yield from _env_problems(application.get("runtime_env"), f"{path}.runtime_env")
@@ -45,7 +51,7 @@ def _ledger_problems(deployment: Mapping[str, Any], path: str) -> Iterator[str]:
 
 
 def _env_problems(runtime_env: Any, path: str) -> Iterator[str]:
-    """Ray refuses variables that are no texts, when it starts the replica."""
+    """Yield variables that are not text; Ray would refuse them only when a replica starts."""
     variables = runtime_env.get("env_vars") if isinstance(runtime_env, dict) else None
     if variables is None:
         return
@@ -65,12 +71,12 @@ def _autoscaling_problems(autoscaling: Mapping[str, Any], path: str) -> Iterator
     if isinstance(policy, dict):
         yield from unknown_keys(policy, AutoscalingPolicy, f"{path}policy.")
         yield from _policy_problems(policy, f"{path}policy.")
-    # Serve's schema of a deployment takes any mapping, and finds out when it deploys.
+    # Serve's schema of a deployment accepts any mapping here, and fails when it deploys.
     yield from schema_problems(_without_policy(autoscaling), AutoscalingConfig, path)
 
 
 def _policy_problems(policy: Mapping[str, Any], path: str) -> Iterator[str]:
-    """What Serve's controller would find when it makes the policy."""
+    """Yield the errors that Serve's controller would raise when it makes the policy."""
     import_path = policy.get("policy_function")
     problem = "is missing" if import_path is None else import_problem(str(import_path))
     if problem:
@@ -85,19 +91,19 @@ def _policy_problems(policy: Mapping[str, Any], path: str) -> Iterator[str]:
         return
     try:
         make(**arguments)
-    except Exception as error:  # whatever it finds wrong with them
+    except Exception as error:  # a policy may raise anything
         reason = str(error).partition("\n")[0] or type(error).__name__
         yield f"{path}policy_kwargs: {reason}"
 
 
 def _without_policy(autoscaling: Mapping[str, Any]) -> dict[str, Any]:
-    """Serve's schema imports the policy, and does not say what it stumbles over there."""
-    is_ours = isinstance(autoscaling.get("policy"), dict)
-    return {key: autoscaling[key] for key in autoscaling if key != "policy" or not is_ours}
+    """Leave the policy out: Serve's schema imports it, and its error does not name the problem."""
+    is_checked = isinstance(autoscaling.get("policy"), dict)
+    return {key: autoscaling[key] for key in autoscaling if key != "policy" or not is_checked}
 
 
 def without_policies(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration for Serve's schema."""
+    """Copy the configuration for Serve's schema, without the policies checked here."""
     plain = copy.deepcopy(dict(config))
     for application in plain["applications"]:
         for deployment in application.get("deployments") or []:

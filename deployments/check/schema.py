@@ -1,4 +1,4 @@
-"""What the checks of a configuration share: keys and values by a schema, and import paths."""
+"""Checks keys and values against a schema, and import paths."""
 
 import importlib
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from pydantic import BaseModel, ValidationError
 
 
 def unknown_keys(value: Any, schema: type[BaseModel], path: str) -> Iterator[str]:
-    """Serve's own schemas let unknown keys pass."""
+    """Yield keys that the schema does not have; Serve's own schemas accept them."""
     if isinstance(value, dict):
         for key in value:
             if key not in schema.model_fields:
@@ -16,7 +16,7 @@ def unknown_keys(value: Any, schema: type[BaseModel], path: str) -> Iterator[str
 
 
 def schema_problems(value: Any, schema: type[BaseModel], path: str) -> Iterator[str]:
-    """What the schema says of a value, one line each."""
+    """Yield a line for each validation error of a value."""
     try:
         schema.model_validate(value)
     except ValidationError as error:
@@ -40,7 +40,7 @@ def _to_reason(kind: str, message: str) -> str:
 
 
 def import_problem(import_path: str) -> str | None:
-    """Why an import path leads nowhere; None when it leads somewhere."""
+    """Say why an import path cannot be resolved; None if it can."""
     if ":" not in import_path:
         return "must be 'module:attribute'"
     module_name, _, attribute = import_path.partition(":")

@@ -1,4 +1,4 @@
-"""Reads a configuration's file, and finds what YAML's own reader passes over."""
+"""Reads a YAML file, and finds the duplicate keys that PyYAML silently accepts."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -8,31 +8,31 @@ import yaml
 
 
 def read_yaml(content: bytes) -> tuple[Any, list[str]]:
-    """What it says, and a line for each key that stands more than once in one mapping.
+    """Return the content, and a line for each key that stands more than once in one mapping.
 
     Raises:
-        yaml.YAMLError: it is no YAML.
-        RecursionError: it is nested too deeply.
+        yaml.YAMLError: the content is not YAML.
+        RecursionError: the content is nested too deeply.
     """
     loader = yaml.SafeLoader(content)
     try:
         node = loader.get_single_node()
         if node is None:
             return None, []
-        # First: what is read of a mapping with `<<` loses which keys were its own.
-        twins = list(_find_twins(node))
-        return loader.construct_document(node), twins
+        # Before construction, which merges `<<` into a mapping and so hides its own keys.
+        duplicates = list(_find_duplicates(node))
+        return loader.construct_document(node), duplicates
     finally:
         loader.dispose()
 
 
-def _find_twins(root: yaml.Node) -> Iterator[str]:
-    """Of two values for one key the reader takes the last, and does not say so."""
+def _find_duplicates(root: yaml.Node) -> Iterator[str]:
+    """Yield keys that stand twice in one mapping; PyYAML keeps the last value."""
     seen: set[int] = set()
     open_nodes = [root]
     while open_nodes:
         node = open_nodes.pop()
-        if id(node) in seen:  # an alias; it may even stand within what it means
+        if id(node) in seen:  # an alias; it may even be part of itself
             continue
         seen.add(id(node))
         if isinstance(node, yaml.MappingNode):

@@ -1,106 +1,68 @@
-"""What the commands share: where keys and usage are, how they fail, and tables."""
+"""What the commands share: options that choose the keys and usage, error reporting, tables."""
 
 import argparse
-import asyncio
-import os
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from typing import Any
 
 from api.errors import ApiError
-from api.ports.administration import Administration
-from deployments.cli.http_administration import HttpAdministration
-from deployments.home import find_home
-from deployments.ledger.audit_log import AuditLog
-from deployments.ledger.pepper import load_pepper
-from deployments.ledger.store.administration import StoredAdministration
-from deployments.ledger.store.database import VARIABLE, Database, default_url
 from deployments.ledger.store.errors import StoreError
-from deployments.ledger.store.keys import KeyStore
-from deployments.ledger.store.usage import UsageStore
 
-_ADMIN_KEY = "TRIPTYCH_ADMIN_KEY"
+ADMIN_KEY_VARIABLE = "TRIPTYCH_ADMIN_KEY"
+ENVIRONMENT = f"""environment:
+  TRIPTYCH_HOME          folder with the database, the pepper and the audit log
+                         (.triptych in the checkout, else ~/.triptych)
+  TRIPTYCH_DATABASE_URL  database of keys and usage, unless --database names one
+                         (triptych.db in the home folder)
+  TRIPTYCH_PEPPER        secret that keys are hashed with (the file pepper in the home folder)
+  {ADMIN_KEY_VARIABLE}     admin key of the service that --url names
+"""
 
 
 class CommandError(Exception):
-    """The command cannot be done; the message says why."""
+    """The command failed; the message says why."""
 
 
-def place_options() -> argparse.ArgumentParser:
-    """Options that all commands have."""
+def administration_options() -> argparse.ArgumentParser:
+    """Build the options that choose where keys and usage are: a database or a running service."""
     parser = argparse.ArgumentParser(add_help=False)
     place = parser.add_mutually_exclusive_group()
     place.add_argument(
         "--database",
         metavar="URL",
         type=_read_url,
-        help="sqlite:///FILE or postgresql://…: what the ledger's args say, which are not read "
-        f"here; without, {VARIABLE}, else triptych.db in the home folder",
+        help="the ledger's database, sqlite:///FILE or postgresql://…; the configuration file is "
+        "not read (default: TRIPTYCH_DATABASE_URL, else triptych.db in the home folder)",
     )
     place.add_argument(
         "--url",
         type=_read_url,
-        help=f"ask a running service instead, with the admin key in {_ADMIN_KEY}",
+        help=f"ask a running service instead, with the admin key in {ADMIN_KEY_VARIABLE}",
     )
     return parser
 
 
 def _read_url(text: str) -> str:
-    """An empty one is a shell variable that is not set: another place is not what was meant."""
+    """Refuse an empty URL: it comes from an unset shell variable, not from a wish for a default."""
     if not text:
         raise argparse.ArgumentTypeError("must not be empty")
     return text
 
 
-def run(program: str, work: Callable[[], Awaitable[None]]) -> int:
-    """Do the work of one command; the exit status. A failure is one line."""
+def run(program: str, work: Callable[[], Coroutine[Any, Any, None]]) -> int:
+    """Run one command to its end and return the exit status; report a failure in one line."""
+    import asyncio  # here, because help does not need it
+
     try:
-        asyncio.run(_to_coroutine(work))
+        asyncio.run(work())
     except (CommandError, ApiError, StoreError) as error:
         print(f"{program}: {error}", file=sys.stderr)
         return 1
     return 0
 
 
-async def _to_coroutine(work: Callable[[], Awaitable[None]]) -> None:
-    await work()
-
-
-@asynccontextmanager
-async def administration(options: argparse.Namespace) -> AsyncIterator[Administration]:
-    """Keys and usage where the options say.
-
-    Raises:
-        CommandError: an admin key is needed, and there is none; or the pepper is not a good one.
-        StoreError: the database cannot be used.
-    """
-    if options.url is not None:
-        admin_key = os.environ.get(_ADMIN_KEY)
-        if not admin_key:
-            raise CommandError(f"--url needs an admin key in the environment variable {_ADMIN_KEY}")
-        async with HttpAdministration(options.url, admin_key) as remote:
-            yield remote
-        return
-    database = Database(options.database or default_url())
-    audit = AuditLog(find_home() / "logs" / "audit.jsonl", actor="cli")
-    try:
-        keys = KeyStore(database, _load_pepper(), audit)
-        await database.migrate()
-        await keys.check_pepper()
-        yield StoredAdministration(keys, UsageStore(database))
-    finally:
-        await database.close()
-
-
-def _load_pepper() -> bytes:
-    try:
-        return load_pepper()
-    except (ValueError, OSError) as error:
-        raise CommandError(f"the pepper of the keys: {error}") from None
-
-
 def format_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Columns under a header: texts to the left, numbers to the right, `-` for None."""
+    """Align columns under a header: text to the left, numbers to the right, `-` for None."""
     lines = [list(header), *([_to_cell(value) for value in row] for row in rows)]
     columns = list(zip(*lines, strict=True))
     widths = [max(map(len, column)) for column in columns]

@@ -1,4 +1,4 @@
-"""Keys and usage of a running service, over its HTTP API."""
+"""Administers a running service over its HTTP API."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, is_dataclass
@@ -19,15 +19,15 @@ _TIMEOUT_S = 30
 
 
 class HttpAdministration:
-    """The port `api.ports.administration.Administration` for those who have an admin key."""
+    """The port `api.ports.administration.Administration` over HTTP, with an admin key."""
 
     def __init__(self, url: str, admin_key: str) -> None:
-        """Talk to the service at `url`, within `async with`."""
+        """Prepare calls to the service at `url`; make them within `async with`."""
         self._root = url.rstrip("/").removesuffix("/v1")
         self._admin_key = admin_key
 
     async def __aenter__(self) -> "HttpAdministration":
-        """Open the connections' pool."""
+        """Open the connection pool."""
         self._session = aiohttp.ClientSession(
             headers={"authorization": f"Bearer {self._admin_key}"},
             timeout=aiohttp.ClientTimeout(total=_TIMEOUT_S),
@@ -40,15 +40,15 @@ class HttpAdministration:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Close it."""
+        """Close the connection pool."""
         await self._session.close()
 
     async def create_key(self, fields: Mapping[str, Any]) -> NewSecret:
-        """See the port, as for all methods."""
+        """Make a key; all methods raise what the port says, and `UnavailableError`."""
         return _to_new_secret(await self._call("POST", "/v1/keys", body=_to_body(fields)))
 
     async def list_keys(self) -> Sequence[Key]:
-        """List them, oldest first."""
+        """List all keys, oldest first."""
         return [_to_key(member) for member in (await self._call("GET", "/v1/keys"))["data"]]
 
     async def get_key(self, id_or_name: str) -> Key:
@@ -56,20 +56,20 @@ class HttpAdministration:
         return _to_key(await self._call("GET", _path(id_or_name)))
 
     async def change_key(self, id_or_name: str, changes: Mapping[str, Any]) -> Key:
-        """Change one."""
+        """Change the given fields of a key."""
         return _to_key(await self._call("POST", _path(id_or_name), body=_to_body(changes)))
 
     async def rotate_key(self, id_or_name: str, grace_s: float) -> NewSecret:
-        """Give one a new secret."""
+        """Give a key a new secret."""
         path = f"{_path(id_or_name)}/rotate"
         return _to_new_secret(await self._call("POST", path, body={"grace_s": grace_s}))
 
     async def delete_key(self, id_or_name: str) -> None:
-        """Forget one."""
+        """Delete a key."""
         await self._call("DELETE", _path(id_or_name))
 
     async def report_usage(self, query: UsageQuery) -> Sequence[UsageRow]:
-        """Sum up usage of whole days, which is all that the API can be asked for."""
+        """Sum up usage; the API reports whole days only."""
         params = {
             "from": _to_day(query.from_s),
             "to": _to_day(query.to_s, days_before=1),
@@ -84,20 +84,20 @@ class HttpAdministration:
     async def _call(
         self, method: str, path: str, params: dict[str, str] | None = None, body: Any = None
     ) -> dict[str, Any]:
-        """The answer's JSON object.
+        """Call the API and return the JSON object of the response.
 
         Raises:
-            ApiError: what the service says is wrong, or that it cannot be reached.
+            ApiError: the service refused the request, or cannot be reached.
         """
         try:
             url = URL(self._root + path, encoded=True)
-            # No redirects: the key is for this service only.
+            # No redirects: another host must not receive the admin key.
             request = self._session.request(
                 method, url, params=params, json=body, allow_redirects=False
             )
-            async with request as answer:
-                content = await answer.json(content_type=None)
-                status = answer.status
+            async with request as response:
+                content = await response.json(content_type=None)
+                status = response.status
         except (aiohttp.ClientError, OSError, ValueError) as error:
             reason = str(error) or type(error).__name__
             raise UnavailableError(f"{self._root} does not answer as it should: {reason}") from None
@@ -126,7 +126,7 @@ def _to_error(status: int, content: dict[str, Any]) -> ApiError:
 
 
 def _to_body(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields of `Key` → the schemas of `api.admin.key_schema`."""
+    """Convert fields of `Key` to a request body of `api.admin.key_schema`."""
     names = {"expires_at_s": "expires_at", "is_disabled": "disabled"}
     body = {names.get(name, name): value for name, value in fields.items()}
     if "scopes" in body:
@@ -141,7 +141,7 @@ def _to_new_secret(shown: Mapping[str, Any]) -> NewSecret:
 
 
 def _to_key(shown: Mapping[str, Any]) -> Key:
-    """The inverse of `api.admin.key_schema.to_key_object`."""
+    """Read a key object, as `api.admin.key_schema.to_key_object` writes it."""
     return Key(
         id=shown["id"],
         name=shown["name"],

@@ -4,7 +4,6 @@ Started by scripts/serve, which sets up first. Two of them can run on one machin
 (TRIPTYCH_HOME), a private folder for Ray and HAProxy, and ports of its own.
 """
 
-import argparse
 import fcntl
 import http.client
 import json
@@ -30,8 +29,8 @@ import process_tree
 import psutil
 import yaml
 from environment import PreparationError, environment
+from serve_options import ROOT, to_parser
 
-ROOT = Path(__file__).resolve().parents[2]
 HOME = Path(os.environ.get("TRIPTYCH_HOME") or ROOT / ".triptych").resolve()
 LOG = HOME / "logs" / "serve.log"
 KEY_FILE = HOME / "api_key"
@@ -89,10 +88,7 @@ class Progress:
 
 
 def main() -> int:
-    arguments = argparse.ArgumentParser(prog="scripts/serve", description=__doc__.split("\n")[0])
-    arguments.add_argument("--config", type=Path, default=ROOT / "serve_config.yaml")
-    arguments.add_argument("--port", type=int, help="listen here instead of at the file's port")
-    options = arguments.parse_args()
+    options = to_parser().parse_args()
     for folder in (HOME, RUN, LOG.parent):
         folder.mkdir(parents=True, exist_ok=True)
     signals = wake_on_signals()

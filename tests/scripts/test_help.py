@@ -6,11 +6,16 @@ import pytest
 
 from tests.helpers.service import ROOT
 
+SCRIPTS = ["bench", "serve", "check_config", "keys", "usage"]
+
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """One that is not set up, and cannot be."""
-    shutil.copytree(ROOT / "scripts", tmp_path / "scripts", ignore=shutil.ignore_patterns("demo"))
+    """A checkout that is not set up, and cannot be."""
+    for folder in ("api", "deployments", "scripts"):
+        ignored = shutil.ignore_patterns("demo", "__pycache__")
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=ignored)
+    (tmp_path / "pyproject.toml").touch()
     (tmp_path / "scripts" / "setup").write_text("#!/bin/sh\nexit 9\n")
     return tmp_path
 
@@ -25,17 +30,26 @@ def run(checkout: Path, script: str, *arguments: str) -> subprocess.CompletedPro
     ("script", "said"),
     [
         ("bench", ["usage: scripts/bench", "--concurrency", "examples:"]),
-        ("serve", ["Usage: scripts/serve", "--config FILE", "--port N"]),
-        ("check_config", ["Usage: scripts/check_config [FILE]"]),
+        ("serve", ["usage: scripts/serve", "--config FILE", "--port N", "TRIPTYCH_EXTRA"]),
+        ("check_config", ["usage: triptych check [-h] [FILE]"]),
+        ("keys", ["usage: triptych keys", "create", "TRIPTYCH_ADMIN_KEY"]),
+        ("usage", ["usage: triptych usage", "--month YYYY-MM"]),
     ],
 )
-def test_help_waits_for_no_set_up(
+def test_help_is_printed_without_a_set_up(
     checkout: Path, script: str, said: list[str], option: str
 ) -> None:
     done = run(checkout, script, option)
 
     assert (done.returncode, done.stderr) == (0, "")
     assert [words for words in said if words not in done.stdout] == []
+
+
+def test_help_of_a_subcommand_is_printed_without_a_set_up(checkout: Path) -> None:
+    done = run(checkout, "keys", "rotate", "--help")
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "--grace TIME" in done.stdout
 
 
 def test_two_configurations_are_refused(checkout: Path) -> None:
@@ -45,6 +59,15 @@ def test_two_configurations_are_refused(checkout: Path) -> None:
     assert done.stderr.startswith("usage: scripts/check_config [FILE]")
 
 
-@pytest.mark.parametrize("script", ["bench", "serve", "check_config"])
-def test_all_else_sets_up_first(checkout: Path, script: str) -> None:
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_every_other_call_sets_up_first(checkout: Path, script: str) -> None:
     assert run(checkout, script).returncode == 9
+
+
+@pytest.mark.parametrize("script", ["check_config", "keys", "usage"])
+def test_set_up_leaves_stdout_to_the_command(checkout: Path, script: str) -> None:
+    (checkout / "scripts" / "setup").write_text("#!/bin/sh\necho installing\nexit 9\n")
+
+    done = run(checkout, script)
+
+    assert (done.stdout, done.stderr) == ("", "installing\n")

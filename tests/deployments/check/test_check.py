@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
-from deployments.check.__main__ import find_problems, main
+from deployments.check.__main__ import main
+from deployments.check.configuration import find_problems
 
 ROOT = Path(__file__).parents[3]
 SHIPPED = ROOT / "serve_config.yaml"

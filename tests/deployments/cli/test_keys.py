@@ -176,7 +176,7 @@ def test_a_failure_is_one_line(
 
     assert status == 1
     assert printed.out == ""
-    assert printed.err.startswith("scripts/keys: ")
+    assert printed.err.startswith("triptych keys: ")
     assert error in printed.err
     assert printed.err.count("\n") == 1
     assert "opensesame" not in printed.err
@@ -222,7 +222,7 @@ def test_wrong_usage_is_explained(
     with pytest.raises(SystemExit, match="2"):
         main(arguments.split())
 
-    assert capsys.readouterr().err.startswith("usage: scripts/keys")
+    assert capsys.readouterr().err.startswith("usage: triptych keys")
     assert not home.exists()
 
 

@@ -25,7 +25,7 @@ def test_durations(text: str, seconds: int) -> None:
 
 @pytest.mark.parametrize("text", ["", "5", "h", "-1h", "1.5h", "1H", "1y", "1h ", "9" * 10 + "s"])
 def test_what_is_no_duration_is_refused(text: str) -> None:
-    with pytest.raises(argparse.ArgumentTypeError, match="is no duration"):
+    with pytest.raises(argparse.ArgumentTypeError, match="is not a duration"):
         read_duration(text)
 
 
@@ -36,13 +36,13 @@ def test_days_and_months() -> None:
 
 @pytest.mark.parametrize("text", ["", "2026-02-30", "22.11.2026", "2026-11"])
 def test_what_is_no_day_is_refused(text: str) -> None:
-    with pytest.raises(argparse.ArgumentTypeError, match="is no day"):
+    with pytest.raises(argparse.ArgumentTypeError, match="is not a day"):
         read_day(text)
 
 
 @pytest.mark.parametrize("text", ["", "2026-13", "2026-11-22"])
 def test_what_is_no_month_is_refused(text: str) -> None:
-    with pytest.raises(argparse.ArgumentTypeError, match="is no month"):
+    with pytest.raises(argparse.ArgumentTypeError, match="is not a month"):
         read_month(text)
 
 
@@ -54,7 +54,7 @@ def test_an_expiry_is_a_day_a_duration_or_none() -> None:
 
 @pytest.mark.parametrize("text", ["1999-01-01", "0d", "0s", f"{datetime.now(UTC):%Y-%m-%d}"])
 def test_an_expiry_that_is_over_is_refused(text: str) -> None:
-    with pytest.raises(argparse.ArgumentTypeError, match="is not after now"):
+    with pytest.raises(argparse.ArgumentTypeError, match="is not in the future"):
         read_expiry(text)
 
 

@@ -163,7 +163,7 @@ def test_wrong_usage_is_explained(options: str, capsys: pytest.CaptureFixture[st
     with pytest.raises(SystemExit, match="2"):
         main(options.split())
 
-    assert capsys.readouterr().err.startswith("usage: scripts/usage")
+    assert capsys.readouterr().err.startswith("usage: triptych usage")
 
 
 def test_a_running_service_is_asked_for_the_same(

@@ -1,4 +1,3 @@
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +9,6 @@ from deployments.config.embedding import EmbeddingArgs
 from deployments.config.ingress import IngressArgs
 from deployments.config.ledger import LedgerArgs
 from deployments.config.llm import LlmArgs
-from deployments.home import find_home
 
 ALL_ARGS = [IngressArgs, LlmArgs, EmbeddingArgs, DiffusionArgs]
 MODEL = {"id": "m", "source": "fake:"}
@@ -120,39 +118,3 @@ def test_encoder_options_that_vllm_knows_too() -> None:
     options = {"max_tokens": 9, "prompts": {"query": "q: "}, "prompt_name": "query"}
 
     EmbeddingArgs.model_validate({**MODEL, "runner": "vllm", "engine": options})
-
-
-def test_home_is_where_the_environment_says(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setenv("TRIPTYCH_HOME", str(tmp_path))
-
-    assert find_home() == tmp_path
-
-
-def test_home_in_the_environment_may_begin_with_a_tilde(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("TRIPTYCH_HOME", "~/models")
-
-    assert find_home() == tmp_path / "models"
-
-
-@pytest.mark.parametrize("value", ["", None])
-def test_home_is_in_the_checkout_otherwise(
-    monkeypatch: pytest.MonkeyPatch, value: str | None
-) -> None:
-    monkeypatch.setenv("TRIPTYCH_HOME", value or "")
-
-    assert find_home() == Path(__file__).parents[3] / ".triptych"
-
-
-def test_home_of_an_installed_package_is_the_users(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.delenv("TRIPTYCH_HOME", raising=False)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setattr("deployments.home.__file__", str(tmp_path / "site" / "x" / "home.py"))
-
-    assert find_home() == tmp_path / ".triptych"

@@ -1,0 +1,151 @@
+"""Finds everything that is wrong with a parsed configuration, without starting Ray.
+
+Serve's own schemas accept unknown keys for forward compatibility, so the checks for them are here.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from pydantic import BaseModel
+
+from deployments.check.deployment_options import deployment_problems, without_policies
+from deployments.check.schema import import_problem, schema_problems, unknown_keys
+from deployments.check.vllm_options import find_vllm_options
+from deployments.config.base import application_name
+from deployments.config.diffusion import DiffusionArgs
+from deployments.config.embedding import EmbeddingArgs
+from deployments.config.ingress import IngressArgs
+from deployments.config.ledger import LedgerArgs
+from deployments.config.llm import LlmArgs
+from deployments.discovery import DEPLOYMENTS, KINDS, LEDGER, LEDGER_PATH
+from deployments.models.engine_loading import FAKE_SOURCE
+
+_INGRESS = "deployments.app:ingress"
+_LLM = "deployments.app:llm"
+_ARGS: Mapping[str, type[BaseModel]] = {
+    _INGRESS: IngressArgs,
+    LEDGER_PATH: LedgerArgs,
+    _LLM: LlmArgs,
+    "deployments.app:embedding": EmbeddingArgs,
+    "deployments.app:diffusion": DiffusionArgs,
+}
+_DEPLOYMENTS: Mapping[str, str] = {
+    _INGRESS: "Ingress",
+    LEDGER_PATH: LEDGER,
+    **{path: DEPLOYMENTS[kind] for path, kind in KINDS.items()},
+}
+
+
+def find_problems(config: Any) -> Iterator[str]:
+    """Yield a line for each problem: the path of the key, and what is wrong with it."""
+    from ray.serve.schema import ServeDeploySchema
+
+    shape = list(_shape_problems(config))
+    if shape:
+        yield from shape
+        return
+    ours = list(_problems(config))
+    yield from ours
+    # One line for each mistake: Serve may report the same key in its own words.
+    reported = {line.partition(": ")[0] for line in ours}
+    for line in schema_problems(without_policies(config), ServeDeploySchema, ""):
+        if line.partition(": ")[0] not in reported:
+            yield line
+
+
+def _shape_problems(config: Any) -> Iterator[str]:
+    """Yield values that are not the mapping or list that all other checks rely on."""
+    if not isinstance(config, dict) or not isinstance(config.get("applications"), list):
+        yield "applications: a list of applications is needed"
+        return
+    yield from _wrong_types(config, "", http_options=dict)
+    for index, application in enumerate(config["applications"]):
+        path = f"applications[{index}]"
+        if not isinstance(application, dict):
+            yield f"{path}: an application is a mapping"
+            continue
+        yield from _wrong_types(application, f"{path}.", import_path=str, args=dict)
+        deployments = application.get("deployments") or []
+        if not isinstance(deployments, list):
+            yield f"{path}.deployments: must be a list"
+            continue
+        for number, deployment in enumerate(deployments):
+            where = f"{path}.deployments[{number}]"
+            if not isinstance(deployment, dict):
+                yield f"{where}: a deployment is a mapping"
+                continue
+            yield from _wrong_types(
+                deployment, f"{where}.", autoscaling_config=dict, ray_actor_options=dict
+            )
+            if isinstance(autoscaling := deployment.get("autoscaling_config"), dict):
+                where = f"{where}.autoscaling_config."
+                yield from _wrong_types(autoscaling, where, policy=dict)
+
+
+def _wrong_types(mapping: Mapping[str, Any], path: str, **types: type) -> Iterator[str]:
+    for key, wanted in types.items():
+        value = mapping.get(key)
+        if value is not None and not isinstance(value, wanted):
+            yield f"{path}{key}: must be a {'mapping' if wanted is dict else 'text'}"
+
+
+def _problems(config: Mapping[str, Any]) -> Iterator[str]:
+    from ray.serve.schema import HTTPOptionsSchema, ServeDeploySchema
+
+    yield from unknown_keys(config, ServeDeploySchema, "")
+    yield from unknown_keys(config.get("http_options"), HTTPOptionsSchema, "http_options.")
+    for index, application in enumerate(config["applications"]):
+        yield from _application_problems(application, f"applications[{index}]")
+    yield from _duplicates(config["applications"])
+
+
+def _application_problems(application: Mapping[str, Any], path: str) -> Iterator[str]:
+    from ray.serve.schema import ServeApplicationSchema
+
+    yield from unknown_keys(application, ServeApplicationSchema, f"{path}.")
+    import_path = str(application.get("import_path"))
+    problem = None if import_path in _ARGS else import_problem(import_path)
+    if problem:
+        yield f"{path}.import_path: {problem}"
+        return
+    if import_path not in _ARGS:
+        return  # not an application of this project
+    args = application.get("args") or {}
+    yield from schema_problems(args, _ARGS[import_path], f"{path}.args.")
+    yield from deployment_problems(application, _DEPLOYMENTS[import_path], path)
+    if import_path == _INGRESS and application.get("route_prefix", "/") != "/":
+        yield f"{path}.route_prefix: must be /, since clients ask for /v1/…"
+    if import_path in KINDS and isinstance(args.get("id"), str):
+        yield from _model_problems(application, args, path)
+
+
+def _model_problems(application: Mapping[str, Any], args: Any, path: str) -> Iterator[str]:
+    expected = application_name(args["id"])
+    if application.get("name") != expected:
+        yield f"{path}.name: the application of model '{args['id']}' must be named '{expected}'"
+    if application.get("route_prefix", "/") is not None:
+        yield f"{path}.route_prefix: must be null, since a model is reached through the ingress"
+    key = "engine" if application["import_path"] == _LLM else "vllm"
+    options = args.get(key) if args.get("source") != FAKE_SOURCE else None
+    known_options = find_vllm_options() if isinstance(options, dict) else None
+    if known_options is not None and options is not None:
+        for option in options:
+            if option not in known_options:
+                yield f"{path}.args.{key}.{option}: vLLM has no such option"
+
+
+def _duplicates(applications: list[Any]) -> Iterator[str]:
+    models = [item for item in applications if item.get("import_path") in KINDS]
+    ids = [(item.get("args") or {}).get("id") for item in models]
+    for model_id, count in Counter(
+        model_id for model_id in ids if isinstance(model_id, str)
+    ).items():
+        if count > 1:
+            yield f"applications: {count} models have the id '{model_id}'"
+    ingresses = [item for item in applications if item.get("import_path") == _INGRESS]
+    if len(ingresses) != 1:
+        yield f"applications: one {_INGRESS} is needed, not {len(ingresses)}"
+    ledgers = [item for item in applications if item.get("import_path") == LEDGER_PATH]
+    if len(ledgers) > 1:
+        yield f"applications: {len(ledgers)} ledgers would each keep limits of their own"
