@@ -1,15 +1,16 @@
-"""Pictures behind https URLs, from hosts that the operator names and from nowhere else.
+"""Fetches images from https URLs on hosts that the operator allows.
 
-Whoever may name a URL could make the service talk to machines that only it can reach. So one parser
-reads the URL, the one that the client library uses too; the host must be listed; its addresses are
-looked up once, must be public, and are the ones connected to; nothing is followed, and every
-failure sounds the same. Source: hardening guide, guard G13.
+A client that chooses the URL could reach machines that only this service can reach (server-side
+request forgery). Therefore the parser that checks the URL is the one that the HTTP client uses, the
+host must be listed, it is resolved once to public addresses and these are the ones connected to,
+redirects are not followed, and every failure gets the same error message.
 """
 
 import asyncio
 import ipaddress
 import logging
 import socket
+import ssl
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -21,37 +22,51 @@ from api.errors import InvalidImageError
 
 logger = logging.getLogger(__name__)
 
-_TIMEOUT_S = 5.0
-_PIECE_BYTES = 65_536
+_FETCH_TIMEOUT_S = 5.0
+_CHUNK_BYTES = 65_536
 
 Lookup = Callable[[str], Awaitable[list[str]]]
-"""Host → its addresses."""
+"""Host → its IP addresses."""
 
 
 class HttpsImages:
-    """An `ImageFetcher` for some hosts."""
+    """An `ImageFetcher` for a list of hosts."""
 
-    def __init__(self, hosts: frozenset[str], lookup: Lookup | None = None) -> None:
-        """Fetch from `hosts` only; `lookup` stands in for the name service in tests."""
+    def __init__(
+        self,
+        hosts: frozenset[str],
+        resolver: AbstractResolver | None = None,
+        tls: ssl.SSLContext | bool = True,
+    ) -> None:
+        """Allow `hosts`.
+
+        Args:
+            hosts: exact host names, in lower case.
+            resolver: finds their addresses; by default only public ones.
+            tls: checks their certificates; True uses the system's authorities.
+        """
         self._hosts = hosts
-        self._resolver = PublicResolver(lookup or look_up)
+        self._resolver = resolver or PublicResolver(look_up)
+        self._tls = tls
 
     async def fetch(self, url: str, max_bytes: int) -> bytes:
-        """The bytes at a URL.
+        """Fetch the content of a URL.
 
         Raises:
-            InvalidImageError: it may not be fetched, or cannot be; why is only in the log.
+            InvalidImageError: the URL is not allowed or cannot be fetched; only the log says why.
         """
         try:
             target = to_target(url, self._hosts)
-            async with asyncio.timeout(_TIMEOUT_S):
+            async with asyncio.timeout(_FETCH_TIMEOUT_S):
                 return await self._get(target, max_bytes)
         except (ValueError, OSError, TimeoutError, aiohttp.ClientError) as error:
             logger.info("an image was not fetched: %s", type(error).__name__)
             raise InvalidImageError("An image URL cannot be used.", param="messages") from None
 
     async def _get(self, url: URL, max_bytes: int) -> bytes:
-        connector = aiohttp.TCPConnector(resolver=self._resolver, use_dns_cache=False)
+        connector = aiohttp.TCPConnector(
+            resolver=self._resolver, use_dns_cache=False, ssl=self._tls
+        )
         async with (
             aiohttp.ClientSession(connector=connector, auto_decompress=False) as session,
             session.get(url, allow_redirects=False) as response,
@@ -59,18 +74,18 @@ class HttpsImages:
             if response.status != 200:
                 raise ValueError(f"status {response.status}")
             data = bytearray()
-            async for piece in response.content.iter_chunked(_PIECE_BYTES):
-                data += piece
+            async for chunk in response.content.iter_chunked(_CHUNK_BYTES):
+                data += chunk
                 if len(data) > max_bytes:
                     raise ValueError("too large")
             return bytes(data)
 
 
 def to_target(url: str, hosts: frozenset[str]) -> URL:
-    """A URL that may be asked for.
+    """Parse a URL and check that it may be fetched.
 
     Raises:
-        ValueError: it is anything but plain https to one of the hosts, at the usual port.
+        ValueError: it is not plain https to one of the hosts on port 443.
     """
     if not url.isascii() or "\\" in url or any(char.isspace() for char in url):
         raise ValueError("odd characters")
@@ -83,26 +98,26 @@ def to_target(url: str, hosts: frozenset[str]) -> URL:
 
 
 async def look_up(host: str) -> list[str]:
-    """The addresses of a host, as the system knows them."""
+    """The addresses of a host by the system's resolver."""
     loop = asyncio.get_running_loop()
     found = await loop.getaddrinfo(host, 443, type=socket.SOCK_STREAM)
     return [str(address[0]) for *_, address in found]
 
 
 class PublicResolver(AbstractResolver):
-    """Finds only addresses of the public internet."""
+    """Resolves hosts to addresses of the public internet only."""
 
     def __init__(self, lookup: Lookup) -> None:
-        """Ask `lookup`."""
+        """Resolve by `lookup`."""
         self._lookup = lookup
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
     ) -> list[ResolveResult]:
-        """Called by aiohttp; what it gets is what it connects to.
+        """Resolve a host; aiohttp connects to exactly these addresses.
 
         Raises:
-            OSError: one of the addresses is not public.
+            OSError: the host has no address, or one that is not public.
         """
         addresses = [ipaddress.ip_address(text) for text in await self._lookup(host)]
         if not addresses or not all(address.is_global for address in addresses):
@@ -110,7 +125,7 @@ class PublicResolver(AbstractResolver):
         return [_to_result(host, port, address) for address in addresses]
 
     async def close(self) -> None:
-        """Nothing to close."""
+        """Do nothing; aiohttp closes its resolver."""
 
 
 def _to_result(host: str, port: int, address: Any) -> ResolveResult:

@@ -1,7 +1,7 @@
-"""Images that are fetched by URL: files in a folder, for a while, and not too many bytes of them.
+"""Image files that clients fetch by URL, limited in age and total size.
 
-Several ingress replicas may share the folder: a file is complete when it has its name, and its
-time is that of its last change.
+Several ingress replicas may share the folder. A file gets its final name once it is complete, and
+its age counts from its modification time.
 """
 
 import asyncio
@@ -17,18 +17,30 @@ from deployments.config.ingress import ImageStoreArgs
 
 _NAME_BYTES = 16
 _NAME = re.compile(r"[A-Za-z0-9_-]{22}\.(?:png|webp|jpeg)")
-_TIDY_S = 60.0
 
 
 class ImageFolder:
-    """An `ImageStore` on the disk."""
+    """An `ImageStore` in a folder."""
 
-    def __init__(self, args: ImageStoreArgs, clock: Callable[[], float] = time.time) -> None:
-        """Use a folder, which is made if it is not there; nobody else may read it."""
+    def __init__(
+        self,
+        args: ImageStoreArgs,
+        clock: Callable[[], float] = time.time,
+        *,
+        prune_interval_s: float = 60.0,
+    ) -> None:
+        """Create the folder if needed, readable by its owner only.
+
+        Args:
+            args: the folder and its limits.
+            clock: returns the Unix time, in seconds.
+            prune_interval_s: how often `prune_periodically` removes files.
+        """
         self._folder = Path(args.folder).expanduser()
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._args = args
         self._clock = clock
+        self._prune_interval_s = prune_interval_s
 
     @property
     def base_url(self) -> str | None:
@@ -36,21 +48,21 @@ class ImageFolder:
         return self._args.base_url
 
     async def keep(self, data: bytes, format: ImageFormat) -> str:
-        """Write a file, and remove what is too old or too much."""
+        """Write a file, after removing files that are too old or exceed the total size."""
         return await asyncio.to_thread(self._keep, data, format)
 
     async def find(self, name: str) -> bytes | None:
         """Read a file that has not expired."""
         return await asyncio.to_thread(self._find, name)
 
-    async def tidy(self) -> None:
-        """Remove what is too old, for as long as this is awaited."""
+    async def prune_periodically(self) -> None:
+        """Remove expired files again and again, until cancelled."""
         while True:
-            await asyncio.sleep(_TIDY_S)
-            await asyncio.to_thread(self._make_room, 0)
+            await asyncio.sleep(self._prune_interval_s)
+            await asyncio.to_thread(self._prune, 0)
 
     def _keep(self, data: bytes, format: ImageFormat) -> str:
-        self._make_room(len(data))
+        self._prune(len(data))
         name = f"{secrets.token_urlsafe(_NAME_BYTES)}.{format}"
         draft = self._folder / f".{name}"
         with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
@@ -71,23 +83,23 @@ class ImageFolder:
         except OSError:
             return None
 
-    def _make_room(self, size_bytes: int) -> None:
-        """Remove the oldest files until all is within its limits."""
+    def _prune(self, new_bytes: int) -> None:
+        """Remove expired files, then the oldest, until `new_bytes` more fit into the limit."""
         files = sorted(self._list(), reverse=True)  # the newest first
-        room_bytes = self._args.max_bytes - size_bytes
-        oldest_s = self._clock() - self._args.expires_s
-        for changed_s, bytes_, path in files:
-            room_bytes -= bytes_
-            if room_bytes < 0 or changed_s <= oldest_s:
+        free_bytes = self._args.max_bytes - new_bytes
+        expired_s = self._clock() - self._args.expires_s
+        for changed_s, size_bytes, path in files:
+            free_bytes -= size_bytes
+            if free_bytes < 0 or changed_s <= expired_s:
                 path.unlink(missing_ok=True)
 
     def _list(self) -> list[tuple[float, int, Path]]:
-        """All files, also drafts that a replica has left behind."""
+        """Modification time, size and path of all files, drafts of dead replicas included."""
         found = []
         for entry in os.scandir(self._folder):
             try:
                 status = entry.stat(follow_symlinks=False)
-            except OSError:  # another replica has removed it
+            except OSError:  # removed by another replica
                 continue
             found.append((status.st_mtime, status.st_size, Path(entry.path)))
         return found

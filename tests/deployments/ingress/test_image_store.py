@@ -1,3 +1,4 @@
+import asyncio
 import os
 from pathlib import Path
 
@@ -9,23 +10,23 @@ def build(folder: Path, clock: list[float], **more) -> ImageFolder:
     return ImageFolder(ImageStoreArgs(folder=str(folder), **more), lambda: clock[0])
 
 
-async def test_what_is_kept_is_found(tmp_path: Path) -> None:
+async def test_stored_image_is_found(tmp_path: Path) -> None:
     store = build(tmp_path / "images", [1000.0], base_url="https://a.example")
 
-    name = await store.keep(b"a picture", "webp")
+    name = await store.keep(b"an image", "webp")
 
-    assert await store.find(name) == b"a picture"
+    assert await store.find(name) == b"an image"
     assert (len(name), name[22:]) == (27, ".webp")
     assert store.base_url == "https://a.example"
 
 
-async def test_names_are_never_the_same(tmp_path: Path) -> None:
+async def test_names_are_unique(tmp_path: Path) -> None:
     store = build(tmp_path, [1000.0])
 
     assert len({await store.keep(b"x", "png") for _ in range(20)}) == 20
 
 
-async def test_nobody_else_may_read(tmp_path: Path) -> None:
+async def test_only_the_owner_can_read(tmp_path: Path) -> None:
     store = build(tmp_path / "images", [1000.0])
 
     name = await store.keep(b"x", "png")
@@ -34,7 +35,7 @@ async def test_nobody_else_may_read(tmp_path: Path) -> None:
     assert (tmp_path / "images" / name).stat().st_mode & 0o077 == 0
 
 
-async def test_image_expires(tmp_path: Path) -> None:
+async def test_expired_image_is_not_found(tmp_path: Path) -> None:
     clock = [1000.0]
     store = build(tmp_path, clock, expires_s=10)
     name = await store.keep(b"x", "png")
@@ -44,7 +45,7 @@ async def test_image_expires(tmp_path: Path) -> None:
     assert await store.find(name) is None
 
 
-async def test_expired_files_are_removed(tmp_path: Path) -> None:
+async def test_storing_removes_expired_files(tmp_path: Path) -> None:
     clock = [1000.0]
     store = build(tmp_path, clock, expires_s=10)
     await store.keep(b"x", "png")
@@ -55,7 +56,7 @@ async def test_expired_files_are_removed(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == [name]
 
 
-async def test_oldest_go_when_there_is_no_room(tmp_path: Path) -> None:
+async def test_oldest_files_are_removed_above_the_total_size(tmp_path: Path) -> None:
     clock = [1000.0]
     store = build(tmp_path, clock, max_bytes=2500)
     names = []
@@ -67,7 +68,7 @@ async def test_oldest_go_when_there_is_no_room(tmp_path: Path) -> None:
     assert len(os.listdir(tmp_path)) == 2
 
 
-async def test_names_lead_nowhere_else(tmp_path: Path) -> None:
+async def test_name_cannot_lead_out_of_the_folder(tmp_path: Path) -> None:
     (tmp_path / "secret.png").write_bytes(b"x")
     store = build(tmp_path / "images", [1000.0])
 
@@ -75,8 +76,22 @@ async def test_names_lead_nowhere_else(tmp_path: Path) -> None:
     assert await store.find("a" * 22 + ".png") is None
 
 
-async def test_folder_may_be_there_already(tmp_path: Path) -> None:
+async def test_existing_folder_keeps_its_images(tmp_path: Path) -> None:
     clock = [1000.0]
     name = await build(tmp_path, clock).keep(b"x", "png")
 
     assert await build(tmp_path, clock).find(name) == b"x"
+
+
+async def test_expired_files_are_removed_while_nothing_is_stored(tmp_path: Path) -> None:
+    clock = [1000.0]
+    args = ImageStoreArgs(folder=str(tmp_path), expires_s=10)
+    store = ImageFolder(args, lambda: clock[0], prune_interval_s=0.01)
+    await store.keep(b"x", "png")
+    clock[0] = 1011.0
+
+    pruning = asyncio.create_task(store.prune_periodically())
+    async with asyncio.timeout(5):
+        while os.listdir(tmp_path):  # noqa: ASYNC110  # the files are changed by a thread
+            await asyncio.sleep(0.01)
+    pruning.cancel()

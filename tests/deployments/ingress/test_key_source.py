@@ -12,20 +12,20 @@ from deployments.ledger.protocol import KeySet
 from deployments.ledger.records import StoredKey
 
 PEPPER = b"p" * 32
-MARK = to_pepper_fingerprint(PEPPER)
+FINGERPRINT = to_pepper_fingerprint(PEPPER)
 ANN = Key("k0000001", "ann", "acme")
 
 
 @pytest.fixture(autouse=True)
 def home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """An empty one, and no key in the environment."""
+    """An empty home, and no key in the environment."""
     monkeypatch.setenv("TRIPTYCH_HOME", str(tmp_path))
     monkeypatch.delenv("TRIPTYCH_API_KEYS", raising=False)
     return tmp_path
 
 
 def names(keys: KeySource, *secrets: str) -> list[str | None]:
-    """Whose secrets these are."""
+    """The names of the keys that these secrets authenticate, or None."""
     found = [keys.keys.current.find(secret, time.time()) for secret in secrets]
     return [key and key.name for key in found]
 
@@ -43,39 +43,45 @@ def stored(key: Key, secret: str, previous: str | None = None, until_s: float | 
 @pytest.mark.parametrize(
     "value", ["sk-one,sk-two", " sk-one , sk-two ", "sk-one,,sk-two,", "sk-two\n,sk-one\n"]
 )
-def test_keys_of_the_environment(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_environment_holds_keys_separated_by_commas_or_space(
+    value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("TRIPTYCH_API_KEYS", value)
 
     assert accepted("sk-one", "sk-two", "", " ", "sk-three") == [True, True, False, False, False]
 
 
-def test_key_of_the_file(home: Path) -> None:
+def test_key_of_the_file_is_accepted(home: Path) -> None:
     (home / "api_key").write_text("sk-file\n")
 
     assert accepted("sk-file", "sk-one") == [True, False]
 
 
-def test_keys_of_the_file_may_stand_on_lines_of_their_own(home: Path) -> None:
+def test_file_may_hold_one_key_per_line(home: Path) -> None:
     (home / "api_key").write_text("sk-one\nsk-two,\n")
 
     assert accepted("sk-one", "sk-two") == [True, True]
 
 
-def test_environment_wins_over_the_file(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_environment_takes_precedence_over_the_file(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (home / "api_key").write_text("sk-file\n")
     monkeypatch.setenv("TRIPTYCH_API_KEYS", "sk-one")
 
     assert accepted("sk-one", "sk-file") == [True, False]
 
 
-def test_empty_environment_is_none(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_empty_environment_falls_back_to_the_file(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (home / "api_key").write_text("sk-file\n")
     monkeypatch.setenv("TRIPTYCH_API_KEYS", "")
 
     assert accepted("sk-file") == [True]
 
 
-def test_a_key_that_no_client_could_offer_refuses_to_start(monkeypatch) -> None:
+def test_invalid_key_is_refused_and_not_shown(monkeypatch) -> None:
     monkeypatch.setenv("TRIPTYCH_API_KEYS", "sk-schlüssel")
 
     with pytest.raises(ValueError, match="ASCII") as caught:
@@ -84,7 +90,7 @@ def test_a_key_that_no_client_could_offer_refuses_to_start(monkeypatch) -> None:
     assert "schl" not in str(caught.value)
 
 
-def test_keys_of_the_environment_open_at_once_and_others_cannot_be_told_yet(monkeypatch) -> None:
+def test_environment_keys_are_accepted_before_the_ledger_is_known(monkeypatch) -> None:
     monkeypatch.setenv("TRIPTYCH_API_KEYS", "sk-one")
     keys = KeySource(PEPPER)
 
@@ -92,7 +98,7 @@ def test_keys_of_the_environment_open_at_once_and_others_cannot_be_told_yet(monk
     assert not keys.keys.is_known
 
 
-def test_without_a_ledger_the_keys_of_the_environment_are_all(monkeypatch) -> None:
+def test_without_a_ledger_the_environment_keys_are_all(monkeypatch) -> None:
     monkeypatch.setenv("TRIPTYCH_API_KEYS", "sk-one")
     keys = KeySource(PEPPER)
     keys.use_environment_only()
@@ -102,7 +108,7 @@ def test_without_a_ledger_the_keys_of_the_environment_are_all(monkeypatch) -> No
 
 
 @pytest.mark.parametrize("value", ["", ",", " , ,", "\n"])
-def test_no_key_and_no_ledger_refuses_to_start_and_says_how_to_make_one(
+def test_no_key_and_no_ledger_is_an_error_that_says_how_to_make_one(
     value: str, monkeypatch
 ) -> None:
     monkeypatch.setenv("TRIPTYCH_API_KEYS", value)
@@ -115,79 +121,79 @@ def test_no_key_and_no_ledger_refuses_to_start_and_says_how_to_make_one(
 
 
 @pytest.mark.parametrize("content", ["", "\n"])
-def test_an_empty_file_is_no_key(home: Path, content: str) -> None:
+def test_empty_file_holds_no_key(home: Path, content: str) -> None:
     (home / "api_key").write_text(content)
 
     with pytest.raises(NoApiKeysError):
         KeySource(PEPPER).use_environment_only()
 
 
-def test_keys_of_the_ledger_open_beside_those_of_the_environment(monkeypatch) -> None:
+def test_ledger_keys_are_accepted_beside_the_environment_keys(monkeypatch) -> None:
     monkeypatch.setenv("TRIPTYCH_API_KEYS", "sk-one")
     keys = KeySource(PEPPER)
-    keys.take(KeySet([stored(ANN, "sk-ann")], MARK))
+    keys.update(KeySet([stored(ANN, "sk-ann")], FINGERPRINT))
     assert keys.keys.is_known
     assert names(keys, "sk-ann", "sk-bob") == ["ann", None]
-    keys.take(KeySet([], MARK))
+    keys.update(KeySet([], FINGERPRINT))
 
     assert names(keys, "sk-ann") == [None]
     assert names(keys, "sk-one") != [None]
 
 
-def test_a_key_that_is_being_rotated_has_two_secrets_for_a_while() -> None:
+def test_rotated_key_has_two_secrets_during_the_grace_period() -> None:
     keys = KeySource(PEPPER)
     later_s = time.time() + 60
-    keys.take(KeySet([stored(ANN, "sk-new", "sk-old", later_s)], MARK))
+    keys.update(KeySet([stored(ANN, "sk-new", "sk-old", later_s)], FINGERPRINT))
     ring = keys.keys.current
 
     assert ring.find("sk-new", later_s + 1) == ring.find("sk-old", later_s - 1) == ANN
     assert ring.find("sk-old", later_s + 1) is None
 
 
-def test_a_rotation_without_grace_leaves_one_secret() -> None:
+def test_rotation_without_grace_leaves_one_secret() -> None:
     keys = KeySource(PEPPER)
-    keys.take(KeySet([stored(ANN, "sk-new", "sk-old", time.time())], MARK))
+    keys.update(KeySet([stored(ANN, "sk-new", "sk-old", time.time())], FINGERPRINT))
 
     assert names(keys, "sk-new", "sk-old") == ["ann", None]
 
 
-def test_keys_made_with_another_pepper_change_nothing_and_are_reported(caplog) -> None:
+def test_keys_with_another_pepper_are_ignored_and_reported(caplog) -> None:
     keys = KeySource(PEPPER)
-    keys.take(KeySet([stored(ANN, "sk-ann")], MARK))
-    keys.take(KeySet([], to_pepper_fingerprint(b"q" * 32)))
+    keys.update(KeySet([stored(ANN, "sk-ann")], FINGERPRINT))
+    keys.update(KeySet([], to_pepper_fingerprint(b"q" * 32)))
 
     assert names(keys, "sk-ann") == ["ann"]
     assert "TRIPTYCH_PEPPER" in (keys.keys.note or "")
     assert "TRIPTYCH_PEPPER" in caplog.text
 
 
-def test_another_pepper_from_the_start_lets_nobody_be_told() -> None:
+def test_keys_with_another_pepper_leave_the_keys_unknown() -> None:
     keys = KeySource(PEPPER)
-    keys.take(KeySet([], to_pepper_fingerprint(b"q" * 32)))
+    keys.update(KeySet([], to_pepper_fingerprint(b"q" * 32)))
 
     assert not keys.keys.is_known
 
 
-def test_a_note_of_the_ledger_is_passed_on_until_its_keys_are_up_to_date() -> None:
+def test_note_of_the_ledger_is_kept_until_the_next_keys() -> None:
     keys = KeySource(PEPPER)
-    keys.take(KeySet([stored(ANN, "sk-ann")], MARK, "the store is away"))
+    keys.update(KeySet([stored(ANN, "sk-ann")], FINGERPRINT, "the store is away"))
     assert keys.keys.note == "the store is away"
     assert names(keys, "sk-ann") == ["ann"]
-    keys.take(KeySet([stored(ANN, "sk-ann")], MARK))
+    keys.update(KeySet([stored(ANN, "sk-ann")], FINGERPRINT))
 
     assert keys.keys.note is None
 
 
-def test_when_the_ledger_is_lost_those_who_were_let_in_still_are() -> None:
+def test_known_keys_stay_valid_while_the_ledger_is_unreachable() -> None:
     keys = KeySource(PEPPER)
-    keys.take(KeySet([stored(ANN, "sk-ann")], MARK))
+    keys.update(KeySet([stored(ANN, "sk-ann")], FINGERPRINT))
     keys.mark_stale()
 
     assert names(keys, "sk-ann") == ["ann"]
     assert "the ledger cannot be reached since" in (keys.keys.note or "")
 
 
-def test_failures_are_counted_from_one_look_to_the_next() -> None:
+def test_failures_are_counted_since_the_last_call() -> None:
     keys = KeySource(PEPPER)
     assert keys.keys.on_failure
     for _ in range(3):
@@ -196,33 +202,33 @@ def test_failures_are_counted_from_one_look_to_the_next() -> None:
     assert (keys.pop_failures(), keys.pop_failures()) == (3, 0)
 
 
-def test_keys_do_not_show(monkeypatch: pytest.MonkeyPatch, caplog) -> None:
+def test_secrets_do_not_show_in_repr_and_logs(monkeypatch: pytest.MonkeyPatch, caplog) -> None:
     monkeypatch.setenv("TRIPTYCH_API_KEYS", "sk-one")
     keys = KeySource(PEPPER)
-    keys.take(KeySet([stored(ANN, "sk-ann")], MARK, "stale"))
+    keys.update(KeySet([stored(ANN, "sk-ann")], FINGERPRINT, "stale"))
     shown = f"{keys!r} {vars(keys)!r} {vars(keys.keys)!r} {caplog.text}"
 
     assert "sk-one" not in shown
     assert "sk-ann" not in shown
 
 
-async def test_a_replica_waits_until_the_keys_are_known_but_not_for_ever():
+async def test_waiting_ends_once_the_keys_are_known_or_after_the_timeout():
     keys = KeySource(PEPPER)
-    await keys.wait_until_known(patience_s=0.01)
+    await keys.wait_until_known(timeout_s=0.01)
     assert not keys.keys.is_known
 
-    waiting = asyncio.create_task(keys.wait_until_known(patience_s=60))
+    waiting = asyncio.create_task(keys.wait_until_known(timeout_s=60))
     await asyncio.sleep(0)
     assert not waiting.done()
-    keys.take(KeySet([stored(ANN, "sk-ann")], MARK))
+    keys.update(KeySet([stored(ANN, "sk-ann")], FINGERPRINT))
     async with asyncio.timeout(5):
         await waiting
 
 
-async def test_without_a_ledger_there_is_nothing_to_wait_for(monkeypatch: pytest.MonkeyPatch):
+async def test_without_a_ledger_waiting_ends_at_once(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("TRIPTYCH_API_KEYS", "sk-one")
     keys = KeySource(PEPPER)
     keys.use_environment_only()
 
     async with asyncio.timeout(5):
-        await keys.wait_until_known(patience_s=60)
+        await keys.wait_until_known(timeout_s=60)

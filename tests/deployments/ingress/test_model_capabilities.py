@@ -10,8 +10,8 @@ from deployments.ingress.model_capabilities import ModelCapabilities
 MODEL = DiscoveredModel("a", "a", "embedding", "ready", None, 1, {})
 
 
-class Asked:
-    """Answers with its count of questions, or fails."""
+class FakeModel:
+    """Answers with the number of calls so far, or fails."""
 
     def __init__(self, fails: int = 0) -> None:
         self.count = 0
@@ -24,66 +24,68 @@ class Asked:
         return {"dimensions": self.count}
 
 
-async def look(
+async def get_settled(
     capabilities: ModelCapabilities, model: DiscoveredModel = MODEL
 ) -> Mapping[str, Any]:
+    """What is known once all background calls have ended."""
     capabilities.get(model)
-    await asyncio.sleep(0.01)
+    if calls := asyncio.all_tasks() - {asyncio.current_task()}:
+        await asyncio.wait(calls)
     return capabilities.get(model)
 
 
-async def test_model_is_asked_once() -> None:
-    asked = Asked()
-    capabilities = ModelCapabilities(asked)
+async def test_model_is_called_once() -> None:
+    model = FakeModel()
+    capabilities = ModelCapabilities(model)
 
     first = capabilities.get(MODEL)
-    second = await look(capabilities)
-    third = await look(capabilities)
+    second = await get_settled(capabilities)
+    third = await get_settled(capabilities)
 
-    assert (first, second, third, asked.count) == ({}, {"dimensions": 1}, {"dimensions": 1}, 1)
-
-
-async def test_model_that_is_not_ready_is_not_woken() -> None:
-    asked = Asked()
-
-    await look(ModelCapabilities(asked), replace(MODEL, state="idle"))
-    await look(ModelCapabilities(asked), replace(MODEL, is_settled=False))
-
-    assert asked.count == 0
+    assert (first, second, third, model.count) == ({}, {"dimensions": 1}, {"dimensions": 1}, 1)
 
 
-async def test_new_deployment_is_asked_again_and_the_old_answer_stays_meanwhile() -> None:
-    capabilities = ModelCapabilities(Asked())
-    await look(capabilities)
+async def test_model_that_is_not_ready_is_not_called() -> None:
+    model = FakeModel()
 
-    meanwhile = await look(capabilities, replace(MODEL, deployed_at_s=2, is_settled=False))
-    after = await look(capabilities, replace(MODEL, deployed_at_s=2))
+    await get_settled(ModelCapabilities(model), replace(MODEL, state="idle"))
+    await get_settled(ModelCapabilities(model), replace(MODEL, is_settled=False))
+
+    assert model.count == 0
+
+
+async def test_new_deployment_is_called_and_the_old_answer_stays_meanwhile() -> None:
+    capabilities = ModelCapabilities(FakeModel())
+    await get_settled(capabilities)
+
+    meanwhile = await get_settled(capabilities, replace(MODEL, deployed_at_s=2, is_settled=False))
+    after = await get_settled(capabilities, replace(MODEL, deployed_at_s=2))
 
     assert (meanwhile, after) == ({"dimensions": 1}, {"dimensions": 2})
 
 
-async def test_failure_is_tried_again() -> None:
-    capabilities = ModelCapabilities(Asked(fails=1))
+async def test_failed_call_is_tried_again() -> None:
+    capabilities = ModelCapabilities(FakeModel(fails=1))
 
-    first = await look(capabilities)
-    second = await look(capabilities)
+    first = await get_settled(capabilities)
+    second = await get_settled(capabilities)
 
     assert (first, second) == ({}, {"dimensions": 2})
 
 
-async def test_model_that_is_gone_is_forgotten() -> None:
-    capabilities = ModelCapabilities(Asked())
-    await look(capabilities)
+async def test_removed_model_is_forgotten() -> None:
+    capabilities = ModelCapabilities(FakeModel())
+    await get_settled(capabilities)
 
     capabilities.retain([])
 
     assert capabilities.get(replace(MODEL, state="idle")) == {}
 
 
-async def test_shut_down_waits_for_no_answer() -> None:
-    capabilities = ModelCapabilities(Asked())
+async def test_shut_down_cancels_open_calls() -> None:
+    capabilities = ModelCapabilities(FakeModel())
     capabilities.get(MODEL)
 
     capabilities.shut_down()
 
-    assert await look(capabilities, replace(MODEL, state="idle")) == {}
+    assert await get_settled(capabilities, replace(MODEL, state="idle")) == {}

@@ -16,7 +16,7 @@ def keep(folder: Path, *bodies: bytes) -> list[Path]:
     return sorted(folder.iterdir())
 
 
-def test_each_prompt_is_a_line(tmp_path: Path) -> None:
+def test_each_prompt_is_one_line(tmp_path: Path) -> None:
     (path,) = keep(tmp_path / "log", b'{"prompt": "a\\nb"}', b'{"prompt": "c"}')
     records = [json.loads(line) for line in path.read_text().splitlines()]
 
@@ -26,14 +26,14 @@ def test_each_prompt_is_a_line(tmp_path: Path) -> None:
     assert records[0]["time"].endswith("+00:00")
 
 
-def test_only_the_owner_can_read_them(tmp_path: Path) -> None:
+def test_only_the_owner_can_read(tmp_path: Path) -> None:
     (path,) = keep(tmp_path / "log", b"{}")
 
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
 
 
-def test_old_files_are_deleted(tmp_path: Path) -> None:
+def test_files_older_than_the_retention_are_deleted(tmp_path: Path) -> None:
     for name, age_days in (("old.jsonl", 3), ("young.jsonl", 1)):
         (tmp_path / name).write_text("{}")
         then_s = time.time() - age_days * 86_400
@@ -45,7 +45,7 @@ def test_old_files_are_deleted(tmp_path: Path) -> None:
     assert "young.jsonl" in names
 
 
-def test_a_folder_that_has_gone_is_no_failure_of_the_request(tmp_path: Path) -> None:
+def test_missing_folder_does_not_fail_the_request(tmp_path: Path) -> None:
     files = PromptFiles(PromptLogArgs(folder=str(tmp_path / "log")))
     (tmp_path / "log").rmdir()
     files.keep("r", "m", b"{}")

@@ -12,7 +12,7 @@ def options_of(**args: Any) -> TextOptions:
     return to_text_options(model)
 
 
-def test_options_are_those_of_the_configuration() -> None:
+def test_options_come_from_the_configuration() -> None:
     options = options_of(
         default_max_tokens=512,
         stream_usage="last_chunk",
@@ -24,18 +24,18 @@ def test_options_are_those_of_the_configuration() -> None:
     assert options.adapters == ("a",)
 
 
-def test_what_the_model_cannot_do_is_unsupported() -> None:
+def test_parameters_without_effect_are_unsupported() -> None:
     able = options_of(engine={"reasoning_parser": "qwen3"}, template_options=["enable_thinking"])
 
     assert options_of().unsupported == {"reasoning_effort", "chat_template_kwargs"}
     assert able.unsupported == frozenset()
 
 
-def test_the_fingerprint_changes_with_the_configuration_only() -> None:
+def test_fingerprint_changes_with_the_configuration_only() -> None:
     assert options_of().fingerprint == options_of().fingerprint
     assert options_of().fingerprint != options_of(engine={"seed": 1}).fingerprint
     assert options_of().fingerprint.startswith("fp_")
 
 
-def test_arguments_that_cannot_be_read_say_nothing() -> None:
+def test_invalid_arguments_give_the_defaults() -> None:
     assert options_of(no_such_thing=1) == TextOptions()

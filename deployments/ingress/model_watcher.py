@@ -1,0 +1,144 @@
+"""Keeps one ingress replica up to date with Serve: the models, their handles, and the ledger's."""
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+import zmq
+
+from api.ports.tenancy import ModelKind
+from api.registry import Backend, ModelEntry, Models, Registry, TextOptions
+from deployments.discovery import (
+    DEPLOYMENTS,
+    LEDGER,
+    DiscoveredModel,
+    find_ledger_application,
+    find_nodes,
+    to_models,
+)
+from deployments.ingress.handles import DiffusionHandle, EmbeddingHandle, LlmHandle, call
+from deployments.ingress.model_capabilities import ModelCapabilities
+from deployments.ingress.text_options import to_text_options
+from deployments.transport.token_channel import Receiver
+
+if TYPE_CHECKING:
+    from ray.serve.handle import DeploymentHandle
+
+logger = logging.getLogger(__name__)
+
+
+class Cluster(Protocol):
+    """What the watcher needs of Ray."""
+
+    node_id: str
+    """Id of the node that this replica runs on."""
+
+    async def fetch_details(self) -> Mapping[str, Any]:
+        """Fetch Serve's details of all applications; see `deployments.discovery`."""
+
+    def get_handle(self, deployment: str, application: str) -> "DeploymentHandle[Any]":
+        """A handle to a deployment, which need not be running."""
+
+    def get_address(self) -> str:
+        """The IP address of this replica's node, as other nodes reach it."""
+
+
+class ModelWatcher:
+    """Swaps a new registry in with every refresh, and holds what must outlive a registry."""
+
+    def __init__(self, models: Models, receiver: Receiver, cluster: Cluster) -> None:
+        """Start with no models known.
+
+        Args:
+            models: where new registries are swapped in.
+            receiver: gets the tokens of all streaming models.
+            cluster: Ray, as seen from this replica.
+        """
+        self._models = models
+        self._receiver = receiver
+        self._cluster = cluster
+        self._backends: dict[tuple[str, ModelKind], Backend] = {}
+        self._capabilities = ModelCapabilities(self._fetch_capabilities)
+        self._is_on_loopback_only = True
+        self.ledger: DeploymentHandle[Any] | None = None
+        self.has_ledger: bool | None = None
+        """None until Serve has been asked successfully."""
+
+    async def refresh(self) -> None:
+        """Ask Serve once; if that fails, keep what was known before."""
+        try:
+            details = await self._cluster.fetch_details()
+            discovered = list(to_models(details))
+            # In a thread: it lists adapter folders, which may be on a network file system.
+            options = await asyncio.to_thread(lambda: list(map(to_text_options, discovered)))
+        except Exception:  # the controller restarts now and then
+            logger.exception("the models could not be looked up; keeping those known before")
+            return
+        self._update_ledger(find_ledger_application(details))
+        self._listen_to(find_nodes(details))
+        self._retain(discovered)
+        self._models.swap(Registry(map(self._to_entry, discovered, options)))
+
+    def shut_down(self) -> None:
+        """Stop waiting for models that have not reported their capabilities."""
+        self._capabilities.shut_down()
+
+    def _update_ledger(self, application: str | None) -> None:
+        self.has_ledger = application is not None
+        if application is None:
+            self.ledger = None
+        elif self.ledger is None:
+            self.ledger = self._cluster.get_handle(LEDGER, application)
+
+    def _listen_to(self, nodes: set[str]) -> None:
+        """Listen on loopback only, until a replica runs on another node."""
+        if not self._is_on_loopback_only or nodes <= {self._cluster.node_id}:
+            return
+        address = self._cluster.get_address()
+        try:
+            self._receiver.listen_at(address)
+            self._is_on_loopback_only = False
+        except zmq.ZMQError:  # the next refresh tries again
+            logger.exception("cannot listen at %s: models on other nodes cannot stream", address)
+
+    def _retain(self, discovered: Sequence[DiscoveredModel]) -> None:
+        keys = {(model.application, model.kind) for model in discovered}
+        self._backends = {key: value for key, value in self._backends.items() if key in keys}
+        self._capabilities.retain(discovered)
+
+    def _to_entry(self, model: DiscoveredModel, text: TextOptions) -> ModelEntry:
+        return ModelEntry(
+            id=model.id,
+            kind=model.kind,
+            state=model.state,
+            backend=self._get_backend(model),
+            created_s=model.deployed_at_s,
+            message=model.message,
+            text=text,
+            capabilities=self._capabilities.get(model),
+        )
+
+    def _get_backend(self, model: DiscoveredModel) -> Backend:
+        """Return the model's backend, made once: each handle has its own router and metrics."""
+        key = (model.application, model.kind)
+        if key not in self._backends:
+            self._backends[key] = self._to_backend(model)
+        return self._backends[key]
+
+    def _to_backend(self, model: DiscoveredModel) -> Backend:
+        handle = self._get_handle(model)
+        match model.kind:
+            case "llm":
+                return LlmHandle(handle, self._receiver)
+            case "embedding":
+                return EmbeddingHandle(handle)
+            case "diffusion":
+                return DiffusionHandle(handle, self._receiver)
+
+    def _get_handle(self, model: DiscoveredModel) -> "DeploymentHandle[Any]":
+        return self._cluster.get_handle(DEPLOYMENTS[model.kind], model.application)
+
+    async def _fetch_capabilities(self, model: DiscoveredModel) -> Mapping[str, Any]:
+        capabilities: Mapping[str, Any] = await call(self._get_handle(model).capabilities)
+        return capabilities

@@ -1,0 +1,280 @@
+"""The watcher against a fake cluster; no Ray is started."""
+
+import asyncio
+import errno
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import zmq
+
+from api.errors import ModelNotFoundError
+from api.registry import Models
+from deployments.discovery import DEPLOYMENTS, KINDS, LEDGER_PATH
+from deployments.ingress.handles import DiffusionHandle, EmbeddingHandle, LlmHandle
+from deployments.ingress.model_watcher import ModelWatcher
+
+HERE, THERE = "node-1", "node-2"
+LEDGER_APPLICATION = {
+    "status": "RUNNING",
+    "deployed_app_config": {"import_path": LEDGER_PATH},
+    "deployments": {},
+}
+
+
+def application(kind: str = "llm", node: str = HERE, **args: Any) -> dict[str, Any]:
+    """What Serve says about one running model; see tests/deployments/test_discovery.py."""
+    path = f"deployments.app:{kind}"
+    return {
+        "status": "RUNNING",
+        "last_deployed_time_s": 1.0,
+        "deployed_app_config": {
+            "import_path": path,
+            "args": {"id": "m", "source": "fake:", **args},
+        },
+        "deployments": {
+            DEPLOYMENTS[KINDS[path]]: {"replicas": [{"state": "RUNNING", "node_id": node}]}
+        },
+    }
+
+
+class FakeMethod:
+    """A handle's method that answers every call with the same result."""
+
+    def __init__(self, result: Any) -> None:
+        self._result = result
+
+    def remote(self, *_: Any) -> "asyncio.Future[Any]":
+        answer = asyncio.get_running_loop().create_future()
+        answer.set_result(self._result)
+        return answer
+
+
+class FakeHandle:
+    """A deployment's handle, of which only `capabilities` is ever called here."""
+
+    def __init__(self, capabilities: Mapping[str, Any]) -> None:
+        self.capabilities = FakeMethod(capabilities)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return FakeMethod(None)
+
+
+class FakeCluster:
+    """Serve with the applications that a test gives it."""
+
+    node_id = HERE
+
+    def __init__(self, **applications: Any) -> None:
+        self.applications = applications
+        self.handles: list[tuple[str, str]] = []
+        self.error: Exception | None = None
+
+    async def fetch_details(self) -> Mapping[str, Any]:
+        if self.error is not None:
+            raise self.error
+        return {"applications": self.applications}
+
+    def get_handle(self, deployment: str, application: str) -> Any:
+        self.handles.append((deployment, application))
+        return FakeHandle({"context_length": 4096})
+
+    def get_address(self) -> str:
+        return "10.0.0.1"
+
+
+class FakeReceiver:
+    """Records where it listens."""
+
+    def __init__(self) -> None:
+        self.hosts: list[str] = []
+        self.errors: Iterator[Exception] = iter(())
+
+    def listen_at(self, host: str) -> None:
+        self.hosts.append(host)
+        for error in self.errors:
+            raise error
+
+
+class Setup:
+    """A watcher and what it works on."""
+
+    def __init__(self, **applications: Any) -> None:
+        self.cluster = FakeCluster(**applications)
+        self.receiver: Any = FakeReceiver()
+        self.models = Models()
+        self.watcher = ModelWatcher(self.models, self.receiver, self.cluster)
+
+    @property
+    def ids(self) -> list[str]:
+        return [entry.id for entry in self.models.current]
+
+
+async def settle() -> None:
+    """Let all background tasks finish."""
+    await asyncio.gather(*(asyncio.all_tasks() - {asyncio.current_task()}))
+
+
+async def test_refresh_swaps_in_the_models_that_serve_has() -> None:
+    setup = Setup(a=application(id="a"), ledger=LEDGER_APPLICATION, b=application("embedding"))
+    was_known = setup.models.is_known
+
+    await setup.watcher.refresh()
+
+    assert not was_known
+    assert setup.models.is_known
+    assert setup.ids == ["a", "m"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "backend"),
+    [("llm", LlmHandle), ("embedding", EmbeddingHandle), ("diffusion", DiffusionHandle)],
+)
+async def test_backend_fits_the_kind_of_model(kind: str, backend: type) -> None:
+    setup = Setup(a=application(kind))
+
+    await setup.watcher.refresh()
+
+    entry = setup.models.current.find("m")
+    assert entry is not None
+    assert type(entry.backend) is backend
+    assert (DEPLOYMENTS[entry.kind], "a") in setup.cluster.handles
+
+
+async def test_backend_is_kept_between_refreshes() -> None:
+    setup = Setup(a=application("embedding"))
+    await setup.watcher.refresh()
+    before = setup.models.current.get_embedding("m")
+
+    await setup.watcher.refresh()
+
+    assert setup.models.current.get_embedding("m") is before
+
+
+async def test_removed_model_is_gone_and_gets_a_new_backend_when_it_returns() -> None:
+    setup = Setup(a=application("embedding"))
+    await setup.watcher.refresh()
+    before = setup.models.current.get_embedding("m")
+
+    setup.cluster.applications = {}
+    await setup.watcher.refresh()
+    with pytest.raises(ModelNotFoundError):
+        setup.models.current.get_embedding("m")
+    setup.cluster.applications = {"a": application("embedding")}
+    await setup.watcher.refresh()
+
+    assert setup.models.current.get_embedding("m") is not before
+
+
+async def test_application_redeployed_as_another_kind_gets_a_backend_of_that_kind() -> None:
+    setup = Setup(a=application("embedding"))
+    await setup.watcher.refresh()
+    setup.cluster.applications = {"a": application("diffusion")}
+
+    await setup.watcher.refresh()
+
+    assert isinstance(setup.models.current.get_diffusion("m"), DiffusionHandle)
+
+
+async def test_failed_look_up_keeps_the_models_known_before(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    setup = Setup(a=application(), ledger=LEDGER_APPLICATION)
+    await setup.watcher.refresh()
+    setup.cluster.error = RuntimeError("the controller restarts")
+
+    await setup.watcher.refresh()
+
+    assert setup.ids == ["m"]
+    assert setup.watcher.has_ledger
+    assert "keeping those known before" in caplog.text
+
+
+async def test_failed_first_look_up_leaves_everything_unknown() -> None:
+    setup = Setup()
+    setup.cluster.error = RuntimeError("the controller restarts")
+
+    await setup.watcher.refresh()
+
+    assert not setup.models.is_known
+    assert setup.watcher.has_ledger is None
+
+
+async def test_capabilities_are_fetched_in_the_background() -> None:
+    setup = Setup(a=application())
+    await setup.watcher.refresh()
+    first = setup.models.current.find("m")
+    await settle()
+
+    await setup.watcher.refresh()
+
+    second = setup.models.current.find("m")
+    assert first is not None
+    assert second is not None
+    assert (first.capabilities, second.capabilities) == ({}, {"context_length": 4096})
+
+
+async def test_shut_down_cancels_open_calls() -> None:
+    setup = Setup(a=application())
+    await setup.watcher.refresh()
+
+    setup.watcher.shut_down()
+    await asyncio.wait(asyncio.all_tasks() - {asyncio.current_task()})
+    await setup.watcher.refresh()
+
+    entry = setup.models.current.find("m")
+    assert entry is not None
+    assert entry.capabilities == {}
+    setup.watcher.shut_down()
+
+
+async def test_adapters_of_the_arguments_are_models_too(tmp_path: Path) -> None:
+    setup = Setup(a=application(adapters=[{"id": "adapter", "source": str(tmp_path)}]))
+
+    await setup.watcher.refresh()
+
+    assert setup.models.current.get_llm("adapter").adapter == "adapter"
+
+
+async def test_ledger_is_found_once_it_is_deployed_and_gone_once_it_is_removed() -> None:
+    setup = Setup()
+    seen = []
+    for applications in ({}, {"l": LEDGER_APPLICATION}, {"l": LEDGER_APPLICATION}, {}):
+        setup.cluster.applications = applications
+        await setup.watcher.refresh()
+        seen.append((setup.watcher.has_ledger, setup.watcher.ledger is not None))
+
+    assert seen == [(False, False), (True, True), (True, True), (False, False)]
+    assert setup.cluster.handles == [("Ledger", "l")]
+
+
+async def test_receiver_stays_on_loopback_while_all_replicas_run_on_this_node() -> None:
+    setup = Setup(a=application(node=HERE))
+
+    await setup.watcher.refresh()
+
+    assert setup.receiver.hosts == []
+
+
+async def test_receiver_listens_at_the_nodes_address_once_a_replica_runs_elsewhere() -> None:
+    setup = Setup(a=application(node=THERE))
+
+    await setup.watcher.refresh()
+    await setup.watcher.refresh()
+
+    assert setup.receiver.hosts == ["10.0.0.1"]
+
+
+async def test_address_that_is_not_free_is_tried_again(caplog: pytest.LogCaptureFixture) -> None:
+    setup = Setup(a=application(node=THERE))
+    setup.receiver.errors = iter([zmq.ZMQError(errno.EADDRNOTAVAIL)])
+
+    await setup.watcher.refresh()
+    await setup.watcher.refresh()
+
+    assert setup.receiver.hosts == ["10.0.0.1", "10.0.0.1"]
+    assert setup.ids == ["m"]
+    assert "cannot listen at 10.0.0.1" in caplog.text
