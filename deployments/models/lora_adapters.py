@@ -5,37 +5,17 @@ configuration and the folders in `adapters_dir`.
 """
 
 import itertools
-import re
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 from api.errors import EngineError, ModelNotFoundError
-from deployments.config.base import MODEL_ID
+from deployments.config.adapters import list_adapters
 from deployments.config.llm import LlmArgs
 from deployments.engines.sources import SourceError, resolve_source
 
-_CONFIG = "adapter_config.json"
-
 Load = Callable[[str, int, str], Awaitable[Any]]
 """Name, number and folder → the adapter as the engine needs it."""
-
-
-def list_adapters(args: LlmArgs) -> dict[str, str]:
-    """Adapters of a model, name → source: the listed ones, then those of `adapters_dir` by name.
-
-    A folder that cannot be read counts as empty.
-    """
-    adapters = {adapter.id: adapter.source for adapter in args.adapters}
-    if args.adapters_dir is not None:
-        try:
-            folders = sorted(Path(args.adapters_dir).expanduser().iterdir())
-        except OSError:
-            folders = []
-        for folder in folders:
-            if re.fullmatch(MODEL_ID, folder.name) and (folder / _CONFIG).is_file():
-                adapters.setdefault(folder.name, str(folder))
-    return adapters
 
 
 class Adapters:

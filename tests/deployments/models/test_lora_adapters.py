@@ -4,7 +4,7 @@ import pytest
 
 from api.errors import EngineError, ModelNotFoundError
 from deployments.config.llm import AdapterArgs, LlmArgs
-from deployments.models.lora_adapters import Adapters, list_adapters
+from deployments.models.lora_adapters import Adapters
 
 
 def make_adapter(folder: Path) -> Path:
@@ -27,23 +27,6 @@ class Loads:
     async def __call__(self, name: str, number: int, folder: str) -> str:
         self.loaded.append((name, number, folder))
         return f"{name}#{number}"
-
-
-def test_adapters_are_those_of_the_list_and_of_the_folder(tmp_path: Path) -> None:
-    make_adapter(tmp_path / "dir" / "b")
-    make_adapter(tmp_path / "dir" / "a")
-    make_adapter(tmp_path / "dir" / "not a name")
-    (tmp_path / "dir" / "no-adapter").mkdir()
-
-    assert list_adapters(args_for(tmp_path, "z", "b")) == {
-        "z": str(tmp_path / "z"),
-        "b": str(tmp_path / "b"),
-        "a": str(tmp_path / "dir" / "a"),
-    }
-
-
-def test_a_folder_that_is_not_there_holds_none(tmp_path: Path) -> None:
-    assert list_adapters(args_for(tmp_path)) == {}
 
 
 async def test_each_adapter_is_loaded_once_under_a_number_of_its_own(tmp_path: Path) -> None:
