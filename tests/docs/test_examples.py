@@ -1,4 +1,4 @@
-"""Every example is a configuration that `scripts/check_config` accepts, and says what it should."""
+"""The files in `examples/` are configurations that `scripts/check_config` accepts."""
 
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from deployments.check.configuration import find_problems
 from deployments.config.diffusion import DiffusionArgs
 from deployments.config.embedding import EmbeddingArgs
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = sorted((ROOT / "examples").rglob("*.yaml"))
 GPU = ROOT / "examples" / "gpu" / "serve_config.yaml"
 
@@ -20,7 +20,7 @@ def gpu_applications() -> dict[str, Any]:
     return {each["name"]: each for each in yaml.safe_load(GPU.read_text())["applications"]}
 
 
-def test_there_are_examples() -> None:
+def test_gpu_example_is_among_the_examples() -> None:
     assert GPU in EXAMPLES
 
 
@@ -31,7 +31,7 @@ def test_example_is_accepted(example: Path, capsys: pytest.CaptureFixture[str]) 
 
 
 @pytest.mark.parametrize("model", ["sdxl", "flux_1-schnell"])
-def test_model_that_fits_a_batch_can_draw_its_own_size(model: str) -> None:
+def test_largest_image_of_a_model_fits_into_a_batch(model: str) -> None:
     args = DiffusionArgs(**gpu_applications()[model]["args"])
 
     options = args.engine
@@ -40,7 +40,7 @@ def test_model_that_fits_a_batch_can_draw_its_own_size(model: str) -> None:
     assert options.max_size_px % options.size_multiple_px == 0
 
 
-def test_those_that_share_a_gpu_fit_on_it() -> None:
+def test_models_that_share_a_gpu_fit_on_it() -> None:
     shares = [
         application["deployments"][0]["ray_actor_options"]["num_gpus"]
         for application in gpu_applications().values()
@@ -51,7 +51,7 @@ def test_those_that_share_a_gpu_fit_on_it() -> None:
     assert sum(shares) == pytest.approx(1.0)
 
 
-def test_vllm_keeps_to_its_share() -> None:
+def test_vllm_uses_no_more_than_its_share_of_the_gpu() -> None:
     application = gpu_applications()["qwen3-embedding"]
     args = EmbeddingArgs(**application["args"])
 
@@ -59,7 +59,7 @@ def test_vllm_keeps_to_its_share() -> None:
     assert args.vllm["gpu_memory_utilization"] < share
 
 
-def test_mistake_in_an_example_would_be_found() -> None:
+def test_mistake_in_an_example_is_found() -> None:
     config = yaml.safe_load(GPU.read_text())
     config["applications"][2]["args"]["engine"]["colour"] = 1
 
