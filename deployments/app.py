@@ -1,6 +1,6 @@
-"""The composition root: the builders that `import_path` names in serve_config.yaml.
+"""The composition root: the application builders that serve_config.yaml names as `import_path`.
 
-Each takes its typed `args` and makes one application with one deployment.
+Each takes its typed `args` and builds one application with one deployment.
 """
 
 from ray.serve import Application
@@ -18,25 +18,25 @@ from deployments.models.llm import LLM
 
 
 def ingress(args: IngressArgs) -> Application:
-    """The HTTP face; one to a service."""
+    """Build the HTTP API; exactly one per service."""
     return Ingress.bind(args)
 
 
 def ledger(args: LedgerArgs) -> Application:
-    """Keys, limits and usage; at most one to a service."""
+    """Build the ledger of keys, limits and usage; at most one per service."""
     return Ledger.bind(args)
 
 
 def llm(args: LlmArgs) -> Application:
-    """A model for chat and completions."""
+    """Build a model for chat and completions."""
     return LLM.bind(args)
 
 
 def embedding(args: EmbeddingArgs) -> Application:
-    """A model for embeddings."""
+    """Build a model for embeddings, reranking and scores."""
     return Embedding.bind(args)
 
 
 def diffusion(args: DiffusionArgs) -> Application:
-    """A model for images."""
+    """Build a model for images."""
     return Diffusion.bind(args)

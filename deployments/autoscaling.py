@@ -1,13 +1,14 @@
-"""How many replicas an image model needs: by the image-steps that are still to take.
+"""Autoscaling policy for image models: replicas follow the image-steps that are still pending.
 
-A request for ten images of 50 steps is more work than a hundred of one image and 4 steps, so the
-number of requests says little. Each replica reports its steps; Serve collects them, averages them
-over `look_back_period_s`, and asks the policy below. Its answer is not the last word: around every
-policy Serve applies `upscaling_factor` and `downscaling_factor`, the delays, `min_replicas` and
-`max_replicas`, and starts from no replicas by itself as soon as a request waits (Ray 2.60:
+Ten images of 50 steps are more work than a hundred requests for one image of 4 steps, so the number
+of requests says little. Each replica reports its pending steps; Serve averages them over
+`look_back_period_s` and calls the policy below. Around every policy Serve applies
+`upscaling_factor`, `downscaling_factor`, the delays, `min_replicas` and `max_replicas`, and it
+starts the first replica by itself as soon as a request waits (Ray 2.60:
 serve/autoscaling_policy.py, `_apply_autoscaling_config`).
 
-Serve pickles this module by value and unpickles it in its controller: it imports none of ours.
+Serve pickles this module by value and unpickles it in its controller, so it must not import our
+other modules.
 """
 
 import math
@@ -17,19 +18,19 @@ if TYPE_CHECKING:
     from ray.serve.config import AutoscalingContext
 
 IMAGE_STEPS = "image_steps"
-"""The name of the figure that replicas report."""
+"""Name of the metric that replicas report."""
 
 
 class QueuedImageSteps:
-    """A policy: so many replicas that each has about `target_steps` before it."""
+    """Wants as many replicas as give each about `target_steps` pending image-steps."""
 
     def __init__(self, target_steps: float = 240.0, request_steps: float = 30.0) -> None:
-        """Take what stands under `policy_kwargs` in the configuration.
+        """Configure the policy by the `policy_kwargs` of the configuration.
 
         Args:
-            target_steps: image-steps that a replica may have before it, those it is drawing
-                included; 240 are eight images of 30 steps, a full batch.
-            request_steps: what a request is taken for that no replica has seen yet.
+            target_steps: pending image-steps per replica, running ones included; 240 are eight
+                images of 30 steps, which is a full batch.
+            request_steps: image-steps assumed for a request that no replica has received yet.
 
         Raises:
             ValueError: one of them is not a positive number.
@@ -42,17 +43,17 @@ class QueuedImageSteps:
         self._request_steps = request_steps
 
     def __call__(self, context: "AutoscalingContext") -> tuple[float, dict[str, Any]]:
-        """The number of replicas, not yet rounded, and no state of its own."""
+        """Return the wanted number of replicas, not rounded, and no policy state."""
         running = context.running_replicas
-        if not running:  # the first one is on its way, or none is wanted
+        if not running:  # the first one is starting, or none is wanted
             return context.target_num_replicas, {}
         reported = (context.aggregated_metrics or {}).get(IMAGE_STEPS) or {}
-        unseen = context.total_queued_requests if reported else context.total_num_requests
-        steps = sum(reported.values()) + (unseen or 0.0) * self._request_steps
+        unreported = context.total_queued_requests if reported else context.total_num_requests
+        steps = sum(reported.values()) + (unreported or 0.0) * self._request_steps
         wanted = steps / self._target_steps
         if context.total_num_requests > 0:
-            wanted = max(wanted, 1.0)  # no step is left of it, but it has not got its answer
+            wanted = max(wanted, 1.0)  # a request without pending steps still awaits its response
         if any(replica not in reported for replica in running):
-            # It may have much to do: nobody is sent away before all have reported.
+            # A replica that has not reported may be busy: do not scale down until all have.
             wanted = max(wanted, context.target_num_replicas)
         return wanted, {}

@@ -1,7 +1,8 @@
-"""Which models Ray Serve has: the one place that reads Serve's own account of its applications.
+"""Finds the models and the ledger among Ray Serve's applications.
 
 `serve.status()` costs 60 ms of CPU in the caller and would stall every stream. The controller's
-details (ray.serve._private, 2.60) cost under one, hold each application's `args`, and are awaited.
+details (ray.serve._private, 2.60) cost less than 1 ms, include each application's `args`, and are
+awaited.
 """
 
 from collections.abc import Iterator, Mapping
@@ -16,14 +17,14 @@ KINDS: Mapping[str, ModelKind] = {
     "deployments.app:embedding": "embedding",
     "deployments.app:diffusion": "diffusion",
 }
-"""Import path of an application → the kind of model it serves."""
+"""Import path of an application → kind of model."""
 
 DEPLOYMENTS: Mapping[ModelKind, str] = {
     "llm": "LLM",
     "embedding": "Embedding",
     "diffusion": "Diffusion",
 }
-"""Kind → the name of the one deployment in its application."""
+"""Kind of model → name of the only deployment in its application."""
 
 LEDGER_PATH = "deployments.app:ledger"
 LEDGER = "Ledger"
@@ -33,7 +34,7 @@ _SOURCE_ERROR = "SourceError: "
 
 @dataclass(frozen=True, slots=True)
 class DiscoveredModel:
-    """One model's application, as Serve sees it now."""
+    """The application of one model, in its current state."""
 
     application: str
     id: str
@@ -43,11 +44,12 @@ class DiscoveredModel:
     deployed_at_s: int
     args: Mapping[str, Any]
     is_settled: bool = True
-    """False while another version is being deployed over the one that serves."""
+    """False while a new version is being deployed over the running one."""
 
 
 async def fetch_details() -> dict[str, Any]:
-    """Serve's own account of everything it runs (schema `ServeInstanceDetails`, as a dict)."""
+    """Fetch Serve's details of everything it runs, as a dict of schema `ServeInstanceDetails`."""
+    # Imported here for its cost: the rest of this module needs no Ray.
     from ray.serve.context import _get_global_client
 
     client = _get_global_client()
@@ -56,7 +58,7 @@ async def fetch_details() -> dict[str, Any]:
 
 
 def to_models(details: Mapping[str, Any]) -> Iterator[DiscoveredModel]:
-    """The models among the applications, in the order of the configuration."""
+    """Yield the models among the applications, in the order of the configuration."""
     for name, application in details["applications"].items():
         config = application.get("deployed_app_config") or {}
         kind = KINDS.get(config.get("import_path", ""))
@@ -78,7 +80,7 @@ def to_models(details: Mapping[str, Any]) -> Iterator[DiscoveredModel]:
 
 
 def find_ledger_application(details: Mapping[str, Any]) -> str | None:
-    """The name of the application that keeps keys, limits and usage."""
+    """Name of the ledger's application; None if there is none."""
     for name, application in details["applications"].items():
         config = application.get("deployed_app_config") or {}
         if config.get("import_path") == LEDGER_PATH and application["status"] != "DELETING":
@@ -87,7 +89,7 @@ def find_ledger_application(details: Mapping[str, Any]) -> str | None:
 
 
 def find_nodes(details: Mapping[str, Any]) -> set[str]:
-    """Ids of the nodes that replicas run or start on."""
+    """Ids of the nodes that have running or starting replicas."""
     return {
         replica["node_id"]
         for application in details["applications"].values()
@@ -98,7 +100,7 @@ def find_nodes(details: Mapping[str, Any]) -> set[str]:
 
 
 def _to_state(application: Mapping[str, Any], kind: ModelKind) -> State:
-    """A live replica serves, whatever is being deployed over it."""
+    """A model with a running replica is ready, even while a new version is being deployed."""
     deployment = application["deployments"].get(DEPLOYMENTS[kind], {})
     if any(replica["state"] == "RUNNING" for replica in deployment.get("replicas", [])):
         return "ready"
@@ -110,7 +112,7 @@ def _to_state(application: Mapping[str, Any], kind: ModelKind) -> State:
 
 
 def _to_message(application: Mapping[str, Any], kind: ModelKind) -> str:
-    """One line out of Serve's message, which holds a traceback when a constructor raised."""
+    """One line of Serve's message, which contains a traceback if a constructor raised."""
     deployment = application["deployments"].get(DEPLOYMENTS[kind], {})
     messages = [deployment.get("message", ""), application.get("message", "")]
     lines = [line.strip() for message in messages for line in message.splitlines() if line.strip()]

@@ -1,4 +1,4 @@
-"""One line a record, on the replica's stderr, which Ray shows where the service was started."""
+"""Logs of our packages: one line per record on stderr, which Ray forwards to the terminal."""
 
 import logging
 import sys
@@ -9,15 +9,15 @@ _PACKAGES = ("api", "deployments")
 
 
 class _Formatter(logging.Formatter):
-    """Writes tracebacks without `print`, which Serve replaces by one that mangles them."""
+    """Formats tracebacks without `print`, because Serve's replacement of `print` mangles them."""
 
-    def formatException(self, ei: Any) -> str:  # the name is the library's
+    def formatException(self, ei: Any) -> str:  # the library's name
         return "".join(traceback.format_exception(*ei)).rstrip()
 
 
 def configure_logs() -> None:
-    """Write what our packages log, from INFO on. Called once in every replica."""
-    # Serve replaces sys.stderr with a buffer that dies with a replica whose constructor raises.
+    """Write records of our packages from level INFO. Called once in every replica."""
+    # Serve replaces sys.stderr by a buffer that is lost when a replica's constructor raises.
     handler = logging.StreamHandler(sys.__stderr__)
     handler.setFormatter(_Formatter("triptych %(levelname)s %(name)s: %(message)s"))
     for package in _PACKAGES:

@@ -1,4 +1,4 @@
-"""One service with fake engines for all tests of this folder."""
+"""One service with fake engines, shared by the tests of this folder."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +12,7 @@ _ACTOR = {"num_cpus": 0.1}
 
 
 def application(name: str, kind: str, deployment: str, **args: Any) -> dict[str, Any]:
-    """One model's block of the configuration."""
+    """The configuration of one model's application."""
     return {
         "name": name,
         "route_prefix": None,
@@ -50,7 +50,7 @@ APPLICATIONS = [
 
 @pytest.fixture(scope="package")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """The service; tests that change its applications put them back."""
+    """The service; tests that change its applications restore them."""
     home: Path = tmp_path_factory.mktemp("home")
     with running({"applications": APPLICATIONS}, home) as service:
         yield service
@@ -58,7 +58,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 @pytest.fixture(scope="module")
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """Three ingress replicas, a ledger, and models that write slowly enough to be interrupted."""
+    """Three ingress replicas, a ledger, and models slow enough to be interrupted."""
     home: Path = tmp_path_factory.mktemp("fleet")
     ingress = {
         **APPLICATIONS[0],

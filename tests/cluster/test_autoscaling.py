@@ -1,4 +1,4 @@
-"""Replicas of an image model follow the steps that are to take, not the requests."""
+"""Replicas of an image model follow the pending steps, not the number of requests."""
 
 import asyncio
 import time
@@ -27,15 +27,15 @@ AUTOSCALING = {
 }
 
 
-def painters() -> dict[str, Any]:
-    added = application("painters", "diffusion", "Diffusion")
+def scaled_model() -> dict[str, Any]:
+    added = application("scaled", "diffusion", "Diffusion")
     added["deployments"][0]["autoscaling_config"] = AUTOSCALING
     return added
 
 
-async def draw(service: Service, clients: int, seconds: float, **parameters: int) -> int:
-    """Let so many clients ask again and again; gives the most replicas that were seen."""
-    body = {"model": "painters", "prompt": "x", "size": "16x16", **parameters}
+async def generate_images(service: Service, clients: int, seconds: float, **parameters: int) -> int:
+    """Keep `clients` clients busy for `seconds`; returns the largest number of replicas seen."""
+    body = {"model": "scaled", "prompt": "x", "size": "16x16", **parameters}
     ends_s = time.monotonic() + seconds
     most = 0
     headers = {"authorization": f"Bearer {service.key}"}
@@ -49,22 +49,24 @@ async def draw(service: Service, clients: int, seconds: float, **parameters: int
         asking = asyncio.gather(*(ask() for _ in range(clients)))
         while not asking.done():
             pids = await asyncio.to_thread(service.replica_pids)
-            most = max(most, len(pids.get("painters", ())))
+            most = max(most, len(pids.get("scaled", ())))
             await asyncio.sleep(0.2)
         await asking
     return most
 
 
-async def test_many_steps_bring_replicas_and_many_requests_do_not(service: Service):
-    """From none to one for the first request, whatever it asks for."""
-    service.deploy([*APPLICATIONS, painters()])
-    wait_until(lambda: service.ready().get("painters", {}).get("state") == "idle", 60)
-    await draw(service, 1, 0.1)  # who comes now waits; the others would be told to come again
-    wait_until(lambda: service.ready()["painters"]["state"] == "ready", 60)
+async def test_replicas_scale_with_pending_steps_and_not_with_requests(service: Service):
+    """The first request starts the first replica, however few steps it has."""
+    service.deploy([*APPLICATIONS, scaled_model()])
+    wait_until(lambda: service.ready().get("scaled", {}).get("state") == "idle", 60)
+    await generate_images(service, 1, 0.1)  # this request waits; while starting, others get 503
+    wait_until(lambda: service.ready()["scaled"]["state"] == "ready", 60)
 
-    for_many_requests = await draw(service, 60, 4, num_inference_steps=1)
-    for_many_steps = await draw(service, 10, 30, num_inference_steps=200, n=10)
+    for_many_requests = await generate_images(service, 60, 4, num_inference_steps=1)
+    for_many_steps = await generate_images(service, 10, 30, num_inference_steps=200, n=10)
     service.deploy(APPLICATIONS)
-    wait_until(lambda: "painters" not in service.ready(), 30)  # Serve takes half a minute to end it
+    wait_until(
+        lambda: "scaled" not in service.ready(), 30
+    )  # Serve takes half a minute to stop a replica
 
     assert (for_many_requests, for_many_steps) == (1, 2)

@@ -1,4 +1,4 @@
-"""What clients send is kept nowhere, whatever becomes of the request (hardening T52)."""
+"""What clients send leaks into no file, log or page, however the request ends."""
 
 import base64
 import contextlib
@@ -27,29 +27,29 @@ from tests.helpers.tenants import make_key
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(400)]
 
-LOGGED, USER, PEPPER = "the prompt that may be kept", "the user", "the pepper"
+LOGGED, USER, PEPPER = "the prompt that may be logged", "the user", "the pepper"
 ENVIRONMENT = "the key of the environment"
 MAX_BODY_BYTES = 100_000
 
 
 @dataclass
 class Traffic:
-    """All that clients have sent, and what came back."""
+    """Everything that clients have sent, and the errors they got."""
 
     service: Service
     canaries: Canaries
     key: str
     small: str
-    """A key whose limits nothing fits into."""
-    keeping: str
-    """A key whose prompts may be kept."""
+    """A key with limits that every request exceeds."""
+    logging: str
+    """A key whose prompts may be logged."""
     admin: str
     answers: list[tuple[str, int, bytes]] = field(default_factory=list)
-    """What was asked, and the status and body of each error."""
+    """Name of the request, status and body of each error."""
     statuses: dict[str, int] = field(default_factory=dict)
 
     def ask(self, what: str, path: str, body: Any, key: str | None = None, **headers: str) -> int:
-        """Send a body; errors are kept."""
+        """Send a body, and record an error response."""
         headers = {"authorization": f"Bearer {key or self.key}", **headers}
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
         response = httpx.post(
@@ -63,8 +63,8 @@ class Traffic:
         self.statuses[what] = response.status_code
         return response.status_code
 
-    def leave(self, path: str, body: dict[str, Any]) -> None:
-        """Ask for a long answer, and go away."""
+    def disconnect(self, path: str, body: dict[str, Any]) -> None:
+        """Request a long completion, and disconnect."""
         request = {**body, "max_tokens": 1000}
         headers = {"authorization": f"Bearer {self.key}"}
         timeout = httpx.Timeout(30, read=0.5)
@@ -86,7 +86,7 @@ def to_png(text: str) -> bytes:
 
 @pytest.fixture(scope="module")
 def traffic(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Traffic]:
-    """A service that has answered, refused, failed and lost many requests."""
+    """A service that has completed, refused, failed and lost many requests."""
     home: Path = tmp_path_factory.mktemp("canary")
     canaries = Canaries()
     environment_key = canaries.add(ENVIRONMENT, new_secret()[1])
@@ -115,7 +115,7 @@ def traffic(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Traffic]:
             canaries,
             canaries.add("a key", make_key(service, "plain", "--tpm", "100000")),
             canaries.add("a small key", make_key(service, "small", "--tpm", "1")),
-            canaries.add("a keeping key", make_key(service, "keeping", "--allow-prompt-log")),
+            canaries.add("a logging key", make_key(service, "logging", "--allow-prompt-log")),
             canaries.add("an admin key", make_key(service, "admin", "--scope", "admin")),
         )
         administer(traffic)
@@ -125,9 +125,9 @@ def traffic(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Traffic]:
                 send_texts(traffic, path, is_streamed)
         send_tools_and_images(traffic)
         send_inputs(traffic)
-        send_to_be_kept(traffic)
+        send_prompts_to_log(traffic)
         send_broken_bodies(traffic)
-        kill_amid(traffic)
+        kill_mid_stream(traffic)
         settle(traffic)
         yield traffic
 
@@ -142,7 +142,7 @@ def running_with(
 
 
 def administer(traffic: Traffic) -> None:
-    """Make a key over HTTP, and give it another secret."""
+    """Create a key over HTTP, and rotate it."""
     with traffic.service.client() as http:
         http.headers["authorization"] = f"Bearer {traffic.admin}"
         made = http.post("/v1/keys", json={"name": "by-http"}).json()
@@ -170,7 +170,9 @@ def send_wrong_keys(traffic: Traffic) -> None:
             f"Bearer {'x' * 1_000_000}{long}",
         ]
     ):
-        with contextlib.suppress(httpx.TransportError):  # HAProxy cuts off what is far too long
+        with contextlib.suppress(
+            httpx.TransportError
+        ):  # HAProxy rejects headers that are far too long
             traffic.ask(f"wrong key {number}", "completions", body, authorization=value)
     for name in ("api_key", "key", "api-key"):
         traffic.ask(f"{name} in the query", f"completions?{name}={wrong}", body, "none")
@@ -203,7 +205,7 @@ def send_texts(traffic: Traffic, path: str, is_streamed: bool) -> None:
     user = traffic.canaries.new(USER)
     stop = traffic.canaries.new(f"a stop sequence, {kind}")
     ask("succeeds", 200, user=user, stop=stop)
-    ask("may not be kept", 200, log_prompt=True)
+    ask("may not be logged", 200, log_prompt=True)
     ask("engine error", 200 if is_streamed else 500, "breaks", user=user, max_tokens=3)
     for number in range(2):
         wrong = traffic.canaries.new(f"a wrong value {number}, {kind}")
@@ -216,7 +218,7 @@ def send_texts(traffic: Traffic, path: str, is_streamed: bool) -> None:
     huge = "x " * (MAX_BODY_BYTES // 2)
     body = {**to_request("too large"), **to_body(path, traffic.canaries.new(f"413, {kind}") + huge)}
     assert traffic.ask(f"too large, {kind}", path, body) == 413
-    traffic.leave(path, to_request("left"))
+    traffic.disconnect(path, to_request("left"))
 
 
 def send_tools_and_images(traffic: Traffic) -> None:
@@ -232,8 +234,8 @@ def send_tools_and_images(traffic: Traffic) -> None:
         "properties": {"city": {"type": "string", "enum": [new("a schema's value")]}},
     }
     function = {"name": "look_up", "description": new("a function"), "parameters": schema}
-    picture = base64.b64encode(to_png(new("a picture"))).decode()
-    no_picture = base64.b64encode(new("no picture").encode()).decode()
+    image = base64.b64encode(to_png(new("an image"))).decode()
+    not_an_image = base64.b64encode(new("not an image").encode()).decode()
     turns = [
         {"role": "system", "content": new("a system prompt")},
         {"role": "user", "content": "where?"},
@@ -254,16 +256,16 @@ def send_tools_and_images(traffic: Traffic) -> None:
             ask("tools", messages=turns, **tools)
             ask("a form", messages=turns[:2], response_format=form)
             ask("wrong tools", messages=turns, tools=[wrong])
-            for data in (picture, no_picture, picture[:-3] + "*"):
+            for data in (image, not_an_image, image[:-3] + "*"):
                 url = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{data}"}}
-                text = {"type": "text", "text": new(f"a text beside a picture, {kind}")}
-                ask("a picture", messages=[{"role": "user", "content": [text, url]}])
+                text = {"type": "text", "text": new(f"a text beside an image, {kind}")}
+                ask("an image", messages=[{"role": "user", "content": [text, url]}])
     assert traffic.statuses["tools, echo whole"] == 200
     assert traffic.statuses["wrong tools, echo whole"] == 400
 
 
 def send_inputs(traffic: Traffic) -> None:
-    """Embeddings and images."""
+    """Send embeddings and image requests."""
     new, ask = traffic.canaries.new, traffic.ask
     user = new(USER)
     embedding = {"model": "vectors", "input": [new("an input"), "two"], "user": user}
@@ -280,19 +282,19 @@ def send_inputs(traffic: Traffic) -> None:
     assert ask("image", "images/generations", drawing) == 200
     for members in ({"n": 1000}, {"size": new("a size")}, {"seed": new("a seed")}):
         assert ask(f"bad {members}", "images/generations", {**drawing, **members}) == 400
-    assert ask("no painter", "images/generations", {**drawing, "model": "echo"}) == 400
+    assert ask("no image model", "images/generations", {**drawing, "model": "echo"}) == 400
 
 
-def send_to_be_kept(traffic: Traffic) -> None:
-    """Only the first of these may be kept."""
+def send_prompts_to_log(traffic: Traffic) -> None:
+    """Only the first of these prompts may be logged."""
     new = traffic.canaries.new
     body = {"model": "echo", "log_prompt": True}
-    keep = {**body, "prompt": new(LOGGED)}
-    assert traffic.ask("kept", "completions", keep, traffic.keeping) == 200
-    not_said = {"model": "echo", "prompt": new("a prompt of a key that may, but did not say so")}
-    assert traffic.ask("not said", "completions", not_said, traffic.keeping) == 200
+    logged = {**body, "prompt": new(LOGGED)}
+    assert traffic.ask("logged", "completions", logged, traffic.logging) == 200
+    not_asked = {"model": "echo", "prompt": new("a prompt without log_prompt")}
+    assert traffic.ask("not asked", "completions", not_asked, traffic.logging) == 200
     failing = {**body, "prompt": new("a prompt that is refused"), "model": "nothing"}
-    assert traffic.ask("refused", "completions", failing, traffic.keeping) == 404
+    assert traffic.ask("refused", "completions", failing, traffic.logging) == 404
 
 
 def send_broken_bodies(traffic: Traffic) -> None:
@@ -300,12 +302,12 @@ def send_broken_bodies(traffic: Traffic) -> None:
     text = new("a broken body").encode()
     assert ask("not JSON", "completions", b'{"model":"echo","prompt":"' + text) == 400
     assert ask("no object", "completions", b'["' + text[:40] + b'"]') == 400
-    twin = {"model": "echo", "prompt": new("a twin")}
-    twice = json.dumps(twin).replace('"model"', '"prompt": "x", "model"')
-    assert ask("twins", "completions", twice.encode()) == 400
+    duplicate = {"model": "echo", "prompt": new("a duplicate")}
+    twice = json.dumps(duplicate).replace('"model"', '"prompt": "x", "model"')
+    assert ask("duplicate keys", "completions", twice.encode()) == 400
     other = json.dumps({"model": "echo", "prompt": new("of another type")}).encode()
     assert ask("no JSON type", "completions", other, **{"content-type": "text/plain"}) == 415
-    assert ask("no such page", "nowhere", {"prompt": new("for nobody")}) == 404
+    assert ask("no such page", "nowhere", {"prompt": new("for no page")}) == 404
     half = b'{"model":"echo","prompt":"' + new("half a body").encode()
     with socket.create_connection(("127.0.0.1", traffic.service.port)) as raw:
         head = f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {traffic.key}"
@@ -314,12 +316,16 @@ def send_broken_bodies(traffic: Traffic) -> None:
         time.sleep(0.3)
 
 
-def kill_amid(traffic: Traffic) -> None:
-    """Kill the replica that is working on two requests."""
+def kill_mid_stream(traffic: Traffic) -> None:
+    """Kill the replica during a stream."""
     pids = traffic.service.replica_pids()["echo"]
     url = f"{traffic.service.url}/v1/completions"
     headers = {"authorization": f"Bearer {traffic.key}"}
-    body = {"model": "echo", "prompt": traffic.canaries.new("amid a death"), "max_tokens": 1000}
+    body = {
+        "model": "echo",
+        "prompt": traffic.canaries.new("a prompt whose replica is killed"),
+        "max_tokens": 1000,
+    }
     with httpx.stream("POST", url, json={**body, "stream": True}, headers=headers) as response:
         pieces = response.iter_raw()
         next(pieces)
@@ -329,16 +335,16 @@ def kill_amid(traffic: Traffic) -> None:
 
 
 def settle(traffic: Traffic) -> None:
-    """Wait for all that is written later."""
+    """Wait for everything that is written with a delay."""
     wait_until(lambda: traffic.service.ready()["echo"]["state"] == "ready", timeout_s=60)
     spool = traffic.service.home / "spool"
     wait_until(lambda: not any(path.stat().st_size for path in files_below(spool)), timeout_s=30)
     audit = traffic.service.home / "logs" / "audit.jsonl"
     wait_until(lambda: "auth_failures" in audit.read_text(), timeout_s=20)
-    time.sleep(2)  # logs are flushed now and then
+    time.sleep(2)  # logs are flushed periodically
 
 
-def test_nothing_stands_in_the_files_of_the_service(traffic: Traffic):
+def test_files_of_the_service_hold_nothing_that_clients_sent(traffic: Traffic):
     home = traffic.service.home
     found = {(name, path.relative_to(home)) for name, path in traffic.canaries.found_below(home)}
     allowed = {
@@ -352,7 +358,7 @@ def test_nothing_stands_in_the_files_of_the_service(traffic: Traffic):
     assert {name for name, _ in found} == {ENVIRONMENT, PEPPER, LOGGED, USER}, "the search works"
 
 
-def test_nothing_stands_in_the_files_of_ray(traffic: Traffic):
+def test_files_of_ray_hold_nothing_that_clients_sent(traffic: Traffic):
     folder = traffic.service.run_time_folder()
     logs = [path for path in files_below(folder) if path.suffix in (".log", ".err", ".out")]
 
@@ -360,7 +366,7 @@ def test_nothing_stands_in_the_files_of_ray(traffic: Traffic):
     assert list(traffic.canaries.found_below(folder)) == []
 
 
-def test_nothing_stands_in_what_serve_and_ray_tell(traffic: Traffic):
+def test_pages_of_serve_and_ray_show_nothing_that_clients_sent(traffic: Traffic):
     service = traffic.service
     headers = {"authorization": f"Bearer {AUTH_TOKEN.read_text().strip()}"}
     status = subprocess.run(
@@ -387,7 +393,7 @@ def test_nothing_stands_in_what_serve_and_ray_tell(traffic: Traffic):
     }
 
 
-def test_nothing_stands_in_what_the_service_tells(traffic: Traffic):
+def test_responses_of_the_service_show_nothing_that_clients_sent(traffic: Traffic):
     paths = ["/ready", "/health", "/v1/models", "/v1/models/echo", "/v1/usage", "/v1/keys"]
     paths += ["/v1/usage?group_by=key,model", "/v1/keys/plain", "/v1/models/nothing", "/v1/nothing"]
     with traffic.service.client() as http:
@@ -403,10 +409,10 @@ def test_nothing_stands_in_what_the_service_tells(traffic: Traffic):
     assert traffic.canaries.found_in(by_user) == {USER}
 
 
-def test_no_error_repeats_what_was_sent(traffic: Traffic):
+def test_errors_repeat_nothing_that_clients_sent(traffic: Traffic):
     assert len(traffic.answers) > 50
     assert {status for _, status, _ in traffic.answers} >= {400, 401, 404, 413, 415, 429, 500}
-    # What the failing model wrote before it failed is its answer, and no part of the error.
+    # The text that the model wrote before it failed is not part of the error.
     errors = {
         what: next(line for line in body.splitlines() if b'"error"' in line)
         for what, status, body in traffic.answers
@@ -418,7 +424,7 @@ def test_no_error_repeats_what_was_sent(traffic: Traffic):
     } == {}
 
 
-def test_no_process_shows_anything_but_the_key_of_its_environment(traffic: Traffic):
+def test_processes_show_only_the_key_of_their_environment(traffic: Traffic):
     found: set[str] = set()
     for process in traffic.service.processes():
         with contextlib.suppress(psutil.NoSuchProcess):

@@ -1,4 +1,4 @@
-"""What streams, while replicas of both ends die, hang and come and go; nothing is left of it."""
+"""Streams while replicas of both ends die, hang and scale; nothing must be left behind."""
 
 import asyncio
 import os
@@ -14,7 +14,7 @@ import zmq
 
 from tests.cluster.conftest import application
 from tests.helpers.service import Counts, Service, running, wait_until
-from tests.helpers.streams import Read, come_and_go, is_broken_off, read_all
+from tests.helpers.streams import StreamResult, connect_and_disconnect, is_broken_off, read_all
 
 pytestmark = pytest.mark.cluster
 
@@ -26,7 +26,7 @@ Watch = Callable[[], dict[str, list[Counts]]]
 
 
 def configure(ingress_replicas: int, llm_replicas: int) -> list[dict[str, Any]]:
-    """Fake LLMs behind several replicas of everything."""
+    """The configuration: fake LLMs with several replicas of each application."""
     ingress = {
         "name": "ingress",
         "route_prefix": "/",
@@ -40,7 +40,7 @@ def configure(ingress_replicas: int, llm_replicas: int) -> list[dict[str, Any]]:
             }
         ],
     }
-    folder = str(Path(__file__).parent)  # the fake needs no files of an adapter
+    folder = str(Path(__file__).parent)  # the fake engine needs no adapter files
     adapters = [{"id": name, "source": folder} for name in ("loud", "first")]
     engine = {"tokens_per_s": TOKENS_PER_S}
     echo = application("echo", "llm", "LLM", engine=engine, adapters=adapters)
@@ -53,7 +53,7 @@ def configure(ingress_replicas: int, llm_replicas: int) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """Two replicas of each end."""
+    """A service with two replicas of each end."""
     applications = configure(INGRESS_REPLICAS, LLM_REPLICAS)
     with running({"applications": applications}, tmp_path_factory.mktemp("home")) as service:
         yield service
@@ -61,19 +61,19 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 @pytest.fixture(scope="module")
 def watch(service: Service) -> Iterator[Watch]:
-    """The counts of all replicas, once each has answered something."""
+    """The counts of all replicas, once each has served a request."""
     with service.watching("ingress", "echo", "breaks") as watch:
         wait_until(lambda: len(watch()["ingress"]) == INGRESS_REPLICAS, timeout_s=60)
         wait_until(lambda: len(watch()["echo"]) == LLM_REPLICAS, timeout_s=60)
         asyncio.run(read_all(service, [{"max_tokens": 2}] * 20))
-        # From its first adapter on a replica has a few tasks more: they tell Serve which it has.
+        # After its first adapter a replica has a few more tasks, which report adapters to Serve.
         asyncio.run(read_all(service, [{"model": "first", "max_tokens": 2}] * 4))
         yield watch
 
 
 @pytest.fixture(scope="module")
 def tasks_at_rest(watch: Watch) -> dict[str, int]:
-    """The most tasks that a replica of each application has while it has nothing to do."""
+    """The largest number of tasks of an idle replica, by application."""
     seen: dict[str, int] = {}
     for _ in range(20):
         for name, replicas in watch().items():
@@ -86,7 +86,7 @@ def tasks_at_rest(watch: Watch) -> dict[str, int]:
 def _nothing_is_left(
     service: Service, watch: Watch, tasks_at_rest: dict[str, int]
 ) -> Iterator[None]:
-    """After every test: no request, stream, ticket or task, and no socket to who is gone."""
+    """After every test: no request, stream or task is left, and no socket to a dead replica."""
     yield
     wait_until(lambda: is_whole(watch()), timeout_s=60)
     wait_until(lambda: is_at_rest(watch(), tasks_at_rest), timeout_s=5)
@@ -113,25 +113,25 @@ def total(counts: dict[str, list[Counts]], what: str) -> int:
 
 
 async def read_while(
-    service: Service, watch: Watch, tokens: int, happening: Callable[[], Any], **members: Any
-) -> tuple[list[Read], float]:
-    """Read 20 streams; once all run, let something happen. Says when that was."""
+    service: Service, watch: Watch, tokens: int, action: Callable[[], Any], **members: Any
+) -> tuple[list[StreamResult], float]:
+    """Read 20 streams and call `action` once all run; returns the results and the time of the call."""
     requests = [{"max_tokens": tokens, **members}] * 20
     reading = asyncio.ensure_future(read_all(service, requests))
     await asyncio.to_thread(wait_until, lambda: total(watch(), "requests") == 20, 20)
     await asyncio.sleep(0.5)
-    happened_at_s = time.monotonic()
-    await asyncio.to_thread(happening)
-    return await reading, happened_at_s
+    called_at_s = time.monotonic()
+    await asyncio.to_thread(action)
+    return await reading, called_at_s
 
 
 def kill(pid: int) -> None:
     os.kill(pid, signal.SIGKILL)
 
 
-async def read_until_all_have_met(service: Service, watch: Watch) -> list[Read]:
-    """Sixty streams at a time, until every replica has had to do with every other."""
-    results: list[Read] = []
+async def read_until_all_are_connected(service: Service, watch: Watch) -> list[StreamResult]:
+    """Read sixty streams at a time, until every replica is connected to every other."""
+    results: list[StreamResult] = []
     while len(results) < 600:
         results += await read_all(service, [{"max_tokens": 30}] * 60)
         await asyncio.sleep(0.3)
@@ -143,16 +143,18 @@ async def read_until_all_have_met(service: Service, watch: Watch) -> list[Read]:
 async def test_every_ingress_replica_reads_from_every_engine_replica(
     service: Service, watch: Watch
 ):
-    results = await read_until_all_have_met(service, watch)
+    results = await read_until_all_are_connected(service, watch)
 
     assert all(result.is_complete(30) for result in results)
     assert [replica["sockets"] for replica in watch()["echo"]] == [INGRESS_REPLICAS] * LLM_REPLICAS
     assert [replica["dropped"] for replica in watch()["ingress"]] == [0] * INGRESS_REPLICAS
 
 
-async def test_requests_go_to_the_replica_that_has_their_adapter(service: Service, watch: Watch):
+async def test_requests_go_to_the_replica_that_has_loaded_their_adapter(
+    service: Service, watch: Watch
+):
     await read_all(service, [{"model": "loud", "max_tokens": 2}])
-    await asyncio.sleep(3)  # Serve tells its routers
+    await asyncio.sleep(3)  # until Serve has told its routers
     seen: list[list[int]] = []
 
     def look() -> None:
@@ -164,14 +166,14 @@ async def test_requests_go_to_the_replica_that_has_their_adapter(service: Servic
     assert all(result.is_complete(60) for result in results)
 
 
-async def test_choices_interleave_and_each_is_whole(service: Service):
+async def test_interleaved_choices_are_each_complete(service: Service):
     results = await read_all(service, [{"max_tokens": 20, "n": 4}] * 10)
 
     assert all(result.is_complete(20) for result in results)
     assert all(sorted(result.texts) == [0, 1, 2, 3] for result in results)
 
 
-async def test_an_engine_error_ends_each_stream_once(service: Service):
+async def test_engine_error_ends_each_stream_with_one_error_event(service: Service):
     results = await read_all(service, [{"model": "breaks", "max_tokens": 9}] * 10)
 
     assert [result.errors for result in results] == [["engine_error"]] * 10
@@ -180,11 +182,11 @@ async def test_an_engine_error_ends_each_stream_once(service: Service):
 
 
 def busiest_ingress(watch: Watch) -> Counts:
-    """The ingress replica with the most streams: which gets how many is HAProxy's choice."""
+    """The ingress replica with the most streams; HAProxy decides how many each one gets."""
     return max(watch()["ingress"], key=lambda counts: counts["streams"])
 
 
-async def test_a_killed_ingress_replica_frees_the_engine_within_2_s(service: Service, watch: Watch):
+async def test_killed_ingress_replica_frees_the_engine_within_2_s(service: Service, watch: Watch):
     lost: list[Counts] = []
     freed_after_s: list[float] = []
 
@@ -202,8 +204,8 @@ async def test_a_killed_ingress_replica_frees_the_engine_within_2_s(service: Ser
     assert all(result.is_cut != result.is_complete(120) for result in results)
 
 
-async def test_a_frozen_ingress_replica_frees_the_engine_within_2_s(service: Service, watch: Watch):
-    """As when its machine is gone: nobody closes the connection."""
+async def test_frozen_ingress_replica_frees_the_engine_within_2_s(service: Service, watch: Watch):
+    """As if its machine had died: the connection is not closed."""
     lost: list[Counts] = []
     freed_after_s: list[float] = []
 
@@ -226,7 +228,7 @@ async def test_a_frozen_ingress_replica_frees_the_engine_within_2_s(service: Ser
     assert all(is_broken_off(result) or result.is_complete(120) for result in results)
 
 
-async def test_a_killed_engine_replica_ends_its_streams_with_an_error_within_2_s(
+async def test_killed_engine_replica_ends_its_streams_with_an_error_within_2_s(
     service: Service, watch: Watch
 ):
     lost: list[Counts] = []
@@ -243,7 +245,7 @@ async def test_a_killed_engine_replica_ends_its_streams_with_an_error_within_2_s
     assert max(result.ended_at_s for result in broken) - killed_at_s < 2
 
 
-async def test_a_frozen_engine_replica_goes_on_where_it_was(service: Service, watch: Watch):
+async def test_frozen_engine_replica_continues_its_streams(service: Service, watch: Watch):
     engine = psutil.Process(watch()["echo"][0]["pid"])
 
     def happen() -> None:
@@ -257,7 +259,7 @@ async def test_a_frozen_engine_replica_goes_on_where_it_was(service: Service, wa
 
 
 def is_scaled(counts: dict[str, list[Counts]], ingress: int, llm: int) -> bool:
-    """So many replicas of each, and no socket to one that is gone."""
+    """Whether each application has that many replicas, and no socket to a dead one."""
     sockets = [replica["sockets"] for replica in counts["echo"]]
     return len(counts["ingress"]) == ingress and len(sockets) == llm and max(sockets) <= ingress
 
@@ -280,7 +282,7 @@ async def test_scaling_down_lets_streams_finish(
     assert all(result.is_complete(120) for result in results)
 
 
-async def test_a_deadline_ends_the_stream_and_the_work(service: Service, watch: Watch):
+async def test_deadline_ends_the_stream_and_frees_the_engine(service: Service, watch: Watch):
     started_at_s = time.monotonic()
     results = await read_all(service, [{"max_tokens": 100_000}] * 3)
     freed_after_s = await asyncio.to_thread(wait_until, lambda: total(watch(), "requests") == 0, 10)
@@ -291,8 +293,8 @@ async def test_a_deadline_ends_the_stream_and_the_work(service: Service, watch: 
     assert freed_after_s < 2
 
 
-async def test_500_clients_that_leave_at_once_leave_nothing(service: Service, watch: Watch):
-    await come_and_go(service, 500, model="echo", max_tokens=2000)
+async def test_500_disconnecting_clients_free_the_engine(service: Service, watch: Watch):
+    await connect_and_disconnect(service, 500, model="echo", max_tokens=2000)
     left_after_s = await asyncio.to_thread(wait_until, lambda: total(watch(), "requests") == 0, 20)
     results = await read_all(service, [{"max_tokens": 5}] * 100)
 
@@ -300,8 +302,8 @@ async def test_500_clients_that_leave_at_once_leave_nothing(service: Service, wa
     assert all(result.is_complete(5) for result in results)
 
 
-async def test_a_sender_without_a_ticket_changes_nothing(service: Service, watch: Watch):
-    """It finds the port among those that the replica listens at."""
+async def test_messages_with_unknown_stream_ids_are_dropped(service: Service, watch: Watch):
+    """The sender tries every port that the replica listens on."""
     pid, dropped_before = watch()["ingress"][0]["pid"], watch()["ingress"][0]["dropped"]
     connections = psutil.Process(pid).net_connections("tcp")
     ports = {each.laddr.port for each in connections if each.status == "LISTEN"}
@@ -312,8 +314,10 @@ async def test_a_sender_without_a_ticket_changes_nothing(service: Service, watch
 
     def flood() -> None:
         context = zmq.Context()
-        context.setsockopt(zmq.LINGER, 0)  # most ports are others', and take nothing
-        sockets = []  # one that nobody holds is closed, with all that it has not sent yet
+        context.setsockopt(
+            zmq.LINGER, 0
+        )  # most of the ports are not the channel's, and read nothing
+        sockets = []  # a collected socket would drop what it has not sent yet
         for port in ports:
             sockets.append(socket := context.socket(zmq.PUSH))
             socket.setsockopt(zmq.SNDTIMEO, 100)

@@ -1,6 +1,6 @@
-"""Three ingress replicas, eight keys, and somebody who kills whatever runs, for three minutes.
+"""Three ingress replicas and eight keys under load for three minutes, while replicas are killed.
 
-No limit is ever overstepped, nothing is held for ever, and the usage table is what the clients saw.
+No limit is ever exceeded, no reservation leaks, and the usage table is what the clients saw.
 """
 
 import asyncio
@@ -15,8 +15,8 @@ from collections.abc import Iterable
 import httpx
 import pytest
 
-from tests.helpers.load import Load, Seen
-from tests.helpers.service import Service, wait_until
+from tests.helpers.load import ClientRequest, Load
+from tests.helpers.service import Service, is_at_rest, wait_until
 from tests.helpers.tenants import database, make_key
 
 pytestmark = pytest.mark.cluster
@@ -25,7 +25,7 @@ DURATION_S = 180
 CLIENTS_PER_KEY = 4
 WINDOW_S = 60
 SLACK_S = 0.5
-"""How much later than the service a client may notice that its answer has ended."""
+"""How much later than the service a client may notice the end of its response."""
 
 LIMITS = {
     "free": {},
@@ -41,7 +41,7 @@ VICTIMS = ["ingress", "echo", "ledger"]
 
 
 class Chaos:
-    """Kills one replica after the other, and remembers when."""
+    """Kills one replica after the other, and records when."""
 
     def __init__(self, service: Service, seed: int):
         self.service = service
@@ -83,7 +83,7 @@ async def test_limits_and_usage_hold_while_everything_is_killed(fleet: Service):
     print(codes)
     print(len(chaos.killed), "killed;", len(records), "records")
     assert len(chaos.killed) >= DURATION_S / 10
-    assert "keys_unknown" not in codes, "a new ingress replica was asked before it knew the keys"
+    assert "keys_unknown" not in codes, "a new ingress replica got requests before it knew the keys"
     for name, limits in LIMITS.items():
         check_limits([each for each in load.seen if each.key == name], limits)
         check_quotas([each for each in records if each["key_name"] == name], limits)
@@ -95,27 +95,14 @@ def to_option(name: str, value: object) -> tuple[str, str]:
 
 
 def wait_until_quiet(service: Service) -> None:
-    """Every counter of what is under way is zero."""
+    """Wait until every counter of open requests, streams and reservations is zero."""
     applications = ("ingress", "echo", "vectors", "ledger")
-    quiet = (
-        "streams",
-        "held",
-        "asking",
-        "holds",
-        "slots",
-        "unrecorded",
-        "waiting",
-        "busy",
-        "requests",
-    )
     wait_until(lambda: all(service.replica_pids()[name] for name in applications), timeout_s=60)
     with service.watching(*applications) as stats:
 
         def is_quiet() -> bool:
             replicas = [replica for name in applications for replica in stats()[name]]
-            return len(replicas) >= 7 and not any(
-                replica.get(name) for replica in replicas for name in quiet
-            )
+            return len(replicas) >= 7 and all(is_at_rest(replica) for replica in replicas)
 
         try:
             wait_until(is_quiet, timeout_s=60)
@@ -134,27 +121,27 @@ def read_records(service: Service) -> list[dict]:
         return [dict(row) for row in connection.execute(query)]
 
 
-def check_limits(seen: list[Seen], limits: dict) -> None:
-    """What was certainly let in within a minute is not more than the limit; and all was used."""
-    let_in = [each for each in seen if each.is_admitted]
-    assert let_in
+def check_limits(seen: list[ClientRequest], limits: dict) -> None:
+    """Requests certainly admitted within a minute stay within the limits; others are refused."""
+    admitted = [each for each in seen if each.is_admitted]
+    assert admitted
     if limits:
         refused = [each for each in seen if each.status == httpx.codes.TOO_MANY_REQUESTS]
         assert refused, "the load is too small to show anything"
-    for first in let_in:
+    for first in admitted:
         within = [
             each
-            for each in let_in
+            for each in admitted
             if first.began_s <= each.began_s and each.admitted_s < first.began_s + WINDOW_S
         ]
         assert len(within) <= limits.get("rpm", len(within))
         tokens = sum(each.prompt_tokens + each.received for each in within)
         assert tokens <= limits.get("tpm", tokens)
-    assert most_at_once(let_in) <= limits.get("concurrency", len(let_in))
+    assert most_at_once(admitted) <= limits.get("concurrency", len(admitted))
 
 
-def most_at_once(seen: Iterable[Seen]) -> int:
-    """How many answers were being received at the same time, of those that came bit by bit."""
+def most_at_once(seen: Iterable[ClientRequest]) -> int:
+    """The largest number of streamed responses that were received at the same time."""
     steps = []
     for each in seen:
         if each.ended_s - SLACK_S > each.admitted_s:
@@ -172,8 +159,10 @@ def check_quotas(records: list[dict], limits: dict) -> None:
         assert tokens <= limits.get(quota, tokens)
 
 
-def check_records(seen: list[Seen], records: list[dict], killed: list[tuple[float, str]]) -> None:
-    """One record for each answer, equal to what was received; at most more for one cut short."""
+def check_records(
+    seen: list[ClientRequest], records: list[dict], killed: list[tuple[float, str]]
+) -> None:
+    """Each complete response has one equal record; one cut short may have used more."""
     by_request = defaultdict(list)
     for record in records:
         by_request[record["request_id"]].append(record)
@@ -190,7 +179,7 @@ def check_records(seen: list[Seen], records: list[dict], killed: list[tuple[floa
         elif found:
             assert each.received <= found[0]["completion_tokens"] <= each.max_tokens
         elif each.received:
-            # Not answered to its end, and no record: only where its engine was killed.
+            # Incomplete and without a record: only if its engine was killed.
             assert any(
                 victim == "echo" and each.began_s <= at_s <= each.ended_s + 5
                 for at_s, victim in killed

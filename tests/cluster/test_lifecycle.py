@@ -1,4 +1,4 @@
-"""What changes while the service runs: models, replicas, and its end."""
+"""Changes while the service runs: models, replicas, and its shutdown."""
 
 import asyncio
 import json
@@ -18,8 +18,8 @@ from tests.helpers.streams import is_broken_off, read_all
 pytestmark = pytest.mark.cluster
 
 
-def test_adding_and_removing_a_model_disturbs_nothing(service: Service):
-    """Others keep their replicas, a stream goes on, and /v1/models follows within 5 s."""
+def test_adding_and_removing_a_model_does_not_affect_the_others(service: Service):
+    """Other models keep their replicas, a stream goes on, and /v1/models follows within 5 s."""
     before = service.replica_pids()
     words: list[str] = []
 
@@ -51,7 +51,7 @@ def test_adding_and_removing_a_model_disturbs_nothing(service: Service):
         service.openai().completions.create(model="added", prompt="hello")
 
 
-def test_a_killed_replica_ends_its_streams_with_an_error_and_is_replaced(service: Service):
+def test_killed_replica_ends_its_streams_with_an_error_and_is_replaced(service: Service):
     (pid,) = service.replica_pids()["echo"]
     body = {"model": "echo", "prompt": "a b c", "max_tokens": 400, "stream": True}
     with service.client() as client, client.stream("POST", "/v1/completions", json=body) as r:
@@ -67,8 +67,8 @@ def test_a_killed_replica_ends_its_streams_with_an_error_and_is_replaced(service
     assert service.openai().completions.create(model="echo", prompt="x", max_tokens=1)
 
 
-async def test_sigterm_in_mid_stream_ends_every_process_within_20_s(tmp_path: Path):
-    """What could not be finished does not look finished."""
+async def test_sigterm_mid_stream_ends_every_process_within_20_s(tmp_path: Path):
+    """Streams that were cut short do not look complete."""
     with running({"applications": APPLICATIONS[:2]}, tmp_path) as service:
         processes = service.processes()
         reading = asyncio.create_task(read_all(service, [{"max_tokens": 2000}] * 20))

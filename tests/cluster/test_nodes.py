@@ -1,4 +1,4 @@
-"""Two Ray nodes with addresses of their own: the model runs on one, the ingress on the other."""
+"""Two Ray nodes with different addresses: the model runs on one, the ingress on the other."""
 
 import json
 import os
@@ -34,7 +34,7 @@ class Nodes:
         self._processes: list[subprocess.Popen[bytes]] = []
 
     def start(self) -> None:
-        """Start both nodes, then the service; returns once it is ready."""
+        """Start both nodes, then the service; returns once the service is ready."""
         gcs = f"{FIRST}:{free_port()}"
         head = ["--head", f"--port={gcs.partition(':')[2]}", "--include-dashboard=false"]
         self._start("head", "ray", "start", *head, *self._options(FIRST, "first"))
@@ -49,7 +49,7 @@ class Nodes:
     def _options(self, address: str, resource: str) -> list[str]:
         resources = json.dumps({resource: 1})
         options = [f"--node-ip-address={address}", "--num-cpus=2", f"--resources={resources}"]
-        # Ray's sockets are in there, and 107 characters are all that their paths may have.
+        # Ray puts its sockets there, and a socket path must not exceed 107 characters.
         return [*options, "--block", *(["--temp-dir=/tmp/tri2"] if resource == "first" else [])]
 
     def _config(self) -> dict[str, Any]:
@@ -95,7 +95,7 @@ class Nodes:
             return False
 
     def listeners(self, title: str) -> set[str]:
-        """The addresses that the process of this title listens at."""
+        """IP addresses that the process with this title listens on."""
         (process,) = [
             child
             for root in self._processes
@@ -105,7 +105,7 @@ class Nodes:
         return {each.laddr.ip for each in process.net_connections("tcp") if each.status == "LISTEN"}
 
     def end(self) -> None:
-        """End every process by its pid; a node would otherwise drain for 30 s."""
+        """Kill every process by its pid: a node would drain for 30 s otherwise."""
         trees = [
             [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
             for process in reversed(self._processes)
@@ -132,7 +132,7 @@ def nodes(tmp_path: Path) -> Iterator[Nodes]:
         nodes.end()
 
 
-def test_tokens_travel_between_nodes(nodes: Nodes):
+def test_tokens_stream_between_nodes(nodes: Nodes):
     body = {"model": "echo", "prompt": "a b c", "max_tokens": 50, "stream": True}
     headers = {"authorization": f"Bearer {KEY}"}
     with httpx.stream(

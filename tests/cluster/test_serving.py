@@ -1,4 +1,4 @@
-"""Requests through HAProxy, the ingress, handles and the token channel."""
+"""Requests through HAProxy, the ingress, deployment handles and the token channel."""
 
 import base64
 import http.client
@@ -17,7 +17,7 @@ LONG = "word " * 400
 MESSAGES = [{"role": "user", "content": "one two three"}]
 
 
-def test_chat_answers_with_exact_usage(service: Service):
+def test_chat_reports_exact_usage(service: Service):
     completion = service.openai().chat.completions.create(model="echo", messages=MESSAGES)
 
     assert completion.choices[0].message.content == "one two three"
@@ -55,7 +55,7 @@ def test_choices_of_several_prompts_are_numbered_prompt_major(service: Service):
     assert texts == ["a b a", "a b a", "c d c", "c d c"]
 
 
-def test_many_streams_at_once_each_get_their_own_text(service: Service):
+def test_concurrent_streams_each_get_their_own_text(service: Service):
     def ask(number: int) -> None:
         prompt = " ".join(f"{number}-{step}" for step in range(20))
         stream = service.openai().completions.create(
@@ -72,7 +72,7 @@ def test_many_streams_at_once_each_get_their_own_text(service: Service):
     assert all(text == prompt for text, prompt in answers.values())
 
 
-def test_embeddings_and_images_answer(service: Service):
+def test_embeddings_and_images_are_served(service: Service):
     client = service.openai()
     floats = client.embeddings.create(model="vectors", input=["a", "b"], encoding_format="float")
     binary = client.embeddings.create(model="vectors", input=["a", "b"])
@@ -83,7 +83,7 @@ def test_embeddings_and_images_answer(service: Service):
     assert base64.b64decode(image.data[0].b64_json).startswith(b"\x89PNG")
 
 
-def test_an_engine_that_fails_half_way_ends_the_stream_with_an_error(service: Service):
+def test_engine_failure_mid_stream_is_an_error_event(service: Service):
     stream = service.openai().chat.completions.create(
         model="breaks", messages=[{"role": "user", "content": LONG}], stream=True
     )
@@ -96,7 +96,7 @@ def test_an_engine_that_fails_half_way_ends_the_stream_with_an_error(service: Se
     assert texts == ["", "word", " word", " word"]
 
 
-def test_an_engine_that_fails_at_once_gives_a_status(service: Service):
+def test_engine_failure_before_the_first_token_is_a_status(service: Service):
     with pytest.raises(openai.InternalServerError) as failure:
         service.openai().chat.completions.create(
             model="fails-at-once", messages=MESSAGES, stream=True
@@ -107,7 +107,7 @@ def test_an_engine_that_fails_at_once_gives_a_status(service: Service):
 
 
 @pytest.mark.parametrize("is_streamed", [True, False])
-def test_a_client_that_leaves_aborts_the_work(service: Service, is_streamed: bool):
+def test_client_disconnect_aborts_the_request(service: Service, is_streamed: bool):
     body = {"model": "echo", "prompt": LONG, "stream": is_streamed, "max_tokens": 4000}
     with service.watching("echo") as stats:
         connection = http.client.HTTPConnection("127.0.0.1", service.port)
@@ -120,7 +120,7 @@ def test_a_client_that_leaves_aborts_the_work(service: Service, is_streamed: boo
     assert aborted_after_s < 2
 
 
-def test_a_source_that_cannot_be_loaded_fails_alone_with_one_line(service: Service):
+def test_invalid_source_fails_only_its_model_with_one_line(service: Service):
     line = "model 'missing': source '/no/such/folder' cannot be loaded: there is no such folder"
 
     assert service.ready()["missing"] == {"kind": "llm", "state": "failed", "message": line}
@@ -133,7 +133,7 @@ def test_a_source_that_cannot_be_loaded_fails_alone_with_one_line(service: Servi
     assert failure.value.status_code == 503
 
 
-def test_an_error_names_the_request_once(service: Service):
+def test_error_response_has_one_request_id(service: Service):
     with service.client() as client:
         response = client.get("/v1/nothing", headers={"x-request-id": "mine-1"})
 
@@ -141,7 +141,7 @@ def test_an_error_names_the_request_once(service: Service):
     assert response.headers.get_list("x-request-id") == ["mine-1"]
 
 
-def test_a_body_over_the_limit_is_refused(service: Service):
+def test_body_above_the_limit_is_refused(service: Service):
     with service.client() as client:
         response = client.post("/v1/completions", json={"model": "echo", "prompt": "x" * 100_001})
 
@@ -149,7 +149,7 @@ def test_a_body_over_the_limit_is_refused(service: Service):
     assert response.json()["error"]["code"] == "payload_too_large"
 
 
-def test_without_a_key_only_health_and_readiness_answer(service: Service):
+def test_without_a_key_only_health_and_readiness_are_served(service: Service):
     statuses = [
         httpx.get(service.url + path).status_code for path in ("/health", "/ready", "/v1/models")
     ]

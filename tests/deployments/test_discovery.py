@@ -26,7 +26,7 @@ def application(
     import_path: str = "deployments.app:llm",
     **deployment: Any,
 ) -> dict[str, Any]:
-    """What Serve says about one model (`ServeInstanceDetails`, Ray 2.60), as far as it is read."""
+    """The members of `ServeInstanceDetails` (Ray 2.60) that we read, for one model."""
     name = DEPLOYMENTS[KINDS.get(import_path, "llm")]
     return {
         "name": "m",
@@ -52,7 +52,7 @@ def models(*applications: dict[str, Any]) -> list[DiscoveredModel]:
     return list(to_models({"applications": named}))
 
 
-def test_ready_model() -> None:
+def test_running_model_is_ready() -> None:
     assert models(application()) == [
         DiscoveredModel("app0", "org/m", "llm", "ready", None, 1_700_000_000, {"id": "org/m"})
     ]
@@ -91,7 +91,9 @@ def test_kind_follows_the_import_path(import_path: str, kind: str) -> None:
         ("DEPLOY_FAILED", ("STARTING",), "failed"),
     ],
 )
-def test_state(status: str, replicas: tuple[str, ...], state: str) -> None:
+def test_state_follows_status_and_replicas(
+    status: str, replicas: tuple[str, ...], state: str
+) -> None:
     (model,) = models(application(status, replicas))
 
     assert model.state == state
@@ -109,26 +111,26 @@ def test_model_without_its_deployment_yet_is_starting() -> None:
     assert model.state == "starting"
 
 
-def test_model_that_could_not_be_built_is_failed() -> None:
+def test_failed_model_without_deployment_is_failed() -> None:
     (model,) = models({**application("DEPLOY_FAILED"), "deployments": {}})
 
     assert model.state == "failed"
 
 
-def test_reason_of_a_failure_is_found_in_the_traceback() -> None:
+def test_reason_of_a_failure_is_the_source_error_in_the_traceback() -> None:
     (model,) = models(application("DEPLOY_FAILED", (), message=TRACEBACK))
 
     assert model.message == REASON
 
 
-def test_reason_may_stand_in_the_message_of_the_application() -> None:
+def test_reason_may_be_in_the_message_of_the_application() -> None:
     failed = {**application("DEPLOY_FAILED", ()), "message": TRACEBACK}
 
     assert [model.message for model in models(failed)] == [REASON]
 
 
 @pytest.mark.parametrize("message", ["", "Traceback:\n  File \"/srv/secret.py\"\nKeyError: 'x'"])
-def test_reason_of_another_kind_is_not_shown(message: str) -> None:
+def test_other_reasons_are_not_shown(message: str) -> None:
     (model,) = models(application("DEPLOY_FAILED", (), message=message))
 
     assert model.message == "it could not be deployed; Ray Serve's log says why"
@@ -140,7 +142,7 @@ def test_model_that_is_not_failed_has_no_message() -> None:
     assert model.message is None
 
 
-def test_model_that_is_being_deleted_is_gone() -> None:
+def test_model_that_is_being_deleted_is_not_listed() -> None:
     assert models(application("DELETING")) == []
 
 
@@ -150,12 +152,12 @@ def test_model_that_is_being_deleted_is_gone() -> None:
         None,
         {},
         {"import_path": "deployments.app:ingress", "args": {}},
-        {"import_path": "somebody.else:app", "args": {"id": "m"}},
+        {"import_path": "other.package:app", "args": {"id": "m"}},
         {"import_path": "deployments.app:llm"},
         {"import_path": "deployments.app:llm", "args": None},
     ],
 )
-def test_application_that_is_no_model_is_passed_over(config: Any) -> None:
+def test_application_that_is_not_a_model_is_not_listed(config: Any) -> None:
     assert models({**application(), "deployed_app_config": config}) == []
 
 
@@ -169,7 +171,7 @@ def test_order_is_that_of_the_configuration() -> None:
     ]
 
 
-def test_no_application_is_no_model() -> None:
+def test_no_applications_give_no_models() -> None:
     assert models() == []
 
 
@@ -180,8 +182,8 @@ def test_time_of_deployment_may_be_unknown(time_s: float | None) -> None:
     assert model.deployed_at_s == 0
 
 
-def test_names_that_are_read_are_names_of_serve() -> None:
-    """The dicts above are made by hand; this holds them against the version installed."""
+def test_names_that_we_read_exist_in_serve() -> None:
+    """Checks the hand-written dicts above against the installed version."""
     from ray.serve._private.common import ReplicaState
     from ray.serve.schema import (
         ApplicationDetails,

@@ -11,7 +11,7 @@ import pytest
 from openai import AsyncOpenAI
 
 from tests.helpers.service import Service, requests_in, wait_until
-from tests.helpers.streams import Read, come_and_go, is_broken_off, read_all
+from tests.helpers.streams import StreamResult, connect_and_disconnect, is_broken_off, read_all
 
 pytestmark = pytest.mark.e2e
 
@@ -137,7 +137,7 @@ def test_readers_that_leave_free_the_engine_within_two_seconds(service: Service)
 
 async def test_500_clients_that_leave_at_once_leave_nothing_in_the_engine(service: Service):
     with service.watching(MODEL) as stats:
-        await come_and_go(service, 500, model=MODEL, max_tokens=500)
+        await connect_and_disconnect(service, 500, model=MODEL, max_tokens=500)
         left_after_s = await asyncio.to_thread(
             wait_until, lambda: requests_in(stats()[MODEL]) == [0], 20
         )
@@ -147,7 +147,9 @@ async def test_500_clients_that_leave_at_once_leave_nothing_in_the_engine(servic
     assert all(result.is_done and not result.errors for result in results)
 
 
-async def read_until_killed(service: Service, kill: Callable[[], None]) -> tuple[list[Read], float]:
+async def read_until_killed(
+    service: Service, kill: Callable[[], None]
+) -> tuple[list[StreamResult], float]:
     """Twenty streams; once vLLM works on all, something is killed. Says when that was."""
     with service.watching(MODEL) as stats:
         request = {"model": MODEL, "max_tokens": 2000, "ignore_eos": True}

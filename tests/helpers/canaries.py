@@ -1,4 +1,4 @@
-"""Texts that must not turn up anywhere, and the search for them."""
+"""Random marker texts that must not leak anywhere, and the search for them."""
 
 import base64
 import os
@@ -8,24 +8,24 @@ from pathlib import Path
 
 
 class Canaries:
-    """Named texts; each is random, and so has no other reason to be anywhere."""
+    """Named random texts: finding one can only mean that it leaked."""
 
     def __init__(self) -> None:
         self._needles: dict[str, list[bytes]] = {}
 
     def new(self, name: str) -> str:
-        """A text with signs that JSON and URLs escape, around a core that survives that."""
+        """Create a text: a core that needs no escaping, between characters that JSON escapes."""
         core = f"canary{secrets.token_hex(12)}"
         self.add(name, core)
         return f'„{core}"\\ü'
 
     def add(self, name: str, text: str) -> str:
-        """Look for a text that somebody else has made, and that nothing escapes."""
+        """Search for an existing text too, which needs no escaping."""
         self._needles[name] = list(_forms(text.encode()))
         return text
 
     def found_in(self, data: bytes) -> set[str]:
-        """The names of those that some bytes hold."""
+        """Names of the texts that occur in `data`."""
         return {
             name
             for name, needles in self._needles.items()
@@ -33,7 +33,7 @@ class Canaries:
         }
 
     def found_below(self, folder: Path) -> Iterator[tuple[str, Path]]:
-        """Which ones stand in which files of a folder; links are not followed."""
+        """Yield each text's name and the file that contains it; links are not followed."""
         for path in files_below(folder):
             for name in sorted(self.found_in(path.read_bytes())):
                 yield name, path
@@ -48,12 +48,12 @@ def files_below(folder: Path) -> Iterator[Path]:
 
 
 def _forms(text: bytes) -> Iterable[bytes]:
-    """As it is, in hexadecimal, and in base64 whatever stands before and behind it."""
+    """The text plain, in hexadecimal, in UTF-16, and in base64 at every alignment."""
     yield text
     yield text.hex().encode()
     yield text.decode().encode("utf-16-le")
     for before in range(3):
         encoded = base64.b64encode(bytes(before) + text)
-        # The first and last four characters hold bits of what is beside it.
+        # The first and last four characters also encode bits of the neighbouring bytes.
         yield encoded[4 if before else 0 : -4]
         yield base64.urlsafe_b64encode(bytes(before) + text)[4 if before else 0 : -4]

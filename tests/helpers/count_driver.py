@@ -1,6 +1,6 @@
-"""Prints what `stats()` of every replica of some applications says, ten times a second, as JSON.
+"""Prints the `stats()` of every replica of some applications as JSON, ten times per second.
 
-A handle would choose a replica, and never the busier one; so this calls the replicas' actors.
+A handle would choose a replica, and prefer idle ones; so this calls the replicas' actors.
 """
 
 import json
@@ -25,7 +25,7 @@ def main() -> None:
 
 
 def count(application: str) -> list[dict[str, int]]:
-    """The counts of those replicas that answer."""
+    """The counts of the replicas that answer in time."""
     controller = _get_global_client()._controller
     details = ray.get(controller.get_serve_instance_details.remote())
     replicas = [
@@ -34,19 +34,19 @@ def count(application: str) -> list[dict[str, int]]:
         for replica in deployment["replicas"]
         if replica["state"] in ("RUNNING", "STOPPING")
     ]
-    metadata = pickle.dumps(RequestMetadata("count", "count", call_method="stats"))
+    metadata = pickle.dumps(RequestMetadata("stats", "stats", call_method="stats"))
     asked = []
     for name in replicas:
         try:
             asked.append(ray.get_actor(name, namespace="serve").handle_request.remote(metadata))
-        except ValueError:  # it has just died
+        except ValueError:  # the replica has just died
             continue
     answered = ray.wait(asked, num_returns=len(asked), timeout=0.3)[0] if asked else []
     answers = []
     for answer in answered:
         try:
             answers.append(ray.get(answer))
-        except RayError:  # it has died since
+        except RayError:  # the replica has died since
             continue
     return answers
 

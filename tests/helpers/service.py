@@ -1,4 +1,4 @@
-"""A real service for tests: started as `scripts/serve` starts it, ended by pid, asked over HTTP."""
+"""A real service for tests: started like `scripts/serve`, stopped by pid, called over HTTP."""
 
 import collections
 import contextlib
@@ -25,14 +25,15 @@ from scripts.service.environment import free_ports
 ROOT = Path(__file__).resolve().parents[2]
 SERVE = Path(sys.executable).with_name("serve")
 Counts = dict[str, int]
-AUTH_TOKEN = Path.home() / ".ray" / "auth_token"  # Ray makes it when a local cluster first starts
+_NONZERO_AT_REST = {"pid", "tasks", "sockets", "dropped", "clients", "sessions"}
+AUTH_TOKEN = Path.home() / ".ray" / "auth_token"  # made by Ray when a local cluster first starts
 
 
 class Service:
-    """A running service, and what tests want to know of it."""
+    """A running service, with the facts that tests need."""
 
     def __init__(self, config: dict[str, Any], home: Path) -> None:
-        """Start it; returns once it has announced itself as ready."""
+        """Start the service; returns once it is ready."""
         self.home = home
         self.port = free_port()
         self.config = {**config, "http_options": {"host": "127.0.0.1", "port": self.port}}
@@ -79,21 +80,21 @@ class Service:
         )
 
     def client(self, timeout_s: float = 120) -> httpx.Client:
-        """An HTTP client that carries the key."""
+        """An HTTP client that sends the key."""
         headers = {"authorization": f"Bearer {self.key}"}
         return httpx.Client(base_url=self.url, headers=headers, timeout=timeout_s)
 
     def openai(self) -> OpenAI:
-        """The official SDK, without retries so that every error shows."""
+        """The official SDK, without retries."""
         return OpenAI(base_url=f"{self.url}/v1", api_key=self.key, max_retries=0)
 
     def ready(self) -> dict[str, Any]:
-        """What `/ready` says of each model."""
+        """State of each model, from `/ready`."""
         models: dict[str, Any] = httpx.get(f"{self.url}/ready").json()["models"]
         return models
 
     def applications(self) -> dict[str, Any]:
-        """What Serve's REST API says of each application."""
+        """Details of each application, from Serve's REST API."""
         headers = {"authorization": f"Bearer {AUTH_TOKEN.read_text().strip()}"}
         answer = httpx.get(f"{self.dashboard}/api/serve/applications/", headers=headers, timeout=30)
         applications: dict[str, Any] = answer.json()["applications"]
@@ -113,9 +114,9 @@ class Service:
 
     @contextlib.contextmanager
     def watching(self, *applications: str) -> Iterator[Callable[[], dict[str, list[Counts]]]]:
-        """A function that gives the latest `stats()` of each replica of some applications.
+        """Yield a function that returns the latest `stats()` of each replica, by application.
 
-        A driver of its own asks every replica by itself, ten times a second.
+        A separate driver process asks every replica ten times per second.
         """
         (port_file,) = self.run_time_folder().glob("ray/session_latest/gcs_server_port_*")
         environment = {
@@ -147,12 +148,12 @@ class Service:
         return next(parent for parent in link.parents if parent.name.startswith("triptych-"))
 
     def processes(self) -> list[psutil.Process]:
-        """Everything that this service has started, and itself."""
+        """The service's process and all its descendants."""
         root = psutil.Process(self.process.pid)
         return [root, *root.children(recursive=True)]
 
     def stop(self, timeout_s: float = 40) -> list[str]:
-        """End it by SIGTERM; returns what it has left after that time, which is gone then too."""
+        """Stop by SIGTERM; kill what is left after the timeout, and return its description."""
         if self.process.poll() is not None:
             return []
         processes = self.processes()
@@ -167,17 +168,22 @@ class Service:
         return left + [str(path) for path in [temporary, *temporary.glob("*")] if path.exists()]
 
 
+def is_at_rest(replica: Counts) -> bool:
+    """Whether all counts of open requests, streams, reservations and records are zero."""
+    return not any(count for name, count in replica.items() if name not in _NONZERO_AT_REST)
+
+
 def requests_in(replicas: list[Counts]) -> list[int]:
-    """How many requests each replica works on, of those that have answered in time."""
+    """Requests in flight at each replica that has answered in time."""
     return [replica["requests"] for replica in replicas]
 
 
 @contextlib.contextmanager
 def running(config: dict[str, Any], home: Path) -> Iterator[Service]:
-    """A service for as long as the block lasts; it must leave no process and no temporary file."""
+    """Run a service during the block; it must leave no process and no temporary file."""
     service, left = Service.__new__(Service), list[str]()
     try:
-        service.__init__(config, home)  # type: ignore[misc]  # a failed start is cleaned up too
+        service.__init__(config, home)  # type: ignore[misc]  # so that a failed start is cleaned up too
         yield service
     finally:
         if hasattr(service, "process"):
@@ -186,18 +192,18 @@ def running(config: dict[str, Any], home: Path) -> Iterator[Service]:
     assert not left, left
 
 
-def wait_until(is_so: Callable[[], bool], timeout_s: float) -> float:
-    """Wait for something to become true, and say how many seconds it took."""
+def wait_until(is_true: Callable[[], bool], timeout_s: float) -> float:
+    """Wait until a condition holds; returns the seconds it took."""
     started = time.monotonic()
-    while not is_so():
+    while not is_true():
         waited_s = time.monotonic() - started
-        assert waited_s < timeout_s, f"still not so after {timeout_s} s"
+        assert waited_s < timeout_s, f"not true after {timeout_s} s"
         time.sleep(0.1)
     return time.monotonic() - started
 
 
 def free_port() -> int:
-    """A TCP port that nobody listens on."""
+    """A free TCP port."""
     return free_ports(1)[0]
 
 

@@ -1,4 +1,4 @@
-"""Clients that read streams, many at once, and say how each ended."""
+"""Clients that read many streams at once and record how each ended."""
 
 import asyncio
 import json
@@ -13,8 +13,8 @@ from tests.helpers.service import Service, sse_events
 
 
 @dataclass
-class Read:
-    """What one stream has brought so far, by choice, and how it ended."""
+class StreamResult:
+    """The text of one stream so far, by choice, and how the stream ended."""
 
     prompt: str
     texts: dict[int, str] = field(default_factory=dict)
@@ -29,8 +29,8 @@ class Read:
         return self.is_done and not self.errors and set(self.texts.values()) == {expected}
 
 
-async def read(client: httpx.AsyncClient, result: Read, **members: Any) -> None:
-    """Ask for a stream and read it to its end, whatever that is."""
+async def read(client: httpx.AsyncClient, result: StreamResult, **members: Any) -> None:
+    """Request a stream and read it until it ends or breaks."""
     body = {"model": "echo", "prompt": result.prompt, "stream": True, **members}
     try:
         async with client.stream("POST", "/v1/completions", json=body) as response:
@@ -38,13 +38,13 @@ async def read(client: httpx.AsyncClient, result: Read, **members: Any) -> None:
                 result.errors.append(json.loads(await response.aread())["error"]["code"])
             async for line in response.aiter_lines():
                 for event in sse_events(iter([line])):
-                    note(result, event)
+                    record(result, event)
     except httpx.TransportError:
         result.is_cut = True
     result.ended_at_s = time.monotonic()
 
 
-def note(result: Read, event: str) -> None:
+def record(result: StreamResult, event: str) -> None:
     if event == "[DONE]":
         result.is_done = True
         return
@@ -62,33 +62,35 @@ def new_client(service: Service) -> httpx.AsyncClient:
     return httpx.AsyncClient(base_url=service.url, headers=headers, timeout=60, limits=limits)
 
 
-async def read_all(service: Service, requests: list[dict[str, Any]]) -> list[Read]:
-    """Read several streams at once, each of its own words."""
-    results = [Read(" ".join(f"{n}.{word}" for word in range(7))) for n in range(len(requests))]
+async def read_all(service: Service, requests: list[dict[str, Any]]) -> list[StreamResult]:
+    """Read several streams at once, each with its own words."""
+    results = [
+        StreamResult(" ".join(f"{n}.{word}" for word in range(7))) for n in range(len(requests))
+    ]
     async with new_client(service) as client, asyncio.TaskGroup() as group:
         for result, members in zip(results, requests, strict=True):
             group.create_task(read(client, result, **members))
     return results
 
 
-def is_broken_off(result: Read) -> bool:
-    """Exactly one error event, and no word that all is well."""
+def is_broken_off(result: StreamResult) -> bool:
+    """Whether the stream ended with exactly one error event and without `[DONE]`."""
     return result.errors == ["engine_unavailable"] and not result.is_done and not result.is_cut
 
 
-async def come_and_go(service: Service, count: int, **members: Any) -> None:
-    """So many clients, five at a time, that leave up to 50 ms after they have asked."""
+async def connect_and_disconnect(service: Service, count: int, **members: Any) -> None:
+    """Run `count` clients, five at a time, that disconnect within 50 ms of their request."""
     for first in range(0, count, 5):
         seeds = range(first, first + 5)
-        await asyncio.gather(*(_ask_and_leave(service, seed, **members) for seed in seeds))
+        await asyncio.gather(*(_ask_and_disconnect(service, seed, **members) for seed in seeds))
 
 
-async def _ask_and_leave(service: Service, seed: int, **members: Any) -> None:
-    patience_s = random.Random(seed).uniform(0, 0.05)
+async def _ask_and_disconnect(service: Service, seed: int, **members: Any) -> None:
+    timeout_s = random.Random(seed).uniform(0, 0.05)
     async with new_client(service) as client:
         asking = asyncio.ensure_future(
-            read(client, Read("a b c"), stream=bool(seed % 3), **members)
+            read(client, StreamResult("a b c"), stream=bool(seed % 3), **members)
         )
-        await asyncio.wait({asking}, timeout=patience_s)
+        await asyncio.wait({asking}, timeout=timeout_s)
         asking.cancel()
         await asyncio.wait({asking})
