@@ -115,7 +115,7 @@ def total(counts: dict[str, list[Counts]], what: str) -> int:
 async def read_while(
     service: Service, watch: Watch, tokens: int, action: Callable[[], Any], **members: Any
 ) -> tuple[list[StreamResult], float]:
-    """Read 20 streams and call `action` once all run; returns the results and the time of the call."""
+    """Read 20 streams, call `action` once all run; return the results and the time of the call."""
     requests = [{"max_tokens": tokens, **members}] * 20
     reading = asyncio.ensure_future(read_all(service, requests))
     await asyncio.to_thread(wait_until, lambda: total(watch(), "requests") == 20, 20)
