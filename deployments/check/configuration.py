@@ -87,7 +87,7 @@ def _wrong_types(mapping: Mapping[str, Any], path: str, **types: type) -> Iterat
     for key, wanted in types.items():
         value = mapping.get(key)
         if value is not None and not isinstance(value, wanted):
-            yield f"{path}{key}: must be a {'mapping' if wanted is dict else 'text'}"
+            yield f"{path}{key}: must be a {'mapping' if wanted is dict else 'string'}"
 
 
 def _problems(config: Mapping[str, Any]) -> Iterator[str]:
@@ -115,7 +115,7 @@ def _application_problems(application: Mapping[str, Any], path: str) -> Iterator
     yield from schema_problems(args, _ARGS[import_path], f"{path}.args.")
     yield from deployment_problems(application, _DEPLOYMENTS[import_path], path)
     if import_path == _INGRESS and application.get("route_prefix", "/") != "/":
-        yield f"{path}.route_prefix: must be /, since clients ask for /v1/…"
+        yield f"{path}.route_prefix: must be /: clients request /v1/…"
     if import_path in KINDS and isinstance(args.get("id"), str):
         yield from _model_problems(application, args, path)
 
@@ -125,7 +125,7 @@ def _model_problems(application: Mapping[str, Any], args: Any, path: str) -> Ite
     if application.get("name") != expected:
         yield f"{path}.name: the application of model '{args['id']}' must be named '{expected}'"
     if application.get("route_prefix", "/") is not None:
-        yield f"{path}.route_prefix: must be null, since a model is reached through the ingress"
+        yield f"{path}.route_prefix: must be null: models are reached through the ingress"
     key = "engine" if application["import_path"] == _LLM else "vllm"
     options = args.get(key) if args.get("source") != FAKE_SOURCE else None
     known_options = find_vllm_options() if isinstance(options, dict) else None
@@ -148,4 +148,4 @@ def _duplicates(applications: list[Any]) -> Iterator[str]:
         yield f"applications: one {_INGRESS} is needed, not {len(ingresses)}"
     ledgers = [item for item in applications if item.get("import_path") == LEDGER_PATH]
     if len(ledgers) > 1:
-        yield f"applications: {len(ledgers)} ledgers would each keep limits of their own"
+        yield f"applications: {len(ledgers)} ledgers would each keep their own limits"

@@ -23,7 +23,7 @@ def deployment_problems(application: Mapping[str, Any], name: str, path: str) ->
     yield from _env_problems(application.get("runtime_env"), f"{path}.runtime_env")
     deployments = application.get("deployments") or []
     if sum(deployment.get("name") == name for deployment in deployments) > 1:
-        yield f"{path}.deployments: '{name}' stands there more than once"
+        yield f"{path}.deployments: '{name}' is listed more than once"
     for index, deployment in enumerate(deployments):
         where = f"{path}.deployments[{index}]"
         if deployment.get("name") != name:
@@ -47,7 +47,7 @@ def _ledger_problems(deployment: Mapping[str, Any], path: str) -> Iterator[str]:
         replicas[f"autoscaling_config.{bound}"] = autoscaling.get(bound)
     for key, count in replicas.items():
         if count not in (None, 1):
-            yield f"{path}{key}: must be 1, since each ledger would keep limits of its own"
+            yield f"{path}{key}: must be 1: each ledger would keep its own limits"
 
 
 def _env_problems(runtime_env: Any, path: str) -> Iterator[str]:
@@ -60,7 +60,7 @@ def _env_problems(runtime_env: Any, path: str) -> Iterator[str]:
         return
     for name, value in variables.items():
         if not isinstance(name, str) or not isinstance(value, str):
-            yield f"{path}.env_vars.{name}: name and value must be texts; put them in quotes"
+            yield f"{path}.env_vars.{name}: name and value must be strings; quote them"
 
 
 def _autoscaling_problems(autoscaling: Mapping[str, Any], path: str) -> Iterator[str]:
@@ -87,7 +87,7 @@ def _policy_problems(policy: Mapping[str, Any], path: str) -> Iterator[str]:
     arguments = policy.get("policy_kwargs") or {}
     if not inspect.isclass(make):
         if arguments:
-            yield f"{path}policy_kwargs: '{attribute}' is a function, which Serve gives none"
+            yield f"{path}policy_kwargs: '{attribute}' is a function, so it takes none"
         return
     try:
         make(**arguments)

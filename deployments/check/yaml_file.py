@@ -41,7 +41,7 @@ def _find_duplicates(root: yaml.Node) -> Iterator[str]:
             lines = {key.value: key.start_mark.line + 1 for key in keys}
             for name, count in counts.items():
                 if count > 1:
-                    yield f"{name}: stands {count} times in one mapping, last in line {lines[name]}"
+                    yield f"{name}: is set {count} times in one mapping, last in line {lines[name]}"
             open_nodes.extend(value for _, value in node.value)
         elif isinstance(node, yaml.SequenceNode):
             open_nodes.extend(node.value)

@@ -1,6 +1,6 @@
-"""What stands under `args:` in serve_config.yaml: what each model is, and how the ingress behaves.
+"""The arguments of all deployments: `args:` in serve_config.yaml says what a model is.
 
-How much of it runs (replicas, CPUs, GPUs) stands under `deployments:`, in Ray Serve's own words.
+How much of it runs (replicas, CPUs, GPUs) is under `deployments:`, in Ray Serve's own options.
 """
 
 from typing import Annotated, Literal
@@ -11,7 +11,7 @@ MODEL_ID = r"[\w.:/@+-]+"
 
 
 class Args(BaseModel):
-    """Base of all argument blocks: unknown names are errors, values never change."""
+    """Base of all argument blocks: unknown keys are errors, and instances are immutable."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -32,9 +32,9 @@ class ModelArgs(Args):
 
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
-"""`auto` is bfloat16 where the hardware computes in it, else float32."""
+"""`auto` is bfloat16 where the hardware supports it, else float32."""
 
 
 def application_name(model_id: str) -> str:
-    """The Serve application of a model; a name of Serve's takes no slash."""
+    """Return the name of a model's Serve application, which allows neither slash nor dot."""
     return model_id.replace("/", "--").replace(".", "_")

@@ -24,7 +24,7 @@ LoraName = Annotated[str, Field(min_length=1, max_length=128, pattern=f"^{MODEL_
 
 
 class DiffusionOptions(Args):
-    """How a diffusion pipeline runs, and what a request gets that does not say."""
+    """How a diffusion pipeline runs, and the defaults of requests."""
 
     dtype: Dtype = Field("auto", description="`auto`: bfloat16 if the hardware supports it")
     device: str = Field("auto", description="`cpu`, `cuda`, …; `auto` takes a GPU if there is one")
@@ -85,9 +85,9 @@ class DiffusionOptions(Args):
         default_factory=dict, description="further options of diffusers' `from_pretrained`"
     )
 
-    def find_steps(self, asked: int | None, quality: str | None) -> int:
-        """The steps of an image: as many as asked for, or as its quality says, or the default."""
-        return asked or self.qualities.get(quality or "", self.num_inference_steps)
+    def find_steps(self, requested: int | None, quality: str | None) -> int:
+        """Return the denoising steps of an image: as requested, by its quality, or the default."""
+        return requested or self.qualities.get(quality or "", self.num_inference_steps)
 
     @field_validator("qualities")
     @classmethod
@@ -106,13 +106,13 @@ class DiffusionOptions(Args):
     @model_validator(mode="after")
     def _check_compile(self) -> "DiffusionOptions":
         if self.compile and self.loras:
-            # Each set of adapters, and each scale, would be compiled anew while everybody waits.
+            # Every new set of adapters or scale would recompile the model and block all requests.
             raise ValueError("compile does not go together with loras")
         return self
 
 
 class DiffusionArgs(ModelArgs):
-    """A model that draws, run by diffusers."""
+    """An image model, run by diffusers."""
 
     engine: DiffusionOptions = Field(
         DiffusionOptions(), description="how the pipeline runs, and defaults of requests"

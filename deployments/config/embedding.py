@@ -46,11 +46,11 @@ class EncoderOptions(Args):
 
 
 _OPTIONS_BESIDE_VLLM = frozenset({"max_tokens", "prompt_name", "prompts", "dimensions"})
-"""What `VllmEncoderEngine` takes of them."""
+"""The options that `VllmEncoderEngine` honours; vLLM has its own for the others."""
 
 
 class EmbeddingArgs(ModelArgs):
-    """A model that turns text into vectors, or pairs of texts into scores."""
+    """A model that converts texts to vectors, or pairs of texts to scores."""
 
     runner: Literal["sentence-transformers", "vllm"] = Field(
         "sentence-transformers", description="`vllm` runs decoders, such as Qwen3-Embedding"
@@ -69,7 +69,7 @@ class EmbeddingArgs(ModelArgs):
             return self
         if idle := sorted(self.engine.model_fields_set - _OPTIONS_BESIDE_VLLM):
             raise ValueError(
-                f"with 'runner: vllm' these of engine have no effect: {', '.join(idle)}; its own "
-                "options stand under vllm"
+                f"with 'runner: vllm' these of engine have no effect: {', '.join(idle)}; options "
+                "of vLLM stand under vllm"
             )
         return self

@@ -9,7 +9,7 @@ from deployments.config.base import Args
 
 
 class AuthArgs(Args):
-    """Who may use the service."""
+    """Authentication of clients."""
 
     required: bool = Field(
         True,
@@ -19,14 +19,14 @@ class AuthArgs(Args):
 
 
 class PromptLogArgs(Args):
-    """Prompts that may be kept."""
+    """The log of request bodies."""
 
     folder: Annotated[str, Field(min_length=1)] = Field(description="where the log files go")
     retention_days: float = Field(30.0, gt=0, description="days until a file is deleted")
 
 
 class ImageStoreArgs(Args):
-    """Images that are fetched by URL."""
+    """The store of images that clients fetch by URL."""
 
     folder: Annotated[str, Field(min_length=1)] = Field(
         description="where the images go; all ingress replicas must see it"
@@ -41,7 +41,7 @@ class ImageStoreArgs(Args):
 
 
 class IngressArgs(Args):
-    """The HTTP face."""
+    """The arguments of the HTTP ingress."""
 
     auth: AuthArgs = Field(AuthArgs(), description="authentication")
     limits: Limits = Field(Limits(), description="limits of one request")

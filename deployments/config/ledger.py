@@ -7,9 +7,9 @@ from deployments.config.urls import to_async_url
 
 
 class LedgerArgs(Args):
-    """Keys, limits and usage."""
+    """Where keys, limits and usage are kept."""
 
-    # URLs may hold passwords, and errors are logged.
+    # Errors are logged, and a URL may contain a password.
     model_config = ConfigDict(hide_input_in_errors=True)
 
     database: str | None = Field(
@@ -43,6 +43,6 @@ class LedgerArgs(Args):
             try:
                 parse_url(url)
             except ValueError:
-                # Not in its own words: they may quote a part of a password.
+                # Redis' own message may quote a part of a password.
                 raise ValueError("a Redis URL begins with redis://, rediss:// or unix://") from None
         return url

@@ -20,7 +20,7 @@ class AdapterArgs(Args):
 
 
 class LlmArgs(ModelArgs):
-    """A model that writes text, run by vLLM."""
+    """A language model, run by vLLM."""
 
     engine: dict[str, Any] = Field(
         default_factory=dict, description="options of vLLM's `AsyncEngineArgs`, by their own names"

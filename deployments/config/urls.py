@@ -14,19 +14,19 @@ def to_async_url(text_url: str) -> URL:
     """Translate `sqlite:///FILE` or `postgresql://USER:PASSWORD@HOST/NAME` to an async URL.
 
     Raises:
-        ValueError: the URL is of neither form. The message holds no part of it.
+        ValueError: the URL has neither form; the message quotes no part of it.
     """
     try:
         url = make_url(text_url)
         driver = _DRIVERS[url.get_backend_name()]
     except (SQLAlchemyError, KeyError, ValueError):
-        # Not quoted: it may hold a password.
+        # Not quoted: the URL may contain a password.
         raise ValueError("a database URL begins with sqlite:/// or postgresql://") from None
     if url.get_backend_name() == "sqlite" and url.database in (None, "", ":memory:"):
-        # It would be empty at each start, and each connection would have one of its own.
+        # An in-memory database is empty at each start, and each connection has its own.
         raise ValueError("an SQLite database needs a file: sqlite:///FILE")
     url = url.set(drivername=driver)
-    if "sslmode" in url.query:  # libpq's name for it; asyncpg takes the same values
+    if "sslmode" in url.query:  # libpq's name for `ssl`, with the same values
         url = url.update_query_dict({"ssl": url.query["sslmode"]})
         url = url.difference_update_query(["sslmode"])
     return url
