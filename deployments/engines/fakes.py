@@ -1,10 +1,11 @@
-"""Engines without a model: for tests of the service, and for load tests of the serving path.
+"""Engines without a model, for tests of the service and load tests of the serving path.
 
-`source: "fake:"` selects them. They keep every promise of the real ones (exact usage, deltas,
-cancellation), so what is measured or tested around them holds for those too.
+`source: "fake:"` selects them. They implement the Protocols of `protocol.py` in full (exact usage,
+deltas, cancellation), so what is tested or measured around them holds for the real engines too.
 """
 
 import asyncio
+import io
 import itertools
 import struct
 import zlib
@@ -16,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from api.errors import EngineError
 from api.ports.embeddings import EmbeddingRequest, Embeddings, ScoreRequest, Scores
 from api.ports.images import Image, ImageRequest, Images
-from api.ports.stream import Delta, Extra, ImageProgress, Usage
+from api.ports.stream import ImageProgress, TextDelta, Usage
 from api.ports.text import Completion, Conversation, Generation, Message, Prompt, Sampling
 from deployments.engines.protocol import RequestProgress
 
@@ -26,51 +27,54 @@ _STEP_S = 0.001
 
 
 class FakeLlmOptions(BaseModel):
-    """How the fake LLM behaves."""
+    """Behaviour of the fake LLM."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     tokens_per_s: float = Field(1000.0, gt=0, description="speed of each choice")
-    fail_after_tokens: int | None = Field(None, description="raise once so many are written")
-    max_num_seqs: int = Field(100_000, ge=1, description="how many choices it writes at once")
+    fail_after_tokens: int | None = Field(None, description="fail after this many tokens")
+    max_num_seqs: int = Field(100_000, ge=1, description="choices generated at once")
 
 
 class FakeLlmEngine:
-    """Repeats the words of the prompt: once, or as many as `max_tokens` or its default says."""
+    """Repeats the words of the prompt: once, or up to `max_tokens` or its default."""
 
     def __init__(self, options: dict[str, Any]) -> None:
         """Check the options.
 
         Raises:
-            pydantic.ValidationError: one of them does not exist.
+            pydantic.ValidationError: an option does not exist, or has a wrong value.
         """
         self._options = FakeLlmOptions(**options)
         self._running = 0
         self.aborted = 0
+        """Requests that have been cancelled."""
 
     async def generate(
         self,
         generation: Generation,
-        emit: Callable[[Delta], None] | None = None,
+        emit: Callable[[TextDelta], None] | None = None,
         adapter: str | None = None,
-        work: RequestProgress | None = None,
+        progress: RequestProgress | None = None,
     ) -> Completion:
-        """Write all choices at the configured speed; a token is a word, an adapter shouts."""
-        work = work or RequestProgress()
+        """Generate all choices at the configured speed: a token is a word, an adapter shouts."""
+        progress = progress or RequestProgress()
         sampling = generation.sampling
         words = [_to_words(prompt) for prompt in generation.prompts]
         if adapter:
             words = [[word.upper() for word in prompt] for prompt in words]
         limits = [self._find_limit(prompt, sampling) for prompt in words]
         prompt_tokens = sum(map(len, words))
-        most_tokens = prompt_tokens + sampling.n * sum(limits)
-        await work.begin(most_tokens, size=len(words) * sampling.n)
-        written = [0]
+        max_tokens = prompt_tokens + sampling.n * sum(limits)
+        await progress.begin(max_tokens, size=len(words) * sampling.n)
+        generated = [0]
         self._running += 1
         try:
             async with asyncio.TaskGroup() as group:
-                writing = [
-                    group.create_task(self._write(index, prompt, generation, emit, written))
+                tasks = [
+                    group.create_task(
+                        self._generate_choice(index, prompt, generation, emit, generated)
+                    )
                     for index, prompt in enumerate(
                         prompt for prompt in words for _ in range(generation.sampling.n)
                     )
@@ -82,20 +86,20 @@ class FakeLlmEngine:
             raise
         finally:
             self._running -= 1
-            work.usage = Usage(prompt_tokens, written[0])
-        return Completion(() if emit else tuple(task.result() for task in writing), work.usage)
+            progress.usage = Usage(prompt_tokens, generated[0])
+        return Completion(() if emit else tuple(task.result() for task in tasks), progress.usage)
 
     def _find_limit(self, prompt: list[str], sampling: Sampling) -> int:
         return sampling.max_tokens or sampling.default_max_tokens or len(prompt)
 
-    async def _write(
+    async def _generate_choice(
         self,
         index: int,
         prompt: list[str],
         generation: Generation,
-        emit: Callable[[Delta], None] | None,
-        written: list[int],
-    ) -> Delta:
+        emit: Callable[[TextDelta], None] | None,
+        generated: list[int],
+    ) -> TextDelta:
         sampling = generation.sampling
         words = itertools.islice(itertools.cycle(prompt), self._find_limit(prompt, sampling))
         text = ""
@@ -105,27 +109,27 @@ class FakeLlmEngine:
                 raise EngineError("The engine failed to answer this request.")
             piece = word if not tokens else f" {word}"
             text += piece
-            written[0] += 1
+            generated[0] += 1
             if emit:
-                emit(Delta(index, piece))
-        is_cut = sampling.max_tokens or sampling.default_max_tokens
-        end = Delta(index, text, "length" if is_cut else "stop")
+                emit(TextDelta(index, piece))
+        is_limited = sampling.max_tokens or sampling.default_max_tokens
+        end = TextDelta(index, text, "length" if is_limited else "stop")
         if emit:
-            emit(Delta(index, "", end.finish_reason))
+            emit(TextDelta(index, "", end.finish_reason))
         return end
 
     async def load_adapter(self, name: str, number: int, folder: str) -> str:
-        """Nothing to load."""
+        """Return the name: there is nothing to load."""
         return name
 
     @property
     def capabilities(self) -> Mapping[str, Any]:
-        """What its card tells."""
+        """See `LlmEngine`."""
         return {"reads_pictures": False}
 
     @property
     def capacity(self) -> int:
-        """How many choices it writes at once."""
+        """Choices generated at once."""
         return self._options.max_num_seqs
 
     @property
@@ -134,7 +138,7 @@ class FakeLlmEngine:
         return self._running
 
     async def check_health(self) -> None:
-        """It is never ill."""
+        """Always healthy."""
 
     def shut_down(self) -> None:
         """Nothing to free."""
@@ -153,30 +157,30 @@ def _to_text(message: Message) -> str:
     return " ".join(part for part in parts if isinstance(part, str))
 
 
-class FakeEncoderEngine:
-    """Turns a text into a vector of its checksum; a token is a word."""
+class FakeEmbeddingEngine:
+    """Turns a text into a vector of checksums; a token is a word."""
 
     capacity = 1
     capabilities: Mapping[str, Any] = {"dimensions": _DIMENSIONS}
 
     async def embed(
-        self, request: EmbeddingRequest, work: RequestProgress | None = None
+        self, request: EmbeddingRequest, progress: RequestProgress | None = None
     ) -> Embeddings:
         """Embed all inputs."""
-        work = work or RequestProgress()
+        progress = progress or RequestProgress()
         tokens = sum(len(_to_words(item)) for item in request.inputs)
-        await work.begin(tokens)
-        work.usage = Usage(tokens)
+        await progress.begin(tokens)
+        progress.usage = Usage(tokens)
         rows = [self._to_row(repr(item)) for item in request.inputs]
-        return Embeddings(b"".join(rows), _DIMENSIONS, work.usage)
+        return Embeddings(b"".join(rows), _DIMENSIONS, progress.usage)
 
-    async def score(self, request: ScoreRequest, work: RequestProgress | None = None) -> Scores:
-        """Score a document by the share of its words that are the query's."""
-        work = work or RequestProgress()
+    async def score(self, request: ScoreRequest, progress: RequestProgress | None = None) -> Scores:
+        """Score each document by the share of its words that occur in the query."""
+        progress = progress or RequestProgress()
         texts = [*request.queries, *request.documents]
         usage = Usage(sum(len(_to_words(text)) for text in texts))
-        await work.begin(usage.prompt_tokens)
-        work.usage = usage
+        await progress.begin(usage.prompt_tokens)
+        progress.usage = usage
         queries = itertools.cycle(set(_to_words(query)) for query in request.queries)
         documents = [_to_words(document) for document in request.documents]
         pairs = zip(documents, queries, strict=False)
@@ -188,33 +192,33 @@ class FakeEncoderEngine:
         return struct.pack(f"<{_DIMENSIONS}f", *checksums)
 
     async def check_health(self) -> None:
-        """It is never ill."""
+        """Always healthy."""
 
     def shut_down(self) -> None:
         """Nothing to free."""
 
 
 class FakeDiffusionEngine:
-    """Draws one flat colour, taken from the seed."""
+    """Generates images of one colour, which depends on the seed."""
 
     capacity = 1
 
     @property
     def capabilities(self) -> dict[str, Any]:
-        """It takes every size."""
+        """The default size; all sizes are accepted."""
         return {"size": f"{_SIZE_PX}x{_SIZE_PX}"}
 
     async def generate(
         self,
         request: ImageRequest,
-        work: RequestProgress | None = None,
-        emit: Callable[[Delta], None] | None = None,
+        progress: RequestProgress | None = None,
+        emit: Callable[[ImageProgress], None] | None = None,
     ) -> Images:
-        """Draw all images; what it emits on the way is the finished picture."""
-        work = work or RequestProgress()
+        """Generate all images; a preview is the finished first image."""
+        progress = progress or RequestProgress()
         first, steps, taken = request.seed or 0, request.num_inference_steps or 1, 0
-        work.count_steps_left = lambda: request.n * (steps - taken)
-        await work.begin(0, size=request.n)
+        progress.count_steps_left = lambda: request.n * (steps - taken)
+        await progress.begin(0, size=request.n)
         width_px, height_px = request.width_px or _SIZE_PX, request.height_px or _SIZE_PX
         images = [
             Image(_to_png(width_px, height_px, seed), seed)
@@ -225,26 +229,23 @@ class FakeDiffusionEngine:
             taken = step
             if emit is not None:
                 preview = images[0].data if step <= request.previews else b""
-                emit(Delta(0, "", extra=Extra(sketch=ImageProgress(step, steps, preview))))
-        work.usage = Usage(len(request.prompt.split()), request.n)
-        work.record_steps(request.n, steps, width_px * height_px)
-        work.images = request.n
-        return Images(tuple(images), width_px, height_px, work.usage)
+                emit(ImageProgress(step, steps, preview))
+        progress.usage = Usage(len(request.prompt.split()), request.n)
+        progress.record_steps(request.n, steps, width_px * height_px)
+        progress.images = request.n
+        return Images(tuple(images), width_px, height_px, progress.usage)
 
     def check_health(self) -> None:
-        """It is never ill."""
+        """Always healthy."""
 
     def shut_down(self) -> None:
         """Nothing to free."""
 
 
 def _to_png(width_px: int, height_px: int, seed: int) -> bytes:
-    """An 8-bit RGB image of one colour. Source: PNG specification, third edition, §11."""
-    colour = zlib.crc32(str(seed).encode()).to_bytes(4, "big")[:3]
-    rows = (b"\0" + colour * width_px) * height_px
-    header = struct.pack(">IIBBBBB", width_px, height_px, 8, 2, 0, 0, 0)
-    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-        for kind, data in chunks
-    )
+    from PIL import Image as PillowImage
+
+    red, green, blue, _ = zlib.crc32(str(seed).encode()).to_bytes(4, "big")
+    file = io.BytesIO()
+    PillowImage.new("RGB", (width_px, height_px), (red, green, blue)).save(file, "PNG")
+    return file.getvalue()

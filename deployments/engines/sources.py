@@ -1,4 +1,4 @@
-"""`source` → a local folder, or one line that says why there is none."""
+"""`source` → a local folder, or an error of one line."""
 
 import re
 from pathlib import Path
@@ -16,31 +16,31 @@ _UNSAFE_FILES = [
     "*.onnx",
     "*.gguf",
 ]
-"""Pickles run code when loaded, and the rest no engine here reads."""
+"""Pickles run code when loaded, and no engine reads the other formats."""
 
 _HUB_ID = re.compile(r"[^/@.~][^/@]*/[^/@]+(@.*)?")
-"""`org/name` or `org/name@revision`; only a revision may hold more slashes."""
+"""`org/name` or `org/name@revision`; only a revision may contain more slashes."""
 
 
 class SourceError(Exception):
-    """A model cannot be loaded: `str()` is one line that names the model, the source and why."""
+    """A model cannot be loaded; `str()` is one line with the model, the source and the reason."""
 
     def __init__(self, model_id: str, source: str, reason: str) -> None:
-        """Word the line; only its first line is kept of a longer reason."""
+        """Build the line from the first line of `reason`."""
         super().__init__(model_id, source, reason)
         self.reason = reason.strip().splitlines()[0] if reason.strip() else "unknown reason"
         self._line = f"model '{model_id}': source '{source}' cannot be loaded: {self.reason}"
 
     def __str__(self) -> str:
-        """The line."""
+        """Return the line."""
         return self._line
 
 
 def resolve_source(model_id: str, source: str) -> Path:
-    """Find the folder of a model, downloading it if it is a Hugging Face id.
+    """Find the folder of a model; a Hugging Face id is downloaded.
 
     Raises:
-        SourceError: there is no such folder, or the hub does not give it.
+        SourceError: there is no such folder, or the download failed.
     """
     if source.startswith("demo:"):
         return _find_demo(model_id, source)
@@ -48,7 +48,7 @@ def resolve_source(model_id: str, source: str) -> Path:
         folder = Path(source).expanduser()
         if folder.is_dir():
             return folder.resolve()
-    except RuntimeError:  # a home of somebody who is not there
+    except RuntimeError:  # `~user` of an unknown user
         pass
     except OSError as error:
         raise SourceError(model_id, source, error.strerror or "it cannot be read") from error
@@ -74,9 +74,9 @@ def _download(model_id: str, source: str) -> Path:
         folder = snapshot_download(
             repository, revision=revision or None, ignore_patterns=_UNSAFE_FILES
         )
-    except Exception as error:  # the hub client raises dozens of kinds; all mean the same here
+    except Exception as error:  # the hub client raises dozens of classes; all mean the same here
         reason = (
-            f"it is no folder, and the Hugging Face hub does not give it ({type(error).__name__})"
+            f"it is not a folder, and Hugging Face did not provide it ({type(error).__name__})"
         )
         raise SourceError(model_id, source, reason) from error
     return Path(folder)

@@ -1,4 +1,4 @@
-"""A decoder of random weights as an encoder in vLLM, against transformers' own last token."""
+"""A decoder as an encoder in vLLM, compared with the last token's state in transformers."""
 
 import asyncio
 from collections.abc import Iterator
@@ -35,7 +35,7 @@ def expected_of(folder: Path, texts: tuple[str, ...]) -> Any:
 
 @pytest.fixture(scope="module")
 def loop() -> Iterator[asyncio.AbstractEventLoop]:
-    """vLLM ties itself to the loop that it was made in."""
+    """vLLM is bound to the event loop that it was created on."""
     loop = asyncio.new_event_loop()
     yield loop
     loop.close()
@@ -67,7 +67,7 @@ def engine(folder: Path, loop: asyncio.AbstractEventLoop) -> Iterator[Any]:
     engine.shut_down()
 
 
-def test_vectors_are_the_last_token_s(
+def test_vectors_are_the_last_token_s_states(
     engine: Any, folder: Path, loop: asyncio.AbstractEventLoop
 ) -> None:
     answer = loop.run_until_complete(engine.embed(EmbeddingRequest("r", TEXTS)))
@@ -77,11 +77,15 @@ def test_vectors_are_the_last_token_s(
     assert cosines == pytest.approx(1, abs=1e-5)
 
 
-def test_dimensions_prompts_and_cuts_are_those_of_all_encoders(
+def test_dimensions_prompts_and_truncation_work_as_in_other_encoders(
     engine: Any, folder: Path, loop: asyncio.AbstractEventLoop
 ) -> None:
     request = EmbeddingRequest(
-        "r", ("hello " * 500,), dimensions=8, input_type="query", cut=Truncation(is_wanted=True)
+        "r",
+        ("hello " * 500,),
+        dimensions=8,
+        input_type="query",
+        truncation=Truncation(is_wanted=True),
     )
 
     answer = loop.run_until_complete(engine.embed(request))
@@ -107,7 +111,7 @@ def test_score_is_the_cosine(engine: Any, folder: Path, loop: asyncio.AbstractEv
     assert scores.scores == pytest.approx([each @ query for each in documents], abs=1e-5)
 
 
-def test_healthy_engine_says_so_and_tells_its_limits(
+def test_loaded_engine_is_healthy_and_reports_its_limits(
     engine: Any, loop: asyncio.AbstractEventLoop
 ) -> None:
     loop.run_until_complete(engine.check_health())

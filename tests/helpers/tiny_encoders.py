@@ -1,5 +1,6 @@
-"""Encoders of random weights, made on the spot: for what an engine does to any of them."""
+"""Encoders of random weights, made on the spot, to test what an engine does with any encoder."""
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,32 @@ WORDS = [word for line in _LINES for word in line.split()]
 MAX_TOKENS = 64
 
 
-def _make_tokenizer(folder: Path, *more: str) -> Any:
+class CountingTokenizer:
+    """A tokenizer of transformers that records its batches, and can be held up."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self.batches: list[list[str]] = []
+        self.threads: set[threading.Thread] = set()
+        self.has_begun, self.may_continue = threading.Event(), threading.Event()
+        self.may_continue.set()
+
+    def __len__(self) -> int:
+        return len(self._tokenizer)
+
+    def __call__(self, texts: Any, *others: Any, **options: Any) -> Any:
+        self.batches.append(texts)
+        self.threads.add(threading.current_thread())
+        self.has_begun.set()
+        self.may_continue.wait(5)
+        return self._tokenizer(texts, *others, **options)
+
+    def num_special_tokens_to_add(self, **options: Any) -> int:
+        return int(self._tokenizer.num_special_tokens_to_add(**options))
+
+
+def make_tokenizer(folder: Path, *more: str) -> Any:
+    """Tokenizer of `WORDS` and `more`: [CLS] text [SEP]."""
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
@@ -50,7 +76,7 @@ def _make_config(**members: Any) -> Any:
 
 
 def make_encoder(folder: Path, **pooling: Any) -> None:
-    """A BERT with mean pooling and normalisation, which may be shortened to 8 dimensions."""
+    """BERT with mean pooling and normalization; vectors may be shortened to 8 dimensions."""
     import torch
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import (
@@ -62,7 +88,7 @@ def make_encoder(folder: Path, **pooling: Any) -> None:
 
     torch.manual_seed(0)
     bare = folder / "bare"
-    _make_tokenizer(bare)
+    make_tokenizer(bare)
     config = _make_config(is_matryoshka=True, matryoshka_dimensions=[8])
     BertModel(config).eval().save_pretrained(bare)
     modules = [Transformer(str(bare)), Pooling(32, "mean", **pooling), Normalize()]
@@ -70,20 +96,20 @@ def make_encoder(folder: Path, **pooling: Any) -> None:
 
 
 def make_cross_encoder(folder: Path, labels: int = 1, **members: Any) -> None:
-    """A BERT that scores pairs."""
+    """BERT that scores pairs."""
     import torch
     from transformers import BertForSequenceClassification
 
     torch.manual_seed(0)
-    _make_tokenizer(folder)
+    make_tokenizer(folder)
     config = _make_config(num_labels=labels, **members)
     BertForSequenceClassification(config).eval().save_pretrained(folder)
 
 
 def make_roberta_cross_encoder(folder: Path, **members: Any) -> None:
-    """An XLM-RoBERTa that scores pairs, as BGE's rerankers are: padded with ones, no types.
+    """XLM-RoBERTa that scores pairs, like BGE's rerankers: the pad id is 1, and no token types.
 
-    Its positions count from two, and its tokenizer says nothing of a limit.
+    Positions count from 2, and the tokenizer has no length limit.
     """
     import torch
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
@@ -128,13 +154,13 @@ def make_roberta_cross_encoder(folder: Path, **members: Any) -> None:
     XLMRobertaForSequenceClassification(config).eval().save_pretrained(folder)
 
 
-def make_writer(folder: Path) -> None:
-    """A Llama that would score a pair by writing "yes" or "no"."""
+def make_generative_reranker(folder: Path) -> None:
+    """Llama that would score a pair by generating "yes" or "no"."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(0)
-    tokenizer = _make_tokenizer(folder, "yes", "no")
+    tokenizer = make_tokenizer(folder, "yes", "no")
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=32,

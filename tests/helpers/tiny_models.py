@@ -1,4 +1,4 @@
-"""Models and adapters of random weights, made on the spot: they talk nonsense, always the same."""
+"""Models and adapters of random weights, made on the spot; their output is deterministic."""
 
 import json
 from pathlib import Path
@@ -19,7 +19,7 @@ _TEMPLATE = (
 
 
 def make_adapter(folder: Path, seed: int) -> None:
-    """A LoRA adapter of the demo LLM, strong enough to change what it says."""
+    """LoRA adapter of the demo LLM, strong enough to change its output."""
     import torch
     from safetensors.torch import save_file
 
@@ -47,8 +47,8 @@ def make_adapter(folder: Path, seed: int) -> None:
     (folder / "adapter_config.json").write_text(json.dumps(settings))
 
 
-def make_reader_of_pictures(folder: Path) -> None:
-    """A vision-language model of Idefics3's kind, with the demo LLM's tokenizer; it may think."""
+def make_vision_model(folder: Path) -> None:
+    """Vision-language model of the Idefics3 architecture that may reason."""
     import torch
     from transformers import (
         AutoTokenizer,
@@ -98,7 +98,7 @@ def make_reader_of_pictures(folder: Path) -> None:
 
 
 def make_decoder_encoder(folder: Path) -> None:
-    """A decoder of Qwen3's kind with the demo LLM's tokenizer: what Qwen3-Embedding is."""
+    """Decoder of the Qwen3 architecture, as Qwen3-Embedding, with the demo LLM's tokenizer."""
     import torch
     from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
 

@@ -1,4 +1,4 @@
-"""sentence-transformers as the loader of a cross-encoder, which reads a pair as one text."""
+"""Cross-encoders, which read a pair of texts as one; loaded by sentence-transformers."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 from api.errors import WrongModelKindError
 from api.ports.embeddings import EmbeddingRequest, Embeddings, ScoreRequest, Scores
 from deployments.config.embedding import EncoderOptions
-from deployments.engines.cancellable_thread import Worker
 from deployments.engines.embedding.batcher import HEALTH
 from deployments.engines.embedding.inputs import PairReader, Tokens
 from deployments.engines.embedding.loading import (
@@ -19,12 +18,13 @@ from deployments.engines.embedding.prompts import Prompts
 from deployments.engines.embedding.vector_engine import CAPACITY, begin
 from deployments.engines.embedding.vectors import read_config
 from deployments.engines.protocol import RequestProgress
+from deployments.engines.tokenizer_thread import TokenizerThread
 
 if TYPE_CHECKING:
     import numpy as np
 
-_WRITING = ("text-generation", "any-to-any")
-"""Tasks of models that judge by writing, each with a chat template for pairs: not what is read."""
+_GENERATIVE_TASKS = ("text-generation", "any-to-any")
+"""Tasks of rerankers that generate their verdict; they need a chat template per pair."""
 
 
 def is_cross_encoder(folder: str, options: EncoderOptions) -> bool:
@@ -36,54 +36,54 @@ def is_cross_encoder(folder: str, options: EncoderOptions) -> bool:
 
 
 def _find_prompt(model: Any, options: EncoderOptions) -> str:
-    """What goes before each query: as sentence-transformers does it, not before documents."""
+    """Find the prompt of the queries; documents have none, as in sentence-transformers."""
     name = options.prompt_name or model.default_prompt_name
     return Prompts(options.prompts, model.prompts, name).get(None)
 
 
 class CrossEncoderEngine:
-    """One cross-encoder, computing in a thread of its own."""
+    """One cross-encoder, computing in threads of its own."""
 
     def __init__(self, model: str, options: EncoderOptions) -> None:
         """Load the model; takes seconds, and blocks.
 
         Args:
             model: a local folder.
-            options: how to run it.
+            options: how to run the model.
 
         Raises:
-            ValueError: it classifies instead of scoring, or scores by writing a word.
-            KeyError: the prompt that the configuration names is not there.
-            Exception: whatever sentence-transformers raises when it cannot load the model.
+            ValueError: the model is a classifier of several classes, or generates its verdict.
+            KeyError: the configured prompt does not exist.
+            Exception: what sentence-transformers raises when it cannot load the model.
         """
         from sentence_transformers import CrossEncoder
 
         self._model = load_encoder(CrossEncoder, model, options)
         if self._model.num_labels != 1:
-            raise ValueError(f"the model tells {self._model.num_labels} classes apart: no score")
-        if getattr(self._model[0], "transformer_task", None) in _WRITING:
-            raise ValueError("the model writes its judgement: only those that classify are served")
+            raise ValueError(f"the model has {self._model.num_labels} classes instead of one score")
+        if getattr(self._model[0], "transformer_task", None) in _GENERATIVE_TASKS:
+            raise ValueError("the model generates its verdict: only classifiers are supported")
         tokenizer = self._model.tokenizer
-        most_tokens = find_max_tokens(self._model, options.max_tokens)
-        self._reader = PairReader(tokenizer, most_tokens, _find_prompt(self._model, options))
+        max_tokens = find_max_tokens(self._model, options.max_tokens)
+        self._reader = PairReader(tokenizer, max_tokens, _find_prompt(self._model, options))
         self._pad_id = int(tokenizer.pad_token_id or 0)
-        self._tokenizing = Worker("tokenizer")
+        self._tokenizing = TokenizerThread(self._reader, self._reader)
         self._batcher = start_batcher(self._forward, options)
 
     @property
     def capacity(self) -> int:
-        """Requests that it takes at once."""
+        """See `EmbeddingEngine`."""
         return CAPACITY
 
     @property
     def capabilities(self) -> Mapping[str, Any]:
-        """What its card tells."""
+        """See `EmbeddingEngine`."""
         return {"task": "rerank", "max_tokens": self._reader.max_tokens}
 
     async def embed(
-        self, request: EmbeddingRequest, work: RequestProgress | None = None
+        self, request: EmbeddingRequest, progress: RequestProgress | None = None
     ) -> Embeddings:
-        """It has no vectors.
+        """Refuse: a cross-encoder has no vectors.
 
         Raises:
             WrongModelKindError: always.
@@ -94,21 +94,24 @@ class CrossEncoderEngine:
             param="model",
         )
 
-    async def score(self, request: ScoreRequest, work: RequestProgress | None = None) -> Scores:
-        """Score all pairs. Cancelling this call drops what has not been started.
+    async def score(self, request: ScoreRequest, progress: RequestProgress | None = None) -> Scores:
+        """Score all pairs. Cancelling this call drops the pairs not yet started.
 
         Raises:
             ContextLengthExceededError: a pair is too long for the model.
             InvalidRequestError: all pairs are too long together.
-            RateLimitError, OverloadedError: `work.begin` says so.
+            RateLimitError, OverloadedError: from `progress.begin`.
         """
-        sequences = await self._tokenizing.run(lambda stop: self._reader.read(request, stop.check))
-        usage = await begin(work or RequestProgress(), sequences)
+        sequences = await self._tokenizing.run(
+            None,  # always in the thread: truncation reconfigures the tokenizer
+            lambda reader, stop: reader.read(request, stop.check),
+        )
+        usage = await begin(progress or RequestProgress(), sequences)
         scores = await self._batcher.run(sequences, request.context)
         return Scores(tuple(scores.tolist()), usage)
 
     def _forward(self, sequences: Sequence[Tokens]) -> "np.ndarray":
-        """One pass over one batch: (B,) float32."""
+        """Compute one batch: (B,) float32."""
         import torch
 
         features = to_features(sequences, self._pad_id, self._model.device)
@@ -116,13 +119,13 @@ class CrossEncoderEngine:
             scores = self._model(features)["scores"].float()
             scores = self._model.activation_fn(scores).reshape(len(sequences))
         array: np.ndarray = scores.cpu().numpy()
-        return array
+        return array  # (B,) float32
 
     async def check_health(self) -> None:
-        """Prove that the model still computes, with the smallest input there is."""
+        """Run the smallest input through the model; raises what it raises."""
         await self._batcher.run([self._reader.smallest], HEALTH)
 
     def shut_down(self) -> None:
-        """Take no more work."""
+        """End the threads of the tokenizer and of the batcher."""
         self._tokenizing.shut_down()
         self._batcher.shut_down()

@@ -1,71 +1,71 @@
-"""Sequences that wait to be computed, in the order of their lengths."""
+"""Sequences that wait to be computed, sorted by length."""
 
 from bisect import bisect_left
 from collections.abc import Sequence, Sized
 from typing import Any, NamedTuple
 
-_MIN_SLACK = 16
-_SLACK_SHARE = 8
-"""Padding of a sequence by 16 tokens, or by an eighth, costs less than a pass of its own."""
+_MAX_PADDING = 16
+_MAX_PADDING_SHARE = 8
+"""Padding by 16 tokens, or by an eighth of the longest, costs less than a pass of its own."""
 
 
 class WaitingSequence(NamedTuple):
-    """One of the sequences of a request; compared by length, then by arrival."""
+    """One sequence of a request; ordered by length, then by arrival."""
 
     length: int
+    """In tokens."""
     serial: int
-    """Its place in the order of arrival; there are no two of one."""
+    """Unique, in the order of arrival."""
     owner: Any
     """The request."""
     number: int
-    """Which of the request's sequences."""
+    """Index among the request's sequences."""
 
 
-class Waiting:
-    """All of them, sorted, so that a batch is a slice."""
+class LengthBuckets:
+    """All waiting sequences in one sorted list, so that a batch is a slice of it."""
 
     def __init__(self, max_batch_tokens: int) -> None:
-        """Make batches of at most so many tokens, padding included."""
+        """Make batches of at most `max_batch_tokens` tokens, padding included."""
         self._max_tokens = max_batch_tokens
-        self._all: list[WaitingSequence] = []
-        self._serial = 0
+        self._sorted: list[WaitingSequence] = []
+        self._next_serial = 0
 
     def __len__(self) -> int:
-        """How many wait."""
-        return len(self._all)
+        """How many sequences wait."""
+        return len(self._sorted)
 
     def add(self, owner: Any, sequences: Sequence[Sized]) -> list[WaitingSequence]:
-        """Take in the sequences of a request; given back in the order of their lengths."""
+        """Add the sequences of a request and return their entries, shortest first."""
         added = [
-            WaitingSequence(len(each), self._serial + number, owner, number)
+            WaitingSequence(len(each), self._next_serial + number, owner, number)
             for number, each in enumerate(sequences)
         ]
-        self._serial += len(added)
+        self._next_serial += len(added)
         added.sort()
-        self._all.extend(added)
-        self._all.sort()  # two sorted runs: one merge
+        self._sorted.extend(added)
+        self._sorted.sort()  # two sorted runs: one merge
         return added
 
     def discard(self, entries: Sequence[WaitingSequence]) -> None:
-        """Take out some of those that wait."""
-        gone = {each.serial for each in entries}
-        self._all = [each for each in self._all if each.serial not in gone]
+        """Remove entries that are still waiting."""
+        removed = {each.serial for each in entries}
+        self._sorted = [each for each in self._sorted if each.serial not in removed]
 
-    def take_around(self, anchor: WaitingSequence) -> list[WaitingSequence]:
-        """Take out a batch with `anchor` and its neighbours in length."""
-        place = bisect_left(self._all, anchor)
-        first = place  # of the slice
-        last = place + 1  # not of the slice
-        while first > 0 and self._fits(first - 1, last):
-            first -= 1
-        while last < len(self._all) and self._fits(first, last + 1):
-            last += 1
-        batch = self._all[first:last]
-        del self._all[first:last]
+    def pop_bucket(self, seed: WaitingSequence) -> list[WaitingSequence]:
+        """Remove and return a batch: `seed` and its neighbours in length, shortest first."""
+        start = bisect_left(self._sorted, seed)
+        stop = start + 1
+        while start > 0 and self._fits(start - 1, stop):
+            start -= 1
+        while stop < len(self._sorted) and self._fits(start, stop + 1):
+            stop += 1
+        batch = self._sorted[start:stop]
+        del self._sorted[start:stop]
         return batch
 
-    def _fits(self, first: int, last: int) -> bool:
-        width = self._all[last - 1].length
-        shortest = self._all[first].length
-        is_near = width - shortest <= max(_MIN_SLACK, width // _SLACK_SHARE)
-        return is_near and width * (last - first) <= self._max_tokens
+    def _fits(self, start: int, stop: int) -> bool:
+        longest = self._sorted[stop - 1].length
+        padding = longest - self._sorted[start].length
+        is_near = padding <= max(_MAX_PADDING, longest // _MAX_PADDING_SHARE)
+        return is_near and longest * (stop - start) <= self._max_tokens

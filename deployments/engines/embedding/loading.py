@@ -1,4 +1,4 @@
-"""What sentence-transformers' two kinds of model have in common: how they load, and compute."""
+"""Loading and batching shared by both kinds of sentence-transformers models."""
 
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -14,16 +14,24 @@ from deployments.engines.hardware import (
     pick_dtype,
 )
 
+if TYPE_CHECKING:
+    import torch
+
 Model = TypeVar("Model")
 
 
 def load_encoder(kind: Callable[..., Model], folder: str, options: EncoderOptions) -> Model:
-    """Load a model, and make it ready for the hardware; takes seconds, and blocks.
+    """Load a model and prepare it for the hardware; takes seconds, and blocks.
+
+    Args:
+        kind: the class of sentence-transformers.
+        folder: of the model.
+        options: device, dtype and weight prepacking.
 
     Raises:
-        Exception: whatever sentence-transformers raises when it cannot load the model.
+        Exception: what sentence-transformers raises when it cannot load the model.
     """
-    from deployments.engines.weight_packing import pack_weights
+    from deployments.engines.weight_packing import prepack_weights
 
     device = pick_device(options.device)
     dtype = pick_dtype(options.dtype, device)
@@ -31,41 +39,44 @@ def load_encoder(kind: Callable[..., Model], folder: str, options: EncoderOption
     if device == "cpu":
         keep_freed_memory()
     if options.pack_weights:
-        pack_weights(model)
+        prepack_weights(model)
     ready: Model = model.eval()
     return ready
 
 
 def start_batcher(forward: Forward, options: EncoderOptions) -> Batcher:
-    """Threads that compute by `forward`, as many as the hardware has a use for.
+    """Start a batcher with as many threads as suit the hardware.
 
     Args:
         forward: computes a batch.
-        options: where, and how much at once.
+        options: the device, and the tokens of one batch.
     """
     device = pick_device(options.device)
     cores = Cores(device)
-    most = pick_batch_tokens(options.max_batch_tokens, device)
-    return Batcher(forward, most, cores.batches, cores.take)
+    max_batch_tokens = pick_batch_tokens(options.max_batch_tokens, device)
+    return Batcher(forward, max_batch_tokens, cores.batches, cores.set_threads)
 
 
-def find_max_tokens(model: Any, wanted: int | None) -> int:
-    """The most tokens of one text that a model of sentence-transformers takes.
+def find_max_tokens(model: Any, configured: int | None) -> int:
+    """Find the most tokens that a model of sentence-transformers takes per text.
 
     Args:
-        model: with its modules in PyTorch.
-        wanted: fewer than it could, by configuration.
+        model: a PyTorch module.
+        configured: a lower limit from the configuration.
     """
-    limits = [int(model.max_seq_length or model.tokenizer.model_max_length), *_find_places(model)]
-    return min([*limits, wanted] if wanted else limits)
+    limits = [
+        int(model.max_seq_length or model.tokenizer.model_max_length),
+        *_count_positions(model),
+    ]
+    return min([*limits, configured] if configured else limits)
 
 
-def _find_places(model: Any) -> list[int]:
-    """How many positions there are for tokens, where padding has one of its own.
+def _count_positions(model: Any) -> list[int]:
+    """Count the usable positions of each position embedding that reserves rows for padding.
 
-    RoBERTa and its kin count from the one after it, so the first rows of the table are nobody's;
-    neither the tokenizer nor sentence-transformers 6.2 leaves them out, and a text that needs them
-    breaks its whole batch.
+    RoBERTa and its relatives number positions from `padding_idx + 1`, so the first rows of the
+    table are unusable. Neither the tokenizer nor sentence-transformers 6.2 subtracts them, and a
+    text that is too long by these rows breaks its whole batch.
     Source: transformers 5.19 modeling_xlm_roberta.py, `create_position_ids_from_input_ids`.
     """
     return [
@@ -75,14 +86,14 @@ def _find_places(model: Any) -> list[int]:
     ]
 
 
-if TYPE_CHECKING:
-    import torch
-
-
 def to_features(
     sequences: Sequence[Tokens], pad_id: int, device: "torch.device"
 ) -> "dict[str, torch.Tensor]":
-    """What a transformer takes: ids, mask, and types if the sequences have them."""
+    """Build a transformer's inputs: token ids, attention mask, and token types if there are any.
+
+    Returns:
+        Tensors (B, T) int64, padded to the longest sequence.
+    """
     import numpy as np
     import torch
 

@@ -1,4 +1,4 @@
-"""What goes before the texts of an encoder: prompts by the names that clients use for them."""
+"""Prompts that precede the texts of an encoder, by the names that clients use for them."""
 
 from collections.abc import Mapping
 
@@ -8,21 +8,26 @@ _ALIASES = (
     ("query", "search_query", "retrieval.query"),
     ("passage", "document", "search_document", "retrieval.passage", "corpus"),
 )
-"""Names of one thing. Cohere's, Jina's, and those that models on the Hub have."""
+"""Synonyms: Cohere's, Jina's, and those of models on the Hub."""
 
 QUERY, PASSAGE = "query", "passage"
 
 
 class Prompts:
-    """The prompts of one model: the operator's first, then its own."""
+    """The prompts of one model; configured ones override the model's own."""
 
     def __init__(
         self, configured: Mapping[str, str], own: Mapping[str, str | None], default: str | None
     ) -> None:
-        """Use `default` where a request says nothing.
+        """Merge the prompts.
+
+        Args:
+            configured: name → prompt, from the configuration.
+            own: name → prompt, from the model's files.
+            default: name of the prompt for requests without an input type.
 
         Raises:
-            KeyError: `default` is the name of no prompt.
+            KeyError: no prompt is named `default`.
         """
         # sentence-transformers gives every model empty prompts for queries and documents.
         has_own = any(own.values())
@@ -32,28 +37,32 @@ class Prompts:
 
     @property
     def names(self) -> list[str]:
-        """What requests may choose."""
+        """Input types that requests may choose, sorted."""
         return sorted(self._known)
 
-    def get(self, input_type: str | None, name: str = "input_type") -> str:
-        """The prompt for texts of that type, which the client calls `name`.
+    def get(self, input_type: str | None, param: str = "input_type") -> str:
+        """Return the prompt of an input type, or the default if it is None.
+
+        Args:
+            input_type: what the client sent.
+            param: the client's name for the parameter; errors name it.
 
         Raises:
-            UnsupportedParameterError: the model tells texts of that type from no others.
+            UnsupportedParameterError: the model has no prompt of that name.
         """
         if input_type is None:
             return self._default
         if (prompt := self.find(input_type)) is None:
             raise UnsupportedParameterError(
-                f"Unsupported value for '{name}': this model has "
+                f"Unsupported value for '{param}': this model has "
                 f"{', '.join(map(repr, self.names)) or 'none'}.",
-                param=name,
+                param=param,
             )
         return prompt
 
     def find(self, input_type: str) -> str | None:
-        """The prompt of that name, or of another name for the same."""
-        names = next((names for names in _ALIASES if input_type in names), ())
+        """Return the prompt of that name or of a synonym."""
+        synonyms = next((names for names in _ALIASES if input_type in names), ())
         return next(
-            (self._known[name] for name in (input_type, *names) if name in self._known), None
+            (self._known[name] for name in (input_type, *synonyms) if name in self._known), None
         )

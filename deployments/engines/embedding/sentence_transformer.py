@@ -1,4 +1,4 @@
-"""sentence-transformers as the loader of an encoder: its pooling, prompts and normalisation.
+"""Encoders loaded by sentence-transformers: its pooling, prompts and normalization.
 
 Batches are ours: see `batcher`.
 """
@@ -18,13 +18,13 @@ from deployments.engines.embedding.loading import (
 )
 from deployments.engines.embedding.prompts import Prompts
 from deployments.engines.embedding.vector_engine import VectorEngine
-from deployments.engines.embedding.vectors import EmbeddingSpec, find_allowed
+from deployments.engines.embedding.vectors import EmbeddingSpec, find_matryoshka_dimensions
 
 if TYPE_CHECKING:
     import numpy as np
 
 
-class EncoderEngine(VectorEngine):
+class SentenceTransformerEngine(VectorEngine):
     """One encoder, computing in threads of its own."""
 
     def __init__(self, model: str, options: EncoderOptions) -> None:
@@ -32,10 +32,11 @@ class EncoderEngine(VectorEngine):
 
         Args:
             model: a local folder.
-            options: how to run it.
+            options: how to run the model.
 
         Raises:
-            Exception: whatever sentence-transformers raises when it cannot load the model.
+            KeyError: the configured prompt does not exist.
+            Exception: what sentence-transformers raises when it cannot load the model.
         """
         from sentence_transformers import SentenceTransformer
         from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
@@ -49,13 +50,15 @@ class EncoderEngine(VectorEngine):
         tokenizer = self._model.tokenizer
         reader = InputReader(tokenizer, find_max_tokens(self._model, options.max_tokens), prompts)
         self._pad_id = int(tokenizer.pad_token_id or 0)
-        self._leaves_prompts_out = any(
+        self._excludes_prompt = any(
             isinstance(module, Pooling) and not module.include_prompt for module in self._model
         )
         self._is_normalized = isinstance(self._model[-1], Normalize)
         size = self._forward([reader.smallest]).shape[1]
-        form = EmbeddingSpec(size, find_allowed(options.dimensions, model), self._is_normalized)
-        super().__init__(reader, prompts, form)
+        spec = EmbeddingSpec(
+            size, find_matryoshka_dimensions(options.dimensions, model), self._is_normalized
+        )
+        super().__init__(reader, prompts, spec)
         self._batcher = start_batcher(self._forward, options)
 
     async def _encode(
@@ -64,20 +67,20 @@ class EncoderEngine(VectorEngine):
         return await self._batcher.run(sequences, request.context)
 
     def _forward(self, sequences: Sequence[Tokens]) -> "np.ndarray":
-        """One pass over one batch: (B, D) float32."""
-        if not self._leaves_prompts_out:
+        """Compute one batch: (B, D) float32."""
+        if not self._excludes_prompt:
             return self._compute(sequences, 0)
-        # Poolings that leave the prompt out take one length of it for the whole batch.
+        # A pooling that excludes the prompt takes one prompt length for the whole batch.
         import numpy as np
 
         lengths = {each.prompt_tokens for each in sequences}
-        parts = {
+        rows_by_length = {
             length: iter(
                 self._compute([each for each in sequences if each.prompt_tokens == length], length)
             )
             for length in lengths
         }
-        return np.stack([next(parts[each.prompt_tokens]) for each in sequences])
+        return np.stack([next(rows_by_length[each.prompt_tokens]) for each in sequences])
 
     def _compute(self, sequences: Sequence[Tokens], prompt_tokens: int) -> "np.ndarray":
         import torch
@@ -88,16 +91,16 @@ class EncoderEngine(VectorEngine):
         with torch.inference_mode():
             vectors = self._model(features)["sentence_embedding"].float()
             if self._is_normalized:
-                # Once more in float32: bfloat16 leaves the norm up to 0.4 % off.
+                # Again, in float32: bfloat16 leaves the norm up to 0.4 % off.
                 vectors = torch.nn.functional.normalize(vectors, dim=1)
         array: np.ndarray = vectors.cpu().numpy()
-        return array
+        return array  # (B, D) float32
 
     async def check_health(self) -> None:
-        """Prove that the model still computes, with the smallest input there is."""
+        """Run the smallest input through the model; raises what it raises."""
         await self._batcher.run([self._reader.smallest], HEALTH)
 
     def shut_down(self) -> None:
-        """Take no more work."""
+        """End the threads of the tokenizer and of the batcher."""
         super().shut_down()
         self._batcher.shut_down()

@@ -1,6 +1,6 @@
-"""vLLM's pooling runner: encoders that are decoders, such as Qwen3-Embedding.
+"""Decoders used as encoders, such as Qwen3-Embedding, run by vLLM's pooling runner.
 
-vLLM makes its own batches; tokens, prompts and limits are ours, the same for all encoders.
+vLLM makes the batches; tokenization, prompts and limits are ours, the same for all encoders.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ from deployments.config.embedding import EncoderOptions
 from deployments.engines.embedding.inputs import InputReader, Tokens
 from deployments.engines.embedding.prompts import Prompts
 from deployments.engines.embedding.vector_engine import VectorEngine
-from deployments.engines.embedding.vectors import EmbeddingSpec, find_allowed
+from deployments.engines.embedding.vectors import EmbeddingSpec, find_matryoshka_dimensions
 from deployments.engines.llm.vllm_engine import DEFAULTS
 from deployments.engines.llm.vllm_errors import translate_errors
 
@@ -31,12 +31,13 @@ class VllmEncoderEngine(VectorEngine):
 
         Args:
             model: a local folder.
-            options: what of it is the same for all encoders.
-            vllm: fields of its AsyncEngineArgs.
+            options: those that do not depend on the runner.
+            vllm: fields of vLLM's AsyncEngineArgs.
 
         Raises:
             TypeError: an option does not exist.
-            Exception: whatever vLLM raises when it cannot load the model.
+            KeyError: the configured prompt does not exist.
+            Exception: what vLLM raises when it cannot load the model.
         """
         from vllm import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
@@ -54,18 +55,20 @@ class VllmEncoderEngine(VectorEngine):
         reader = InputReader(self._engine.get_tokenizer(), max_tokens, prompts)
         is_normalized = config.pooler_config.use_activation is not False
         size = config.embedding_size
-        form = EmbeddingSpec(size, find_allowed(options.dimensions, model), is_normalized)
-        super().__init__(reader, prompts, form)
+        spec = EmbeddingSpec(
+            size, find_matryoshka_dimensions(options.dimensions, model), is_normalized
+        )
+        super().__init__(reader, prompts, spec)
         self._serial_numbers = itertools.count()
 
     async def _encode(
         self, sequences: Sequence[Tokens], request: EmbeddingRequest | ScoreRequest
     ) -> "np.ndarray":
-        """All at once; cancelling this call aborts them in the engine."""
+        """Send all sequences at once; cancelling this call aborts them in vLLM."""
         import numpy as np
 
-        name = request.request_id
-        tasks = [asyncio.create_task(self._encode_one(each, name)) for each in sequences]
+        request_id = request.request_id
+        tasks = [asyncio.create_task(self._encode_one(each, request_id)) for each in sequences]
         try:
             rows = await asyncio.gather(*tasks)
         finally:
@@ -78,28 +81,33 @@ class VllmEncoderEngine(VectorEngine):
         from vllm.inputs import TokensPrompt
 
         prompt = TokensPrompt(prompt_token_ids=list(sequence.ids))
-        # Two clients may choose the same id, and neither may abort the other's request.
-        number = f"{request_id}-{next(self._serial_numbers)}"
+        # Clients choose request ids, so two requests may share one; the serial number is unique.
+        vllm_id = f"{request_id}-{next(self._serial_numbers)}"
         with translate_errors("input"):
-            outputs = self._engine.encode(prompt, PoolingParams(task="embed"), number)
+            outputs = self._engine.encode(prompt, PoolingParams(task="embed"), vllm_id)
             async for output in outputs:
                 row: np.ndarray = output.outputs.data.float().numpy()  # (D,) float32
         return row
 
     async def check_health(self) -> None:
-        """Prove that the engine still computes, with the smallest input there is."""
+        """Run the smallest input through the model.
+
+        Raises:
+            ReplicaLostError: the engine is dead.
+            EngineError: the engine failed.
+        """
         with translate_errors():
             await self._engine.check_health()
         await self._encode_one(self._reader.smallest, "health")
 
     def shut_down(self) -> None:
-        """End the engine's processes."""
+        """End vLLM's processes and the tokenizer's thread."""
         super().shut_down()
         self._engine.shutdown()
 
 
 def _read_prompts(folder: str) -> Mapping[str, Any]:
-    """What the model has for sentence-transformers, if it has."""
+    """Read the prompts that the model has for sentence-transformers; empty if there are none."""
     path = Path(folder) / "config_sentence_transformers.json"
     saved: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
     return saved

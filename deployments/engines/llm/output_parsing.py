@@ -1,11 +1,11 @@
-"""More than text in what a model writes: thoughts, tool calls, log probabilities, the prompt."""
+"""What a model generates beside text: reasoning, tool calls, log probabilities, the prompt."""
 
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from api.ports.stream import Extra, FinishReason, TokenLogprob, ToolCallDelta
 from api.ports.text import Sampling
-from deployments.engines.llm.token_bytes import TokenTexts
+from deployments.engines.llm.token_bytes import TokenBytes
 
 if TYPE_CHECKING:
     from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
@@ -13,24 +13,31 @@ if TYPE_CHECKING:
     from vllm.parser import Parser
 
 
-class ChoiceReader:
-    """Reads one choice with the model's parser for thoughts and tool calls."""
+class ChoiceParser:
+    """Parses one choice with the model's parser for reasoning and tool calls."""
 
     def __init__(
         self, parser: "Parser", request: "ChatCompletionRequest", *, is_streamed: bool
     ) -> None:
-        """Read with a parser that is this choice's alone: they keep state."""
+        """Own a parser, because parsers keep state.
+
+        Args:
+            parser: a new one of vLLM's.
+            request: tells the parser which tools there are.
+            is_streamed: whether `parse` is called for each delta, or once for the whole text.
+        """
         self._parser = parser
         self._request = request
         self._is_streamed = is_streamed
         self._token_ids: list[int] = []
         self._has_calls = self._has_reasoning = False
         self.reasoning_tokens = 0
+        """Complete once a finish reason has been parsed."""
 
-    def read(
+    def parse(
         self, choice: "CompletionOutput", prompt_ids: Sequence[int], reason: FinishReason | None
     ) -> tuple[str, str, tuple[ToolCallDelta, ...], FinishReason | None]:
-        """Text, thoughts, pieces of tool calls, and why it ended."""
+        """Return text, reasoning, pieces of tool calls, and the finish reason."""
         self._token_ids += choice.token_ids
         if self._is_streamed:
             message = self._parser.parse_delta(
@@ -42,40 +49,40 @@ class ChoiceReader:
             )
             text = (message and message.content) or ""
             reasoning = (message and message.reasoning) or ""
-            calls = tuple(map(_to_piece, message.tool_calls)) if message else ()
+            calls = tuple(map(_to_call_delta, message.tool_calls)) if message else ()
         else:
             self._parser.set_prompt_token_ids(list(prompt_ids))
-            reasoning, text, found = self._parser.parse(
+            reasoning, text, whole_calls = self._parser.parse(
                 choice.text, self._request, True, list(choice.token_ids)
             )
-            calls = tuple(_to_call(index, call) for index, call in enumerate(found or ()))
+            calls = tuple(_to_call(index, call) for index, call in enumerate(whole_calls or ()))
         self._has_calls = self._has_calls or bool(calls)
         self._has_reasoning = self._has_reasoning or bool(reasoning)
         if reason is not None and self._has_reasoning:
             self.reasoning_tokens = self._count_reasoning_tokens()
-        return text or "", reasoning or "", calls, self._to_reason(reason)
+        return text or "", reasoning or "", calls, self._to_finish_reason(reason)
 
     def _count_reasoning_tokens(self) -> int:
-        """Some parsers of vLLM count only from a mark that stands in the prompt already."""
+        """Count also with parsers of vLLM that return 0 if the prompt has the start marker."""
         counted: int = self._parser.count_reasoning_tokens(self._token_ids)
-        thoughts = self._parser.reasoning_parser
-        if counted or thoughts is None:
+        reasoning_parser = self._parser.reasoning_parser
+        if counted or reasoning_parser is None:
             return counted
-        is_ended = thoughts.is_reasoning_end(self._token_ids)
-        content = thoughts.extract_content_ids(self._token_ids) if is_ended else []
+        has_ended = reasoning_parser.is_reasoning_end(self._token_ids)
+        content = reasoning_parser.extract_content_ids(self._token_ids) if has_ended else []
         return len(self._token_ids) - len(content)
 
-    def _to_reason(self, reason: FinishReason | None) -> FinishReason | None:
-        """A call that the caller has named ends with `stop`, as at OpenAI."""
-        is_free = isinstance(self._request.tool_choice, str)
-        return "tool_calls" if reason == "stop" and self._has_calls and is_free else reason
+    def _to_finish_reason(self, reason: FinishReason | None) -> FinishReason | None:
+        """A call of the function that the client named ends with `stop`, as at OpenAI."""
+        is_named = not isinstance(self._request.tool_choice, str)
+        return "tool_calls" if reason == "stop" and self._has_calls and not is_named else reason
 
 
-def _to_piece(piece: Any) -> ToolCallDelta:
-    function = piece.function
+def _to_call_delta(delta: Any) -> ToolCallDelta:
+    function = delta.function
     return ToolCallDelta(
-        piece.index,
-        piece.id,
+        delta.index,
+        delta.id,
         function.name if function else None,
         (function.arguments if function else None) or "",
     )
@@ -87,44 +94,44 @@ def _to_call(index: int, call: Any) -> ToolCallDelta:
     return ToolCallDelta(index, call.id or make_tool_call_id(), call.name, call.arguments)
 
 
-class PromptReading:
-    """Reads all choices of one prompt."""
+class OutputParser:
+    """Parses all choices of one prompt."""
 
     def __init__(
         self,
         sampling: Sampling,
-        texts: TokenTexts,
+        tokens: TokenBytes,
         prompt_ids: Sequence[int],
-        echoed: str,
-        new_reader: Callable[[], ChoiceReader] | None,
+        echo: str,
+        new_choice_parser: Callable[[], ChoiceParser] | None,
     ) -> None:
-        """Read what a request has asked for.
+        """Parse what the request asks for.
 
         Args:
-            sampling: says which log probabilities are wanted, and whether the prompt is.
-            texts: of the model's tokens.
+            sampling: which log probabilities are wanted.
+            tokens: of the model's tokenizer.
             prompt_ids: the prompt.
-            echoed: what each choice begins with.
-            new_reader: makes the reader of a choice; None if there are only texts.
+            echo: precedes the text of each choice.
+            new_choice_parser: makes the parser of one choice; None if there is only text.
         """
         self._sampling = sampling
-        self._texts = texts
+        self._tokens = tokens
         self._prompt_ids = prompt_ids
-        self._echoed = echoed
-        self._new_reader = new_reader
-        self._readers: dict[int, ChoiceReader] = {}
+        self._echo = echo
+        self._new_choice_parser = new_choice_parser
+        self._choice_parsers: dict[int, ChoiceParser] = {}
         self._begun: set[int] = set()
         self._prompt_logprobs: list[Any] = []
 
     @property
     def reasoning_tokens(self) -> int:
         """Of all choices."""
-        return sum(reader.reasoning_tokens for reader in self._readers.values())
+        return sum(parser.reasoning_tokens for parser in self._choice_parsers.values())
 
-    def read(
+    def parse(
         self, output: "RequestOutput", choice: "CompletionOutput", reason: FinishReason | None
     ) -> tuple[str, FinishReason | None, Extra | None]:
-        """What a piece holds."""
+        """Return the text of a delta, its finish reason, and what else it holds."""
         if output.prompt_logprobs and len(self._prompt_logprobs) < len(self._prompt_ids):
             self._prompt_logprobs += output.prompt_logprobs
         text, reasoning = choice.text, ""
@@ -132,27 +139,27 @@ class PromptReading:
         is_wanted = self._sampling.max_tokens != 0
         if not is_wanted:
             text, reason = "", "length" if reason else None
-        elif self._new_reader is not None:
-            reader = self._readers.get(choice.index) or self._new_reader()
-            self._readers[choice.index] = reader
-            text, reasoning, calls, reason = reader.read(choice, self._prompt_ids, reason)
+        elif self._new_choice_parser is not None:
+            parser = self._choice_parsers.get(choice.index) or self._new_choice_parser()
+            self._choice_parsers[choice.index] = parser
+            text, reasoning, calls, reason = parser.parse(choice, self._prompt_ids, reason)
         logprobs: tuple[TokenLogprob, ...] = ()
         if self._sampling.logprobs is not None and is_wanted:
-            logprobs = self._texts.to_logprobs(
+            logprobs = self._tokens.to_logprobs(
                 choice.token_ids, choice.logprobs, self._sampling.logprobs
             )
         prompt_logprobs: tuple[TokenLogprob, ...] = ()
         if choice.index not in self._begun:
             self._begun.add(choice.index)
-            text = self._echoed + text
-            prompt_logprobs = self._read_prompt()
+            text = self._echo + text
+            prompt_logprobs = self._to_prompt_logprobs()
         if not (reasoning or calls or logprobs or prompt_logprobs):
             return text, reason, None
         return text, reason, Extra(reasoning, calls, logprobs, prompt_logprobs)
 
-    def _read_prompt(self) -> tuple[TokenLogprob, ...]:
+    def _to_prompt_logprobs(self) -> tuple[TokenLogprob, ...]:
         if self._sampling.prompt_logprobs is None:
             return ()
-        return self._texts.to_logprobs(
+        return self._tokens.to_logprobs(
             self._prompt_ids, self._prompt_logprobs, self._sampling.prompt_logprobs
         )

@@ -1,60 +1,55 @@
-"""Prompts of text → token ids, off the event loop where that takes long."""
+"""Plain prompts → token ids, with the tokenizer's own chat template."""
 
-import asyncio
 import copy
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from api.errors import InvalidRequestError
 from api.ports.text import Conversation, Prompt
-
-_INLINE_CHARS = 2000
-"""Shorter prompts are tokenised on the event loop, in less time than a thread takes to start."""
+from deployments.engines.tokenizer_thread import TokenizerThread
 
 
 class PromptTokenizer:
     """One model's tokenizer."""
 
     def __init__(self, tokenizer: Any) -> None:
-        """Take a tokenizer of transformers."""
-        self.tokenizer = tokenizer
-        # A copy, because a fast tokenizer cannot be used by two threads at once.
-        self._threads_tokenizer = copy.deepcopy(tokenizer)
-        self._vocabulary = len(tokenizer)
-        self._threads = ThreadPoolExecutor(1, "tokenizer")
+        """Use a tokenizer of transformers."""
+        self._tokenizer = tokenizer
+        self._vocabulary_size = len(tokenizer)
+        # A copy, because a fast tokenizer must not be used by two threads at once.
+        self._thread = TokenizerThread(tokenizer, copy.deepcopy(tokenizer))
 
     async def to_ids(self, prompt: Prompt) -> list[int]:
-        """Token ids of a prompt, special tokens included; a conversation must be simple.
+        """Tokenize a prompt, with special tokens. A conversation must be plain (`is_plain`).
 
         Raises:
-            InvalidRequestError: a token id is not in the vocabulary, or the template refuses the roles.
+            InvalidRequestError: a token id is not in the vocabulary, or the chat template refuses
+                the roles.
         """
         if isinstance(prompt, tuple):
-            if max(prompt) >= self._vocabulary:
+            if max(prompt) >= self._vocabulary_size:
                 raise InvalidRequestError(
                     f"Invalid value for 'prompt': this model's token ids end at "
-                    f"{self._vocabulary - 1}.",
+                    f"{self._vocabulary_size - 1}.",
                     param="prompt",
                 )
             return list(prompt)
-        if _count_chars(prompt) < _INLINE_CHARS:
-            return _encode(self.tokenizer, prompt)
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, _encode, self._threads_tokenizer, prompt)
+        return await self._thread.run(
+            _count_chars(prompt), lambda tokenizer, stop: _encode(tokenizer, prompt)
+        )
 
     def to_text(self, prompt: Prompt) -> str:
-        """A text as it is, token ids as text; nothing for a conversation."""
+        """Return a prompt as text, token ids decoded; a conversation as the empty string."""
         if isinstance(prompt, tuple):
-            return str(self.tokenizer.decode(list(prompt)))
+            return str(self._tokenizer.decode(list(prompt)))
         return prompt if isinstance(prompt, str) else ""
 
     def shut_down(self) -> None:
-        """End its thread."""
-        self._threads.shutdown(wait=False)
+        """End the tokenizer's thread."""
+        self._thread.shut_down()
 
 
-def is_simple(conversation: Conversation) -> bool:
-    """Texts only: no tools, no pictures, and no wishes for the template."""
+def is_plain(conversation: Conversation) -> bool:
+    """Whether a conversation is text only: no tools, images, reasoning or template options."""
     return not (
         conversation.tools or conversation.reasoning_effort or conversation.template_options
     ) and not any(

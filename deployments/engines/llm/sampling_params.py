@@ -9,19 +9,21 @@ if TYPE_CHECKING:
     from vllm import SamplingParams
     from vllm.sampling_params import StructuredOutputsParams
 
-_LEFT_TO_THE_MODEL = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+_MODEL_DEFAULTS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+"""Members that fall back to the model's own generation config."""
 _GREEDY_BELOW = 1e-5
+"""vLLM's own threshold of the temperature: vllm/sampling_params.py, `_SAMPLING_EPS`."""
 
 
 def is_greedy(sampling: Sampling, defaults: dict[str, Any]) -> bool:
-    """Whether only the likeliest token is taken; vLLM then refuses several choices."""
+    """Whether sampling is greedy; vLLM then refuses `n` above 1."""
     temperature = sampling.temperature
     if temperature is None:
         temperature = defaults.get("temperature", 1.0)
     return bool(temperature < _GREEDY_BELOW)
 
 
-def to_params(
+def to_sampling_params(
     sampling: Sampling,
     defaults: dict[str, Any],
     *,
@@ -30,28 +32,28 @@ def to_params(
     is_streamed: bool,
     structured_outputs: "StructuredOutputsParams | None" = None,
 ) -> "SamplingParams":
-    """What vLLM wants to know.
+    """Convert to vLLM's parameters.
 
     Args:
-        sampling: what the request says.
-        defaults: of the model's own generation config, for what the request does not say.
+        sampling: of the request.
+        defaults: the model's own generation config, for values that the request leaves open.
         n: choices.
-        max_tokens: as `find_max_tokens` has it.
-        is_streamed: whether deltas are wanted.
-        structured_outputs: what the answer must look like.
+        max_tokens: from `find_max_tokens`.
+        is_streamed: deltas instead of one whole output.
+        structured_outputs: constraint on the output.
 
     Raises:
-        VLLMValidationError: vLLM does not accept them.
+        VLLMValidationError: vLLM does not accept a value.
     """
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 
-    given = {name: getattr(sampling, name) for name in _LEFT_TO_THE_MODEL}
-    own = {name: value for name, value in given.items() if value is not None}
+    given = {name: getattr(sampling, name) for name in _MODEL_DEFAULTS}
+    requested = {name: value for name, value in given.items() if value is not None}
     return SamplingParams(
         **{
             **defaults,
-            **own,
+            **requested,
             "n": n,
             "stop": list(sampling.stop),
             "stop_token_ids": [*sampling.stop_token_ids, *defaults.get("stop_token_ids", [])],
@@ -76,12 +78,17 @@ def to_params(
 
 
 def find_max_tokens(sampling: Sampling, prompt_tokens: int, context_tokens: int) -> int:
-    """How many tokens may be written: what is asked for, else a default or all that fit.
+    """Find the limit on the tokens of one choice: as requested, else the default or the context.
+
+    Args:
+        sampling: of the request.
+        prompt_tokens: length of the prompt.
+        context_tokens: of the model: prompt and completion together.
 
     Raises:
-        ContextLengthExceededError: the prompt, or it and what is asked for, do not fit. The wording is
-            that of OpenAI's API in this case.
-        InvalidRequestError: it is less than the least that is asked for.
+        ContextLengthExceededError: the prompt, or prompt and completion together, do not fit. The
+            message is worded as OpenAI's.
+        InvalidRequestError: `min_tokens` is above the limit.
     """
     room = context_tokens - prompt_tokens
     if room < 1:
@@ -89,19 +96,21 @@ def find_max_tokens(sampling: Sampling, prompt_tokens: int, context_tokens: int)
             f"This model's maximum context length is {context_tokens} tokens, but the prompt has "
             f"{prompt_tokens}. Please shorten the prompt."
         )
-    asked = sampling.max_tokens
-    if asked is not None and asked > room:
+    requested = sampling.max_tokens
+    if requested is not None and requested > room:
         raise ContextLengthExceededError(
             f"This model's maximum context length is {context_tokens} tokens, but "
-            f"{prompt_tokens + asked} were requested ({prompt_tokens} in the prompt, {asked} in "
-            "the completion). Please shorten the prompt or ask for fewer tokens.",
+            f"{prompt_tokens + requested} were requested ({prompt_tokens} in the prompt, "
+            f"{requested} in the completion). Please shorten the prompt or ask for fewer tokens.",
             param="max_tokens",
         )
-    # With 0 only the prompt is wanted, but vLLM writes at least one token.
-    most = max(asked, 1) if asked is not None else min(sampling.default_max_tokens or room, room)
-    if sampling.min_tokens > most:
+    if requested is None:
+        limit = min(sampling.default_max_tokens or room, room)
+    else:
+        limit = max(requested, 1)  # 0 asks for the prompt only, but vLLM generates at least one
+    if sampling.min_tokens > limit:
         raise InvalidRequestError(
-            f"Invalid value for 'min_tokens': at most {most} tokens may be written.",
+            f"Invalid value for 'min_tokens': at most {limit} tokens may be generated.",
             param="min_tokens",
         )
-    return most
+    return limit

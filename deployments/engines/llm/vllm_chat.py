@@ -1,4 +1,4 @@
-"""Conversations → prompts, with vLLM's renderers and parsers for tools, thoughts, pictures."""
+"""Conversations → prompts, with vLLM's renderers and parsers for tools, reasoning and images."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
-from api.errors import InvalidImageError, InvalidRequestError, UnsupportedParameterError
+from api.errors import InvalidImageError, InvalidRequestError, UnsupportedParameterError, quote
 from api.ports.text import Conversation, ImageInput, Message, Sampling, Tools
-from deployments.engines.images.reader import PictureReader
-from deployments.engines.llm.output_parsing import ChoiceReader
+from deployments.engines.images.reader import ImageReader
+from deployments.engines.llm.forced_tool_calls import FORCED_ONLY, register_forced_only
+from deployments.engines.llm.output_parsing import ChoiceParser
 from deployments.engines.llm.vllm_errors import translate_errors
 
 if TYPE_CHECKING:
@@ -18,55 +19,59 @@ if TYPE_CHECKING:
     from vllm.sampling_params import StructuredOutputsParams
     from vllm.v1.engine.async_llm import AsyncLLM
 
-_FORCED_ONLY = "triptych_forced"
-
 
 @dataclass(frozen=True, slots=True)
 class ChatOptions:
-    """How one model chats, beyond what its folder says."""
+    """Chat settings that are not in the model's folder."""
 
     tool_call_parser: str | None = None
     chat_template: str | None = None
     """The template itself, not its path."""
     template_options: frozenset[str] = frozenset()
-    """The switches of the template that a request may set."""
+    """Template options that requests may set."""
     max_image_pixels: int = 20_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class Rendered:
-    """A conversation as the engine takes it."""
+class RenderedPrompt:
+    """A prompt as the engine takes it."""
 
     prompt: Any
     """vLLM's `EngineInput`."""
     token_ids: Sequence[int]
     structured_outputs: "StructuredOutputsParams | None"
     skip_special_tokens: bool
-    new_reader: Callable[[], ChoiceReader] | None
-    more: dict[str, Any]
+    new_choice_parser: Callable[[], ChoiceParser] | None
+    """Makes the parser of one choice; None if the output is text only."""
+    request_arguments: dict[str, Any]
     """Further arguments of `AsyncLLM.add_request`."""
 
 
 class VllmChat:
-    """Renders for one engine."""
+    """Renders conversations for one engine."""
 
     def __init__(
         self, engine: "AsyncLLM", options: ChatOptions, reasoning_parser: str | None
     ) -> None:
         """Find the parsers.
 
+        Args:
+            engine: the engine that generates.
+            options: of the model.
+            reasoning_parser: name of vLLM's parser, if the model reasons.
+
         Raises:
-            TypeError: vLLM has no parser of that name, or it does not suit the model.
+            TypeError: vLLM has no parser of that name, or the parser does not suit the model.
         """
         from vllm.renderers.online_renderer import OnlineRenderer
 
-        _register_forced_only()
+        register_forced_only()
         self._options = options
-        self._pictures = PictureReader(options.max_image_pixels, InvalidImageError)
+        self._images = ImageReader(options.max_image_pixels, InvalidImageError)
         self._config = engine.model_config
         self._tokenizer = engine.get_tokenizer()
-        # A forced call is JSON of its schema whatever the model's own format is: some of those
-        # leave room for blanks without end.
+        # A forced call is JSON of its schema, whatever the model's own format: some formats allow
+        # endless whitespace.
         self._forced, self._renderer = (
             OnlineRenderer(
                 engine.model_config,
@@ -78,26 +83,28 @@ class VllmChat:
                 tool_parser=tool_parser,
                 reasoning_parser=reasoning_parser,
             )
-            for tool_parser in (_FORCED_ONLY, options.tool_call_parser or _FORCED_ONLY)
+            for tool_parser in (FORCED_ONLY, options.tool_call_parser or FORCED_ONLY)
         )
         self._has_reasoning = reasoning_parser is not None
-        self.is_simple = (
+        self.uses_plain_template = (
             not self._has_reasoning
             and options.chat_template is None
             and not self._config.is_multimodal_model
             and type(engine.renderer).__name__ == "HfRenderer"
         )
-        """Whether a conversation of texts is what the tokenizer's own template makes of it."""
+        """Whether the tokenizer's own template is enough for a plain conversation."""
 
     def shut_down(self) -> None:
-        """Read no more pictures."""
-        self._pictures.shut_down()
+        """End the process that decodes images."""
+        self._images.shut_down()
 
     def check(self, conversation: Conversation) -> None:
-        """Check what the model cannot do.
+        """Check that the model supports what the conversation needs.
 
         Raises:
-            InvalidRequestError: it takes no pictures, knows no such switch, or calls no tools by itself.
+            InvalidRequestError: the model does not read images.
+            UnsupportedParameterError: the template has no such option, or the model does not call
+                tools by itself.
         """
         if not self._config.is_multimodal_model and _has_images(conversation):
             raise InvalidRequestError(
@@ -107,8 +114,8 @@ class VllmChat:
         for name in conversation.template_options:
             if name not in self._options.template_options:
                 raise UnsupportedParameterError(
-                    f"This model's chat template has no switch '{name[:64]}'.",
-                    param=f"chat_template_kwargs.{name[:64]}",
+                    f"This model's chat template has no switch '{quote(name)}'.",
+                    param=f"chat_template_kwargs.{quote(name)}",
                 )
         tools = conversation.tools
         if tools and tools.choice == "auto" and self._options.tool_call_parser is None:
@@ -120,11 +127,12 @@ class VllmChat:
 
     async def render(
         self, conversation: Conversation, sampling: Sampling, *, is_streamed: bool
-    ) -> Rendered:
-        """Render with the model's template.
+    ) -> RenderedPrompt:
+        """Render a conversation with the model's template.
 
         Raises:
-            InvalidRequestError: the template does not take it, or a picture cannot be read.
+            InvalidRequestError: the template refuses the messages.
+            InvalidImageError: an image cannot be read.
         """
         from vllm.exceptions import VLLMError
 
@@ -136,29 +144,31 @@ class VllmChat:
                 result = await renderer.render_chat(request)
         except (InvalidRequestError, VLLMError):
             raise
-        except (ValueError, TypeError) as error:  # of Jinja, transformers and vLLM
-            raise _template_refuses() from error
+        except (ValueError, TypeError) as error:  # from Jinja, transformers or vLLM
+            raise _template_error() from error
         if not isinstance(result, tuple):
-            raise _template_refuses()
+            raise _template_error()
         _, (prompt,) = result
         new_parser = self._to_new_parser(request, renderer)
-        more: dict[str, Any] = {}
+        arguments: dict[str, Any] = {}
         if self._has_reasoning and new_parser is not None:
             kwargs = renderer.effective_chat_template_kwargs(request)
             ended = request.resolve_reasoning_ended(new_parser(), prompt["prompt_token_ids"])
-            more["reasoning_ended"] = ended
-            more["reasoning_parser_kwargs"] = {"chat_template_kwargs": kwargs}
-        # Piece by piece even if there is only one: read as a whole, a list of calls that was cut at
-        # `max_tokens` would lose those that are complete.
-        by_pieces = is_streamed or bool(is_forced and not self._has_reasoning)
-        new_reader = new_parser and partial(_new_reader, new_parser, request, is_streamed=by_pieces)
-        return Rendered(
+            arguments["reasoning_ended"] = ended
+            arguments["reasoning_parser_kwargs"] = {"chat_template_kwargs": kwargs}
+        # Forced calls are parsed as a stream even if there is only one delta: parsed as a whole, a
+        # list of calls that `max_tokens` truncates would lose its complete calls too.
+        parses_deltas = is_streamed or bool(is_forced and not self._has_reasoning)
+        new_choice_parser = new_parser and partial(
+            _new_choice_parser, new_parser, request, is_streamed=parses_deltas
+        )
+        return RenderedPrompt(
             prompt,
             prompt["prompt_token_ids"],
             request.extract_structured_outputs(),
             request.skip_special_tokens,
-            new_reader,
-            more,
+            new_choice_parser,
+            arguments,
         )
 
     async def _to_request(
@@ -178,22 +188,22 @@ class VllmChat:
             members |= _to_tool_members(conversation.tools)
         with translate_errors("tools"):
             request = _request_class()(**members)
-        # Put in afterwards: vLLM's check of messages copies them, and costs more than all else.
+        # Set afterwards: vLLM's validation of messages copies them, and costs more than all else.
         request.messages = [await self._to_message(message) for message in conversation.messages]
         return request
 
     async def _to_message(self, message: Message) -> Any:
-        worded: dict[str, Any] = {"role": message.role, "content": message.content}
+        converted: dict[str, Any] = {"role": message.role, "content": message.content}
         if isinstance(message.content, tuple):
-            worded["content"] = [await self._to_part(part) for part in message.content]
+            converted["content"] = [await self._to_part(part) for part in message.content]
         if message.name:
-            worded["name"] = message.name
+            converted["name"] = message.name
         if message.reasoning:
-            worded["reasoning"] = message.reasoning
+            converted["reasoning"] = message.reasoning
         if message.tool_call_id:
-            worded["tool_call_id"] = message.tool_call_id
+            converted["tool_call_id"] = message.tool_call_id
         if message.tool_calls:
-            worded["tool_calls"] = [
+            converted["tool_calls"] = [
                 {
                     "id": call.id,
                     "type": "function",
@@ -201,12 +211,12 @@ class VllmChat:
                 }
                 for call in message.tool_calls
             ]
-        return worded
+        return converted
 
     async def _to_part(self, part: str | ImageInput) -> dict[str, Any]:
         if isinstance(part, str):
             return {"type": "text", "text": part}
-        image = await self._pictures.read(part.data, "messages")
+        image = await self._images.read(part.data, "messages")
         return {"type": "image_pil", "image_pil": await asyncio.to_thread(image.convert, "RGB")}
 
     def _to_new_parser(
@@ -231,7 +241,7 @@ def _request_class() -> "type[ChatCompletionRequest]":
     from vllm.renderers import TokenizeParams
 
     class Request(ChatCompletionRequest):
-        """The lengths are checked by us, whose message has both numbers."""
+        """Skips vLLM's length check: our own reports both lengths."""
 
         def build_tok_params(self, model_config: Any) -> TokenizeParams:
             return TokenizeParams(max_total_tokens=None, add_special_tokens=False)
@@ -239,10 +249,10 @@ def _request_class() -> "type[ChatCompletionRequest]":
     return Request
 
 
-def _new_reader(
+def _new_choice_parser(
     new_parser: Callable[[], Any], request: "ChatCompletionRequest", *, is_streamed: bool
-) -> ChoiceReader:
-    return ChoiceReader(new_parser(), request, is_streamed=is_streamed)
+) -> ChoiceParser:
+    return ChoiceParser(new_parser(), request, is_streamed=is_streamed)
 
 
 def _to_tool_members(tools: Tools) -> dict[str, Any]:
@@ -251,7 +261,7 @@ def _to_tool_members(tools: Tools) -> dict[str, Any]:
             "name": tool.name,
             "description": tool.description,
             "parameters": tool.parameters,
-            # A call that the caller forces is held to its schema: the model need not want it.
+            # A forced call is constrained to its schema: the model may not be inclined to make it.
             "strict": True if tools.choice in ("required", "named") else tool.strict,
         }
         for tool in tools.tools
@@ -268,22 +278,9 @@ def _has_images(conversation: Conversation) -> bool:
     return any(isinstance(message.content, tuple) for message in conversation.messages)
 
 
-def _template_refuses() -> InvalidRequestError:
+def _template_error() -> InvalidRequestError:
     return InvalidRequestError(
         "Invalid value for 'messages': this model's chat template does not take this sequence of "
         "messages.",
         param="messages",
     )
-
-
-def _register_forced_only() -> None:
-    """A parser for models that call no tools by themselves: a forced call is JSON of its schema."""
-    from vllm.tool_parsers.abstract_tool_parser import ToolParser, ToolParserManager
-
-    if _FORCED_ONLY in ToolParserManager.tool_parsers:
-        return
-
-    class ForcedOnly(ToolParser):
-        """All that it needs is in its base class."""
-
-    ToolParserManager.register_module(_FORCED_ONLY, module=ForcedOnly)

@@ -1,60 +1,63 @@
-"""vLLM's `AsyncLLM`, in process: prompts in, deltas out, nothing of its HTTP server."""
+"""vLLM's `AsyncLLM`, in process: prompts in, deltas out, without vLLM's HTTP server."""
 
 import asyncio
 import itertools
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from api.errors import ApiError, EngineError, ReplicaLostError
-from api.ports.stream import Delta, Usage
+from api.errors import ApiError, EngineError
+from api.ports.stream import TextDelta, Usage
 from api.ports.text import Completion, Conversation, Generation, Prompt, Sampling
-from deployments.engines.llm.output_parsing import PromptReading
-from deployments.engines.llm.prompt_tokenizer import PromptTokenizer, is_simple
-from deployments.engines.llm.sampling_params import find_max_tokens, is_greedy, to_params
-from deployments.engines.llm.token_bytes import TokenTexts
-from deployments.engines.llm.vllm_chat import ChatOptions, Rendered, VllmChat
+from deployments.engines.llm.output_parsing import OutputParser
+from deployments.engines.llm.prompt_renderer import PromptRenderer
+from deployments.engines.llm.sampling_params import (
+    find_max_tokens,
+    is_greedy,
+    to_sampling_params,
+)
+from deployments.engines.llm.token_bytes import TokenBytes
+from deployments.engines.llm.vllm_chat import ChatOptions, RenderedPrompt
 from deployments.engines.llm.vllm_errors import translate_errors
 from deployments.engines.llm.vllm_output import VllmOutput
 from deployments.engines.protocol import RequestProgress
+from deployments.engines.stall_watch import StallWatch
 
 if TYPE_CHECKING:
     from vllm.lora.request import LoRARequest
 
 DEFAULTS = {
     "enable_log_requests": False,
-    # vLLM's statistics would cost a fifth of this process's time, and nobody reads them here.
+    # vLLM's statistics take a fifth of this process's time, and are not exported.
     "disable_log_stats": True,
 }
-"""Fields of AsyncEngineArgs that are other than vLLM's."""
+"""Our defaults of AsyncEngineArgs, where they differ from vLLM's."""
 
 STRUCTURED_OUTPUTS = {
-    # One backend, because some requests make vLLM's own choice of one go wrong for others; and no
-    # blanks between the parts of JSON, for a small model can write them until it must stop.
+    # One fixed backend, because with vLLM's automatic choice some requests break others. No
+    # whitespace in JSON, because a small model can generate it without end.
     "backend": "xgrammar",
     "disable_any_whitespace": True,
 }
-"""Fields of StructuredOutputsConfig that are other than vLLM's."""
+"""Our defaults of StructuredOutputsConfig, where they differ from vLLM's."""
 
 
 @dataclass(slots=True)
-class _Run:
-    """One request to vLLM: some of the choices of one prompt."""
+class _VllmRequest:
+    """One request to vLLM: some or all choices of one prompt."""
 
-    rendered: Rendered
+    rendered: RenderedPrompt
     prompt: Prompt
     first_index: int
     n: int
     max_tokens: int
-    lora: "LoRARequest | None"
+    adapter: "LoRARequest | None"
     output: VllmOutput | None = None
-    reading: PromptReading | None = None
+    parser: OutputParser | None = None
 
 
 class VllmEngine:
-    """One vLLM engine; it runs in processes of its own and is driven from this event loop."""
+    """An `LlmEngine`: vLLM runs in processes of its own, and this event loop drives it."""
 
     def __init__(
         self,
@@ -68,13 +71,12 @@ class VllmEngine:
         Args:
             model: a local folder.
             options: fields of vLLM's AsyncEngineArgs.
-            stall_timeout_s: after so long without a token for outstanding work, `check_health`
-                fails.
-            chat: how it chats.
+            stall_timeout_s: `check_health` fails after this long with open requests and no token.
+            chat: how the model chats.
 
         Raises:
             TypeError: an option does not exist.
-            Exception: whatever vLLM raises when it cannot load the model.
+            Exception: what vLLM raises when it cannot load the model.
         """
         from vllm import AsyncEngineArgs
         from vllm.config import StructuredOutputsConfig
@@ -90,103 +92,100 @@ class VllmEngine:
             }
         )
         self._engine = AsyncLLM.from_engine_args(engine_args)
-        self._tokenizer = PromptTokenizer(self._engine.get_tokenizer())
-        self._texts = TokenTexts(self._tokenizer.tokenizer)
-        self._chat = VllmChat(self._engine, chat, options.get("reasoning_parser"))
+        self._prompts = PromptRenderer(self._engine, chat, options.get("reasoning_parser"))
+        self._tokens = TokenBytes(self._engine.get_tokenizer())
         self._context_tokens: int = self._engine.model_config.max_model_len
         self._defaults = self._engine.model_config.get_diff_sampling_param()
         self._defaults.pop("max_tokens", None)
-        self._stall_timeout_s = stall_timeout_s
-        self._last_progress_s = time.monotonic()
-        self._outstanding = 0
+        self._stall_watch = StallWatch(stall_timeout_s)
         self._serial_numbers = itertools.count()
 
     async def generate(
         self,
         generation: Generation,
-        emit: Callable[[Delta], None] | None = None,
-        lora: "LoRARequest | None" = None,
-        work: RequestProgress | None = None,
+        emit: Callable[[TextDelta], None] | None = None,
+        adapter: "LoRARequest | None" = None,
+        progress: RequestProgress | None = None,
     ) -> Completion:
-        """Continue every prompt. Cancelling this call aborts the work in the engine.
-
-        Args:
-            generation: what to generate.
-            emit: takes the deltas as they come; without it the choices are in the result.
-            lora: the adapter to use.
-            work: is told what it will take, and what it has taken.
-
-        Raises:
-            ContextLengthExceededError, InvalidRequestError: the prompts do not fit this model.
-            RateLimitError, OverloadedError: `work.begin` says so.
-            EngineError, ReplicaLostError: it failed at this request, or altogether.
-        """
+        """See `LlmEngine`. Cancelling this call aborts the generation in vLLM."""
         sampling = generation.sampling
         rendered = [
-            await self._render(prompt, sampling, is_streamed=emit is not None)
+            await self._prompts.render(prompt, sampling, is_streamed=emit is not None)
             for prompt in generation.prompts
         ]
-        runs = [
-            run
+        requests = [
+            request
             for number, prompt in enumerate(generation.prompts)
-            for run in self._to_runs(rendered[number], prompt, number * sampling.n, sampling, lora)
+            for request in self._to_requests(
+                rendered[number], prompt, number * sampling.n, sampling, adapter
+            )
         ]
-        work = work or RequestProgress()
+        progress = progress or RequestProgress()
         if cache_salt := generation.context.cache_salt:
             for each in rendered:
                 each.prompt["cache_salt"] = cache_salt
         prompt_tokens = sum(len(each.token_ids) for each in rendered)
-        most_tokens = prompt_tokens + sum(run.n * run.max_tokens for run in runs)
-        await work.begin(most_tokens, size=sum(run.n for run in runs))
-        with self._working():
+        max_tokens = prompt_tokens + sum(each.n * each.max_tokens for each in requests)
+        await progress.begin(max_tokens, size=sum(each.n for each in requests))
+        with self._stall_watch.working():
             try:
-                working = [self._run(generation, run, emit) for run in runs]
-                results = [await working[0]] if len(working) == 1 else await _gather(working)
+                runs = [self._run(generation, each, emit) for each in requests]
+                results = [await runs[0]] if len(runs) == 1 else await _gather(runs)
             finally:
-                work.usage = _count(runs, sampling, prompt_tokens)
+                progress.usage = _count_usage(requests, sampling, prompt_tokens)
         choices = tuple(choice for result in results for choice in result)
-        return Completion(choices, work.usage)
+        return Completion(choices, progress.usage)
 
-    def _to_runs(
+    def _to_requests(
         self,
-        rendered: Rendered,
+        rendered: RenderedPrompt,
         prompt: Prompt,
         first_index: int,
         sampling: Sampling,
-        lora: "LoRARequest | None",
-    ) -> Iterator[_Run]:
-        """One run for all choices, or, where vLLM takes no more at a time, one for each."""
+        adapter: "LoRARequest | None",
+    ) -> Iterator[_VllmRequest]:
+        """One request for all choices; one per choice if sampling is greedy, as vLLM requires."""
         max_tokens = find_max_tokens(sampling, len(rendered.token_ids), self._context_tokens)
-        step = 1 if is_greedy(sampling, self._defaults) else sampling.n
-        for index in range(first_index, first_index + sampling.n, step):
-            yield _Run(rendered, prompt, index, step, max_tokens, lora)
+        n = 1 if is_greedy(sampling, self._defaults) else sampling.n
+        for index in range(first_index, first_index + sampling.n, n):
+            yield _VllmRequest(rendered, prompt, index, n, max_tokens, adapter)
 
     async def _run(
-        self, generation: Generation, run: _Run, emit: Callable[[Delta], None] | None
-    ) -> list[Delta]:
-        """Continue one prompt; its choices are numbered from `run.first_index` on."""
-        sampling, rendered = generation.sampling, run.rendered
-        choices: list[Delta] = []
-        run.reading = self._to_reading(sampling, run)
-        run.output = output = VllmOutput(
-            run.first_index, emit or choices.append, self._note_progress, run.reading
+        self,
+        generation: Generation,
+        request: _VllmRequest,
+        emit: Callable[[TextDelta], None] | None,
+    ) -> list[TextDelta]:
+        """Run one request; without `emit`, return its choices by index."""
+        sampling, rendered = generation.sampling, request.rendered
+        choices: list[TextDelta] = []
+        request.parser = self._to_parser(sampling, request)
+        request.output = output = VllmOutput(
+            request.first_index,
+            emit or choices.append,
+            self._stall_watch.record_progress,
+            request.parser,
         )
-        # Two clients may choose the same id, and neither may abort the other's request.
+        # Clients choose request ids, so two requests may share one; the serial number is unique.
         request_id = f"{generation.request_id}-{next(self._serial_numbers)}"
-        with translate_errors(_find_culprit(generation)):
-            params = to_params(
+        with translate_errors(_guess_param(generation)):
+            params = to_sampling_params(
                 sampling,
                 self._defaults,
-                n=run.n,
-                max_tokens=run.max_tokens,
+                n=request.n,
+                max_tokens=request.max_tokens,
                 is_streamed=emit is not None,
                 structured_outputs=rendered.structured_outputs,
             )
             params.skip_special_tokens = rendered.skip_special_tokens
             try:
-                output.stand_in_for(
+                output.replace_queue(
                     await self._engine.add_request(
-                        request_id, rendered.prompt, params, lora_request=run.lora, **rendered.more
+                        request_id,
+                        rendered.prompt,
+                        params,
+                        lora_request=request.adapter,
+                        **rendered.request_arguments,
                     )
                 )
                 await output.end
@@ -196,119 +195,84 @@ class VllmEngine:
         choices.sort(key=lambda choice: choice.index)
         return choices
 
-    def _to_reading(self, sampling: Sampling, run: _Run) -> PromptReading | None:
-        """None where there is nothing but text to be read."""
-        has_more = sampling.logprobs is not None or sampling.prompt_logprobs is not None
-        if not has_more and not sampling.echo and run.rendered.new_reader is None:
+    def _to_parser(self, sampling: Sampling, request: _VllmRequest) -> OutputParser | None:
+        """None if the output is text only."""
+        rendered = request.rendered
+        has_logprobs = sampling.logprobs is not None or sampling.prompt_logprobs is not None
+        if not has_logprobs and not sampling.echo and rendered.new_choice_parser is None:
             return None
-        echoed = self._tokenizer.to_text(run.prompt) if sampling.echo else ""
-        return PromptReading(
-            sampling, self._texts, run.rendered.token_ids, echoed, run.rendered.new_reader
-        )
-
-    async def _render(self, prompt: Prompt, sampling: Sampling, *, is_streamed: bool) -> Rendered:
-        """A prompt as the engine takes it.
-
-        Raises:
-            InvalidRequestError: a token id is not in the vocabulary, or the template refuses the roles.
-        """
-        from vllm.inputs.engine import tokens_input
-        from vllm.sampling_params import StructuredOutputsParams
-
-        if isinstance(prompt, Conversation):
-            self._chat.check(prompt)
-            if not (self._chat.is_simple and is_simple(prompt)):
-                return await self._chat.render(prompt, sampling, is_streamed=is_streamed)
-        token_ids = await self._tokenizer.to_ids(prompt)
-        schema = sampling.json_schema
-        return Rendered(
-            tokens_input(token_ids),
-            token_ids,
-            StructuredOutputsParams(json=schema) if schema is not None else None,
-            sampling.skip_special_tokens,
-            new_reader=None,
-            more={},
+        echo = self._prompts.to_text(request.prompt) if sampling.echo else ""
+        return OutputParser(
+            sampling, self._tokens, rendered.token_ids, echo, rendered.new_choice_parser
         )
 
     async def load_adapter(self, name: str, number: int, folder: str) -> "LoRARequest":
-        """Load a LoRA adapter now, so that a broken one fails here and not amid others' work.
+        """Load a LoRA adapter now, so that a broken one does not fail inside a batch.
 
         Raises:
-            EngineError: vLLM cannot load it.
+            EngineError: vLLM cannot load the adapter.
         """
         from vllm.lora.request import LoRARequest
 
         request = LoRARequest(name, number, folder)
         try:
             is_loaded = await self._engine.add_lora(request)
-        except Exception as error:  # whatever was wrong in there, as text from another process
+        except Exception as error:  # vLLM's process returns every failure as a plain text
             raise EngineError("The adapter could not be loaded.") from error
         if not is_loaded:
             raise EngineError("The adapter could not be loaded.")
         return request
 
-    def _note_progress(self) -> None:
-        self._last_progress_s = time.monotonic()
-
-    @contextmanager
-    def _working(self) -> Iterator[None]:
-        if not self._outstanding:
-            self._note_progress()
-        self._outstanding += 1
-        try:
-            yield
-        finally:
-            self._outstanding -= 1
-
     @property
     def capabilities(self) -> Mapping[str, Any]:
-        """What its card tells."""
-        reads_pictures = bool(self._engine.model_config.is_multimodal_model)
-        return {"max_tokens": self._context_tokens, "reads_pictures": reads_pictures}
+        """See `LlmEngine`."""
+        reads_images = bool(self._engine.model_config.is_multimodal_model)
+        return {"max_tokens": self._context_tokens, "reads_pictures": reads_images}
 
     @property
     def capacity(self) -> int:
-        """How many sequences it decodes at once; more wait in it."""
+        """How many sequences vLLM decodes at once; it queues more."""
         return int(self._engine.vllm_config.scheduler_config.max_num_seqs)
 
     @property
     def unfinished_requests(self) -> int:
-        """Sequences that vLLM has not finished or aborted, by its own count."""
+        """Requests that vLLM has neither finished nor aborted, by its own count."""
         return int(self._engine.output_processor.get_num_unfinished_requests())
 
     async def check_health(self) -> None:
-        """Prove that the engine lives and makes progress; vLLM itself only looks at a dead flag.
+        """Return if the engine makes progress; vLLM's own check only tests a flag.
 
         Raises:
-            ReplicaLostError: it is dead, or has had work for too long without a token.
+            ReplicaLostError: the engine is dead, or has open requests and no token for too long.
         """
         with translate_errors():
             await self._engine.check_health()
-        stalled_s = time.monotonic() - self._last_progress_s
-        if self._outstanding and stalled_s > self._stall_timeout_s:
-            raise ReplicaLostError(f"The engine has made no progress for {stalled_s:.0f} seconds.")
+        self._stall_watch.check()
 
     def shut_down(self) -> None:
-        """End the engine's processes."""
-        self._tokenizer.shut_down()
-        self._chat.shut_down()
+        """End vLLM's processes, and those that render prompts."""
+        self._prompts.shut_down()
         self._engine.shutdown()
 
 
-def _count(runs: Sequence[_Run], sampling: Sampling, prompt_tokens: int) -> Usage:
-    """What the runs have taken so far; a prompt's cached tokens count once."""
-    begun = [(run, run.output) for run in runs if run.output is not None]
-    is_wanted = sampling.max_tokens != 0  # else vLLM has written one that nobody asked for
+def _count_usage(requests: Sequence[_VllmRequest], sampling: Sampling, prompt_tokens: int) -> Usage:
+    """Count what the requests have used so far; cached tokens count once per prompt."""
+    begun = [(request, request.output) for request in requests if request.output is not None]
+    is_completed = sampling.max_tokens != 0  # else the one token that vLLM generates is dropped
     return Usage(
         prompt_tokens,
-        sum(output.completion_tokens for _, output in begun) if is_wanted else 0,
-        sum(output.cached_tokens for run, output in begun if run.first_index % sampling.n == 0),
-        sum(run.reading.reasoning_tokens for run, _ in begun if run.reading is not None),
+        sum(output.completion_tokens for _, output in begun) if is_completed else 0,
+        sum(
+            output.cached_tokens
+            for request, output in begun
+            if request.first_index % sampling.n == 0
+        ),
+        sum(request.parser.reasoning_tokens for request, _ in begun if request.parser is not None),
     )
 
 
-async def _gather(runs: Sequence[Any]) -> list[list[Delta]]:
-    """Run all; the first failure, or a cancellation, aborts the others."""
+async def _gather(runs: Sequence[Coroutine[Any, Any, list[TextDelta]]]) -> list[list[TextDelta]]:
+    """Run all at once; the first failure, or a cancellation, cancels the others."""
     try:
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(run) for run in runs]
@@ -317,8 +281,8 @@ async def _gather(runs: Sequence[Any]) -> list[list[Delta]]:
     return [task.result() for task in tasks]
 
 
-def _find_culprit(generation: Generation) -> str | None:
-    """What is at fault when vLLM refuses something without a name: most often a schema."""
+def _guess_param(generation: Generation) -> str | None:
+    """Guess the parameter at fault when vLLM names none: most often a schema."""
     if generation.sampling.json_schema is not None:
         return "response_format"
     has_tools = any(

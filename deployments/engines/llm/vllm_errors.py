@@ -1,4 +1,4 @@
-"""vLLM's errors → ours; their texts stay in the log."""
+"""vLLM's errors → ours; vLLM's messages go to the log only."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,10 +8,16 @@ from api.errors import EngineError, InvalidRequestError, OverloadedError, Replic
 
 @contextmanager
 def translate_errors(param: str | None = None) -> Iterator[None]:
-    """Map what vLLM raises to our tree.
+    """Translate the errors that vLLM raises inside the block.
 
     Args:
-        param: what is at fault when vLLM refuses something and does not say what.
+        param: the parameter at fault if vLLM refuses the request without naming one.
+
+    Raises:
+        InvalidRequestError: vLLM refuses the request.
+        OverloadedError: vLLM's queue is full.
+        EngineError: vLLM failed at this request.
+        ReplicaLostError: vLLM's engine is dead.
     """
     from vllm import exceptions as vllm_errors
     from vllm.v1.engine.exceptions import EngineDeadError
@@ -23,11 +29,11 @@ def translate_errors(param: str | None = None) -> Iterator[None]:
     except (vllm_errors.QueueOverflowError, vllm_errors.MaxQueuedTokensError) as error:
         raise OverloadedError("The model has more requests than it can take; try again.") from error
     except vllm_errors.VLLMClientError as error:
-        at_fault = getattr(error, "parameter", None) or param
-        if at_fault is None:
+        param = getattr(error, "parameter", None) or param
+        if param is None:
             message = "The model does not accept this request's parameters."
         else:
-            message = f"Invalid value for '{at_fault}': this model does not accept it."
-        raise InvalidRequestError(message, param=at_fault) from error
+            message = f"Invalid value for '{param}': this model does not accept it."
+        raise InvalidRequestError(message, param=param) from error
     except vllm_errors.VLLMError as error:
         raise EngineError("The engine failed to answer this request.") from error

@@ -1,58 +1,71 @@
-"""What vLLM writes for one request, on its way out."""
+"""vLLM's output for one request → deltas."""
 
 import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from api.errors import EngineError
-from api.ports.stream import Delta, Extra, FinishReason
+from api.ports.stream import Extra, FinishReason, TextDelta
 
 if TYPE_CHECKING:
     from vllm.outputs import CompletionOutput, PoolingRequestOutput, RequestOutput
     from vllm.v1.engine.output_processor import RequestOutputCollector
 
 _FINISH_REASONS: dict[str, FinishReason] = {"stop": "stop", "length": "length"}
-"""vLLM has others, such as `repetition`: to a client they are a stop."""
+"""All other reasons of vLLM, such as `repetition`, become `stop`."""
 
 
-class Reading(Protocol):
-    """Finds more than text in what a model writes."""
+class Parser(Protocol):
+    """Finds more than text in a model's output."""
 
-    def read(
+    def parse(
         self, output: "RequestOutput", choice: "CompletionOutput", reason: FinishReason | None
     ) -> tuple[str, FinishReason | None, Extra | None]:
-        """What a piece holds: text, why it ended, and what else; may raise."""
+        """Return the text of a delta, its finish reason, and what else it holds.
+
+        Raises:
+            Exception: the output cannot be parsed; the request fails.
+        """
 
 
 class VllmOutput:
-    """What becomes of one request to vLLM; every delta goes on the moment that it is there.
+    """Passes on the output of one request to vLLM the moment it arrives.
 
-    It stands in for the queue between vLLM's output handler, which serves all requests, and a task
-    of each (vLLM 0.32, v1/engine/output_processor.py: RequestOutputCollector). So no task wakes up
-    for a token: that was a quarter of this process's time.
+    It replaces the queue between vLLM's output handler, which serves all requests, and a task per
+    request (vLLM 0.32, v1/engine/output_processor.py: RequestOutputCollector). So no task wakes up
+    for each token, which took a quarter of this process's time.
     """
 
     def __init__(
         self,
         first_index: int,
-        emit: Callable[[Delta], None],
-        note_progress: Callable[[], None],
-        reading: Reading | None = None,
+        emit: Callable[[TextDelta], None],
+        record_progress: Callable[[], None],
+        parser: Parser | None = None,
     ) -> None:
-        """Number choices from `first_index` on; `emit` takes them, piece by piece."""
+        """Create `end` on the running event loop.
+
+        Args:
+            first_index: number of the request's first choice.
+            emit: receives each delta.
+            record_progress: called for each output.
+            parser: None if the output is nothing but text.
+        """
         self.id: str | None = None
+        """vLLM's own id of the request, once `replace_queue` has been called."""
         self.end: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """Done when all choices are finished, or with the error that ended the request."""
         self.completion_tokens = self.cached_tokens = 0
-        self._note_progress = note_progress
+        self._record_progress = record_progress
         self._first_index = first_index
         self._emit = emit
-        self._reading = reading
+        self._parser = parser
 
-    def stand_in_for(self, queue: "RequestOutputCollector") -> None:
-        """Take the queue's place, and what is in it.
+    def replace_queue(self, queue: "RequestOutputCollector") -> None:
+        """Receive the outputs of `queue`, those that are in it included.
 
         Raises:
-            Exception: what vLLM has put there, if that is an error.
+            Exception: the error in the queue, if there is one.
         """
         self.id = queue.request_id
         if (earlier := queue.get_nowait()) is not None:
@@ -64,18 +77,18 @@ class VllmOutput:
         if isinstance(output, Exception):
             self._fail(output)
             return
-        # Counted even when nobody waits any more: an abort brings what had been written by then.
+        # Counted even after cancellation: the abort brings the tokens generated until then.
         self.cached_tokens = output.num_cached_tokens or self.cached_tokens
         self.completion_tokens += sum(len(choice.token_ids) for choice in output.outputs)
         if self.end.done():
             return
-        self._note_progress()
+        self._record_progress()
         for choice in output.outputs:
-            self._take(output, choice)
+            self._pass_on(output, choice)
         if output.finished and not self.end.done():
             self.end.set_result(None)
 
-    def _take(self, output: "RequestOutput", choice: "CompletionOutput") -> None:
+    def _pass_on(self, output: "RequestOutput", choice: "CompletionOutput") -> None:
         reason: FinishReason | None = None
         if choice.finish_reason in ("abort", "error"):
             self._fail(EngineError("The engine failed to answer this request."))
@@ -83,14 +96,14 @@ class VllmOutput:
         if choice.finish_reason is not None:
             reason = _FINISH_REASONS.get(choice.finish_reason, "stop")
         text, extra = choice.text, None
-        if self._reading is not None and not self.end.done():
+        if self._parser is not None and not self.end.done():
             try:
-                text, reason, extra = self._reading.read(output, choice, reason)
-            except Exception as error:  # a parser of vLLM's, and there are many
+                text, reason, extra = self._parser.parse(output, choice, reason)
+            except Exception as error:  # any of vLLM's many parsers
                 self._fail(error)
                 return
         if text or extra is not None or reason is not None:
-            self._emit(Delta(self._first_index + choice.index, text, reason, extra))
+            self._emit(TextDelta(self._first_index + choice.index, text, reason, extra))
 
     def _fail(self, error: Exception) -> None:
         if not self.end.done():

@@ -1,27 +1,27 @@
-"""What vLLM's own processes do differently; vLLM finds it by an entry point of pyproject.toml.
+"""Patches for vLLM's own processes; vLLM finds them by an entry point in pyproject.toml.
 
-vLLM 0.32 dies on a CPU of any request with a seed whose prompt is read in several steps: for the
-token that such a step draws and throws away it winds the random generator back by its offset, which
-only a GPU's has (v1/worker/gpu_model_runner.py, `_bookkeeping_sync`).
+On a CPU, vLLM 0.32 crashes on any seeded request whose prompt is prefilled in several steps: it
+rewinds the generator for the discarded token by the generator's offset, which only CUDA generators
+have (v1/worker/gpu_model_runner.py, `_bookkeeping_sync`).
 """
 
-import torch  # noqa: TID253  # nobody but vLLM imports this module, and it has torch
+import torch  # noqa: TID253  # only vLLM imports this module, and vLLM imports torch anyway
 
 
 class RewindableGenerator(torch.Generator):
-    """A generator on a CPU; winding it back means from the beginning, where a prompt still is."""
+    """A CPU generator that rewinds to its seed, which is right while the prompt is prefilled."""
 
     def get_offset(self) -> int:
-        """There is none to speak of."""
+        """Return 0: a CPU generator has no offset."""
         return 0
 
     def set_offset(self, offset: int) -> None:
-        """Begin again."""
+        """Rewind to the seed, whatever the offset."""
         self.manual_seed(self.initial_seed())
 
 
 def register() -> None:
-    """Called by vLLM in each of its processes, perhaps more than once."""
+    """Patch torch. vLLM calls this in each of its processes, possibly more than once."""
     from vllm.platforms import current_platform
 
     if current_platform.is_cpu():

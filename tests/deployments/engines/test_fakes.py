@@ -10,18 +10,28 @@ from pydantic import ValidationError
 from api.errors import EngineError
 from api.ports.embeddings import EmbeddingRequest, ScoreRequest
 from api.ports.images import ImageRequest
-from api.ports.stream import Delta
+from api.ports.stream import ImageProgress, TextDelta
 from api.ports.text import Conversation, Generation, Message, Prompt, Sampling
-from deployments.engines.fakes import FakeDiffusionEngine, FakeEncoderEngine, FakeLlmEngine
+from deployments.engines.fakes import FakeDiffusionEngine, FakeEmbeddingEngine, FakeLlmEngine
+from deployments.engines.protocol import RequestProgress
 
 FAST = {"tokens_per_s": 1e6}
+
+
+class StartedProgress(RequestProgress):
+    def __init__(self) -> None:
+        super().__init__()
+        self.has_begun = asyncio.Event()
+
+    async def begin(self, tokens: int, size: int = 1) -> None:
+        self.has_begun.set()
 
 
 def generation(*prompts: Prompt, **sampling: Any) -> Generation:
     return Generation("r", prompts, Sampling(**sampling))
 
 
-def drawing(**members: Any) -> ImageRequest:
+def image_request(**members: Any) -> ImageRequest:
     bare = dict.fromkeys(
         [
             "negative_prompt",
@@ -48,14 +58,14 @@ def drawing(**members: Any) -> ImageRequest:
 async def test_llm_repeats_the_prompt(prompt: Prompt, text: str, tokens: int) -> None:
     completion = await FakeLlmEngine(FAST).generate(generation(prompt))
 
-    assert completion.choices == (Delta(0, text, "stop"),)
+    assert completion.choices == (TextDelta(0, text, "stop"),)
     assert (completion.usage.prompt_tokens, completion.usage.completion_tokens) == (tokens, tokens)
 
 
-async def test_llm_goes_on_to_max_tokens() -> None:
+async def test_llm_repeats_the_prompt_up_to_max_tokens() -> None:
     completion = await FakeLlmEngine(FAST).generate(generation("a b", max_tokens=5))
 
-    assert completion.choices == (Delta(0, "a b a b a", "length"),)
+    assert completion.choices == (TextDelta(0, "a b a b a", "length"),)
     assert completion.usage.completion_tokens == 5
 
 
@@ -71,20 +81,25 @@ async def test_llm_numbers_choices_prompt_major() -> None:
     assert (completion.usage.prompt_tokens, completion.usage.completion_tokens) == (3, 6)
 
 
-async def test_llm_emits_the_same_text_piece_by_piece() -> None:
-    deltas: list[Delta] = []
+async def test_llm_emits_one_delta_per_word() -> None:
+    deltas: list[TextDelta] = []
 
     completion = await FakeLlmEngine(FAST).generate(generation("a b c"), deltas.append)
 
-    assert deltas == [Delta(0, "a"), Delta(0, " b"), Delta(0, " c"), Delta(0, "", "stop")]
+    assert deltas == [
+        TextDelta(0, "a"),
+        TextDelta(0, " b"),
+        TextDelta(0, " c"),
+        TextDelta(0, "", "stop"),
+    ]
     assert completion.choices == ()
     assert completion.usage.completion_tokens == 3
 
 
 @pytest.mark.parametrize("n", [1, 3])
-async def test_llm_fails_where_it_is_told_to(n: int) -> None:
+async def test_llm_fails_after_the_configured_token(n: int) -> None:
     engine = FakeLlmEngine({**FAST, "fail_after_tokens": 2})
-    deltas: list[Delta] = []
+    deltas: list[TextDelta] = []
 
     with pytest.raises(EngineError):
         await engine.generate(generation("a b c", n=n), deltas.append)
@@ -93,26 +108,27 @@ async def test_llm_fails_where_it_is_told_to(n: int) -> None:
     assert engine.unfinished_requests == 0
 
 
-async def test_llm_may_fail_before_the_first_token() -> None:
+async def test_llm_can_fail_before_the_first_token() -> None:
     with pytest.raises(EngineError):
         await FakeLlmEngine({**FAST, "fail_after_tokens": 0}).generate(generation("a"))
 
 
-async def test_llm_that_is_cancelled_stops_and_counts_it() -> None:
+async def test_cancelled_llm_request_stops_and_counts_as_aborted() -> None:
     engine = FakeLlmEngine({"tokens_per_s": 0.01})
-    running = asyncio.create_task(engine.generate(generation("a b", n=2)))
-    await asyncio.sleep(0.01)
-    under_way = engine.unfinished_requests
+    progress = StartedProgress()
+    running = asyncio.create_task(engine.generate(generation("a b", n=2), progress=progress))
+    await progress.has_begun.wait()
+    unfinished = engine.unfinished_requests
 
     running.cancel()
     await asyncio.wait({running})
 
     assert running.cancelled()
-    assert under_way == 1
+    assert unfinished == 1
     assert (engine.unfinished_requests, engine.aborted) == (0, 1)
 
 
-async def test_llm_counts_only_what_was_cancelled_as_aborted() -> None:
+async def test_finished_llm_request_does_not_count_as_aborted() -> None:
     engine = FakeLlmEngine(FAST)
 
     await engine.generate(generation("a"))
@@ -121,47 +137,47 @@ async def test_llm_counts_only_what_was_cancelled_as_aborted() -> None:
 
 
 @pytest.mark.parametrize("options", [{"colour": 1}, {"tokens_per_s": 0}])
-def test_llm_refuses_wrong_options(options: dict[str, Any]) -> None:
+def test_llm_rejects_invalid_options(options: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         FakeLlmEngine(options)
 
 
-async def test_encoder_gives_a_vector_for_each_input() -> None:
-    embeddings = await FakeEncoderEngine().embed(EmbeddingRequest("r", ("a b", (1, 2, 3))))
+async def test_encoder_returns_one_vector_per_input() -> None:
+    embeddings = await FakeEmbeddingEngine().embed(EmbeddingRequest("r", ("a b", (1, 2, 3))))
 
     assert len(embeddings.vectors) == 2 * embeddings.dimensions * 4
     assert embeddings.usage.prompt_tokens == 5
 
 
-async def test_encoder_scores_documents_by_words_that_are_the_query_s() -> None:
+async def test_encoder_scores_documents_by_words_shared_with_the_query() -> None:
     request = ScoreRequest("r", ("a b",), ("a c", "a", "d"), ("query", "documents"))
 
-    scores = await FakeEncoderEngine().score(request)
+    scores = await FakeEmbeddingEngine().score(request)
 
     assert (scores.scores, scores.usage.prompt_tokens) == ((0.5, 1.0, 0.0), 6)
 
 
-async def test_encoder_tells_inputs_apart() -> None:
-    embeddings = await FakeEncoderEngine().embed(EmbeddingRequest("r", ("a", "b", "a")))
+async def test_encoder_returns_equal_vectors_for_equal_inputs_only() -> None:
+    embeddings = await FakeEmbeddingEngine().embed(EmbeddingRequest("r", ("a", "b", "a")))
 
     first, second, third = struct.iter_unpack(f"<{embeddings.dimensions}f", embeddings.vectors)
     assert first == third != second
 
 
-async def test_diffusion_draws_pngs_of_the_size_asked_for() -> None:
-    images = await FakeDiffusionEngine().generate(drawing(width_px=32, height_px=16))
+async def test_diffusion_generates_pngs_of_the_requested_size() -> None:
+    images = await FakeDiffusionEngine().generate(image_request(width_px=32, height_px=16))
 
-    with PillowImage.open(io.BytesIO(images.images[0].data)) as picture:
-        picture.load()
-        assert (picture.size, picture.mode, picture.format) == ((32, 16), "RGB", "PNG")
+    with PillowImage.open(io.BytesIO(images.images[0].data)) as image:
+        image.load()
+        assert (image.size, image.mode, image.format) == ((32, 16), "RGB", "PNG")
     assert (images.width_px, images.height_px) == (32, 16)
 
 
-async def test_diffusion_draws_n_images_with_seeds_that_make_them_again() -> None:
+async def test_diffusion_generates_n_images_with_reproducible_seeds() -> None:
     engine = FakeDiffusionEngine()
 
-    images = await engine.generate(drawing(n=2, seed=5))
-    again = await engine.generate(drawing(seed=images.images[1].seed))
+    images = await engine.generate(image_request(n=2, seed=5))
+    again = await engine.generate(image_request(seed=images.images[1].seed))
 
     assert [image.seed for image in images.images] == [5, 6]
     assert images.images[0].data != images.images[1].data
@@ -169,8 +185,22 @@ async def test_diffusion_draws_n_images_with_seeds_that_make_them_again() -> Non
     assert (images.usage.prompt_tokens, images.usage.completion_tokens) == (3, 2)
 
 
-async def test_fakes_are_always_well_and_shut_down() -> None:
-    llm, encoder, diffusion = FakeLlmEngine({}), FakeEncoderEngine(), FakeDiffusionEngine()
+async def test_diffusion_emits_each_step_and_the_requested_previews() -> None:
+    pieces: list[ImageProgress] = []
+
+    images = await FakeDiffusionEngine().generate(
+        image_request(num_inference_steps=3, previews=1), emit=pieces.append
+    )
+
+    assert pieces == [
+        ImageProgress(1, 3, images.images[0].data),
+        ImageProgress(2, 3),
+        ImageProgress(3, 3),
+    ]
+
+
+async def test_fakes_are_healthy_and_shut_down() -> None:
+    llm, encoder, diffusion = FakeLlmEngine({}), FakeEmbeddingEngine(), FakeDiffusionEngine()
 
     await llm.check_health()
     await encoder.check_health()
@@ -188,15 +218,13 @@ async def test_fakes_are_always_well_and_shut_down() -> None:
         (Sampling(max_tokens=1, default_max_tokens=3), "a"),
     ],
 )
-async def test_an_answer_is_as_long_as_asked_for_or_the_default(
-    sampling: Sampling, text: str
-) -> None:
+async def test_completion_has_max_tokens_or_the_default(sampling: Sampling, text: str) -> None:
     completion = await FakeLlmEngine({}).generate(Generation("r", ("a b",), sampling))
 
     assert completion.choices[0].text == text
 
 
-async def test_an_adapter_shouts() -> None:
+async def test_llm_with_an_adapter_repeats_the_prompt_in_capitals() -> None:
     engine = FakeLlmEngine({})
     adapter = await engine.load_adapter("loud", 1, "/")
 

@@ -1,61 +1,67 @@
 from collections import Counter
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deployments.engines.embedding.round_robin import Rotation
+from deployments.engines.embedding.round_robin import RoundRobin
 
 
-def rotation_of(*members: tuple[str, str]) -> Rotation[str]:
-    rotation: Rotation[str] = Rotation()
+def round_robin_of(*members: tuple[str, str]) -> RoundRobin[str]:
+    round_robin: RoundRobin[str] = RoundRobin()
     for member, tenant in members:
-        rotation.add(member, "normal", tenant)
-    return rotation
+        round_robin.add(member, "normal", tenant)
+    return round_robin
 
 
-def turns(rotation: Rotation[str], count: int) -> list[str]:
-    return [rotation.next() for _ in range(count)]
+def turns(round_robin: RoundRobin[str], count: int) -> list[str]:
+    return [round_robin.next() for _ in range(count)]
 
 
 def test_members_of_one_tenant_take_turns() -> None:
-    assert turns(rotation_of(("a", "t"), ("b", "t")), 5) == ["a", "b", "a", "b", "a"]
+    assert turns(round_robin_of(("a", "t"), ("b", "t")), 5) == ["a", "b", "a", "b", "a"]
 
 
 def test_tenants_take_turns_however_many_members_they_have() -> None:
-    rotation = rotation_of(("a1", "a"), ("a2", "a"), ("a3", "a"), ("b1", "b"))
+    round_robin = round_robin_of(("a1", "a"), ("a2", "a"), ("a3", "a"), ("b1", "b"))
 
-    assert turns(rotation, 6) == ["a1", "b1", "a2", "b1", "a3", "b1"]
-
-
-def test_higher_class_comes_first() -> None:
-    rotation = rotation_of(("normal", "t"))
-    rotation.add("low", "low", "t")
-    rotation.add("high", "high", "t")
-
-    first = turns(rotation, 2)
-    rotation.discard("high")
-    second = turns(rotation, 1)
-    rotation.discard("normal")
-
-    assert (first, second, turns(rotation, 1)) == (["high", "high"], ["normal"], ["low"])
+    assert turns(round_robin, 6) == ["a1", "b1", "a2", "b1", "a3", "b1"]
 
 
-def test_who_is_out_has_no_turn() -> None:
-    rotation = rotation_of(("a", "t"), ("b", "t"), ("c", "u"))
+def test_higher_class_goes_first() -> None:
+    round_robin = round_robin_of(("normal", "t"))
+    round_robin.add("low", "low", "t")
+    round_robin.add("high", "high", "t")
 
-    rotation.discard("a")
-    rotation.discard("a")
-    rotation.discard("c")
+    first = turns(round_robin, 2)
+    round_robin.discard("high")
+    second = turns(round_robin, 1)
+    round_robin.discard("normal")
 
-    assert turns(rotation, 2) == ["b", "b"]
-    assert len(rotation) == 1
+    assert (first, second, turns(round_robin, 1)) == (["high", "high"], ["normal"], ["low"])
+
+
+def test_discarded_member_has_no_turn() -> None:
+    round_robin = round_robin_of(("a", "t"), ("b", "t"), ("c", "u"))
+
+    round_robin.discard("a")
+    round_robin.discard("a")
+    round_robin.discard("c")
+
+    assert turns(round_robin, 2) == ["b", "b"]
+    assert len(round_robin) == 1
+
+
+def test_next_without_members_raises_stop_iteration() -> None:
+    with pytest.raises(StopIteration):
+        RoundRobin[str]().next()
 
 
 @given(st.lists(st.sampled_from("abcde"), min_size=1, max_size=20))
 def test_every_tenant_gets_the_same_number_of_turns(tenants: list[str]) -> None:
-    rotation = rotation_of(*((str(number), tenant) for number, tenant in enumerate(tenants)))
+    round_robin = round_robin_of(*((str(number), tenant) for number, tenant in enumerate(tenants)))
     names = sorted(set(tenants))
 
-    seen = Counter(tenants[int(each)] for each in turns(rotation, 4 * len(names)))
+    seen = Counter(tenants[int(each)] for each in turns(round_robin, 4 * len(names)))
 
     assert seen == dict.fromkeys(names, 4)

@@ -1,13 +1,11 @@
-"""A tiny encoder against sentence-transformers' own `encode`."""
+"""A tiny encoder, compared with sentence-transformers' own `encode`."""
 
 import asyncio
-import itertools
 import random
-import threading
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -15,8 +13,7 @@ import pytest
 from api.errors import ContextLengthExceededError, InvalidRequestError, UnsupportedParameterError
 from api.ports.embeddings import EmbeddingRequest, Embeddings, ScoreRequest, Truncation
 from deployments.config.embedding import EncoderOptions
-from deployments.engines.embedding import inputs as encoder_inputs
-from deployments.engines.embedding.sentence_transformer import EncoderEngine
+from deployments.engines.embedding.sentence_transformer import SentenceTransformerEngine
 from deployments.engines.protocol import RequestProgress
 from tests.helpers.tiny_encoders import MAX_TOKENS, WORDS, make_encoder
 
@@ -36,8 +33,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="module")
-def engine(folder: str) -> Iterator[EncoderEngine]:
-    engine = EncoderEngine(folder, OPTIONS)
+def engine(folder: str) -> Iterator[SentenceTransformerEngine]:
+    engine = SentenceTransformerEngine(folder, OPTIONS)
     yield engine
     engine.shut_down()
 
@@ -54,7 +51,7 @@ def text_of(words: int, seed: int = 0) -> str:
 
 
 async def embed(
-    engine: EncoderEngine, *inputs: str | tuple[int, ...], **members: Any
+    engine: SentenceTransformerEngine, *inputs: str | tuple[int, ...], **members: Any
 ) -> np.ndarray:
     embeddings = await engine.embed(EmbeddingRequest("r", inputs, **members))
     return to_rows(embeddings)
@@ -65,19 +62,23 @@ def to_rows(embeddings: Embeddings) -> np.ndarray:
     return rows.reshape(-1, embeddings.dimensions)
 
 
-def to_worst_cosine(rows: np.ndarray, expected: Sequence[Any]) -> float:
+def lowest_cosine(rows: np.ndarray, expected: Sequence[Any]) -> float:
     return float((rows * np.array(expected)).sum(axis=1).min())
 
 
-async def test_vectors_are_sentence_transformers_s(engine: EncoderEngine, reference: Any) -> None:
+async def test_vectors_are_sentence_transformers_s(
+    engine: SentenceTransformerEngine, reference: Any
+) -> None:
     texts = [text_of(words, words) for words in (1, 60, 2, 30, 3)]
 
     rows = await embed(engine, *texts)
 
-    assert to_worst_cosine(rows, reference.encode(texts)) == pytest.approx(1, abs=1e-5)
+    assert lowest_cosine(rows, reference.encode(texts)) == pytest.approx(1, abs=1e-5)
 
 
-async def test_vectors_are_the_same_in_any_batch(engine: EncoderEngine, reference: Any) -> None:
+async def test_vectors_are_the_same_in_any_batch(
+    engine: SentenceTransformerEngine, reference: Any
+) -> None:
     requests = [
         [text_of(1 + (7 * number + 13 * request) % 60, number) for number in range(8)]
         for request in range(12)
@@ -85,33 +86,45 @@ async def test_vectors_are_the_same_in_any_batch(engine: EncoderEngine, referenc
 
     answers = await asyncio.gather(*(embed(engine, *texts) for texts in requests))
 
-    worst = min(
-        to_worst_cosine(rows, reference.encode(texts))
+    lowest = min(
+        lowest_cosine(rows, reference.encode(texts))
         for rows, texts in zip(answers, requests, strict=True)
     )
-    assert worst == pytest.approx(1, abs=1e-5)
+    assert lowest == pytest.approx(1, abs=1e-5)
 
 
-async def test_requests_share_batches(
-    engine: EncoderEngine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    forward = Mock(wraps=engine._batcher._forward)
-    monkeypatch.setattr(engine._batcher, "_forward", forward)
+@contextmanager
+def forward_passes() -> Iterator[list[Any]]:
+    """The outputs of all forward passes of encoders inside the block."""
+    import torch
+    from sentence_transformers import SentenceTransformer
 
-    await asyncio.gather(*(embed(engine, "one two") for _ in range(40)))
+    outputs: list[Any] = []
 
-    assert forward.call_count < 20
+    def record(module: Any, inputs: Any, output: Any) -> None:
+        outputs.extend([output] * isinstance(module, SentenceTransformer))
 
-
-async def test_usage_is_exact(engine: EncoderEngine) -> None:
-    work = RequestProgress()
-
-    embeddings = await engine.embed(EmbeddingRequest("r", ("one two", (4, 5, 6))), work)
-
-    assert embeddings.usage.prompt_tokens == work.usage.prompt_tokens == 2 + 2 + 3 + 2
+    hook = torch.nn.modules.module.register_module_forward_hook(record)
+    yield outputs
+    hook.remove()
 
 
-async def test_token_ids_are_the_text_they_stand_for(engine: EncoderEngine) -> None:
+async def test_requests_share_batches(engine: SentenceTransformerEngine) -> None:
+    with forward_passes() as passes:
+        await asyncio.gather(*(embed(engine, "one two") for _ in range(40)))
+
+    assert 0 < len(passes) < 20
+
+
+async def test_usage_is_exact(engine: SentenceTransformerEngine) -> None:
+    progress = RequestProgress()
+
+    embeddings = await engine.embed(EmbeddingRequest("r", ("one two", (4, 5, 6))), progress)
+
+    assert embeddings.usage.prompt_tokens == progress.usage.prompt_tokens == 2 + 2 + 3 + 2
+
+
+async def test_token_ids_are_embedded_like_their_text(engine: SentenceTransformerEngine) -> None:
     ids = tuple(4 + WORDS.index(word) for word in ("one", "two"))
 
     text, by_ids = await embed(engine, "one two", ids)
@@ -119,7 +132,9 @@ async def test_token_ids_are_the_text_they_stand_for(engine: EncoderEngine) -> N
     assert np.array_equal(text, by_ids)
 
 
-async def test_token_id_out_of_the_vocabulary_is_refused(engine: EncoderEngine) -> None:
+async def test_token_id_outside_the_vocabulary_is_refused(
+    engine: SentenceTransformerEngine,
+) -> None:
     with pytest.raises(InvalidRequestError) as caught:
         await embed(engine, (10_000,))
 
@@ -130,7 +145,7 @@ async def test_token_id_out_of_the_vocabulary_is_refused(engine: EncoderEngine) 
     ("inputs", "param"), [(("one ", 70), "input"), (("one ", 70, "two"), "input[0]")]
 )
 async def test_too_long_input_is_refused_by_index_and_count(
-    engine: EncoderEngine, inputs: Any, param: str
+    engine: SentenceTransformerEngine, inputs: Any, param: str
 ) -> None:
     text, times, *others = inputs
     with pytest.raises(ContextLengthExceededError, match="Input 0 has 72 tokens") as caught:
@@ -140,58 +155,60 @@ async def test_too_long_input_is_refused_by_index_and_count(
 
 
 @pytest.mark.parametrize("limit", [None, 10])
-async def test_input_is_cut_on_demand(
-    engine: EncoderEngine, reference: Any, limit: int | None
+async def test_input_is_truncated_if_wanted(
+    engine: SentenceTransformerEngine, reference: Any, limit: int | None
 ) -> None:
     text = text_of(100)
-    cut = Truncation(is_wanted=True, max_tokens=limit)
+    truncation = Truncation(is_wanted=True, max_tokens=limit)
 
-    embeddings = await engine.embed(EmbeddingRequest("r", (text,), cut=cut))
+    embeddings = await engine.embed(EmbeddingRequest("r", (text,), truncation=truncation))
 
     words = (limit or MAX_TOKENS) - 2
     expected = reference.encode([" ".join(text.split()[:words])])
     assert embeddings.usage.prompt_tokens == words + 2
-    assert to_worst_cosine(to_rows(embeddings), expected) == pytest.approx(1, abs=1e-5)
+    assert lowest_cosine(to_rows(embeddings), expected) == pytest.approx(1, abs=1e-5)
 
 
-async def test_all_inputs_together_have_a_limit(engine: EncoderEngine) -> None:
-    cut = Truncation(max_total_tokens=6)
+async def test_inputs_beyond_the_request_s_total_are_refused(
+    engine: SentenceTransformerEngine,
+) -> None:
+    truncation = Truncation(max_total_tokens=6)
 
-    await embed(engine, "one", "two", cut=cut)
+    await embed(engine, "one", "two", truncation=truncation)
     with pytest.raises(InvalidRequestError, match="7 tokens") as caught:
-        await embed(engine, "one", "two two", cut=cut)
+        await embed(engine, "one", "two two", truncation=truncation)
     assert caught.value.param == "input"
 
 
 @pytest.mark.parametrize("input_type", ["query", "passage"])
 async def test_input_type_chooses_the_prompt(
-    engine: EncoderEngine, reference: Any, input_type: str
+    engine: SentenceTransformerEngine, reference: Any, input_type: str
 ) -> None:
     rows = await embed(engine, "one two", input_type=input_type)
 
     expected = reference.encode(["one two"], prompt=f"{input_type} : ")
-    assert to_worst_cosine(rows, expected) == pytest.approx(1, abs=1e-5)
+    assert lowest_cosine(rows, expected) == pytest.approx(1, abs=1e-5)
 
 
-async def test_unknown_input_type_is_refused(engine: EncoderEngine) -> None:
+async def test_unknown_input_type_is_refused(engine: SentenceTransformerEngine) -> None:
     with pytest.raises(UnsupportedParameterError):
         await embed(engine, "one", input_type="title")
 
 
-async def test_vectors_are_shortened_and_normalised(engine: EncoderEngine) -> None:
+async def test_shortened_vectors_are_normalized(engine: SentenceTransformerEngine) -> None:
     (whole,) = await embed(engine, "one two")
     (short,) = await embed(engine, "one two", dimensions=8)
 
     assert short == pytest.approx(whole[:8] / np.linalg.norm(whole[:8]), abs=1e-6)
 
 
-async def test_other_dimensions_are_refused(engine: EncoderEngine) -> None:
+async def test_other_dimensions_are_refused(engine: SentenceTransformerEngine) -> None:
     with pytest.raises(InvalidRequestError, match="one of 8, 32"):
         await embed(engine, "one", dimensions=9)
 
 
 async def test_score_is_the_cosine_of_query_and_document(
-    engine: EncoderEngine, reference: Any
+    engine: SentenceTransformerEngine, reference: Any
 ) -> None:
     documents = ("one two", "three")
 
@@ -204,8 +221,8 @@ async def test_score_is_the_cosine_of_query_and_document(
     assert scores.usage.prompt_tokens == 5 + 6 + 5
 
 
-async def test_texts_of_one_kind_are_scored_without_prompts(
-    engine: EncoderEngine, reference: Any
+async def test_scores_that_are_no_search_use_no_prompts(
+    engine: SentenceTransformerEngine, reference: Any
 ) -> None:
     request = ScoreRequest("r", ("four", "five"), ("one", "two"), ("text_1", "text_2"))
     scores = await engine.score(request)
@@ -214,13 +231,12 @@ async def test_texts_of_one_kind_are_scored_without_prompts(
     assert scores.scores == pytest.approx(expected.sum(axis=1).tolist(), abs=1e-5)
 
 
-async def test_poolings_may_leave_the_prompt_out(tmp_path: Path) -> None:
-    """Also where a batch holds prompts of several lengths."""
+async def test_pooling_can_exclude_prompts_of_different_lengths(tmp_path: Path) -> None:
     from sentence_transformers import SentenceTransformer
 
     make_encoder(tmp_path, include_prompt=False)
     folder = str(tmp_path / "model")
-    engine = EncoderEngine(folder, OPTIONS)
+    engine = SentenceTransformerEngine(folder, OPTIONS)
     reference = SentenceTransformer(folder, device="cpu", local_files_only=True)
 
     bare, prompted = await asyncio.gather(
@@ -229,11 +245,11 @@ async def test_poolings_may_leave_the_prompt_out(tmp_path: Path) -> None:
     engine.shut_down()
 
     expected = [*reference.encode(["one two"]), *reference.encode(["one two"], prompt="query : ")]
-    worst = to_worst_cosine(np.concatenate([bare, prompted]), expected)
-    assert worst == pytest.approx(1, abs=1e-5)
+    lowest = lowest_cosine(np.concatenate([bare, prompted]), expected)
+    assert lowest == pytest.approx(1, abs=1e-5)
 
 
-async def test_card_tells_the_limits(engine: EncoderEngine) -> None:
+async def test_capabilities_are_the_model_s(engine: SentenceTransformerEngine) -> None:
     assert engine.capabilities == {
         "task": "embed",
         "dimensions": 32,
@@ -244,79 +260,14 @@ async def test_card_tells_the_limits(engine: EncoderEngine) -> None:
     }
 
 
-async def test_healthy_engine_says_so(engine: EncoderEngine) -> None:
+async def test_loaded_engine_is_healthy(engine: SentenceTransformerEngine) -> None:
     await engine.check_health()
 
 
-async def test_text_that_is_far_too_long_is_not_even_cut_into_tokens(
-    engine: EncoderEngine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    huge = "[ " * 100_000
-    cut = (
-        await engine.embed(EmbeddingRequest("r", ("a", huge), cut=Truncation(is_wanted=True)))
-    ).usage
-    monkeypatch.setattr(engine._reader, "_encode", None)
-
-    with pytest.raises(ContextLengthExceededError, match="Input 0 has more tokens") as caught:
-        await embed(engine, huge)
-
-    assert caught.value.param == "input"
-    assert MAX_TOKENS < cut.prompt_tokens < 2 * MAX_TOKENS
-
-
 @pytest.mark.parametrize("filler", ["x" * 20_000, " " * 20_000], ids=["blob", "blanks"])
-async def test_text_that_is_long_in_few_tokens_is_taken_whole(
-    engine: EncoderEngine, filler: str
+async def test_long_text_of_few_tokens_is_accepted(
+    engine: SentenceTransformerEngine, filler: str
 ) -> None:
     answer = await engine.embed(EmbeddingRequest("r", (f"a {filler} b",)))
 
     assert answer.usage.prompt_tokens < MAX_TOKENS
-
-
-async def test_inputs_are_read_in_portions_and_the_same(
-    engine: EncoderEngine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    texts = [text_of(words, words) for words in (3, 20, 1, 9)]
-    whole = await embed(engine, *texts, (3, 4), input_type="query")
-    monkeypatch.setattr(encoder_inputs, "_PORTION_CHARS", 30)
-
-    parts = await embed(engine, *texts, (3, 4), input_type="query")
-
-    assert np.allclose(whole, parts, atol=1e-5)
-
-
-async def test_reading_stops_when_the_client_leaves(
-    engine: EncoderEngine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(encoder_inputs, "_PORTION_CHARS", 1)
-    has_begun, may_go_on = threading.Event(), threading.Event()
-    read = engine._reader._encode
-    count = itertools.count()
-
-    def slow(texts: list[str]) -> Iterator[list[int]]:
-        next(count)
-        has_begun.set()
-        may_go_on.wait(5)
-        return read(texts)
-
-    monkeypatch.setattr(engine._reader, "_encode", slow)
-    reading = asyncio.create_task(embed(engine, *["a"] * 100))
-    await asyncio.to_thread(has_begun.wait, 5)
-    reading.cancel()
-    await asyncio.wait({reading})
-    may_go_on.set()
-    await embed(engine, "a", "b")  # behind it
-
-    assert next(count) <= 1 + 2
-
-
-def test_portions_are_neighbours_of_so_many_characters() -> None:
-    sizes = [100_000, 100_000, 100_000, 400_000, 1, 2]
-
-    assert [(each.start, each.stop) for each in encoder_inputs.to_portions(sizes)] == [
-        (0, 2),
-        (2, 3),
-        (3, 4),
-        (4, 6),
-    ]
-    assert list(encoder_inputs.to_portions([])) == []

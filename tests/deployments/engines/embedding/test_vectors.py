@@ -6,7 +6,13 @@ import pytest
 
 from api.errors import ApiError, InvalidRequestError, UnsupportedParameterError
 from api.ports.stream import Usage
-from deployments.engines.embedding.vectors import Allowed, EmbeddingSpec, find_allowed, to_cosines
+from deployments.engines.embedding.vectors import (
+    EmbeddingSpec,
+    MatryoshkaDimensions,
+    find_matryoshka_dimensions,
+    normalize,
+    to_cosines,
+)
 
 ROWS = np.array([[3.0, 4.0, 12.0], [0.0, 0.0, 1.0]], np.float32)
 
@@ -15,7 +21,9 @@ ROWS = np.array([[3.0, 4.0, 12.0], [0.0, 0.0, 1.0]], np.float32)
     ("allowed", "dimensions"),
     [(None, None), (None, 3), ("any", 1), ("any", 3), ((2,), 2), ((2,), 3)],
 )
-def test_allowed_dimensions(allowed: Allowed, dimensions: int | None) -> None:
+def test_allowed_dimensions_are_accepted(
+    allowed: MatryoshkaDimensions, dimensions: int | None
+) -> None:
     EmbeddingSpec(3, allowed, is_normalized=True).check(dimensions)
 
 
@@ -30,7 +38,7 @@ def test_allowed_dimensions(allowed: Allowed, dimensions: int | None) -> None:
     ],
 )
 def test_other_dimensions_are_refused(
-    allowed: Allowed, dimensions: int, kind: type[ApiError]
+    allowed: MatryoshkaDimensions, dimensions: int, kind: type[ApiError]
 ) -> None:
     with pytest.raises(kind) as caught:
         EmbeddingSpec(3, allowed, is_normalized=True).check(dimensions)
@@ -38,25 +46,25 @@ def test_other_dimensions_are_refused(
     assert caught.value.param == "dimensions"
 
 
-def test_shortened_vectors_have_length_one_again() -> None:
-    form = EmbeddingSpec(3, "any", is_normalized=True)
+def test_shortened_vectors_are_normalized_again() -> None:
+    spec = EmbeddingSpec(3, "any", is_normalized=True)
 
-    embeddings = form.to_embeddings(ROWS, 2, Usage(1))
+    embeddings = spec.to_embeddings(ROWS, 2, Usage(1))
 
     rows = np.frombuffer(embeddings.vectors, "<f4").reshape(-1, embeddings.dimensions)
     assert rows == pytest.approx(np.array([[0.6, 0.8], [0.0, 0.0]]), abs=1e-7)
 
 
-def test_vectors_that_have_no_length_one_keep_theirs() -> None:
-    form = EmbeddingSpec(3, "any", is_normalized=False)
+def test_shortened_vectors_of_an_unnormalized_model_keep_their_norm() -> None:
+    spec = EmbeddingSpec(3, "any", is_normalized=False)
 
-    embeddings = form.to_embeddings(ROWS, 2, Usage(1))
+    embeddings = spec.to_embeddings(ROWS, 2, Usage(1))
 
     assert np.frombuffer(embeddings.vectors, "<f4").tolist() == [3.0, 4.0, 0.0, 0.0]
 
 
 @pytest.mark.parametrize("dimensions", [None, 3])
-def test_whole_vectors_are_untouched(dimensions: int | None) -> None:
+def test_whole_vectors_are_unchanged(dimensions: int | None) -> None:
     embeddings = EmbeddingSpec(3, "any", True).to_embeddings(ROWS, dimensions, Usage(1))
 
     assert embeddings.vectors == ROWS.tobytes()
@@ -72,19 +80,29 @@ def test_whole_vectors_are_untouched(dimensions: int | None) -> None:
         ((8,), {"is_matryoshka": True}, (8,)),
     ],
 )
-def test_what_a_model_allows(
-    tmp_path: Path, configured: Allowed, config: dict[str, object], allowed: Allowed
+def test_allowed_dimensions_are_the_configured_or_the_model_s(
+    tmp_path: Path,
+    configured: MatryoshkaDimensions,
+    config: dict[str, object],
+    allowed: MatryoshkaDimensions,
 ) -> None:
     (tmp_path / "config.json").write_text(json.dumps(config))
 
-    assert find_allowed(configured, str(tmp_path)) == allowed
+    assert find_matryoshka_dimensions(configured, str(tmp_path)) == allowed
 
 
-def test_model_without_a_configuration_allows_nothing(tmp_path: Path) -> None:
-    assert find_allowed(None, str(tmp_path)) is None
+def test_model_without_a_config_allows_no_dimensions(tmp_path: Path) -> None:
+    assert find_matryoshka_dimensions(None, str(tmp_path)) is None
 
 
-def test_cosines_of_one_query_with_all() -> None:
+def test_normalized_rows_have_length_one_and_zero_rows_stay_zero() -> None:
+    rows = normalize(np.array([[3.0, 4.0], [0.0, 0.0]], np.float32))
+
+    assert rows.dtype == np.float32
+    assert rows == pytest.approx(np.array([[0.6, 0.8], [0.0, 0.0]]), abs=1e-7)
+
+
+def test_cosines_of_one_query_with_all_documents() -> None:
     rows = np.array([[2.0, 0.0], [5.0, 0.0], [0.0, 1.0], [-1.0, 0.0]], np.float32)
 
     assert to_cosines(rows, 1) == pytest.approx((1.0, 0.0, -1.0), abs=1e-6)
@@ -96,7 +114,7 @@ def test_cosines_of_pairs() -> None:
     assert to_cosines(rows, 2) == pytest.approx((1.0, 0.0), abs=1e-6)
 
 
-def test_card_tells_the_form() -> None:
+def test_capabilities_describe_the_vectors() -> None:
     assert EmbeddingSpec(3, (2,), True).capabilities == {
         "dimensions": 3,
         "shorter_dimensions": [2],

@@ -1,4 +1,4 @@
-"""Lengths and errors; the parameters themselves reach a real vLLM in tests/e2e."""
+"""Limits and errors; tests/e2e sends the parameters to vLLM."""
 
 import pytest
 
@@ -20,24 +20,26 @@ from deployments.engines.llm.sampling_params import find_max_tokens, is_greedy
         (Sampling(max_tokens=5, min_tokens=5), 5),
     ],
 )
-def test_as_many_tokens_as_asked_for_or_as_fit(sampling: Sampling, expected: int) -> None:
+def test_limit_is_max_tokens_or_the_default_or_the_context(
+    sampling: Sampling, expected: int
+) -> None:
     assert find_max_tokens(sampling, prompt_tokens=10, context_tokens=100) == expected
 
 
-def test_more_than_fits_is_refused_with_both_numbers() -> None:
+def test_max_tokens_beyond_the_context_is_refused_with_both_lengths() -> None:
     with pytest.raises(ContextLengthExceededError, match=r"100 tokens, but 101 .*10 in .* 91 in"):
         find_max_tokens(Sampling(max_tokens=91), 10, 100)
 
 
 @pytest.mark.parametrize("prompt_tokens", [100, 101])
-def test_a_prompt_that_leaves_no_room_is_refused_with_both_numbers(prompt_tokens: int) -> None:
+def test_prompt_that_fills_the_context_is_refused_with_both_lengths(prompt_tokens: int) -> None:
     with pytest.raises(
         ContextLengthExceededError, match=f"100 tokens, but the prompt has {prompt_tokens}"
     ):
         find_max_tokens(Sampling(), prompt_tokens, 100)
 
 
-def test_the_least_must_not_be_more_than_the_most() -> None:
+def test_min_tokens_above_the_limit_is_refused() -> None:
     with pytest.raises(InvalidRequestError) as caught:
         find_max_tokens(Sampling(max_tokens=5, min_tokens=6), 10, 100)
 
@@ -54,7 +56,7 @@ def test_the_least_must_not_be_more_than_the_most() -> None:
         (1.0, {"temperature": 0.0}, False),
     ],
 )
-def test_greedy_is_without_temperature(
+def test_sampling_is_greedy_at_temperature_0(
     temperature: float | None, defaults: dict[str, float], expected: bool
 ) -> None:
     assert is_greedy(Sampling(temperature=temperature), defaults) is expected

@@ -1,4 +1,4 @@
-"""What stands in for vLLM's queue, without vLLM; the engine itself is tested in tests/e2e."""
+"""The replacement of vLLM's queue, without vLLM; the engine itself is tested in tests/e2e."""
 
 import asyncio
 from dataclasses import dataclass, field
@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 from api.errors import EngineError
-from api.ports.stream import Delta
+from api.ports.stream import TextDelta
 from deployments.engines.llm.vllm_output import VllmOutput
 
 
 @dataclass
 class FakeQueue:
-    """vLLM's RequestOutputCollector, as far as it is used."""
+    """The methods of vLLM's RequestOutputCollector that are used."""
 
     earlier: Any = None
     request_id: str = "internal-1"
@@ -25,31 +25,31 @@ class FakeQueue:
         return self.earlier
 
     def put(self, output: Any) -> None:
-        raise AssertionError("nothing stands in for it")
+        raise AssertionError("the queue was not replaced")
 
 
 @dataclass
-class Asked:
-    """One request, and all that came of it."""
+class FakeRequest:
+    """One request, and the deltas that it emitted."""
 
     first_index: int = 0
     earlier: Any = None
-    deltas: list[Delta] = field(default_factory=list)
+    deltas: list[TextDelta] = field(default_factory=list)
     progress: int = 0
 
     def __post_init__(self) -> None:
-        self.output = VllmOutput(self.first_index, self.deltas.append, self._note)
+        self.output = VllmOutput(self.first_index, self.deltas.append, self._record)
         self.queue = FakeQueue(self.earlier)
 
-    def _note(self) -> None:
+    def _record(self) -> None:
         self.progress += 1
 
     def begin(self) -> None:
-        self.output.stand_in_for(self.queue)  # type: ignore[arg-type]
+        self.output.replace_queue(self.queue)  # type: ignore[arg-type]
 
 
 def step(*choices: Any, finished: bool = False, cached: int | None = None) -> Any:
-    """What one step of the engine brings for one request (vLLM's RequestOutput)."""
+    """One step's output for one request (vLLM's RequestOutput)."""
     return SimpleNamespace(outputs=choices, finished=finished, num_cached_tokens=cached)
 
 
@@ -59,94 +59,94 @@ def choice(text: str, reason: str | None = None, *, index: int = 0, tokens: int 
     )
 
 
-async def test_deltas_go_on_at_once_and_are_counted() -> None:
-    asked = Asked()
-    asked.begin()
+async def test_deltas_are_emitted_at_once_and_counted() -> None:
+    request = FakeRequest()
+    request.begin()
 
-    asked.queue.put(step(choice("a"), cached=7))
-    asked.queue.put(step(choice("bc", tokens=2)))
-    asked.queue.put(step(choice("", "length"), finished=True))
+    request.queue.put(step(choice("a"), cached=7))
+    request.queue.put(step(choice("bc", tokens=2)))
+    request.queue.put(step(choice("", "length"), finished=True))
 
-    assert asked.deltas == [Delta(0, "a"), Delta(0, "bc"), Delta(0, "", "length")]
-    assert (asked.output.completion_tokens, asked.output.cached_tokens) == (4, 7)
-    assert asked.output.end.done()
-    assert asked.progress == 3
-
-
-async def test_a_token_without_text_is_counted_but_no_delta() -> None:
-    asked = Asked()
-    asked.begin()
-
-    asked.queue.put(step(choice("")))
-
-    assert asked.deltas == []
-    assert asked.output.completion_tokens == 1
+    assert request.deltas == [TextDelta(0, "a"), TextDelta(0, "bc"), TextDelta(0, "", "length")]
+    assert (request.output.completion_tokens, request.output.cached_tokens) == (4, 7)
+    assert request.output.end.done()
+    assert request.progress == 3
 
 
-async def test_choices_are_numbered_from_the_first_of_their_prompt() -> None:
-    asked = Asked(first_index=6)
-    asked.begin()
+async def test_token_without_text_is_counted_but_not_emitted() -> None:
+    request = FakeRequest()
+    request.begin()
 
-    asked.queue.put(step(choice("x", index=1), choice("y", "stop", index=0)))
+    request.queue.put(step(choice("")))
 
-    assert asked.deltas == [Delta(7, "x"), Delta(6, "y", "stop")]
-    assert not asked.output.end.done()
-
-
-async def test_what_came_before_it_stood_in_is_not_lost() -> None:
-    asked = Asked(earlier=step(choice("early")))
-
-    asked.begin()
-
-    assert asked.deltas == [Delta(0, "early")]
-    assert asked.output.id == "internal-1"
+    assert request.deltas == []
+    assert request.output.completion_tokens == 1
 
 
-async def test_an_error_that_came_before_it_stood_in_is_raised() -> None:
+async def test_choices_are_numbered_from_the_first_index() -> None:
+    request = FakeRequest(first_index=6)
+    request.begin()
+
+    request.queue.put(step(choice("x", index=1), choice("y", "stop", index=0)))
+
+    assert request.deltas == [TextDelta(7, "x"), TextDelta(6, "y", "stop")]
+    assert not request.output.end.done()
+
+
+async def test_output_that_is_in_the_queue_already_is_emitted() -> None:
+    request = FakeRequest(earlier=step(choice("early")))
+
+    request.begin()
+
+    assert request.deltas == [TextDelta(0, "early")]
+    assert request.output.id == "internal-1"
+
+
+async def test_error_that_is_in_the_queue_already_is_raised() -> None:
     with pytest.raises(ZeroDivisionError):
-        Asked(earlier=ZeroDivisionError()).begin()
+        FakeRequest(earlier=ZeroDivisionError()).begin()
 
 
-async def test_an_error_of_the_engine_ends_it() -> None:
-    asked = Asked()
-    asked.begin()
+async def test_error_of_the_engine_ends_the_request() -> None:
+    request = FakeRequest()
+    request.begin()
 
-    asked.queue.put(ZeroDivisionError())
-    asked.queue.put(step(choice("too late")))
+    request.queue.put(ZeroDivisionError())
+    request.queue.put(step(choice("too late")))
 
-    assert asked.deltas == []
+    assert request.deltas == []
     with pytest.raises(ZeroDivisionError):
-        await asked.output.end
+        await request.output.end
 
 
 @pytest.mark.parametrize("reason", ["abort", "error"])
-async def test_a_choice_that_vllm_gave_up_is_an_error(reason: str) -> None:
-    asked = Asked()
-    asked.begin()
+async def test_aborted_choice_is_an_engine_error(reason: str) -> None:
+    request = FakeRequest()
+    request.begin()
 
-    asked.queue.put(step(choice("half", reason), finished=True))
+    request.queue.put(step(choice("half", reason), finished=True))
 
     with pytest.raises(EngineError):
-        await asked.output.end
+        await request.output.end
 
 
-async def test_a_reason_that_only_vllm_knows_is_a_stop() -> None:
-    asked = Asked()
-    asked.begin()
+async def test_finish_reason_unknown_to_openai_becomes_stop() -> None:
+    request = FakeRequest()
+    request.begin()
 
-    asked.queue.put(step(choice("", "repetition"), finished=True))
+    request.queue.put(step(choice("", "repetition"), finished=True))
 
-    assert asked.deltas == [Delta(0, "", "stop")]
+    assert request.deltas == [TextDelta(0, "", "stop")]
 
 
-async def test_what_comes_after_a_cancellation_is_ignored() -> None:
-    asked = Asked()
-    asked.begin()
-    waiting = asyncio.ensure_future(asyncio.wait_for(asked.output.end, 5))
+async def test_output_after_a_cancellation_is_ignored() -> None:
+    request = FakeRequest()
+    request.begin()
+    waiting = asyncio.ensure_future(asyncio.wait_for(request.output.end, 5))
     await asyncio.sleep(0)
 
     waiting.cancel()
     await asyncio.wait({waiting})
-    asked.queue.put(step(choice("", "abort"), finished=True))
+    request.queue.put(step(choice("", "abort"), finished=True))
 
-    assert asked.deltas == []
+    assert request.deltas == []

@@ -16,7 +16,7 @@ def draw(generator: Any) -> list[float]:
     return numbers
 
 
-def test_winding_back_begins_again_with_the_same_seed() -> None:
+def test_rewound_generator_repeats_its_numbers() -> None:
     generator = new_generator(5)
     first = draw(generator)
     generator.set_offset(generator.get_offset() - 4)
@@ -25,7 +25,7 @@ def test_winding_back_begins_again_with_the_same_seed() -> None:
     assert draw(generator) != first
 
 
-def test_numbers_are_those_of_any_generator() -> None:
+def test_numbers_equal_those_of_a_torch_generator() -> None:
     import torch
 
     assert draw(new_generator(7)) == draw(torch.Generator().manual_seed(7))

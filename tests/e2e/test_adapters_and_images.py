@@ -1,4 +1,4 @@
-"""What the shipped configuration has not: LoRA adapters, pictures, thoughts, a prompt log."""
+"""Beyond the shipped configuration: LoRA adapters, image inputs, reasoning, a prompt log."""
 
 import asyncio
 import base64
@@ -16,11 +16,11 @@ from PIL import Image
 
 from deployments.home import find_home
 from tests.helpers.service import Service, running, wait_until
-from tests.helpers.tiny_models import make_adapter, make_reader_of_pictures
+from tests.helpers.tiny_models import make_adapter, make_vision_model
 
 pytestmark = pytest.mark.e2e
 
-BASE, SEER = "smollm2", "seer"
+BASE, VISION = "smollm2", "vision"
 QUESTION: Any = [{"role": "user", "content": "What is the capital of France?"}]
 ENGINE = {
     "max_model_len": 1024,
@@ -59,13 +59,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def service(folder: Path) -> Iterator[Service]:
-    """The demo LLM with one adapter by name and one in a watched folder, and a tiny seer."""
+    """The demo LLM with a listed adapter and one in a watched folder; a tiny vision model."""
     home = folder / "home"
     home.mkdir()
     (home / "models").symlink_to(find_home() / "models")
     make_adapter(folder / "one", 1)
     make_adapter(folder / "adapters" / "two", 2)
-    make_reader_of_pictures(folder / "seer")
+    make_vision_model(folder / "vision")
     ingress = {
         "name": "ingress",
         "route_prefix": "/",
@@ -85,10 +85,10 @@ def service(folder: Path) -> Iterator[Service]:
         stream_usage="last_chunk",
         engine=ENGINE,
     )
-    seer = application(
-        SEER, source=str(folder / "seer"), engine={**ENGINE, "reasoning_parser": "deepseek_r1"}
+    vision = application(
+        VISION, source=str(folder / "vision"), engine={**ENGINE, "reasoning_parser": "deepseek_r1"}
     )
-    with running({"applications": [ingress, base, seer]}, home) as service:
+    with running({"applications": [ingress, base, vision]}, home) as service:
         yield service
 
 
@@ -103,15 +103,15 @@ def text_of(answer: Any) -> str:
     return str(answer.choices[0].message.content)
 
 
-def test_adapters_are_listed_with_their_parent(service: Service):
+def test_adapters_are_listed_with_their_base_model(service: Service):
     cards = {card.id: card.model_dump() for card in service.openai().models.list()}
 
-    assert list(cards) == [BASE, "one", "two", SEER]
+    assert list(cards) == [BASE, "one", "two", VISION]
     assert [cards[name].get("parent") for name in cards] == [None, BASE, BASE, None]
     assert service.openai().models.retrieve(f"{BASE}:two").id == "two"
 
 
-async def test_base_and_adapters_answer_differently_at_the_same_time(service: Service):
+async def test_concurrent_requests_use_their_own_adapter(service: Service):
     names = [BASE, "one", "two"] * 4
     answers = await asyncio.gather(*(asyncio.to_thread(ask, service, name) for name in names))
     texts = [text_of(answer) for answer in answers]
@@ -122,16 +122,14 @@ async def test_base_and_adapters_answer_differently_at_the_same_time(service: Se
     assert [answer.usage.completion_tokens <= 12 for answer in answers] == [True] * 12
 
 
-def test_all_dialects_name_the_same_adapter(service: Service):
+def test_all_spellings_select_the_same_adapter(service: Service):
     by_name = text_of(ask(service, "one"))
 
     assert text_of(ask(service, f"{BASE}:one")) == by_name
     assert text_of(ask(service, BASE, extra_body={"peft": "one"})) == by_name
 
 
-def test_an_adapter_that_comes_later_is_found_and_a_broken_one_fails_alone(
-    service: Service, folder: Path
-):
+def test_new_adapter_is_found_and_a_broken_one_fails_alone(service: Service, folder: Path):
     make_adapter(folder / "three", 3)
     shutil.move(folder / "three", folder / "adapters" / "three")
     (folder / "adapters" / "zero").mkdir()
@@ -148,13 +146,15 @@ def test_an_adapter_that_comes_later_is_found_and_a_broken_one_fails_alone(
     assert "Paris" in text_of(ask(service, BASE))
 
 
-@pytest.mark.parametrize("model", ["nobody", f"{BASE}:nobody", f"{BASE}:../../etc", f"{SEER}:one"])
-def test_an_unknown_adapter_is_not_found(service: Service, model: str):
+@pytest.mark.parametrize(
+    "model", ["unknown", f"{BASE}:unknown", f"{BASE}:../../etc", f"{VISION}:one"]
+)
+def test_unknown_adapter_is_not_found(service: Service, model: str):
     with pytest.raises(openai.NotFoundError):
         ask(service, model)
 
 
-def test_a_stream_says_its_usage_on_the_last_chunk_with_content(service: Service):
+def test_stream_reports_usage_on_its_last_chunk(service: Service):
     chunks = list(ask(service, BASE, stream=True, stream_options={"include_usage": True}))
 
     assert chunks[-1].choices[0].finish_reason == "stop"
@@ -163,7 +163,7 @@ def test_a_stream_says_its_usage_on_the_last_chunk_with_content(service: Service
     assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks).endswith("Paris.")
 
 
-def test_prompts_are_kept_when_their_sender_allows_it(service: Service, folder: Path):
+def test_prompts_are_logged_only_if_the_request_allows_it(service: Service, folder: Path):
     ask(service, BASE, "a secret of mine", max_tokens=1)
     ask(service, BASE, "a word for the log", max_tokens=1, extra_body={"log_prompt": True})
 
@@ -176,7 +176,7 @@ def test_prompts_are_kept_when_their_sender_allows_it(service: Service, folder: 
     assert record["request"]["messages"][0]["content"] == "a word for the log"
 
 
-def test_lenient_leaves_out_and_lists_what_it_does_not_know(service: Service):
+def test_lenient_policy_ignores_and_lists_unknown_parameters(service: Service):
     client = service.openai().chat.completions.with_raw_response
     raw = client.create(
         model=BASE,
@@ -192,7 +192,7 @@ def test_lenient_leaves_out_and_lists_what_it_does_not_know(service: Service):
     }
 
 
-def picture(colour: str, kind: str = "PNG", side_px: int = 64) -> dict[str, Any]:
+def image(colour: str, kind: str = "PNG", side_px: int = 64) -> dict[str, Any]:
     file = io.BytesIO()
     Image.new("RGB", (side_px, side_px), colour).save(file, kind)
     return part(file.getvalue(), kind)
@@ -203,26 +203,28 @@ def part(data: bytes, kind: str = "PNG") -> dict[str, Any]:
     return {"type": "image_url", "image_url": {"url": f"data:image/{kind.lower()};base64,{text}"}}
 
 
-def say(service: Service, *parts: Any) -> str:
-    """What the seer writes, thoughts or not."""
-    answer = ask(service, SEER, list(parts), max_tokens=6)
+def describe(service: Service, *parts: Any) -> str:
+    """The vision model's output, reasoning included."""
+    answer = ask(service, VISION, list(parts), max_tokens=6)
     message = answer.choices[0].message
     return str(message.model_extra.get("reasoning", "")) + str(message.content or "")
 
 
-WHAT = {"type": "text", "text": "What is it?"}
+WHAT_IS_IT = {"type": "text", "text": "What is it?"}
 
 
-def test_pictures_are_seen(service: Service):
-    seen = {say(service, WHAT, picture(colour)) for colour in ("red", "blue", "green")}
+def test_different_images_lead_to_different_answers(service: Service):
+    answers = {describe(service, WHAT_IS_IT, image(colour)) for colour in ("red", "blue", "green")}
 
-    assert len(seen) == 3
-    assert say(service, WHAT, picture("red")) == say(service, WHAT, picture("red"))
-    assert say(service, picture("red", "JPEG"), WHAT, picture("blue", "WEBP"))
+    assert len(answers) == 3
+    assert describe(service, WHAT_IS_IT, image("red")) == describe(
+        service, WHAT_IS_IT, image("red")
+    )
+    assert describe(service, image("red", "JPEG"), WHAT_IS_IT, image("blue", "WEBP"))
 
 
-def test_a_text_alone_is_read_too(service: Service):
-    assert say(service, WHAT)
+def test_vision_model_answers_text_alone(service: Service):
+    assert describe(service, WHAT_IS_IT)
 
 
 def to_huge_png() -> bytes:
@@ -247,36 +249,36 @@ def to_huge_png() -> bytes:
         part(b"GIF89a"),
         part(b"\x89PNG\r\n\x1a\ntruncated"),
         part(b"\x89PNG\r\n\x1a\n"),
-        picture("red", side_px=1),
+        image("red", side_px=1),
         part(to_huge_png()),
     ],
     ids=["http", "https", "file", "base64", "gif", "truncated", "empty", "tiny", "huge"],
 )
-def test_a_picture_that_cannot_be_used_is_refused(service: Service, bad: Any):
+def test_invalid_image_is_refused(service: Service, bad: Any):
     with pytest.raises(openai.BadRequestError) as caught:
-        say(service, WHAT, bad)
+        describe(service, WHAT_IS_IT, bad)
 
     assert caught.value.code == "invalid_image_url"
     assert "0x" not in str(caught.value)
-    assert say(service, WHAT)
+    assert describe(service, WHAT_IS_IT)
 
 
-def test_more_pictures_than_the_limit_are_refused(service: Service):
+def test_more_images_than_the_limit_are_refused(service: Service):
     with pytest.raises(openai.BadRequestError, match="limit of 8"):
-        say(service, *[picture("red")] * 9)
+        describe(service, *[image("red")] * 9)
 
 
-def test_a_model_of_texts_says_that_it_sees_nothing(service: Service):
+def test_text_model_refuses_images(service: Service):
     with pytest.raises(openai.BadRequestError, match="reads text only"):
-        ask(service, BASE, [WHAT, picture("red")])
+        ask(service, BASE, [WHAT_IS_IT, image("red")])
 
 
-def test_thoughts_are_told_from_the_answer_and_counted(service: Service):
-    """The tiny model never ends its thoughts."""
-    whole = ask(service, SEER, max_tokens=8)
-    chunks = list(ask(service, SEER, max_tokens=8, stream=True))
-    thoughts = [chunk.choices[0].delta.model_extra.get("reasoning", "") for chunk in chunks]
+def test_reasoning_is_separated_from_the_answer_and_counted(service: Service):
+    """The tiny model never ends its reasoning."""
+    whole = ask(service, VISION, max_tokens=8)
+    chunks = list(ask(service, VISION, max_tokens=8, stream=True))
+    reasoning = [chunk.choices[0].delta.model_extra.get("reasoning", "") for chunk in chunks]
 
     assert whole.choices[0].message.content in (None, "")
-    assert whole.choices[0].message.model_extra["reasoning"] == "".join(thoughts) != ""
+    assert whole.choices[0].message.model_extra["reasoning"] == "".join(reasoning) != ""
     assert whole.usage.completion_tokens_details.reasoning_tokens > 0

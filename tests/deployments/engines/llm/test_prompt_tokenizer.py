@@ -1,0 +1,119 @@
+"""Prompts to token ids, with a tokenizer of words; real ones are tested in tests/e2e."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from api.errors import InvalidRequestError
+from api.ports.text import Conversation, ImageInput, Message, Tool, ToolCall, Tools
+from deployments.engines.llm.prompt_tokenizer import PromptTokenizer, is_plain
+
+USER = Message("user", "hello")
+
+
+class WordTokenizer:
+    """A token is a word, and its id the word's length; the template puts the role first."""
+
+    template_error: Exception | None = None
+
+    def __len__(self) -> int:
+        return 100
+
+    def encode(self, text: str) -> list[int]:
+        return [len(word) for word in text.split()]
+
+    def decode(self, ids: list[int]) -> str:
+        return " ".join("x" * each for each in ids)
+
+    def apply_chat_template(self, messages: list[dict[str, Any]], **options: bool) -> list[int]:
+        if self.template_error is not None:
+            raise self.template_error
+        return self.encode(" ".join(f"{each['role']} {each['content']}" for each in messages))
+
+
+@pytest.fixture
+def words() -> WordTokenizer:
+    return WordTokenizer()
+
+
+@pytest.fixture
+def tokenizer(words: WordTokenizer) -> Iterator[PromptTokenizer]:
+    tokenizer = PromptTokenizer(words)
+    yield tokenizer
+    tokenizer.shut_down()
+
+
+async def test_text_is_tokenized(tokenizer: PromptTokenizer) -> None:
+    assert await tokenizer.to_ids("a bc") == [1, 2]
+
+
+async def test_long_text_is_tokenized_in_full(tokenizer: PromptTokenizer) -> None:
+    assert await tokenizer.to_ids("a " * 5000) == [1] * 5000
+
+
+async def test_conversation_is_rendered_with_the_chat_template(tokenizer: PromptTokenizer) -> None:
+    assert await tokenizer.to_ids(Conversation((USER,))) == [4, 5]
+
+
+async def test_token_ids_are_returned_as_they_are(tokenizer: PromptTokenizer) -> None:
+    assert await tokenizer.to_ids((7, 99)) == [7, 99]
+
+
+async def test_token_id_outside_the_vocabulary_is_refused(tokenizer: PromptTokenizer) -> None:
+    with pytest.raises(InvalidRequestError, match="end at 99") as caught:
+        await tokenizer.to_ids((7, 100))
+
+    assert caught.value.param == "prompt"
+
+
+async def test_roles_that_the_template_rejects_are_refused(
+    tokenizer: PromptTokenizer, words: WordTokenizer
+) -> None:
+    from jinja2 import TemplateError
+
+    words.template_error = TemplateError("roles must alternate")
+
+    with pytest.raises(InvalidRequestError) as caught:
+        await tokenizer.to_ids(Conversation((USER,)))
+
+    assert caught.value.param == "messages"
+
+
+async def test_chat_with_a_model_without_template_is_refused(
+    tokenizer: PromptTokenizer, words: WordTokenizer
+) -> None:
+    words.template_error = ValueError("no chat template")
+
+    with pytest.raises(InvalidRequestError, match="/v1/completions") as caught:
+        await tokenizer.to_ids(Conversation((USER,)))
+
+    assert caught.value.param == "model"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "text"), [("a b", "a b"), ((1, 2), "x xx"), (Conversation((USER,)), "")]
+)
+def test_prompt_as_text(tokenizer: PromptTokenizer, prompt: Any, text: str) -> None:
+    assert tokenizer.to_text(prompt) == text
+
+
+def test_conversation_of_texts_is_plain() -> None:
+    assert is_plain(Conversation((Message("system", "be brief"), USER)))
+
+
+@pytest.mark.parametrize(
+    "conversation",
+    [
+        Conversation((USER,), tools=Tools((Tool("f"),))),
+        Conversation((USER,), reasoning_effort="low"),
+        Conversation((USER,), template_options={"enable_thinking": True}),
+        Conversation((Message("user", ("What is this?", ImageInput(b""))),)),
+        Conversation((Message("assistant", None, tool_calls=(ToolCall("1", "f", "{}"),)),)),
+        Conversation((Message("tool", "4", tool_call_id="1"),)),
+        Conversation((Message("assistant", "4", reasoning="2 + 2"),)),
+    ],
+    ids=["tools", "effort", "options", "image", "calls", "result", "reasoning"],
+)
+def test_conversation_with_more_than_text_is_not_plain(conversation: Conversation) -> None:
+    assert not is_plain(conversation)

@@ -1,0 +1,30 @@
+"""Tokenizers of a few tokens, with the methods of transformers' that are used."""
+
+from collections.abc import Mapping
+from typing import Any
+
+_TOKENS = {1: "Ġa", 2: "Ã", 3: "©", 9: "<end>"}
+
+
+class ByteLevelTokenizer:
+    """Token 1 is " a", 2 and 3 are the two bytes of é, 9 is special."""
+
+    all_special_ids = (9,)
+
+    def __init__(self, tokens: Mapping[int, str] = _TOKENS) -> None:
+        self._tokens = tokens
+
+    def convert_ids_to_tokens(self, ids: Any) -> Any:
+        return (
+            [self._tokens[each] for each in ids] if isinstance(ids, list) else self._tokens.get(ids)
+        )
+
+    def encode(self, text: str, add_special_tokens: bool) -> list[int]:
+        return [1]
+
+
+class SentencePieceTokenizer(ByteLevelTokenizer):
+    """Token 1 is " a", 2 is the first byte of é."""
+
+    def __init__(self) -> None:
+        super().__init__({1: "▁a", 2: "<0xC3>"})
