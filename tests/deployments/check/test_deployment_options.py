@@ -82,8 +82,8 @@ def test_invalid_value_of_a_deployment_is_named_by_its_path(change: Change, path
         ),
         (
             put("applications", LLM, "runtime_env", {"env_vars": {"HF_HUB_OFFLINE": True}}),
-            "applications[1].runtime_env.env_vars.HF_HUB_OFFLINE: name and value must be texts; "
-            "put them in quotes",
+            "applications[1].runtime_env.env_vars.HF_HUB_OFFLINE: name and value must be strings; "
+            "quote them",
         ),
         (
             put(*LLM_ENV, ["A=b"]),
