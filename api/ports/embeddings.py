@@ -9,14 +9,14 @@ from api.ports.tenancy import RequestContext
 
 @dataclass(frozen=True, slots=True)
 class Truncation:
-    """What becomes of inputs that are too long."""
+    """How inputs that are too long are treated."""
 
     is_wanted: bool = False
-    """Whether they are cut; they are refused else."""
+    """Truncate them; else the request is refused."""
     max_tokens: int | None = None
-    """Cut to so many tokens each; None is the model's own maximum."""
+    """Truncate each input to this length; None is the model's own maximum."""
     max_total_tokens: int | None = None
-    """Most tokens of the whole request; it is refused beyond."""
+    """Limit on the tokens of all inputs together; beyond, the request is refused."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,12 +27,12 @@ class EmbeddingRequest:
     inputs: tuple[str | tuple[int, ...], ...]
     context: RequestContext = field(default_factory=RequestContext)
     dimensions: int | None = None
-    """How many of the model's dimensions to keep; None keeps all."""
+    """How many dimensions of each vector to keep; None keeps all."""
     input_type: str | None = None
-    """What the texts are, such as `query`: it chooses the prompt that goes before them."""
+    """Kind of the texts, such as `query`: selects the prompt that precedes them."""
     input_type_name: str = "input_type"
-    """What the client calls it."""
-    cut: Truncation = field(default_factory=Truncation)
+    """The client's name for the parameter; errors name it."""
+    truncation: Truncation = field(default_factory=Truncation)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,16 +43,16 @@ class ScoreRequest:
     queries: tuple[str, ...]
     documents: tuple[str, ...]
     names: tuple[str, str]
-    """What the client calls queries and documents; errors name them."""
+    """The client's names for queries and documents; errors name them."""
     context: RequestContext = field(default_factory=RequestContext)
     is_search: bool = False
-    """Whether the two sides differ in kind, and models with prompts for each use them."""
-    cut: Truncation = field(default_factory=Truncation)
+    """Whether queries and documents differ in kind, so that each side has its own prompt."""
+    truncation: Truncation = field(default_factory=Truncation)
 
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """One score a document, in order."""
+    """One score per document, in order."""
 
     scores: tuple[float, ...]
     usage: Usage
@@ -60,7 +60,7 @@ class Scores:
 
 @dataclass(frozen=True, slots=True)
 class Embeddings:
-    """One vector an input, in order; `vectors` is (N, dimensions) little-endian float32."""
+    """One vector per input, in order; `vectors` is (N, dimensions) little-endian float32."""
 
     vectors: bytes
     dimensions: int
