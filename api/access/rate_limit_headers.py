@@ -1,11 +1,11 @@
-"""How the limits of a key are told to clients: headers and errors like OpenAI's."""
+"""Rate limits as clients see them: headers and errors like OpenAI's."""
 
 import math
 
 from api.errors import InsufficientQuotaError, RateLimitError
 from api.ports.rate_limits import LimitExceeded, LimitName, RateLimitStatus, Window
 
-_NAMES: dict[LimitName, str] = {
+_TITLES: dict[LimitName, str] = {
     "requests": "requests per minute",
     "tokens": "tokens per minute",
     "images": "images per minute",
@@ -14,46 +14,45 @@ _NAMES: dict[LimitName, str] = {
     "month": "tokens per month",
 }
 
-_RENEWALS: dict[LimitName, str] = {
+_QUOTA_RENEWALS: dict[LimitName, str] = {
     "day": "at 00:00 UTC",
     "month": "on the first of the month at 00:00 UTC",
 }
-"""The quotas, and when they begin anew."""
 
 
-def to_headers(standing: RateLimitStatus) -> dict[str, str]:
-    """The `x-ratelimit-…` headers of those limits that there are."""
+def to_headers(status: RateLimitStatus) -> dict[str, str]:
+    """The `x-ratelimit-…` headers of the limits that the key has."""
     return {
-        **_window_headers("requests", standing.requests),
-        **_window_headers("tokens", standing.tokens),
+        **_to_window_headers("requests", status.requests),
+        **_to_window_headers("tokens", status.tokens),
     }
 
 
-def to_error(refusal: LimitExceeded) -> RateLimitError:
-    """The error to raise; a RateLimitError, or an InsufficientQuotaError if no minute will help."""
-    name = _NAMES[refusal.limited]
-    counts = f"limit {refusal.limit}, used {refusal.used}, requested {refusal.asked}."
+def to_error(exceeded: LimitExceeded) -> RateLimitError:
+    """The error to raise: InsufficientQuotaError for a quota, else RateLimitError."""
+    title = _TITLES[exceeded.limit_name]
+    counts = f"limit {exceeded.limit}, used {exceeded.used}, requested {exceeded.requested}."
     error: RateLimitError
-    if renewal := _RENEWALS.get(refusal.limited):
+    if renewal := _QUOTA_RENEWALS.get(exceeded.limit_name):
         error = InsufficientQuotaError(
-            f"You exceeded your current quota of {name}: {counts} It is renewed {renewal}."
+            f"You exceeded your current quota of {title}: {counts} It is renewed {renewal}."
         )
-    elif refusal.retry_after_s is None:
+    elif exceeded.retry_after_s is None:
         error = RateLimitError(
-            f"Request too large for {name}: limit {refusal.limit}, requested {refusal.asked}. "
-            "It must be made smaller to be served."
+            f"Request too large for {title}: limit {exceeded.limit}, "
+            f"requested {exceeded.requested}. It must be made smaller to be served."
         )
     else:
-        wait_ms = max(_to_ms(refusal.retry_after_s), 1)
+        wait_ms = max(_to_ms(exceeded.retry_after_s), 1)
         error = RateLimitError(
-            f"Rate limit reached for {name}: {counts} Please try again in {_to_duration(wait_ms)}."
+            f"Rate limit reached for {title}: {counts} Please try again in {_to_duration(wait_ms)}."
         )
         error.retry_after_ms = wait_ms
-    error.limit_headers = to_headers(refusal.standing)
+    error.limit_headers = to_headers(exceeded.status)
     return error
 
 
-def _window_headers(name: str, window: Window | None) -> dict[str, str]:
+def _to_window_headers(name: str, window: Window | None) -> dict[str, str]:
     if window is None:
         return {}
     return {
@@ -64,7 +63,7 @@ def _window_headers(name: str, window: Window | None) -> dict[str, str]:
 
 
 def _to_ms(seconds: float) -> int:
-    """Rounded up, as too early is too early, but not for what floats add in their last digits."""
+    """Round up, so that a retry is never early; ignore the last digits, which are float noise."""
     return math.ceil(round(seconds * 1000, 3))
 
 

@@ -55,8 +55,8 @@ class UsageRow:
     image_pixel_steps: int
 
 
-class Administration(Protocol):
-    """Keys and usage, wherever they are kept. Each method raises `ApiError`s for the client."""
+class KeyAdministration(Protocol):
+    """The API keys, wherever they are stored. Each method raises `ApiError`s for the client."""
 
     async def create_key(self, fields: Mapping[str, Any]) -> NewSecret:
         """Make a key of fields of `Key` (`name` is needed; `tenant` is the name unless given).
@@ -87,5 +87,13 @@ class Administration(Protocol):
     async def delete_key(self, id_or_name: str) -> None:
         """Forget a key; its usage stays."""
 
+
+class UsageReporting(Protocol):
+    """The recorded usage, wherever it is stored."""
+
     async def report_usage(self, query: UsageQuery) -> Sequence[UsageRow]:
         """Sums, in the order of the fields grouped by."""
+
+
+class Administration(KeyAdministration, UsageReporting, Protocol):
+    """Keys and usage together, as the service offers them."""

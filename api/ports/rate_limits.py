@@ -1,4 +1,4 @@
-"""The port to the limits of keys, and how OpenAI words them in headers."""
+"""The port to the rate limits and quotas of API keys."""
 
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -6,32 +6,33 @@ from typing import Literal, Protocol
 from api.ports.tenancy import Key
 
 LimitName = Literal["requests", "tokens", "images", "concurrent", "day", "month"]
-"""What can be refused: four that come back within a minute, and the two quotas."""
+"""Three windows of a minute, the requests in flight, and two token quotas."""
 
 
 @dataclass(frozen=True, slots=True)
 class Amounts:
-    """What one request takes of its key's limits; `slots` are concurrent requests."""
+    """What one request takes of its key's limits."""
 
     requests: int = 0
     tokens: int = 0
     images: int = 0
-    slots: int = 0
+    concurrent: int = 0
+    """Requests in flight."""
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """How one limit stands."""
+    """The state of one limit per minute."""
 
     limit: int
     remaining: int
     reset_s: float
-    """Seconds until all of it is there again."""
+    """Seconds until all of the limit is available again."""
 
 
 @dataclass(frozen=True, slots=True)
 class RateLimitStatus:
-    """How the limits of a key stand; None where there is no limit."""
+    """The limits that response headers report; None where the key has no such limit."""
 
     requests: Window | None = None
     tokens: Window | None = None
@@ -39,39 +40,43 @@ class RateLimitStatus:
 
 @dataclass(frozen=True, slots=True)
 class LimitExceeded:
-    """Which limit a request would have broken."""
+    """The limit that a request would have exceeded."""
 
-    limited: LimitName
+    limit_name: LimitName
     limit: int
     used: int
-    asked: int
+    requested: int
     retry_after_s: float | None
-    """None if waiting does not help: more is asked for than there is, or a quota is used up."""
-    standing: RateLimitStatus
+    """None if waiting does not help: the request exceeds the whole limit, or a quota is used up."""
+    status: RateLimitStatus
 
 
 class Admission(Protocol):
-    """A request's place among those that its key may have under way."""
+    """One admitted request."""
 
     @property
     def headers(self) -> dict[str, str]:
-        """What the response says of the key's limits."""
+        """Rate-limit headers for the response."""
 
     def release(self, images: int = 0) -> None:
-        """Give the place back, and what was reserved of images but not drawn. Safe to repeat."""
+        """End the request and return what it did not use. Safe to repeat.
+
+        Args:
+            images: how many were drawn; the others no longer count.
+        """
 
 
 class Limiter(Protocol):
-    """Keeps keys within their limits of requests, images and concurrency.
+    """Enforces the limits of requests, images and concurrency.
 
-    Tokens are counted where they are known, by the replica of the model.
+    Tokens are counted by the model's replica, which is where their number is known.
     """
 
     async def admit(self, key: Key, images: int = 0) -> Admission:
-        """Take a place.
+        """Admit one request.
 
         Raises:
-            RateLimitError: the key has none left.
-            InsufficientQuotaError: its quota is used up.
-            UnavailableError: nobody can say.
+            RateLimitError: a limit is reached.
+            InsufficientQuotaError: a quota is used up.
+            UnavailableError: the limits cannot be checked at the moment.
         """

@@ -58,7 +58,7 @@ class LedgerAdministration:
         if handle is None:
             raise RouteNotFoundError("This service keeps neither keys nor usage: it has no ledger.")
         try:
-            return await call(getattr(handle, method), *args)
+            return await call(handle.administer, method, *args)
         except (EngineError, UnavailableError) as error:  # in the words for models, and it is none
             raise UnavailableError(
                 "Keys and usage cannot be reached at the moment; try again."

@@ -1,4 +1,4 @@
-"""The ledger as the HTTP face wants it: `Limiter`."""
+"""The ledger as the HTTP API's `Limiter`."""
 
 from collections.abc import Callable
 
@@ -9,33 +9,32 @@ from deployments.ledger.client import HeldReservation, LedgerClient
 
 
 class LedgerAdmission:
-    """A place that the ledger has granted."""
+    """A request that the ledger has admitted."""
 
-    def __init__(self, link: LedgerClient, held: HeldReservation) -> None:
-        """Give it back over `link`."""
-        self._link = link
-        self._held = held
+    def __init__(self, ledger: LedgerClient, reservation: HeldReservation) -> None:
+        """Settle `reservation` with `ledger` when the request ends."""
+        self._ledger = ledger
+        self._reservation = reservation
 
     @property
     def headers(self) -> dict[str, str]:
-        """How the key's limits stood when the place was granted."""
-        return to_headers(self._held.standing)
+        """Rate-limit headers, as of the time when the request was admitted."""
+        return to_headers(self._reservation.status)
 
     def release(self, images: int = 0) -> None:
-        """Give the place back; the request itself stays counted."""
-        self._link.settle(self._held, Amounts(requests=1, images=images))
+        """End the request and count `images` images; the request itself stays counted."""
+        self._ledger.settle(self._reservation, Amounts(requests=1, images=images))
 
 
 class LedgerLimiter:
-    """Asks the ledger for every request of a key with limits."""
+    """Asks the ledger about every request of a key with limits."""
 
-    def __init__(self, find: Callable[[], LedgerClient | None]) -> None:
-        """Ask over the link that `find` gives, which is there before the first request is."""
-        self._find = find
+    def __init__(self, get_ledger: Callable[[], LedgerClient]) -> None:
+        """Use the client that `get_ledger` returns; it is called with every request."""
+        self._get_ledger = get_ledger
 
     async def admit(self, key: Key, images: int = 0) -> LedgerAdmission:
-        """Take a place."""
-        link = self._find()
-        assert link is not None, "requests come after the start"
-        held = await link.reserve(key.id, Amounts(requests=1, images=images, slots=1))
-        return LedgerAdmission(link, held)
+        """Reserve one concurrent request and `images` images; raises as `Limiter.admit`."""
+        ledger = self._get_ledger()
+        amounts = Amounts(requests=1, images=images, concurrent=1)
+        return LedgerAdmission(ledger, await ledger.reserve(key.id, amounts))

@@ -1,34 +1,35 @@
-"""Where the ledger listens, and how its clients find it."""
+"""The ledger's address, and how clients find it."""
 
 import asyncio
 from dataclasses import dataclass
 
 from deployments.discovery import LEDGER, fetch_details, find_ledger_application
 
-_LEDGER_TIMEOUT_S = 5.0
+_TIMEOUT_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class LedgerAddress:
-    """Where the ledger listens, and what a caller must say first."""
+    """Where the ledger listens."""
 
     host: str
     port: int
     auth_token: bytes
+    """A client's first message must contain it."""
 
 
 async def find_ledger() -> LedgerAddress | None:
-    """Where the ledger listens; None if the configuration has none.
+    """Ask the ledger's replica for its address; None if no ledger is configured.
 
     Raises:
-        Exception: it, or the controller, is not up.
+        Exception: the ledger or Serve's controller is not up.
     """
     name = find_ledger_application(await fetch_details())
     if name is None:
         return None
-    from ray import serve
+    from ray import serve  # heavy, and tools that need no cluster import this module too
 
     handle = serve.get_deployment_handle(LEDGER, app_name=name, _check_exists=False)
-    async with asyncio.timeout(_LEDGER_TIMEOUT_S):
+    async with asyncio.timeout(_TIMEOUT_S):
         address: LedgerAddress = await handle.address.remote()
     return address

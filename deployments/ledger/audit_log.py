@@ -1,6 +1,6 @@
-"""What was done to keys and configuration, by whom: one JSON object a line, only ever added to.
+"""The audit log: changes of keys and configuration, one JSON object per line, append-only.
 
-Fields hold no secrets, digests, prompts or outputs; that is up to those who give them.
+Callers must not write secrets, digests, prompts or outputs.
 """
 
 import errno
@@ -18,27 +18,23 @@ _MAX_CHARS = 256
 
 
 class AuditLog:
-    """A file that several processes may write to."""
+    """A file that several processes may append to."""
 
     def __init__(self, path: Path, **common: Any) -> None:
-        """Write to `path`; each event has the fields of `common` too, such as `actor`."""
+        """Write to `path`; every event has the `common` fields too, such as `actor`."""
         self._path = path
         self._common = common
         self._is_failing = False
 
-    def with_fields(self, **common: Any) -> "AuditLog":
-        """The same log, with further fields for each event."""
-        return AuditLog(self._path, **{**self._common, **common})
-
     def write(self, event: str, **fields: Any) -> None:
-        """Add one event. If that fails the work goes on, and the service's log says so once.
+        """Append one event. A failure is logged once and not raised.
 
-        There are: key_created, key_changed, key_rotated, key_disabled, key_enabled, key_deleted,
+        Events: key_created, key_changed, key_rotated, key_disabled, key_enabled, key_deleted,
         auth_failures, config_loaded.
         """
-        moment = datetime.now(UTC).isoformat(timespec="milliseconds")
-        members = {"time": moment, "event": event, **_cap({**self._common, **fields})}
-        # ASCII: a control character in a name can neither end a line nor move a terminal's cursor.
+        now = datetime.now(UTC).isoformat(timespec="milliseconds")
+        members = {"time": now, "event": event, **_cap({**self._common, **fields})}
+        # ASCII, so that a control character in a name cannot end the line or control a terminal.
         line = json.dumps(members, ensure_ascii=True).encode() + b"\n"
         try:
             self._append(line)
@@ -50,7 +46,7 @@ class AuditLog:
             self._is_failing = False
 
     def _append(self, line: bytes) -> None:
-        """Write in one piece, so that lines of several processes do not mix."""
+        """Write with one call, so that lines of several processes do not mix."""
         self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
         descriptor = os.open(self._path, flags, 0o600)

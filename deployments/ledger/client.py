@@ -1,7 +1,7 @@
-"""A replica's end of its connection to the ledger, which may be gone for a while and come back.
+"""A replica's connection to the ledger; it survives a ledger that is killed and comes back.
 
-What has been granted, asked or finished is remembered here until the ledger has said that it has
-it. So it can be killed at any moment: the next one is told again.
+Every reservation and every record is kept here until the ledger has confirmed it. So the ledger
+can be killed at any moment: the client tells the next one again.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from api.errors import UnavailableError
 from api.ports.rate_limits import Amounts, RateLimitStatus
 from deployments.ledger.address import LedgerAddress
 from deployments.ledger.connection import Connection
-from deployments.ledger.limits.accounts import Reservation
+from deployments.ledger.limits.store import Reservation
 from deployments.ledger.protocol import (
     Audit,
     Finish,
@@ -35,28 +35,29 @@ from deployments.ledger.records import UsageRecord
 logger = logging.getLogger(__name__)
 
 _ANSWER_TIMEOUT_S = 20.0
-"""A ledger that was killed is back in a quarter of it, or on a busy machine in half."""
+"""A killed ledger is back in 5 s, on a busy machine in 10 s."""
 
 _RETRY_S = 0.3
-_LOOK_AGAIN_S = 5.0
+_ABSENT_RETRY_S = 5.0
 _MAX_UNRECORDED = 100_000
 
 Find = Callable[[], Awaitable[LedgerAddress | None]]
-"""Where the ledger is; None if the service has none."""
+"""Finds the ledger; None if no ledger is configured."""
 
 
 class LimitsUnavailableError(UnavailableError):
-    """The ledger does not answer, and a key's limits are not to be overstepped."""
+    """The ledger does not answer, so a key's limits cannot be enforced."""
 
     retry_after_s = 1
 
 
 @dataclass(slots=True, eq=False)
 class HeldReservation:
-    """A part of a key's limits that is ours until it is settled."""
+    """A granted reservation, until it is settled."""
 
-    hold: Reservation
-    standing: RateLimitStatus
+    reservation: Reservation
+    status: RateLimitStatus
+    """When the reservation was granted."""
 
 
 @dataclass(slots=True)
@@ -68,133 +69,146 @@ class _PendingReservation:
 
 
 class LedgerClient:
-    """Reserves, settles and records, on one event loop."""
+    """Reserves, settles and records; for one event loop."""
 
-    def __init__(self, find: Find, on_keys: Callable[[KeySet], None] | None = None) -> None:
-        """Prepare to connect to wherever `find` says.
+    def __init__(
+        self,
+        find: Find,
+        on_keys: Callable[[KeySet], None] | None = None,
+        *,
+        answer_timeout_s: float = _ANSWER_TIMEOUT_S,
+        retry_s: float = _RETRY_S,
+    ) -> None:
+        """Prepare to connect to the ledger that `find` finds.
 
         Args:
-            find: looks the ledger up; may raise, and is then asked again.
-            on_keys: takes the keys, now and whenever they have changed.
+            find: finds the ledger; called again after it raises.
+            on_keys: called with all keys on each connection and whenever the keys change.
+            answer_timeout_s: how long `reserve` waits for the ledger.
+            retry_s: pause before the next attempt to connect.
         """
         self._find = find
         self._on_keys = on_keys
+        self._answer_timeout_s = answer_timeout_s
+        self._retry_s = retry_s
         self._session = uuid.uuid4().hex
         self._connection: Connection | None = None
-        self._asking: dict[str, _PendingReservation] = {}
+        self._pending: dict[str, _PendingReservation] = {}
         self._held: dict[str, HeldReservation] = {}
-        self._finished: dict[str, Finish] = {}
+        self._unrecorded: dict[str, Finish] = {}
         self._running: asyncio.Task[None] | None = None
         self.on_recorded: Callable[[list[str]], None] = lambda ids: None
         self.on_disconnect: Callable[[], None] = lambda: None
         self.has_ledger: bool | None = None
-        """None until it has been looked for."""
+        """None until the first lookup has succeeded."""
 
     def start(self) -> None:
-        """Connect, and stay connected, until `shut_down`."""
+        """Connect, and reconnect until `shut_down`."""
         self._running = asyncio.create_task(self._stay_connected())
 
     def shut_down(self) -> None:
-        """Leave; the ledger frees what was held."""
+        """Disconnect; the ledger then frees what was reserved."""
         if self._running is not None:
             self._running.cancel()
         if self._connection is not None:
             self._connection.close()
 
     def stats(self) -> dict[str, int]:
-        """What is open; all 0 at rest."""
+        """Counters of what is open; all 0 at rest."""
         return {
-            "asking": len(self._asking),
-            "held": len(self._held),
-            "unrecorded": len(self._finished),
+            "pending": len(self._pending),
+            "reservations": len(self._held),
+            "unrecorded": len(self._unrecorded),
         }
 
     async def reserve(self, key_id: str, amounts: Amounts) -> HeldReservation:
         """Take a part of a key's limits.
 
         Raises:
-            RateLimitError, InsufficientQuotaError: there is not so much left.
+            RateLimitError, InsufficientQuotaError: a limit would be exceeded.
             LimitsUnavailableError: the ledger does not answer.
         """
-        hold = Reservation(uuid.uuid4().hex, key_id, amounts)
-        asking = self._asking[hold.id] = _PendingReservation(Reserve(hold.id, key_id, amounts))
-        self._send(asking.message)
+        reservation = Reservation(uuid.uuid4().hex, key_id, amounts)
+        pending = _PendingReservation(Reserve(reservation.id, key_id, amounts))
+        self._pending[reservation.id] = pending
+        self._send(pending.message)
         try:
-            async with asyncio.timeout(_ANSWER_TIMEOUT_S):
-                standing = await asking.answer
+            async with asyncio.timeout(self._answer_timeout_s):
+                status = await pending.answer
         except TimeoutError:
-            self._send(Settle(hold.id, Amounts()))
+            self._send(Settle(reservation.id, Amounts()))
             raise _unavailable() from None
-        except (asyncio.CancelledError, GeneratorExit):  # the second is how gRPC ends a call
-            self._send(Settle(hold.id, Amounts()))
+        except (asyncio.CancelledError, GeneratorExit):  # gRPC ends a call with GeneratorExit
+            self._send(Settle(reservation.id, Amounts()))
             raise
         finally:
-            del self._asking[hold.id]
-        held = self._held[hold.id] = HeldReservation(hold, standing)
+            del self._pending[reservation.id]
+        held = self._held[reservation.id] = HeldReservation(reservation, status)
         return held
 
     def settle(self, held: HeldReservation, used: Amounts) -> None:
-        """Say what a hold took. Safe to repeat."""
-        if self._held.pop(held.hold.id, None) is not None:
-            self._send(Settle(held.hold.id, used))
+        """End a reservation and report what was used of it. Safe to repeat."""
+        if self._held.pop(held.reservation.id, None) is not None:
+            self._send(Settle(held.reservation.id, used))
 
     def finish(self, record: UsageRecord, held: HeldReservation | None = None) -> None:
-        """Have a request's usage recorded, and settle its hold with it."""
-        if len(self._finished) >= _MAX_UNRECORDED:  # the ledger has been gone for very long
+        """Have a request's usage recorded, and its reservation settled with the record."""
+        if len(self._unrecorded) >= _MAX_UNRECORDED:  # the ledger has been away for very long
             if held is not None:
                 self.settle(held, Amounts(tokens=record.tokens))
             return
-        message = Finish(record, held.hold.id if held else None)
-        self._finished[record.id] = message
+        message = Finish(record, held.reservation.id if held else None)
+        self._unrecorded[record.id] = message
         self._send(message)
 
-    def repeat(self, record: UsageRecord) -> None:
-        """Have a record kept that another replica left behind, and that may be kept already."""
-        message = self._finished[record.id] = Finish(record, is_repeated=True)
+    def replay(self, record: UsageRecord) -> None:
+        """Have another replica's record recorded, unless it is in the database already."""
+        message = self._unrecorded[record.id] = Finish(record, is_repeated=True)
         self._send(message)
 
     def audit(self, event: str, **fields: Any) -> None:
-        """Write to the audit log, if the ledger is there."""
+        """Write an event to the audit log; dropped while the ledger is away."""
         self._send(Audit(event, fields))
 
     def _send(self, message: Any) -> None:
-        """What cannot be sent now is said after the next `Hello`, or follows from it."""
+        """Send if connected; else `_connect` repeats it, or `Hello` implies it."""
         if self._connection is not None:
             self._connection.send(message)
 
     async def _stay_connected(self) -> None:
-        level = logging.WARNING  # once: it may take as long as the service does to start
+        level = logging.WARNING  # once: the ledger may start as slowly as the whole service
         while True:
             try:
                 address = await self._find()
                 self.has_ledger = address is not None
                 if address is None:
-                    self._forget(list(self._finished))  # nobody wants them
-                    await asyncio.sleep(_LOOK_AGAIN_S)
+                    self._forget_recorded(list(self._unrecorded))
+                    await asyncio.sleep(_ABSENT_RETRY_S)
                     continue
                 await self._connect(address)
-            except Exception:  # a ledger, controller or network that is not up yet
+            except Exception:  # the ledger, the controller or the network is not up yet
                 logger.log(level, "the ledger cannot be reached; trying again", exc_info=True)
                 level = logging.DEBUG
             else:
                 level = logging.WARNING
-            await asyncio.sleep(_RETRY_S)
+            await asyncio.sleep(self._retry_s)
 
     async def _connect(self, address: LedgerAddress) -> None:
-        """Connect, say everything that has not been answered, and last as long as it lasts."""
+        """Connect, repeat everything unanswered, and return when the connection is lost."""
         lost = asyncio.Event()
         _, connection = await asyncio.get_running_loop().create_connection(
-            lambda: Connection(from_ledger_decoder, self._take, lambda _: lost.set()),
+            lambda: Connection(from_ledger_decoder, self._handle_messages, lambda _: lost.set()),
             address.host,
             address.port,
         )
-        holds = [held.hold for held in self._held.values()]
-        asked = list(self._asking)
+        reservations = [held.reservation for held in self._held.values()]
         wants_keys = self._on_keys is not None
-        connection.send(Hello(address.auth_token, self._session, holds, asked, wants_keys))
-        for asking in self._asking.values():
-            connection.send(asking.message)
-        for finish in self._finished.values():
+        connection.send(
+            Hello(address.auth_token, self._session, reservations, list(self._pending), wants_keys)
+        )
+        for pending in self._pending.values():
+            connection.send(pending.message)
+        for finish in self._unrecorded.values():
             finish.is_repeated = True
             connection.send(finish)
         self._connection = connection
@@ -203,36 +217,36 @@ class LedgerClient:
         finally:
             self._connection = None
             connection.close()
-        logger.warning("the connection to the ledger is lost; looking for it again")
+        logger.warning("the connection to the ledger is lost; reconnecting")
         self.on_disconnect()
 
-    def _take(self, connection: Connection, messages: list[FromLedger]) -> None:
+    def _handle_messages(self, connection: Connection, messages: list[FromLedger]) -> None:
         for message in messages:
             match message:
-                case Granted(hold_id=hold_id, standing=standing):
-                    self._answer(hold_id, standing)
-                case Refused(hold_id=hold_id, refusal=refusal):
-                    self._answer(hold_id, to_error(refusal) if refusal else _unavailable())
+                case Granted(reservation_id=reservation_id, status=status):
+                    self._answer(reservation_id, status)
+                case Refused(reservation_id=reservation_id, exceeded=exceeded):
+                    self._answer(reservation_id, to_error(exceeded) if exceeded else _unavailable())
                 case Recorded(ids=ids):
-                    self._forget(ids)
+                    self._forget_recorded(ids)
                 case KeySet():
                     if self._on_keys is not None:
                         self._on_keys(message)
 
-    def _answer(self, hold_id: str, answer: RateLimitStatus | Exception) -> None:
-        asking = self._asking.get(hold_id)
-        if asking is None or asking.answer.done():
-            return  # it waits no more, and has said so
+    def _answer(self, reservation_id: str, answer: RateLimitStatus | Exception) -> None:
+        pending = self._pending.get(reservation_id)
+        if pending is None or pending.answer.done():
+            return  # the caller has gone, and its reservation was settled
         if isinstance(answer, Exception):
-            asking.answer.set_exception(answer)
+            pending.answer.set_exception(answer)
         else:
-            asking.answer.set_result(answer)
+            pending.answer.set_result(answer)
 
-    def _forget(self, ids: list[str]) -> None:
+    def _forget_recorded(self, ids: list[str]) -> None:
         for record_id in ids:
-            finish = self._finished.pop(record_id, None)
-            if finish is not None and finish.hold_id is not None:
-                self._held.pop(finish.hold_id, None)
+            finish = self._unrecorded.pop(record_id, None)
+            if finish is not None and finish.reservation_id is not None:
+                self._held.pop(finish.reservation_id, None)
         self.on_recorded(ids)
 
 

@@ -1,4 +1,8 @@
-"""One end of a connection to the ledger: length-prefixed MessagePack frames over TCP."""
+"""One end of a connection to the ledger: length-prefixed MessagePack frames over TCP.
+
+A frame is its length (four bytes, big-endian) and a list of messages. Messages of one event-loop
+iteration share a frame, so the cost of a write does not grow with the number of requests.
+"""
 
 import asyncio
 from collections.abc import Callable
@@ -14,18 +18,24 @@ _encoder = msgspec.msgpack.Encoder()
 
 
 class Connection(asyncio.Protocol):
-    """One end of a connection."""
+    """Sends and receives messages. A peer that sends an invalid frame is disconnected."""
 
     def __init__(
         self,
         decoder: "msgspec.msgpack.Decoder[Any]",
-        take: Callable[["Connection", list[Any]], None],
+        on_messages: Callable[["Connection", list[Any]], None],
         on_disconnect: Callable[["Connection"], None],
     ) -> None:
-        """Give what arrives to `take`, and call `on_disconnect` once."""
+        """Decode frames with `decoder`.
+
+        Args:
+            decoder: for the list of messages in a frame.
+            on_messages: called with the messages of each frame.
+            on_disconnect: called once.
+        """
         self._decoder = decoder
-        self._take = take
-        self._on_lost = on_disconnect
+        self._on_messages = on_messages
+        self._on_disconnect = on_disconnect
         self._buffer = bytearray()
         self._outgoing: list[Any] = []
         self._transport: asyncio.Transport | None = None
@@ -35,7 +45,7 @@ class Connection(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass
 
     def send(self, message: ToLedger | FromLedger) -> None:
-        """Send with the others of this tick; never blocks, and says nothing if nobody is there."""
+        """Queue a message for this iteration's frame; dropped if the connection is lost."""
         if not self._outgoing:
             asyncio.get_running_loop().call_soon(self._flush)
         self._outgoing.append(message)
@@ -47,7 +57,7 @@ class Connection(asyncio.Protocol):
             self._transport.write(len(payload).to_bytes(_LENGTH_BYTES, "big") + payload)
 
     def data_received(self, data: bytes) -> None:
-        """Called by asyncio. Whoever sends what is not a frame of ours is cut off."""
+        """Called by asyncio."""
         self._buffer += data
         while len(self._buffer) >= _LENGTH_BYTES:
             end = _LENGTH_BYTES + int.from_bytes(self._buffer[:_LENGTH_BYTES], "big")
@@ -63,13 +73,13 @@ class Connection(asyncio.Protocol):
             except msgspec.MsgspecError:
                 self.close()
                 return
-            self._take(self, messages)
+            self._on_messages(self, messages)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Called by asyncio."""
-        self._on_lost(self)
+        self._on_disconnect(self)
 
     def close(self) -> None:
-        """End it; what has been said in this tick may be lost."""
+        """Close the connection; messages queued in this iteration may be lost."""
         if self._transport is not None:
             self._transport.abort()

@@ -1,4 +1,4 @@
-"""The secret that the digests of keys are made with: without it, a copy of them is of no use."""
+"""The secret that keys are digested with; without it, a copy of the digests is useless."""
 
 import hmac
 import os
@@ -13,29 +13,29 @@ _MIN_CHARS = 32
 
 
 def load_pepper() -> bytes:
-    """Read it from the environment, else from its file, which is made if it is not there.
+    """Read the pepper from the environment, else from its file, which is created if missing.
 
     Raises:
-        ValueError: it is too short.
-        OSError: the file cannot be read or made.
+        ValueError: the pepper is too short.
+        OSError: the file cannot be read or created.
     """
     if from_environment := os.environ.get(_VARIABLE):
         return _check(from_environment, _VARIABLE)
     path = find_home() / "pepper"
     if not path.exists():
-        _make(path)
+        _create(path)
     return _check(path.read_text(encoding="utf-8"), str(path))
 
 
 def _check(text: str, source: str) -> bytes:
-    pepper = text.strip()  # files and mounted secrets end with a new line
+    pepper = text.strip()  # files and mounted secrets end with a newline
     if len(pepper) < _MIN_CHARS:
         raise ValueError(f"{source}: at least {_MIN_CHARS} characters are needed")
     return pepper.encode()
 
 
-def _make(path: Path) -> None:
-    """Put a whole file in its place at once: of several makers one wins, and all read its file."""
+def _create(path: Path) -> None:
+    """Create the file atomically: of several processes one wins, and all read its file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, draft = tempfile.mkstemp(prefix=".pepper-", dir=path.parent)
     try:
@@ -52,10 +52,10 @@ def _make(path: Path) -> None:
 
 
 def to_pepper_fingerprint(pepper: bytes) -> bytes:
-    """What two holders of a pepper may tell each other of it."""
+    """A value that processes may exchange to find out whether their peppers are the same."""
     return hmac.digest(pepper, b"the same pepper", "sha256")[:8]
 
 
 def to_cache_salt(pepper: bytes, tenant: str) -> str:
-    """What keeps a tenant's cached prefixes apart: nobody outside can make another tenant's."""
+    """The salt that separates a tenant's cached prefixes; other tenants cannot compute it."""
     return hmac.digest(pepper, b"cache salt of " + tenant.encode(), "sha256").hex()

@@ -1,87 +1,84 @@
-"""What replicas and the ledger say to each other, and the connection that carries it.
-
-A frame is its length (four bytes, big-endian) and a list of messages in msgpack. What is said
-within one event-loop tick travels in one frame, so that a busy service does not pay per message.
-"""
+"""The messages between replicas and the ledger; `connection.py` carries them."""
 
 from typing import Any
 
 import msgspec
 
 from api.ports.rate_limits import Amounts, LimitExceeded, RateLimitStatus
-from deployments.ledger.limits.accounts import Reservation
+from deployments.ledger.limits.store import Reservation
 from deployments.ledger.records import StoredKey, UsageRecord
 
 
 class Hello(msgspec.Struct, tag=True):
-    """The first message of a connection: who calls, and what it holds from an earlier one."""
+    """The first message of a connection: the client's session and its open reservations."""
 
     auth_token: bytes
     session: str
-    holds: list[Reservation]
-    asked: list[str]
-    """Ids of holds that it has asked for, and that may have been granted."""
+    reservations: list[Reservation]
+    pending_ids: list[str]
+    """Reservations without an answer yet; an earlier ledger may have granted them."""
     wants_keys: bool
 
 
 class Reserve(msgspec.Struct, tag=True):
-    """A request for a part of a key's limits; the answer is `Granted` or `Refused`."""
+    """A request for a part of a key's limits; answered by `Granted` or `Refused`."""
 
-    hold_id: str
+    reservation_id: str
     key_id: str
     amounts: Amounts
 
 
 class Settle(msgspec.Struct, tag=True):
-    """A hold has ended, and took so much."""
+    """The end of a reservation, and what was used of it."""
 
-    hold_id: str
+    reservation_id: str
     used: Amounts
 
 
 class Finish(msgspec.Struct, tag=True):
-    """A request has ended: its usage, and the hold that it had; answered by `Recorded`."""
+    """The usage of a request that has ended, and its reservation; answered by `Recorded`."""
 
     record: UsageRecord
-    hold_id: str | None = None
+    reservation_id: str | None = None
     is_repeated: bool = False
-    """It may have been recorded already."""
+    """The record may be in the database already."""
 
 
 class Audit(msgspec.Struct, tag=True):
-    """Something for the audit log."""
+    """An event for the audit log."""
 
     event: str
     fields: dict[str, Any]
 
 
 class Granted(msgspec.Struct, tag=True):
-    """The hold is the caller's until it settles it or is gone."""
+    """The reservation lasts until it is settled or the session ends."""
 
-    hold_id: str
-    standing: RateLimitStatus
+    reservation_id: str
+    status: RateLimitStatus
 
 
 class Refused(msgspec.Struct, tag=True):
-    """The hold would break a limit; None if nobody can say at the moment."""
+    """The reservation would exceed a limit; None if the limits cannot be checked at the moment."""
 
-    hold_id: str
-    refusal: LimitExceeded | None
+    reservation_id: str
+    exceeded: LimitExceeded | None
 
 
 class Recorded(msgspec.Struct, tag=True):
-    """The records of these ids will survive whatever happens to the ledger."""
+    """The records of these ids are in the database."""
 
     ids: list[str]
 
 
 class KeySet(msgspec.Struct, tag=True):
-    """All keys, for whoever wants them; `note` says why they may be out of date."""
+    """All keys, for the clients that want them."""
 
     keys: list[StoredKey]
     pepper_fingerprint: bytes
-    """Shows whether both ends digest keys with the same pepper."""
+    """Tells the client whether it digests keys with the same pepper."""
     note: str | None = None
+    """Why the keys may be out of date."""
 
 
 ToLedger = Hello | Reserve | Settle | Finish | Audit

@@ -1,4 +1,4 @@
-"""What is kept: a record of every request, and the keys."""
+"""What the ledger stores: usage records and keys."""
 
 import uuid
 from dataclasses import dataclass, field
@@ -8,10 +8,10 @@ from api.ports.tenancy import Key, ModelKind
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UsageRecord:
-    """What one request took. It is written by the replica that did the work, and once only.
+    """The usage of one request, written once by the replica that served it.
 
-    `id` is ours and tells one record from another; `request_id` may be the client's choice.
-    Times are in milliseconds; None where there is no such moment.
+    Records are told apart by `id`, because clients may choose the `request_id`. Times are in
+    milliseconds; None if the request did not get so far.
     """
 
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
@@ -23,7 +23,7 @@ class UsageRecord:
     user: str | None = None
     endpoint: str
     model: str
-    """Id of the model as configured."""
+    """The configured id."""
     adapter: str | None = None
     kind: ModelKind
     prompt_tokens: int = 0
@@ -40,22 +40,22 @@ class UsageRecord:
     total_ms: float
     finish_reason: str | None = None
     error_code: str | None = None
-    """Why there is no finish reason."""
+    """Set if there is no finish reason."""
     is_streamed: bool = False
 
     @property
     def tokens(self) -> int:
-        """What counts against token limits: pictures are counted as images instead."""
+        """Tokens that count against limits; image requests count as images instead."""
         return 0 if self.kind == "diffusion" else self.prompt_tokens + self.completion_tokens
 
 
 @dataclass(frozen=True, slots=True)
 class StoredKey:
-    """A key, and by which secrets it is known."""
+    """A key and the digests of its secrets."""
 
     key: Key
     digest: bytes
     previous_digest: bytes | None
-    """The secret before the last rotation, …"""
+    """Of the secret before the last rotation."""
     previous_until_s: float | None
-    """… which opens until this Unix time."""
+    """Unix time until which the previous secret authenticates."""

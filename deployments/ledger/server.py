@@ -1,9 +1,10 @@
-"""The ledger's end of its connections: grants and settles holds, and records usage in groups."""
+"""The ledger's end of its connections: grants and settles reservations, and records usage."""
 
 import asyncio
 import hmac
 import logging
 import secrets
+from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,23 +26,23 @@ from deployments.ledger.protocol import (
     ToLedger,
     to_ledger_decoder,
 )
-from deployments.ledger.recorder import Recorder, UsageTable
+from deployments.ledger.recorder import Recorder
 
 logger = logging.getLogger(__name__)
 
 _AUTH_TOKEN_BYTES = 16
 _GRACE_S = 3.0
-"""A session that is gone for longer is dead, and what it held is free."""
+"""A session disconnected for longer is dead; its reservations are freed."""
 
 _GRACE_AT_START_S = 10.0
-"""Those that knew an earlier ledger have to find this one first."""
+"""Longer, because the clients of an earlier ledger have to find this one first."""
 
 _RENEWAL_S = 1.0
 
 
 @dataclass(slots=True, eq=False)
 class _ClientSession:
-    """A connection that has said who it is, and what it has said since."""
+    """An authenticated connection and its unanswered messages."""
 
     connection: Connection
     session: str
@@ -51,34 +52,52 @@ class _ClientSession:
 
 
 class LedgerServer:
-    """Listens at a free port; on one event loop."""
+    """Listens on a free port; for one event loop."""
 
-    def __init__(self, limits: LimitStore, usage: UsageTable, audit: AuditLog) -> None:
-        """Keep limits, usage and the audit log in the given places."""
+    def __init__(
+        self,
+        limits: LimitStore,
+        recorder: Recorder,
+        audit: AuditLog,
+        *,
+        grace_s: float = _GRACE_S,
+        grace_at_start_s: float = _GRACE_AT_START_S,
+    ) -> None:
+        """Serve the given limits, recorder and audit log.
+
+        Args:
+            limits: where requests are reserved.
+            recorder: writes usage; `listen` runs it.
+            audit: for the events that clients send.
+            grace_s: how long a disconnected session keeps its reservations.
+            grace_at_start_s: the same for the sessions of an earlier ledger.
+        """
         self._limits = limits
-        self._recorder = Recorder(limits, usage)
+        self._recorder = recorder
         self._audit = audit
+        self._grace_s = grace_s
+        self._grace_at_start_s = grace_at_start_s
         self._auth_token = secrets.token_bytes(_AUTH_TOKEN_BYTES)
         self._clients: dict[Connection, _ClientSession] = {}
         self._expiring: dict[str, asyncio.TimerHandle] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._keys: KeySet | None = None
-        self._is_told = asyncio.Event()
+        self._is_published = asyncio.Event()
 
     async def listen(self, host: str) -> LedgerAddress:
-        """Begin; what the last ledger's sessions held is theirs for a while."""
+        """Start to serve; returns the address that clients connect to."""
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(
-            lambda: Connection(to_ledger_decoder, self._take, self._disconnect), host, 0
+            lambda: Connection(to_ledger_decoder, self._handle_messages, self._disconnect), host, 0
         )
         for session in await self._limits.sessions():
-            self._schedule_expiry(session, _GRACE_AT_START_S)
+            self._schedule_expiry(session, self._grace_at_start_s)
         self._start(self._recorder.run())
-        self._start(self._renew())
+        self._start(self._renew_leases())
         return LedgerAddress(host, self._server.sockets[0].getsockname()[1], self._auth_token)
 
     def shut_down(self) -> None:
-        """End all connections; the other ends try to find the next ledger."""
+        """Close all connections; the clients look for the next ledger."""
         self._server.close()
         for connection in list(self._clients):
             connection.close()
@@ -86,35 +105,38 @@ class LedgerServer:
             task.cancel()
 
     def publish(self, keys: KeySet | None) -> None:
-        """Tell all who want keys, now and later, of these; None says that they cannot be read.
+        """Send the keys to all clients that want them, now and when they connect.
 
-        Callers are heard from the first time on.
+        Clients are answered from the first call on.
+
+        Args:
+            keys: None if they have never been read; reservations are then refused.
         """
         self._keys = keys
-        self._is_told.set()
+        self._is_published.set()
         if keys is not None:
             for client in self._clients.values():
                 if client.wants_keys:
                     client.connection.send(keys)
 
     def stats(self) -> dict[str, int]:
-        """Who is connected, and what is not recorded yet."""
-        return {"callers": len(self._clients), "unrecorded": self._recorder.waiting}
+        """The number of connected clients, and of records that are not written yet."""
+        return {"clients": len(self._clients), "unrecorded": self._recorder.waiting}
 
-    def _start(self, work: Any) -> "asyncio.Task[None]":
-        task: asyncio.Task[None] = asyncio.create_task(work)
+    def _start(self, coroutine: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
+        task = asyncio.create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
 
-    def _take(self, connection: Connection, messages: list[ToLedger]) -> None:
+    def _handle_messages(self, connection: Connection, messages: list[ToLedger]) -> None:
         client = self._clients.get(connection)
         if client is None:
             hello = messages[0] if messages else None
             if not isinstance(hello, Hello) or not hmac.compare_digest(
                 hello.auth_token, self._auth_token
             ):
-                logger.warning("somebody without a ticket called the ledger, and was cut off")
+                logger.warning("disconnected a client without a valid token")
                 connection.close()
                 return
             client = _ClientSession(connection, hello.session, hello.wants_keys)
@@ -125,20 +147,20 @@ class LedgerServer:
             client.messages.put_nowait(message)
 
     async def _serve(self, client: _ClientSession) -> None:
-        """Answer one caller's messages in their order."""
-        await self._is_told.wait()  # a ledger that has just come back is about to read the keys
+        """Answer one client's messages in order."""
+        await self._is_published.wait()  # a restarted ledger is about to read the keys
         while True:
             answers: list[Any] = []
             message = await client.messages.get()
             while True:
                 try:
                     answers += await self._handle(client, message)
-                except Exception:  # others', and this caller's next, are not to suffer
+                except Exception:  # one bad message must not end the session
                     logger.exception("the ledger failed at a message")
                 if client.messages.empty():
                     break
                 message = client.messages.get_nowait()
-            await self._limits.flush()  # before anybody relies on it
+            await self._limits.flush()  # a grant must be durable before the client acts on it
             for answer in answers:
                 client.connection.send(answer)
 
@@ -146,31 +168,33 @@ class LedgerServer:
         match message:
             case Reserve():
                 return [await self._reserve(client.session, message)]
-            case Settle(hold_id=hold_id, used=used):
-                await self._limits.settle(hold_id, used)
+            case Settle(reservation_id=reservation_id, used=used):
+                await self._limits.settle(reservation_id, used)
             case Finish():
                 self._recorder.add(message, client.connection.send)
             case Audit(event=event, fields=fields):
                 self._audit.write(event, **fields)
             case Hello():
-                await self._limits.restore_session(client.session, message.holds, message.asked)
+                await self._limits.restore_session(
+                    client.session, message.reservations, message.pending_ids
+                )
                 if client.wants_keys and self._keys is not None:
                     return [self._keys]
         return []
 
     async def _reserve(self, session: str, message: Reserve) -> Granted | Refused:
-        if self._keys is None:  # nobody knows yet which limits there are
-            return Refused(message.hold_id, None)
+        if self._keys is None:  # the limits are not known yet
+            return Refused(message.reservation_id, None)
         try:
             outcome = await self._limits.reserve(
-                session, message.hold_id, message.key_id, message.amounts
+                session, message.reservation_id, message.key_id, message.amounts
             )
         except UnavailableError as error:
             logger.error("limits cannot be checked: %s", error)
-            return Refused(message.hold_id, None)
+            return Refused(message.reservation_id, None)
         if isinstance(outcome, LimitExceeded):
-            return Refused(message.hold_id, outcome)
-        return Granted(message.hold_id, outcome)
+            return Refused(message.reservation_id, outcome)
+        return Granted(message.reservation_id, outcome)
 
     def _disconnect(self, connection: Connection) -> None:
         client = self._clients.pop(connection, None)
@@ -179,7 +203,7 @@ class LedgerServer:
         if client.serving is not None:
             client.serving.cancel()
         if all(other.session != client.session for other in self._clients.values()):
-            self._schedule_expiry(client.session, _GRACE_S)
+            self._schedule_expiry(client.session, self._grace_s)
 
     def _schedule_expiry(self, session: str, after_s: float) -> None:
         loop = asyncio.get_running_loop()
@@ -196,8 +220,8 @@ class LedgerServer:
         await self._limits.drop_session(session)
         await self._limits.flush()
 
-    async def _renew(self) -> None:
-        """Keep the leases of those who are there, where holds are leases."""
+    async def _renew_leases(self) -> None:
+        """Renew the leases of all connected sessions."""
         while True:
             await asyncio.sleep(_RENEWAL_S)
             for session in {client.session for client in self._clients.values()}:

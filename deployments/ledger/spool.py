@@ -1,8 +1,8 @@
-"""Usage records on disk until the ledger has them: what was answered is billed, whoever is killed.
+"""Usage records on disk until the ledger has recorded them, so a killed replica loses none.
 
-Each replica appends to a file of its own before it answers, and empties it when the ledger has all
-of it. A file whose replica is gone is read by another one of the same home. The kernel keeps what a
-killed process has written; only a machine that loses power can lose the last records.
+Each replica appends to its own file before it answers, and empties the file when all its records
+are recorded. Another replica of the same home replays the file of a replica that has died. The
+kernel keeps what a killed process has written; only a power failure can lose the last records.
 """
 
 import errno
@@ -24,74 +24,79 @@ _decoder = msgspec.json.Decoder(UsageRecord)
 
 
 class Spool:
-    """One replica's file. A full disk costs records their safety, and no request anything."""
+    """The file of one replica; locked while the replica lives."""
 
     def __init__(self, folder: Path) -> None:
-        """Make a file in `folder`, which is made if need be.
+        """Create a file in `folder`, and the folder if it is missing.
 
         Raises:
-            OSError: it cannot be.
+            OSError: the file cannot be created.
         """
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._path = folder / f"{uuid.uuid4().hex}.jsonl"
-        draft = self._path.with_suffix(".new")  # nobody looks at it before it is locked
+        draft = self._path.with_suffix(".new")  # not found by other replicas until it is locked
         self._file = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
-        fcntl.flock(self._file, fcntl.LOCK_EX)  # for as long as this process lives
+        fcntl.flock(self._file, fcntl.LOCK_EX)
         draft.rename(self._path)
-        self._kept: set[str] = set()
+        self._unrecorded: set[str] = set()
 
-    def keep(self, record: UsageRecord) -> None:
-        """Write one record; a microsecond's work, and it never raises."""
-        self._kept.add(record.id)
-        # On a line of its own, also after one that a full disk has cut off.
+    def append(self, record: UsageRecord) -> None:
+        """Write one record (about 1 µs). A full disk is logged and not raised."""
+        self._unrecorded.add(record.id)
+        # The newline before the record ends a line that a full disk has cut off.
         line = b"\n" + _encoder.encode(record) + b"\n"
         try:
             if os.write(self._file, line) < len(line):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
-            logger.error("a usage record could not be kept: %s", error.strerror)
+            logger.error("a usage record could not be spooled: %s", error.strerror)
 
-    def forget(self, ids: Iterable[str]) -> None:
-        """The ledger has these; once it has all, the file is emptied."""
-        if not self._kept:
+    def mark_recorded(self, ids: Iterable[str]) -> None:
+        """Note which records the ledger has; the file is emptied once it has all of them."""
+        if not self._unrecorded:
             return
-        self._kept.difference_update(ids)
-        if not self._kept:
+        self._unrecorded.difference_update(ids)
+        if not self._unrecorded:
             os.ftruncate(self._file, 0)
 
     def shut_down(self) -> None:
-        """Take the file away if nothing is in it; else another replica finds it."""
-        if not self._kept:
+        """Close the file, and delete it if all records are recorded."""
+        if not self._unrecorded:
             self._path.unlink(missing_ok=True)
         os.close(self._file)
 
 
 class OrphanedSpool:
-    """The file of a replica that is gone; nobody else reads it until it is closed."""
+    """The file of a replica that has died; locked against other readers until it is closed."""
 
     def __init__(self, path: Path, file: int) -> None:
-        """Read `file`, which is locked."""
+        """Read the records.
+
+        Args:
+            path: the file to read.
+            file: its descriptor, which holds the lock; owned by this object from now on.
+        """
         self._path = path
         self._file = file
         self.records = list(_read(path))
 
     def remove(self) -> None:
-        """The ledger has all of it."""
+        """Delete the file, once the ledger has all its records."""
         self._path.unlink(missing_ok=True)
         self.close()
 
     def close(self) -> None:
-        """Leave it to the next one that looks."""
+        """Release the lock and leave the file to another reader."""
         os.close(self._file)
 
 
 def find_orphaned_spools(folder: Path) -> Iterator[OrphanedSpool]:
-    """The files of replicas that are gone."""
+    """Lock and read the files of replicas that have died."""
     for path in folder.glob("*.jsonl"):
         try:
             file = os.open(path, os.O_RDONLY)
         except OSError:
-            continue  # somebody else has just done with it
+            continue  # another replica has just removed it
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -108,4 +113,4 @@ def _read(path: Path) -> Iterator[UsageRecord]:
         try:
             yield _decoder.decode(line)
         except msgspec.MsgspecError:  # cut off in the middle of a write
-            logger.warning("a usage record that was cut off is left out")
+            logger.warning("a truncated usage record is skipped")

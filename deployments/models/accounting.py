@@ -177,12 +177,12 @@ class RequestAccounting:
         if self._spool is None:
             self._spool = _open(self._folder)
         if self._spool is not None:
-            self._spool.keep(record)
+            self._spool.append(record)
         self._ledger.finish(record, request.reservation)
 
     def _forget(self, ids: list[str]) -> None:
         if self._spool is not None:
-            self._spool.forget(ids)
+            self._spool.mark_recorded(ids)
         for replay in self._replays:
             replay.confirm(ids)
 
@@ -200,7 +200,7 @@ class RequestAccounting:
         replay = _PendingReplay({record.id for record in spool.records})
         self._replays.append(replay)
         for record in spool.records:
-            self._ledger.repeat(record)
+            self._ledger.replay(record)
         await replay.is_recorded.wait()
         self._replays.remove(replay)
         spool.remove()

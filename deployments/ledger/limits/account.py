@@ -1,4 +1,4 @@
-"""How one key stands: its windows, and what its requests under way hold."""
+"""The account of one key: its windows, and what its requests in flight have reserved."""
 
 from typing import Literal, get_args
 
@@ -6,85 +6,93 @@ from api.ports.rate_limits import Amounts, LimitExceeded, LimitName, RateLimitSt
 from api.ports.tenancy import KeyLimits
 from deployments.ledger.limits.sliding_window import SlidingWindow
 
-Windowed = Literal["requests", "tokens", "images"]
-"""What is limited by the minute."""
+WindowName = Literal["requests", "tokens", "images"]
+"""The limits per minute."""
 
-WINDOWED: tuple[Windowed, ...] = get_args(Windowed)
+WINDOW_NAMES: tuple[WindowName, ...] = get_args(WindowName)
 
-SLOT_RETRY_S = 1.0
-"""When a request under way ends is anybody's guess."""
+CONCURRENT_RETRY_S = 1.0
+"""When a request in flight will end is unknowable, so clients retry in a second."""
 
 
 class Account:
-    """Counts, and says what would break a limit; it never refuses what it is told to count."""
+    """Counts, and finds the limit that a request would exceed; enforcing it is the caller's."""
 
     def __init__(self) -> None:
-        self.windows = {kind: SlidingWindow() for kind in WINDOWED}
-        self.slots = 0
+        self.windows = {name: SlidingWindow() for name in WINDOW_NAMES}
+        self.concurrent = 0
+        """Requests in flight."""
         self.open_tokens = 0
-        """Reserved by requests under way; counts against the quotas until it is settled."""
+        """Tokens reserved by requests in flight; they count against the quotas until settled."""
 
     def is_idle(self, now_s: float) -> bool:
-        """Whether forgetting it would change nothing."""
-        held = self.slots or self.open_tokens
-        return not held and not any(window.used(now_s) for window in self.windows.values())
+        """Whether the account can be deleted without changing any answer."""
+        is_reserved = self.concurrent or self.open_tokens
+        return not is_reserved and not any(window.used(now_s) for window in self.windows.values())
 
-    def standing(self, limits: KeyLimits, now_s: float) -> RateLimitStatus:
-        """What the response says."""
+    def status(self, limits: KeyLimits, now_s: float) -> RateLimitStatus:
+        """What response headers report."""
         return RateLimitStatus(
             requests=self._window("requests", limits.requests_per_minute, now_s),
             tokens=self._window("tokens", limits.tokens_per_minute, now_s),
         )
 
-    def find_refusal(
-        self, asked: Amounts, limits: KeyLimits, spent: tuple[int, int], now_s: float
+    def find_exceeded(
+        self, amounts: Amounts, limits: KeyLimits, quota_usage: tuple[int, int], now_s: float
     ) -> LimitExceeded | None:
-        """The first limit that `asked` would break; quotas first, as no waiting helps there.
+        """The first limit that `amounts` would exceed; quotas first, as waiting cannot help there.
 
         Args:
-            asked: all of it is granted or nothing.
-            limits: as they are now.
-            spent: tokens of the day and of the month.
-            now_s: on the clock of the windows.
+            amounts: granted as a whole or not at all.
+            limits: the key's current limits.
+            quota_usage: tokens used this day and this month.
+            now_s: time on the clock of the windows.
         """
-        tokens = asked_tokens(asked)
-        day, month = (tokens_spent + self.open_tokens for tokens_spent in spent)
+        tokens = requested_tokens(amounts)
+        day, month = (used + self.open_tokens for used in quota_usage)
         demands: tuple[tuple[LimitName, int | None, int, int], ...] = (
             ("month", limits.tokens_per_month, month, tokens),
             ("day", limits.tokens_per_day, day, tokens),
-            ("requests", limits.requests_per_minute, self._used("requests", now_s), asked.requests),
+            (
+                "requests",
+                limits.requests_per_minute,
+                self._used("requests", now_s),
+                amounts.requests,
+            ),
             ("tokens", limits.tokens_per_minute, self._used("tokens", now_s), tokens),
-            ("images", limits.images_per_minute, self._used("images", now_s), asked.images),
-            ("concurrent", limits.concurrent_requests, self.slots, asked.slots),
+            ("images", limits.images_per_minute, self._used("images", now_s), amounts.images),
+            ("concurrent", limits.concurrent_requests, self.concurrent, amounts.concurrent),
         )
-        for limited, limit, used, amount in demands:
-            if limit is not None and amount and used + amount > limit:
-                wait_s = self._wait_s(limited, amount, limit, now_s)
-                standing = self.standing(limits, now_s)
-                return LimitExceeded(limited, limit, used, amount, wait_s, standing)
+        for limit_name, limit, used, requested in demands:
+            if limit is not None and requested and used + requested > limit:
+                wait_s = self._wait_s(limit_name, requested, limit, now_s)
+                status = self.status(limits, now_s)
+                return LimitExceeded(limit_name, limit, used, requested, wait_s, status)
         return None
 
-    def _used(self, kind: Windowed, now_s: float) -> int:
-        return self.windows[kind].used(now_s)
+    def _used(self, name: WindowName, now_s: float) -> int:
+        return self.windows[name].used(now_s)
 
-    def _window(self, kind: Windowed, limit: int | None, now_s: float) -> Window | None:
+    def _window(self, name: WindowName, limit: int | None, now_s: float) -> Window | None:
         if limit is None:
             return None
-        window = self.windows[kind]
+        window = self.windows[name]
         return Window(limit, max(limit - window.used(now_s), 0), window.reset_s(now_s))
 
-    def _wait_s(self, limited: LimitName, amount: int, limit: int, now_s: float) -> float | None:
-        if limited == "day" or limited == "month":
+    def _wait_s(
+        self, limit_name: LimitName, requested: int, limit: int, now_s: float
+    ) -> float | None:
+        if limit_name == "day" or limit_name == "month":
             return None
-        if limited == "concurrent":
-            return SLOT_RETRY_S if amount <= limit else None
-        return self.windows[limited].wait_s(now_s, amount, limit)
+        if limit_name == "concurrent":
+            return CONCURRENT_RETRY_S if requested <= limit else None
+        return self.windows[limit_name].wait_s(now_s, requested, limit)
 
 
-def asked_tokens(asked: Amounts) -> int:
-    """Tokens to look for: at least one for a request whose tokens are not counted yet.
+def requested_tokens(amounts: Amounts) -> int:
+    """Tokens to check the limits for: one for a text request whose tokens are not counted yet.
 
-    So a flood on a key that has none left stops at the door. Pictures need no tokens.
+    So a flood on a key without tokens left is refused at the ingress. Images need no tokens.
     """
-    is_uncounted = asked.requests and not asked.tokens and not asked.images
-    return 1 if is_uncounted else asked.tokens
+    is_uncounted = amounts.requests and not amounts.tokens and not amounts.images
+    return 1 if is_uncounted else amounts.tokens

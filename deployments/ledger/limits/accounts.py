@@ -1,37 +1,24 @@
-"""All keys' accounts, in the memory of one process; everyone else asks it.
-
-A reservation is a hold of some session, the process that asked for it. Sessions choose the ids of
-their holds and may repeat anything after a reconnect: a hold is taken once and settled once.
-"""
+"""The limit store in the memory of one process: the default, where one ledger serves all."""
 
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
 
 from api.ports.rate_limits import Amounts, LimitExceeded, RateLimitStatus
 from api.ports.tenancy import KeyLimits
-from deployments.ledger.limits.account import WINDOWED, Account, Windowed
+from deployments.ledger.limits.account import WINDOW_NAMES, Account, WindowName
 from deployments.ledger.limits.quotas import QuotaUsage
 from deployments.ledger.limits.sliding_window import COUNTED_S, WINDOW_S
 from deployments.ledger.limits.sqlite_state import OpenReservation, SqliteState
-
-
-@dataclass(frozen=True, slots=True)
-class Reservation:
-    """One reservation, as the session that made it knows it."""
-
-    id: str
-    key_id: str
-    amounts: Amounts
+from deployments.ledger.limits.store import Reservation
 
 
 class Accounts:
-    """Reserves before the work and settles after it.
+    """All keys' accounts. See LimitStore for the methods.
 
     Args:
-        state: what a killed process left behind, and where this one leaves the same once it is
-            flushed.
-        clock: for windows: seconds that never go back, and are the same for the next process.
+        state: what an earlier process left, and where `flush` writes; without it, the accounts
+            end with this process.
+        clock: for windows: monotonic seconds, which a next process continues.
         wall_clock: for quotas: Unix time.
     """
 
@@ -46,114 +33,104 @@ class Accounts:
         self._wall_clock = wall_clock
         self._limits: Mapping[str, KeyLimits] = {}
         self._accounts: dict[str, Account] = {}
-        self._holds: dict[str, OpenReservation] = {}
+        self._reservations: dict[str, OpenReservation] = {}
         self._sessions: dict[str, set[str]] = {}
-        self._spending = QuotaUsage()
-        self._tidied_s = clock()
+        """Session → ids of its reservations."""
+        self._quota_usage = QuotaUsage()
+        self._pruned_s = clock()
         if state is not None:
             self._load(state)
 
-    def set_limits(self, limits: Mapping[str, KeyLimits]) -> None:
-        """Replace all limits; they hold at once, for what was taken before too."""
-        self._limits = {key_id: ours for key_id, ours in limits.items() if ours.has_any}
+    async def set_limits(self, limits: Mapping[str, KeyLimits]) -> None:
+        """See LimitStore. What was used before counts against the new limits too."""
+        self._limits = {key_id: each for key_id, each in limits.items() if each.has_any}
 
-    def set_spent(self, spent: Mapping[str, tuple[int, int]]) -> None:
-        """Begin with the tokens that each key has used this UTC day and month."""
-        self._spending.replace(spent, self._wall_clock())
+    async def set_quota_usage(self, usage: Mapping[str, tuple[int, int]]) -> None:
+        """See LimitStore."""
+        self._quota_usage.replace(usage, self._wall_clock())
 
-    def spend(self, key_id: str, time_s: float, tokens: int) -> None:
-        """Count one more usage record against the quotas.
+    async def add_quota_usage(self, key_id: str, time_s: float, tokens: int) -> None:
+        """See LimitStore."""
+        self._quota_usage.add(key_id, time_s, tokens, self._wall_clock())
 
-        It comes before the hold is settled: so the quotas count it twice for a moment, never not
-        at all.
-        """
-        self._spending.add(key_id, time_s, tokens, self._wall_clock())
-
-    def reserve(
-        self, session: str, hold_id: str, key_id: str, amounts: Amounts
+    async def reserve(
+        self, session: str, reservation_id: str, key_id: str, amounts: Amounts
     ) -> RateLimitStatus | LimitExceeded:
-        """Take all of the amounts or nothing; what is held already is not taken twice."""
+        """See LimitStore."""
         limits = self._limits.get(key_id)
         if limits is None:
             return RateLimitStatus()
         now_s = self._clock()
         account = self._account(key_id)
-        if hold_id not in self._holds:
-            spent = self._spending.of(key_id, self._wall_clock())
-            refusal = account.find_refusal(amounts, limits, spent, now_s)
-            if refusal is not None:
-                return refusal
-            self._take(session, Reservation(hold_id, key_id, amounts), now_s)
-        return account.standing(limits, now_s)
+        if reservation_id not in self._reservations:
+            quota_usage = self._quota_usage.of(key_id, self._wall_clock())
+            exceeded = account.find_exceeded(amounts, limits, quota_usage, now_s)
+            if exceeded is not None:
+                return exceeded
+            self._take(session, Reservation(reservation_id, key_id, amounts), now_s)
+        return account.status(limits, now_s)
 
-    def settle(self, hold_id: str, used: Amounts) -> None:
-        """End a hold and count what was used instead of what was reserved."""
-        if (hold := self._end(hold_id)) is None:
+    async def settle(self, reservation_id: str, used: Amounts) -> None:
+        """See LimitStore."""
+        if (reservation := self._close(reservation_id)) is None:
             return
-        for kind in WINDOWED:
-            unused = getattr(hold.amounts, kind) - getattr(used, kind)
+        for name in WINDOW_NAMES:
+            unused = getattr(reservation.amounts, name) - getattr(used, name)
             if unused > 0:
-                self._give_back(hold.key_id, kind, hold.tick, unused)
+                self._refund(reservation.key_id, name, reservation.second, unused)
             elif unused < 0:
-                self._count(hold.key_id, kind, int(self._clock()), -unused)
+                self._count(reservation.key_id, name, int(self._clock()), -unused)
 
-    def standing(self, key_id: str) -> RateLimitStatus:
-        """How the key's limits stand."""
-        limits = self._limits.get(key_id)
-        if limits is None:
-            return RateLimitStatus()
-        return self._account(key_id).standing(limits, self._clock())
+    async def renew(self, session: str) -> None:
+        """Do nothing: the ledger notices itself when a session's connection ends."""
 
-    def drop_session(self, session: str) -> None:
-        """End all of its holds. What they took of the minute stays taken: nobody knows better."""
-        for hold_id in list(self._sessions.get(session, ())):
-            self._end(hold_id)
-
-    def restore_session(
-        self, session: str, holds: Sequence[Reservation], asked: Collection[str] = ()
+    async def restore_session(
+        self, session: str, reservations: Sequence[Reservation], pending_ids: Collection[str] = ()
     ) -> None:
-        """Make the session's holds those that it names.
-
-        What is missing here is taken whatever the limits say, as the work is under way.
-
-        Args:
-            session: who is back.
-            holds: what it knows to hold.
-            asked: ids of what it has asked for without an answer yet: kept if granted, as it will
-                ask again.
-        """
-        named = {hold.id for hold in holds}
-        for hold_id in self._sessions.get(session, set()) - named - set(asked):
-            self._end(hold_id)
+        """See LimitStore."""
+        named = {reservation.id for reservation in reservations}
+        for reservation_id in self._sessions.get(session, set()) - named - set(pending_ids):
+            self._close(reservation_id)
         now_s = self._clock()
-        for hold in holds:
-            if hold.id not in self._holds and hold.key_id in self._limits:
-                self._take(session, hold, now_s)
+        for reservation in reservations:
+            if reservation.id not in self._reservations and reservation.key_id in self._limits:
+                self._take(session, reservation, now_s)
 
-    def sessions(self) -> list[str]:
-        """Those that have holds."""
+    async def drop_session(self, session: str) -> None:
+        """See LimitStore."""
+        for reservation_id in list(self._sessions.get(session, ())):
+            self._close(reservation_id)
+
+    async def flush(self) -> None:
+        """See LimitStore."""
+        self._prune()
+        if self._state is not None:
+            self._state.flush()
+
+    async def sessions(self) -> list[str]:
+        """See LimitStore."""
         return list(self._sessions)
 
-    def stats(self) -> dict[str, int]:
-        """What is under way; all zero when nothing is."""
+    async def stats(self) -> dict[str, int]:
+        """See LimitStore."""
         return {
             "sessions": len(self._sessions),
-            "holds": len(self._holds),
-            "slots": sum(account.slots for account in self._accounts.values()),
+            "reservations": len(self._reservations),
+            "concurrent": sum(account.concurrent for account in self._accounts.values()),
             "open_tokens": sum(account.open_tokens for account in self._accounts.values()),
         }
 
-    def tidy(self) -> None:
-        """Forget, once a minute at most, what does not count any more; to be called often."""
+    def _prune(self) -> None:
+        """Delete idle accounts and old buckets, at most once a minute."""
         now_s = self._clock()
-        if now_s - self._tidied_s < WINDOW_S:
+        if now_s - self._pruned_s < WINDOW_S:
             return
-        self._tidied_s = now_s
+        self._pruned_s = now_s
         idle = [key_id for key_id, account in self._accounts.items() if account.is_idle(now_s)]
         for key_id in idle:
             del self._accounts[key_id]
         if self._state is not None:
-            self._state.forget_before(int(now_s) - COUNTED_S)
+            self._state.delete_before(int(now_s) - COUNTED_S)
 
     def _account(self, key_id: str) -> Account:
         account = self._accounts.get(key_id)
@@ -161,53 +138,56 @@ class Accounts:
             account = self._accounts[key_id] = Account()
         return account
 
-    def _take(self, session: str, hold: Reservation, now_s: float) -> None:
-        tick = int(now_s)
-        opened = OpenReservation(hold.id, session, hold.key_id, hold.amounts, tick)
+    def _take(self, session: str, reservation: Reservation, now_s: float) -> None:
+        second = int(now_s)
+        opened = OpenReservation(
+            reservation.id, session, reservation.key_id, reservation.amounts, second
+        )
         self._open(opened)
         if self._state is not None:
-            self._state.put_hold(opened)
-        for kind in WINDOWED:
-            if amount := getattr(hold.amounts, kind):
-                self._count(hold.key_id, kind, tick, amount)
+            self._state.put_reservation(opened)
+        for name in WINDOW_NAMES:
+            if amount := getattr(reservation.amounts, name):
+                self._count(reservation.key_id, name, second, amount)
 
-    def _open(self, hold: OpenReservation) -> None:
-        self._holds[hold.id] = hold
-        self._sessions.setdefault(hold.session, set()).add(hold.id)
-        account = self._account(hold.key_id)
-        account.slots += hold.amounts.slots
-        account.open_tokens += hold.amounts.tokens
+    def _open(self, reservation: OpenReservation) -> None:
+        self._reservations[reservation.id] = reservation
+        self._sessions.setdefault(reservation.session, set()).add(reservation.id)
+        account = self._account(reservation.key_id)
+        account.concurrent += reservation.amounts.concurrent
+        account.open_tokens += reservation.amounts.tokens
 
-    def _end(self, hold_id: str) -> OpenReservation | None:
-        if (hold := self._holds.pop(hold_id, None)) is None:
+    def _close(self, reservation_id: str) -> OpenReservation | None:
+        if (reservation := self._reservations.pop(reservation_id, None)) is None:
             return None
-        holds = self._sessions[hold.session]
-        holds.discard(hold_id)
-        if not holds:
-            del self._sessions[hold.session]
-        account = self._account(hold.key_id)
-        account.slots -= hold.amounts.slots
-        account.open_tokens -= hold.amounts.tokens
+        ids = self._sessions[reservation.session]
+        ids.discard(reservation_id)
+        if not ids:
+            del self._sessions[reservation.session]
+        account = self._account(reservation.key_id)
+        account.concurrent -= reservation.amounts.concurrent
+        account.open_tokens -= reservation.amounts.tokens
         if self._state is not None:
-            self._state.drop_hold(hold_id)
-        return hold
+            self._state.delete_reservation(reservation_id)
+        return reservation
 
-    def _count(self, key_id: str, kind: Windowed, tick: int, amount: int) -> None:
-        total = self._account(key_id).windows[kind].take(tick, amount)
+    def _count(self, key_id: str, name: WindowName, second: int, amount: int) -> None:
+        total = self._account(key_id).windows[name].add(second, amount)
         if self._state is not None:
-            self._state.put_bucket(key_id, kind, tick, total)
+            self._state.put_bucket(key_id, name, second, total)
 
-    def _give_back(self, key_id: str, kind: Windowed, tick: int, amount: int) -> None:
-        total = self._account(key_id).windows[kind].give_back(tick, amount)
+    def _refund(self, key_id: str, name: WindowName, second: int, amount: int) -> None:
+        total = self._account(key_id).windows[name].refund(second, amount)
         if self._state is not None:
-            self._state.put_bucket(key_id, kind, tick, total)
+            self._state.put_bucket(key_id, name, second, total)
 
     def _load(self, state: SqliteState) -> None:
         now_s = self._clock()
-        buckets, holds = state.load()
-        for key_id, kind, tick, amount in buckets:
-            # One of the future would be another clock's, and count for who knows how long.
-            if tick <= now_s < tick + COUNTED_S:
-                self._account(key_id).windows[kind].take(tick, amount)
-        for hold in holds:
-            self._open(hold)
+        buckets, reservations = state.load()
+        for key_id, name, second, amount in buckets:
+            # A bucket from the future was written by another clock; when it would stop counting
+            # is unknowable.
+            if second <= now_s < second + COUNTED_S:
+                self._account(key_id).windows[name].add(second, amount)
+        for reservation in reservations:
+            self._open(reservation)

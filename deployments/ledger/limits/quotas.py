@@ -1,4 +1,4 @@
-"""How many tokens each key has used this day and this month, in UTC."""
+"""Tokens that each key has used this UTC day and month."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -8,33 +8,36 @@ _DAY_S = 86_400
 
 
 def day_of(time_s: float) -> int:
-    """Number of the day of a Unix time."""
+    """Days from 1970-01-01 to a Unix time."""
     return int(time_s // _DAY_S)
 
 
 @lru_cache(maxsize=64)
 def month_of(day: int) -> int:
-    """Number of the month that this day is in."""
+    """A number for the month of a day; it grows by one from month to month."""
     date = datetime.fromtimestamp(day * _DAY_S, UTC)
     return date.year * 12 + date.month
 
 
 class QuotaUsage:
-    """Counts by the day and month of each record, so that a clock set wrong for a while mends."""
+    """Tokens by day and by month.
+
+    They are counted by each record's own time, so a clock that is wrong for a while does no harm.
+    """
 
     def __init__(self) -> None:
         self._days: dict[tuple[str, int], int] = {}
         self._months: dict[tuple[str, int], int] = {}
         self._pruned_on = 0
 
-    def replace(self, spent: Mapping[str, tuple[int, int]], now_s: float) -> None:
-        """Begin with what each key has used this day and this month."""
+    def replace(self, usage: Mapping[str, tuple[int, int]], now_s: float) -> None:
+        """Start from what each key has used this day and this month."""
         day = day_of(now_s)
-        self._days = {(key_id, day): tokens for key_id, (tokens, _) in spent.items()}
-        self._months = {(key_id, month_of(day)): tokens for key_id, (_, tokens) in spent.items()}
+        self._days = {(key_id, day): tokens for key_id, (tokens, _) in usage.items()}
+        self._months = {(key_id, month_of(day)): tokens for key_id, (_, tokens) in usage.items()}
 
     def add(self, key_id: str, time_s: float, tokens: int, now_s: float) -> None:
-        """Count what a request used that ended at `time_s`."""
+        """Count the tokens of a request that ended at `time_s`."""
         self._prune(day_of(now_s))
         day = day_of(time_s)
         month = month_of(day)
@@ -42,12 +45,12 @@ class QuotaUsage:
         self._months[key_id, month] = self._months.get((key_id, month), 0) + tokens
 
     def of(self, key_id: str, now_s: float) -> tuple[int, int]:
-        """Tokens of the day and of the month."""
+        """Tokens used in the day and in the month of a Unix time."""
         day = day_of(now_s)
         return self._days.get((key_id, day), 0), self._months.get((key_id, month_of(day)), 0)
 
     def _prune(self, today: int) -> None:
-        """Forget what is not of now, but for neighbours: the clock may yet be set an hour back."""
+        """Keep one day and one month either side: the clock may yet be corrected by an hour."""
         if today == self._pruned_on:
             return
         self._pruned_on = today

@@ -1,9 +1,9 @@
-"""The accounts in a Redis that many ledgers share, for fleets that one process cannot serve.
+"""The limit store in a Redis that several ledgers share, for fleets too large for one process.
 
-Sessions are believed for as long as they renew their leases. What could not be settled because
-Redis was away is owed, and settled with the next renewal.
+A session's reservations last as long as it renews its lease. A settlement that fails because Redis
+is away stays owed, and is made with the next renewal.
 
-Redis is asked by key, so this process remembers which key a hold is of.
+Redis is asked by key id, so this process remembers the key of each reservation.
 """
 
 import asyncio
@@ -12,7 +12,6 @@ import json
 import logging
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict
 from itertools import groupby
 from typing import Any
 
@@ -22,265 +21,245 @@ from redis.backoff import ConstantBackoff
 from redis.exceptions import RedisError
 
 from api.errors import UnavailableError
-from api.ports.rate_limits import Amounts, LimitExceeded, LimitName, RateLimitStatus, Window
+from api.ports.rate_limits import Amounts, LimitExceeded, RateLimitStatus
 from api.ports.tenancy import KeyLimits
 from deployments.ledger.limits import redis_scripts as scripts
-from deployments.ledger.limits.account import asked_tokens
-from deployments.ledger.limits.accounts import Reservation
+from deployments.ledger.limits.account import requested_tokens
 from deployments.ledger.limits.quotas import day_of, month_of
+from deployments.ledger.limits.redis_format import (
+    limits_by_name,
+    to_exceeded,
+    to_status,
+    to_stored_amounts,
+)
+from deployments.ledger.limits.store import Reservation
 
 logger = logging.getLogger(__name__)
 
 _TIMEOUT_S = 1.0
-"""For Redis to answer: a request waits for it."""
+"""For one answer of Redis; a client's request waits for it."""
 
 _CONNECTIONS = 32
-"""A burst of more questions waits its turn; Redis answers one at a time anyway."""
+"""Calls beyond these queue; Redis runs one script at a time anyway."""
 
 _BACKOFF_S = 0.05
 
 _QUOTAS_KEPT = {"day_s": 3 * 86_400, "month_s": 63 * 86_400}
 
 
-class RedisAccounts:
-    """See LimitStore.
+def connect(url: str) -> Redis:
+    """Prepare connections to Redis, which are opened when they are needed.
 
     Args:
-        url: as redis-py reads it; it may hold a password.
-        prefix: of all keys, so that services can share a Redis.
-        wall_clock: for the names of days and months; windows go by the clock of Redis.
+        url: in redis-py's form; it may contain a password.
+    """
+    pool = BlockingConnectionPool.from_url(
+        url,
+        max_connections=_CONNECTIONS,
+        timeout=_TIMEOUT_S,
+        socket_timeout=_TIMEOUT_S,
+        socket_connect_timeout=_TIMEOUT_S,
+        # One retry replaces a connection that a restart of Redis has broken.
+        retry=Retry(ConstantBackoff(_BACKOFF_S), 1),
+        decode_responses=True,
+    )
+    return Redis.from_pool(pool)
+
+
+class RedisAccounts:
+    """All keys' accounts. See LimitStore for the methods.
+
+    Args:
+        redis: connections that decode responses, as `connect` makes them.
+        prefix: of all Redis keys, so that several services can share a Redis.
+        wall_clock: Unix time, for the names of days and months; windows use Redis's own clock.
     """
 
     def __init__(
-        self, url: str, prefix: str = "triptych", wall_clock: Callable[[], float] = time.time
+        self, redis: Redis, prefix: str = "triptych", wall_clock: Callable[[], float] = time.time
     ) -> None:
-        pool = BlockingConnectionPool.from_url(
-            url,
-            max_connections=_CONNECTIONS,
-            timeout=_TIMEOUT_S,
-            socket_timeout=_TIMEOUT_S,
-            socket_connect_timeout=_TIMEOUT_S,
-            # Once more, for connections that a restart of Redis has broken.
-            retry=Retry(ConstantBackoff(_BACKOFF_S), 1),
-            decode_responses=True,
-        )
-        self._redis: Redis = Redis.from_pool(pool)
         self._prefix = prefix
         self._wall_clock = wall_clock
         self._limits: Mapping[str, KeyLimits] = {}
-        self._holds: dict[str, tuple[str, Reservation]] = {}
+        self._reservations: dict[str, tuple[str, Reservation]] = {}
+        """Reservation id → session and reservation."""
         self._owed: dict[str, tuple[Reservation, Amounts]] = {}
-        self._reserve = self._redis.register_script(scripts.RESERVE)
-        self._settle = self._redis.register_script(scripts.SETTLE)
-        self._renew = self._redis.register_script(scripts.RENEW)
-        self._standing = self._redis.register_script(scripts.STANDING)
-        self._spend = self._redis.register_script(scripts.SPEND)
-        self._seed = self._redis.register_script(scripts.SEED)
+        """Reservation id → the reservation and what was used of it."""
+        self._reserve = redis.register_script(scripts.RESERVE)
+        self._settle = redis.register_script(scripts.SETTLE)
+        self._renew = redis.register_script(scripts.RENEW)
+        self._add_quota_usage = redis.register_script(scripts.ADD_QUOTA_USAGE)
+        self._set_quota_usage = redis.register_script(scripts.SET_QUOTA_USAGE)
 
     async def set_limits(self, limits: Mapping[str, KeyLimits]) -> None:
-        """See LimitStore. They are kept here, and sent with each question."""
-        self._limits = {key_id: ours for key_id, ours in limits.items() if ours.has_any}
+        """See LimitStore. The limits stay in this process and go with each call."""
+        self._limits = {key_id: each for key_id, each in limits.items() if each.has_any}
 
-    async def set_spent(self, spent: Mapping[str, tuple[int, int]]) -> None:
-        """See LimitStore. What Redis has counted already stays, if it is more."""
-        for key_id, (day, month) in spent.items():
-            await self._run(self._seed, key_id, day=day, month=month, **_QUOTAS_KEPT)
+    async def set_quota_usage(self, usage: Mapping[str, tuple[int, int]]) -> None:
+        """See LimitStore. A larger number in Redis is kept."""
+        for key_id, (day, month) in usage.items():
+            await self._run(self._set_quota_usage, key_id, day=day, month=month, **_QUOTAS_KEPT)
 
-    async def spend(self, key_id: str, time_s: float, tokens: int) -> None:
+    async def add_quota_usage(self, key_id: str, time_s: float, tokens: int) -> None:
         """See LimitStore."""
-        await self._run(self._spend, key_id, time_s=time_s, tokens=tokens, **_QUOTAS_KEPT)
+        await self._run(self._add_quota_usage, key_id, time_s=time_s, tokens=tokens, **_QUOTAS_KEPT)
 
     async def reserve(
-        self, session: str, hold_id: str, key_id: str, amounts: Amounts
+        self, session: str, reservation_id: str, key_id: str, amounts: Amounts
     ) -> RateLimitStatus | LimitExceeded:
         """See LimitStore."""
         limits = self._limits.get(key_id)
         if limits is None:
             return RateLimitStatus()
-        hold = Reservation(hold_id, key_id, amounts)
-        self._owed.pop(hold_id, None)
-        asked = asked_tokens(amounts)
-        ask: dict[str, Any] = {"session": session, "id": hold_id, "tokens": asked}
-        ask |= {"amounts": asdict(amounts), "limits": _by_name(limits)}
+        reservation = Reservation(reservation_id, key_id, amounts)
+        self._owed.pop(reservation_id, None)
+        args: dict[str, Any] = {
+            "session": session,
+            "id": reservation_id,
+            "tokens": requested_tokens(amounts),
+            "amounts": to_stored_amounts(amounts),
+            "limits": limits_by_name(limits),
+        }
         try:
-            answer = await self._run(self._reserve, key_id, **ask)
+            answer = await self._run(self._reserve, key_id, **args)
         except (UnavailableError, asyncio.CancelledError):
-            if hold_id not in self._holds:
-                self._owed[hold_id] = (hold, Amounts())  # it may have been granted nevertheless
+            if reservation_id not in self._reservations:
+                # Redis may have granted it, so it must be settled.
+                self._owed[reservation_id] = (reservation, Amounts())
             raise
-        limited, numbers, *why = answer
-        if limited:
-            return _to_refusal(limited, why, amounts, limits, _to_standing(numbers, limits))
-        self._holds[hold_id] = (session, hold)
-        return _to_standing(numbers, limits)
+        limit_name, numbers, *details = answer
+        status = to_status(numbers, limits)
+        if limit_name:
+            return to_exceeded(limit_name, details, amounts, limits, status)
+        self._reservations[reservation_id] = (session, reservation)
+        return status
 
-    async def settle(self, hold_id: str, used: Amounts) -> None:
-        """See LimitStore. If Redis cannot be asked, this is done with the next renewal."""
-        _, hold = self._holds.pop(hold_id, (None, None))
-        if hold is not None:
-            self._owed[hold_id] = (hold, used)
+    async def settle(self, reservation_id: str, used: Amounts) -> None:
+        """See LimitStore. If Redis is away, the next renewal settles."""
+        _, reservation = self._reservations.pop(reservation_id, (None, None))
+        if reservation is not None:
+            self._owed[reservation_id] = (reservation, used)
             try:
-                await self._pay(hold_id)
+                await self._settle_owed(reservation_id)
             except UnavailableError as error:
-                logger.warning("a hold is settled later: %s", error.__cause__)
-
-    async def standing(self, key_id: str) -> RateLimitStatus:
-        """See LimitStore."""
-        limits = self._limits.get(key_id)
-        if limits is None:
-            return RateLimitStatus()
-        return _to_standing(await self._run(self._standing, key_id), limits)
+                logger.warning("a reservation is settled later: %s", error.__cause__)
 
     async def renew(self, session: str) -> None:
-        """See LimitStore. Holds that were given up because Redis or we were away are restored."""
-        for hold_id in list(self._owed):
-            await self._pay(hold_id)
-        for key_id, holds in self._held_by(session).items():
-            restored = await self._name(session, key_id, holds, is_all=False)
-            self._settle_again([hold for hold in holds if hold.id in restored])
+        """See LimitStore. Reservations that lapsed meanwhile are restored."""
+        for reservation_id in list(self._owed):
+            await self._settle_owed(reservation_id)
+        for key_id, reservations in self._by_key(session).items():
+            restored = await self._renew_lease(session, key_id, reservations, is_complete=False)
+            self._owe_settled([each for each in reservations if each.id in restored])
 
     async def restore_session(
-        self, session: str, holds: Sequence[Reservation], asked: Collection[str] = ()
+        self, session: str, reservations: Sequence[Reservation], pending_ids: Collection[str] = ()
     ) -> None:
         """See LimitStore."""
-        before = self._held_by(session)
-        self._forget(session, but=asked)
-        limited = [hold for hold in holds if hold.key_id in self._limits]
-        self._holds.update((hold.id, (session, hold)) for hold in limited)
-        named = self._held_by(session)
+        before = self._by_key(session)
+        self._forget(session, except_ids=pending_ids)
+        limited = [each for each in reservations if each.key_id in self._limits]
+        self._reservations.update((each.id, (session, each)) for each in limited)
+        named = self._by_key(session)
         for key_id in {**before, **named}:
-            ours = named.get(key_id, [])
-            await self._name(session, key_id, ours, is_all=True, asked=asked)
+            await self._renew_lease(
+                session, key_id, named.get(key_id, []), is_complete=True, pending_ids=pending_ids
+            )
 
     async def drop_session(self, session: str) -> None:
-        """See LimitStore. If Redis cannot be asked, its leases end the holds."""
-        before = self._held_by(session)
+        """See LimitStore. If Redis is away, the session's reservations end with its lease."""
+        before = self._by_key(session)
         self._forget(session)
         for key_id in before:
-            await self._name(session, key_id, [], is_all=True)
+            await self._renew_lease(session, key_id, [], is_complete=True)
 
     async def flush(self) -> None:
-        """Everything is in Redis already."""
+        """Do nothing: every change is in Redis already."""
 
     async def sessions(self) -> list[str]:
         """See LimitStore."""
-        return list({session for session, _ in self._holds.values()})
+        return list({session for session, _ in self._reservations.values()})
 
     async def stats(self) -> dict[str, int]:
         """See LimitStore."""
-        holds = [hold for _, hold in self._holds.values()]
+        amounts = [reservation.amounts for _, reservation in self._reservations.values()]
         return {
-            "sessions": len({session for session, _ in self._holds.values()}),
-            "holds": len(holds),
-            "slots": sum(hold.amounts.slots for hold in holds),
-            "open_tokens": sum(hold.amounts.tokens for hold in holds),
+            "sessions": len({session for session, _ in self._reservations.values()}),
+            "reservations": len(amounts),
+            "concurrent": sum(each.concurrent for each in amounts),
+            "open_tokens": sum(each.tokens for each in amounts),
         }
 
-    async def close(self) -> None:
-        """See LimitStore."""
-        await self._redis.aclose()
-
     async def _run(
-        self, script: Any, key_id: str, *, time_s: float | None = None, **ask: Any
+        self, script: Any, key_id: str, *, time_s: float | None = None, **args: Any
     ) -> Any:
         day = day_of(self._wall_clock() if time_s is None else time_s)
         account = f"{{{self._prefix}:{key_id}}}"
         names = (*scripts.KEYS, f"day:{day}", f"month:{month_of(day)}")
-        with _translated():
-            return await script([f"{account}:{name}" for name in names], [json.dumps(ask)])
+        with _translating():
+            return await script([f"{account}:{name}" for name in names], [json.dumps(args)])
 
-    async def _name(
+    async def _renew_lease(
         self,
         session: str,
         key_id: str,
-        holds: Sequence[Reservation],
+        reservations: Sequence[Reservation],
         *,
-        is_all: bool,
-        asked: Collection[str] = (),
+        is_complete: bool,
+        pending_ids: Collection[str] = (),
     ) -> list[str]:
-        """Renew the lease of a session, and say what it holds; returns ids that were missing."""
-        named = [{"id": hold.id, "amounts": asdict(hold.amounts)} for hold in holds]
+        """Renew a session's lease on a key; returns the ids that were missing and are restored.
+
+        Args:
+            session: whose lease.
+            key_id: whose account.
+            reservations: what the session has reserved of the key.
+            is_complete: whether the session's other reservations end.
+            pending_ids: reservations that do not end even so.
+        """
+        named = [
+            {"id": each.id, "amounts": to_stored_amounts(each.amounts)} for each in reservations
+        ]
         restored: list[str] = await self._run(
-            self._renew, key_id, session=session, holds=named, is_all=is_all, asked=list(asked)
+            self._renew,
+            key_id,
+            session=session,
+            reservations=named,
+            is_complete=is_complete,
+            pending_ids=list(pending_ids),
         )
         return restored
 
-    async def _pay(self, hold_id: str) -> None:
-        if (owed := self._owed.get(hold_id)) is not None:
-            hold, used = owed
-            await self._run(self._settle, hold.key_id, id=hold_id, used=asdict(used))
-            self._owed.pop(hold_id, None)
+    async def _settle_owed(self, reservation_id: str) -> None:
+        if (owed := self._owed.get(reservation_id)) is not None:
+            reservation, used = owed
+            key_id = reservation.key_id
+            await self._run(self._settle, key_id, id=reservation_id, used=to_stored_amounts(used))
+            self._owed.pop(reservation_id, None)
 
-    def _settle_again(self, restored: Sequence[Reservation]) -> None:
-        """What was settled while it was being restored would be held for ever."""
-        for hold in restored:
-            if hold.id not in self._holds:
-                self._owed[hold.id] = (hold, hold.amounts)
+    def _owe_settled(self, restored: Sequence[Reservation]) -> None:
+        """Settle again what was settled while it was being restored: it would never end."""
+        for reservation in restored:
+            if reservation.id not in self._reservations:
+                self._owed[reservation.id] = (reservation, reservation.amounts)
 
-    def _held_by(self, session: str) -> dict[str, list[Reservation]]:
-        """By key."""
-        ours = [hold for holder, hold in self._holds.values() if holder == session]
-        ours.sort(key=lambda hold: hold.key_id)
-        return {key: list(holds) for key, holds in groupby(ours, lambda hold: hold.key_id)}
+    def _by_key(self, session: str) -> dict[str, list[Reservation]]:
+        ours = [each for owner, each in self._reservations.values() if owner == session]
+        ours.sort(key=lambda each: each.key_id)
+        return {key_id: list(group) for key_id, group in groupby(ours, lambda each: each.key_id)}
 
-    def _forget(self, session: str, but: Collection[str] = ()) -> None:
-        self._holds = {
-            id_: held for id_, held in self._holds.items() if held[0] != session or id_ in but
+    def _forget(self, session: str, except_ids: Collection[str] = ()) -> None:
+        self._reservations = {
+            id_: each
+            for id_, each in self._reservations.items()
+            if each[0] != session or id_ in except_ids
         }
 
 
 @contextlib.contextmanager
-def _translated() -> Iterator[None]:
+def _translating() -> Iterator[None]:
     try:
         yield
     except RedisError as error:
         message = "The limits of this key cannot be checked at the moment; try again."
         raise UnavailableError(message) from error
-
-
-def _by_name(limits: KeyLimits) -> dict[LimitName, int]:
-    """Those that there are, under the names that a refusal has."""
-    named: dict[LimitName, int | None] = {
-        "requests": limits.requests_per_minute,
-        "tokens": limits.tokens_per_minute,
-        "images": limits.images_per_minute,
-        "concurrent": limits.concurrent_requests,
-        "day": limits.tokens_per_day,
-        "month": limits.tokens_per_month,
-    }
-    return {name: limit for name, limit in named.items() if limit is not None}
-
-
-def _to_standing(numbers: Sequence[str], limits: KeyLimits) -> RateLimitStatus:
-    requests_used, requests_reset_s, tokens_used, tokens_reset_s = numbers
-    return RateLimitStatus(
-        requests=_to_window(limits.requests_per_minute, requests_used, requests_reset_s),
-        tokens=_to_window(limits.tokens_per_minute, tokens_used, tokens_reset_s),
-    )
-
-
-def _to_window(limit: int | None, used: str, reset_s: str) -> Window | None:
-    return None if limit is None else Window(limit, max(limit - int(used), 0), float(reset_s))
-
-
-def _to_refusal(
-    limited: LimitName,
-    why: Sequence[str],
-    amounts: Amounts,
-    limits: KeyLimits,
-    standing: RateLimitStatus,
-) -> LimitExceeded:
-    used, wait_s = why
-    asked: dict[LimitName, int] = {
-        "requests": amounts.requests,
-        "images": amounts.images,
-        "concurrent": amounts.slots,
-    }
-    return LimitExceeded(
-        limited=limited,
-        limit=_by_name(limits)[limited],
-        used=int(used),
-        asked=asked.get(limited, asked_tokens(amounts)),
-        retry_after_s=float(wait_s) if wait_s else None,
-        standing=standing,
-    )

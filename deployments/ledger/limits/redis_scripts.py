@@ -1,17 +1,19 @@
-"""The operations on a key's account in Redis, each one Lua script and so atomic.
+"""The operations on a key's account in Redis, each one Lua script and therefore atomic.
 
-All of them take the same keys, which share a hash tag and so a node of a cluster, and one argument
-in JSON. They go by Redis's own clock. What the arithmetic is for, `account.py` and `windows.py`
-say; the limits in it are the caller's.
+All scripts take the same keys, which share a hash tag and so one node of a cluster, and one
+argument in JSON. They use Redis's own clock. `account.py` and `sliding_window.py` explain the
+arithmetic, which is the same here; the limits come with each call.
 
-windows  hash    `<kind>:<tick>` → amount
-holds    hash    id → {session, tick, amounts} in JSON
-open     hash    slots and tokens of all holds
-leases   zset    session → until when its holds are believed
+The stored names, which older versions wrote too:
+
+windows  hash    `<window>:<second>` → amount
+holds    hash    reservation id → {session, tick (the second), amounts} in JSON
+open     hash    sums over all reservations: slots (concurrent requests) and tokens
+leases   zset    session → Redis time at which its reservations lapse
 day, month       tokens used
 """
 
-from deployments.ledger.limits.account import SLOT_RETRY_S, WINDOWED
+from deployments.ledger.limits.account import CONCURRENT_RETRY_S, WINDOW_NAMES
 from deployments.ledger.limits.sliding_window import COUNTED_S
 
 KEYS = ("windows", "holds", "open", "leases")
@@ -20,32 +22,32 @@ KEYS = ("windows", "holds", "open", "leases")
 LEASE_S = 5
 
 _KEPT_S = 600
-"""For how long nothing may happen before the account is forgotten."""
+"""Redis deletes an account after this long without a change."""
 
 _BEGINNING = f"""
 local windows, holds, open, leases, day, month = unpack(KEYS)
-local ask = cjson.decode(ARGV[1])
+local args = cjson.decode(ARGV[1])
 local time = redis.call('TIME')
-local tick = tonumber(time[1])
-local now = tick + tonumber(time[2]) / 1000000
-local KINDS = {{{", ".join(f"'{kind}'" for kind in WINDOWED)}}}
+local second = tonumber(time[1])
+local now = second + tonumber(time[2]) / 1000000
+local WINDOW_NAMES = {{{", ".join(f"'{name}'" for name in WINDOW_NAMES)}}}
 local COUNTED_S, LEASE_S, KEPT_S = {COUNTED_S}, {LEASE_S}, {_KEPT_S}
-local SLOT_RETRY_S = {SLOT_RETRY_S}
+local CONCURRENT_RETRY_S = {CONCURRENT_RETRY_S}
 """
 
 _FUNCTIONS = """
-local function keep()
+local function postpone_expiry()
     redis.call('EXPIRE', windows, COUNTED_S)
     for _, key in ipairs({holds, open, leases}) do redis.call('EXPIRE', key, KEPT_S) end
 end
 
 local function read_windows()
     local read = {}
-    for _, kind in ipairs(KINDS) do read[kind] = {used = 0, newest = 0, buckets = {}} end
+    for _, name in ipairs(WINDOW_NAMES) do read[name] = {used = 0, newest = 0, buckets = {}} end
     local fields, old = redis.call('HGETALL', windows), {}
     for i = 1, #fields, 2 do
-        local kind, at = string.match(fields[i], '(%a+):(%d+)')
-        local amount, window = tonumber(fields[i + 1]), read[kind]
+        local name, at = string.match(fields[i], '(%a+):(%d+)')
+        local amount, window = tonumber(fields[i + 1]), read[name]
         at = tonumber(at)
         if at + COUNTED_S <= now then
             old[#old + 1] = fields[i]
@@ -59,160 +61,162 @@ local function read_windows()
     return read
 end
 
-local function count(kind, amount)
-    if amount > 0 then redis.call('HINCRBY', windows, kind .. ':' .. tick, amount) end
+local function count(name, amount)
+    if amount > 0 then redis.call('HINCRBY', windows, name .. ':' .. second, amount) end
 end
 
-local function give_back(kind, at, amount)
-    local field = kind .. ':' .. at
-    local there = tonumber(redis.call('HGET', windows, field) or 0)
-    if there <= amount then
+local function refund(name, at, amount)
+    local field = name .. ':' .. at
+    local total = tonumber(redis.call('HGET', windows, field) or 0)
+    if total <= amount then
         redis.call('HDEL', windows, field)
     else
         redis.call('HINCRBY', windows, field, -amount)
     end
 end
 
-local function hold(id, amounts)
-    local kept = {session = ask.session, tick = tick, amounts = amounts}
-    redis.call('HSET', holds, id, cjson.encode(kept))
+local function open_reservation(id, amounts)
+    local stored = {session = args.session, tick = second, amounts = amounts}
+    redis.call('HSET', holds, id, cjson.encode(stored))
     redis.call('HINCRBY', open, 'slots', amounts.slots)
     redis.call('HINCRBY', open, 'tokens', amounts.tokens)
-    for _, kind in ipairs(KINDS) do count(kind, amounts[kind]) end
+    for _, name in ipairs(WINDOW_NAMES) do count(name, amounts[name]) end
 end
 
-local function end_hold(id, held)
+local function close_reservation(id, reservation)
     redis.call('HDEL', holds, id)
-    -- Not `-n`: minus nothing is -0 in Lua, and no integer to Redis.
-    redis.call('HINCRBY', open, 'slots', 0 - held.amounts.slots)
-    redis.call('HINCRBY', open, 'tokens', 0 - held.amounts.tokens)
+    -- Not `-n`: in Lua, minus zero is -0, which Redis does not parse as an integer.
+    redis.call('HINCRBY', open, 'slots', 0 - reservation.amounts.slots)
+    redis.call('HINCRBY', open, 'tokens', 0 - reservation.amounts.tokens)
 end
 
-local function end_holds(is_over)
+local function close_reservations(is_over)
     local fields = redis.call('HGETALL', holds)
     for i = 1, #fields, 2 do
-        local held = cjson.decode(fields[i + 1])
-        if is_over(fields[i], held) then end_hold(fields[i], held) end
+        local reservation = cjson.decode(fields[i + 1])
+        if is_over(fields[i], reservation) then close_reservation(fields[i], reservation) end
     end
 end
 
-local function end_lapsed()
+local function close_lapsed_sessions()
     local lapsed = {}
     for _, session in ipairs(redis.call('ZRANGEBYSCORE', leases, '-inf', now)) do
         lapsed[session] = true
     end
     if next(lapsed) then
-        end_holds(function(_, held) return lapsed[held.session] end)
+        close_reservations(function(_, reservation) return lapsed[reservation.session] end)
         redis.call('ZREMRANGEBYSCORE', leases, '-inf', now)
     end
 end
 
-local function stand()
-    local read, standing = read_windows(), {}
-    for _, kind in ipairs({'requests', 'tokens'}) do
-        local window = read[kind]
+local function status()
+    local read, numbers = read_windows(), {}
+    for _, name in ipairs({'requests', 'tokens'}) do
+        local window = read[name]
         local reset = 0
         if window.used > 0 then reset = window.newest + COUNTED_S - now end
-        table.insert(standing, string.format('%.0f', window.used))
-        table.insert(standing, string.format('%.6f', reset))
+        table.insert(numbers, string.format('%.0f', window.used))
+        table.insert(numbers, string.format('%.6f', reset))
     end
-    return standing
+    return numbers
 end
 """
 
 _RESERVE = """
--- First, so that whoever was only slow does not end its own holds.
-redis.call('ZADD', leases, now + LEASE_S, ask.session)
-end_lapsed()
-if redis.call('HEXISTS', holds, ask.id) == 1 then return {'', stand()} end
+-- Before the lapsed sessions are closed, so that a slow session keeps its own reservations.
+redis.call('ZADD', leases, now + LEASE_S, args.session)
+close_lapsed_sessions()
+if redis.call('HEXISTS', holds, args.id) == 1 then return {'', status()} end
 
 local read = read_windows()
 local open_tokens = tonumber(redis.call('HGET', open, 'tokens') or 0)
 local open_slots = tonumber(redis.call('HGET', open, 'slots') or 0)
 
-local function wait(limited, amount, limit)
-    if limited == 'day' or limited == 'month' or amount > limit then return '' end
-    if limited == 'concurrent' then return tostring(SLOT_RETRY_S) end
-    local excess = read[limited].used + amount - limit
-    table.sort(read[limited].buckets, function(a, b) return a.at < b.at end)
-    for _, bucket in ipairs(read[limited].buckets) do
+local function wait(limit_name, requested, limit)
+    if limit_name == 'day' or limit_name == 'month' or requested > limit then return '' end
+    if limit_name == 'concurrent' then return tostring(CONCURRENT_RETRY_S) end
+    local excess = read[limit_name].used + requested - limit
+    table.sort(read[limit_name].buckets, function(a, b) return a.at < b.at end)
+    for _, bucket in ipairs(read[limit_name].buckets) do
         excess = excess - bucket.amount
         if excess <= 0 then return string.format('%.6f', bucket.at + COUNTED_S - now) end
     end
 end
 
 local demands = {
-    {'month', tonumber(redis.call('GET', month) or 0) + open_tokens, ask.tokens},
-    {'day', tonumber(redis.call('GET', day) or 0) + open_tokens, ask.tokens},
-    {'requests', read.requests.used, ask.amounts.requests},
-    {'tokens', read.tokens.used, ask.tokens},
-    {'images', read.images.used, ask.amounts.images},
-    {'concurrent', open_slots, ask.amounts.slots},
+    {'month', tonumber(redis.call('GET', month) or 0) + open_tokens, args.tokens},
+    {'day', tonumber(redis.call('GET', day) or 0) + open_tokens, args.tokens},
+    {'requests', read.requests.used, args.amounts.requests},
+    {'tokens', read.tokens.used, args.tokens},
+    {'images', read.images.used, args.amounts.images},
+    {'concurrent', open_slots, args.amounts.slots},
 }
 for _, demand in ipairs(demands) do
-    local limited, used, amount = unpack(demand)
-    local limit = ask.limits[limited]
-    if limit and amount > 0 and used + amount > limit then
-        return {limited, stand(), string.format('%.0f', used), wait(limited, amount, limit)}
+    local limit_name, used, requested = unpack(demand)
+    local limit = args.limits[limit_name]
+    if limit and requested > 0 and used + requested > limit then
+        local wait_s = wait(limit_name, requested, limit)
+        return {limit_name, status(), string.format('%.0f', used), wait_s}
     end
 end
-hold(ask.id, ask.amounts)
-keep()
-return {'', stand()}
+open_reservation(args.id, args.amounts)
+postpone_expiry()
+return {'', status()}
 """
 
 _SETTLE = """
-local kept = redis.call('HGET', holds, ask.id)
-if kept then
-    local held = cjson.decode(kept)
-    end_hold(ask.id, held)
-    read_windows() -- what counts no more is not given back, but gone
-    for _, kind in ipairs(KINDS) do
-        local unused = held.amounts[kind] - ask.used[kind]
-        if unused > 0 then give_back(kind, held.tick, unused) else count(kind, -unused) end
+local stored = redis.call('HGET', holds, args.id)
+if stored then
+    local reservation = cjson.decode(stored)
+    close_reservation(args.id, reservation)
+    read_windows() -- deletes the buckets that no longer count, which must not be refunded
+    for _, name in ipairs(WINDOW_NAMES) do
+        local unused = reservation.amounts[name] - args.used[name]
+        if unused > 0 then refund(name, reservation.tick, unused) else count(name, -unused) end
     end
-    keep()
+    postpone_expiry()
 end
 """
 
 _RENEW = """
-redis.call('ZADD', leases, now + LEASE_S, ask.session)
-end_lapsed()
+redis.call('ZADD', leases, now + LEASE_S, args.session)
+close_lapsed_sessions()
 local named, restored = {}, {}
-for _, held in ipairs(ask.holds) do
-    named[held.id] = true
-    if redis.call('HEXISTS', holds, held.id) == 0 then
-        hold(held.id, held.amounts)
-        table.insert(restored, held.id)
+for _, reservation in ipairs(args.reservations) do
+    named[reservation.id] = true
+    if redis.call('HEXISTS', holds, reservation.id) == 0 then
+        open_reservation(reservation.id, reservation.amounts)
+        table.insert(restored, reservation.id)
     end
 end
-for _, id in ipairs(ask.asked) do named[id] = true end
-if ask.is_all then
-    end_holds(function(id, held) return held.session == ask.session and not named[id] end)
+for _, id in ipairs(args.pending_ids) do named[id] = true end
+if args.is_complete then
+    close_reservations(function(id, reservation)
+        return reservation.session == args.session and not named[id]
+    end)
 end
-if #ask.holds + #ask.asked == 0 then redis.call('ZREM', leases, ask.session) end
-keep()
+if #args.reservations + #args.pending_ids == 0 then redis.call('ZREM', leases, args.session) end
+postpone_expiry()
 return restored
 """
 
-_STANDING = "return stand()"
-
-_SPEND = """
-for key, kept_s in pairs({[day] = ask.day_s, [month] = ask.month_s}) do
-    redis.call('INCRBY', key, ask.tokens)
+_ADD_QUOTA_USAGE = """
+for key, kept_s in pairs({[day] = args.day_s, [month] = args.month_s}) do
+    redis.call('INCRBY', key, args.tokens)
     redis.call('EXPIRE', key, kept_s)
 end
 """
 
-_SEED = """
--- Not a plain SET: others have been counting since the sum was taken.
-for key, seed in pairs({[day] = ask.day, [month] = ask.month}) do
-    if tonumber(redis.call('GET', key) or 0) < seed then redis.call('SET', key, seed) end
+_SET_QUOTA_USAGE = """
+-- Not a plain SET: other ledgers have been counting since the sum was read.
+for key, tokens in pairs({[day] = args.day, [month] = args.month}) do
+    if tonumber(redis.call('GET', key) or 0) < tokens then redis.call('SET', key, tokens) end
 end
-redis.call('EXPIRE', day, ask.day_s)
-redis.call('EXPIRE', month, ask.month_s)
+redis.call('EXPIRE', day, args.day_s)
+redis.call('EXPIRE', month, args.month_s)
 """
 
-RESERVE, SETTLE, RENEW, STANDING, SPEND, SEED = (
-    _BEGINNING + _FUNCTIONS + body for body in (_RESERVE, _SETTLE, _RENEW, _STANDING, _SPEND, _SEED)
+RESERVE, SETTLE, RENEW, ADD_QUOTA_USAGE, SET_QUOTA_USAGE = (
+    _BEGINNING + _FUNCTIONS + body
+    for body in (_RESERVE, _SETTLE, _RENEW, _ADD_QUOTA_USAGE, _SET_QUOTA_USAGE)
 )

@@ -1,46 +1,46 @@
-"""How much was taken in the last minute, in buckets of one second.
+"""The amounts of the last minute, in buckets of one second.
 
-The moving window of the library `limits` keeps one entry for each unit taken, and none of its
-strategies can give back: neither does for tokens, which come in thousands and are refunded.
+Not the moving window of the library `limits`: it keeps one entry for each unit, and none of its
+strategies can refund. Tokens come in thousands and are refunded.
 
-An amount counts until its whole bucket is older than the window: never more than the limit passes
-within any 60 s, and the last of it comes back up to one second late.
+An amount counts until its whole bucket is older than the window. So never more than the limit
+passes within any 60 s, and an amount is available again up to one second late.
 """
 
 WINDOW_S = 60
 COUNTED_S = WINDOW_S + 1
-"""For how long a bucket counts, from its beginning."""
+"""How long a bucket counts, from the start of its second."""
 
 
 class SlidingWindow:
-    """The amounts that count now, by tick: the second, rounded down, in which they were taken.
+    """Amounts by the second, rounded down, in which they were added.
 
-    Time only moves on from call to call.
+    Time must not go back between calls.
     """
 
     def __init__(self) -> None:
-        self._amounts: dict[int, int] = {}  # oldest first: nothing is taken in the past
+        self._amounts: dict[int, int] = {}  # second → amount; oldest first
         self._used = 0
 
-    def take(self, tick: int, amount: int) -> int:
-        """Add to the bucket of this second; returns what is in it then."""
+    def add(self, second: int, amount: int) -> int:
+        """Add an amount to the bucket of a second; returns the bucket's total."""
         self._used += amount
-        self._amounts[tick] = total = self._amounts.get(tick, 0) + amount
+        self._amounts[second] = total = self._amounts.get(second, 0) + amount
         return total
 
-    def give_back(self, tick: int, amount: int) -> int:
-        """Return what was taken in that second, if it still counts; returns what is left in it."""
-        there = self._amounts.get(tick, 0)
-        returned = min(amount, there)
-        self._used -= returned
-        if there > returned:
-            self._amounts[tick] = there - returned
+    def refund(self, second: int, amount: int) -> int:
+        """Take an amount out of a bucket that still counts; returns what is left in the bucket."""
+        total = self._amounts.get(second, 0)
+        refunded = min(amount, total)
+        self._used -= refunded
+        if total > refunded:
+            self._amounts[second] = total - refunded
         else:
-            self._amounts.pop(tick, None)
-        return there - returned
+            self._amounts.pop(second, None)
+        return total - refunded
 
     def used(self, now_s: float) -> int:
-        """How much counts now."""
+        """The sum of all buckets that count."""
         while self._amounts:
             oldest = next(iter(self._amounts))
             if now_s < oldest + COUNTED_S:
@@ -55,11 +55,11 @@ class SlidingWindow:
         excess = self.used(now_s) + amount - limit
         if excess <= 0:
             return 0.0
-        for tick, taken in self._amounts.items():
-            excess -= taken
+        for second, counted in self._amounts.items():
+            excess -= counted
             if excess <= 0:
-                return tick + COUNTED_S - now_s
-        raise AssertionError("an empty window has room for all that is not above the limit")
+                return second + COUNTED_S - now_s
+        raise AssertionError("an empty window has room for every amount up to the limit")
 
     def reset_s(self, now_s: float) -> float:
         """Seconds until nothing counts any more."""

@@ -1,7 +1,7 @@
-"""What of the accounts survives a killed process: windows and holds, in a SQLite file.
+"""The accounts' state in an SQLite file, so that windows and reservations survive a killed process.
 
-Nothing waits for the disk: a `kill -9` leaves the pages that were written to the kernel, and what
-a power failure leaves is worthless, because the clock of the windows begins anew with the machine.
+Nothing waits for the disk. After a `kill -9` the kernel still has the written pages. After a power
+failure the file is worthless anyway, because the windows' clock starts again with the machine.
 """
 
 import logging
@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from api.ports.rate_limits import Amounts
-from deployments.ledger.limits.account import Windowed
+from deployments.ledger.limits.account import WindowName
 
 logger = logging.getLogger(__name__)
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 _LAYOUT = "1"
-"""Changes with the tables."""
+"""To be changed with the tables."""
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS epoch (id TEXT PRIMARY KEY) STRICT;
@@ -31,44 +31,44 @@ CREATE TABLE IF NOT EXISTS holds (
 ) STRICT, WITHOUT ROWID;
 """
 
-Bucket = tuple[str, Windowed, int, int]
-"""Key, kind, tick and amount."""
+Bucket = tuple[str, WindowName, int, int]
+"""Key id, window, second and amount."""
 
 
 @dataclass(frozen=True, slots=True)
 class OpenReservation:
-    """A reservation, until it is settled."""
+    """A reservation that is not settled yet."""
 
     id: str
     session: str
     key_id: str
     amounts: Amounts
-    tick: int
-    """The second in which it was made, rounded down: what is not used goes back there."""
+    second: int
+    """When it was made, rounded down: unused amounts are refunded to this second's buckets."""
 
 
 class SqliteState:
-    """Collects changes, and writes them when told.
+    """Collects changes, and writes them when flushed.
 
-    When writing fails, it stops for good and says so in the log: the limits go on in memory, and
-    the next process begins empty rather than with half of them.
+    When a write fails, the file is deleted and writing stops for good. Limits then live in memory
+    only, and the next process starts empty rather than with half of them.
 
     Args:
-        path: of the file; its folder is there. A file that is broken or of another boot is
-            replaced.
-        boot_id: which run of the machine's clock the ticks are of; by default the kernel's.
+        path: the file, in an existing folder. A broken file, or one of another boot, is replaced.
+        boot_id: identifies the run of the monotonic clock that seconds are on; the kernel's by
+            default.
     """
 
     def __init__(self, path: Path, boot_id: str | None = None) -> None:
         self._path = path
         self._epoch = f"{boot_id or _read_boot_id()} {_LAYOUT}"
-        self._buckets: dict[tuple[str, Windowed, int], int] = {}
-        self._holds: dict[str, OpenReservation | None] = {}
-        self._forget_before: int | None = None
+        self._buckets: dict[tuple[str, WindowName, int], int] = {}
+        self._reservations: dict[str, OpenReservation | None] = {}
+        self._delete_before: int | None = None
         self._connection: sqlite3.Connection | None = self._connect()
 
     def load(self) -> tuple[list[Bucket], list[OpenReservation]]:
-        """What the last process left; buckets oldest first."""
+        """Read what the last process left; buckets oldest first."""
         if self._connection is None:
             return [], []
         buckets = self._connection.execute(
@@ -77,48 +77,49 @@ class SqliteState:
         rows = self._connection.execute(
             "SELECT id, session, key_id, requests, tokens, images, slots, tick FROM holds"
         )
-        holds = [
-            OpenReservation(id_, session, key_id, Amounts(*amounts), tick)
-            for id_, session, key_id, *amounts, tick in rows
+        reservations = [
+            OpenReservation(id_, session, key_id, Amounts(*amounts), second)
+            for id_, session, key_id, *amounts, second in rows
         ]
-        return buckets, holds
+        return buckets, reservations
 
-    def put_bucket(self, key_id: str, kind: Windowed, tick: int, amount: int) -> None:
-        """Remember all that a key took in this second."""
-        self._buckets[key_id, kind, tick] = amount
+    def put_bucket(self, key_id: str, name: WindowName, second: int, amount: int) -> None:
+        """Store the total of a bucket."""
+        self._buckets[key_id, name, second] = amount
 
-    def put_hold(self, hold: OpenReservation) -> None:
-        """Remember a hold until it is dropped."""
-        self._holds[hold.id] = hold
+    def put_reservation(self, reservation: OpenReservation) -> None:
+        """Store a reservation until it is deleted."""
+        self._reservations[reservation.id] = reservation
 
-    def drop_hold(self, hold_id: str) -> None:
-        """The hold has ended."""
-        self._holds[hold_id] = None
+    def delete_reservation(self, reservation_id: str) -> None:
+        """Delete a reservation that has ended."""
+        self._reservations[reservation_id] = None
 
-    def forget_before(self, tick: int) -> None:
-        """Older buckets do not count any more."""
-        self._forget_before = tick
+    def delete_before(self, second: int) -> None:
+        """Delete the buckets of earlier seconds."""
+        self._delete_before = second
 
     def flush(self) -> None:
-        """Write what has changed, in one transaction."""
-        if self._connection is not None and (self._buckets or self._holds):
+        """Write all changes in one transaction."""
+        has_changes = self._buckets or self._reservations or self._delete_before is not None
+        if self._connection is not None and has_changes:
             try:
                 self._write(self._connection)
             except sqlite3.Error as error:
                 logger.warning(
-                    "the state of the limits cannot be written to %s (%s): they are kept in "
-                    "memory only, and begin anew when the ledger does",
+                    "the state of the limits cannot be written to %s (%s): it is kept in memory "
+                    "only, and is lost when the ledger ends",
                     self._path,
                     error,
                 )
                 self.close()
                 self._delete()
         self._buckets.clear()
-        self._holds.clear()
-        self._forget_before = None
+        self._reservations.clear()
+        self._delete_before = None
 
     def close(self) -> None:
-        """Let go of the file; nothing more is written."""
+        """Close the file; later flushes write nothing."""
         if self._connection is not None:
             self._connection.close()
             self._connection = None
@@ -132,25 +133,25 @@ class SqliteState:
             )
             connection.executemany(
                 "INSERT OR REPLACE INTO holds VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                [_to_row(hold) for hold in self._holds.values() if hold is not None],
+                [_to_row(each) for each in self._reservations.values() if each is not None],
             )
             connection.executemany(
                 "DELETE FROM holds WHERE id = ?",
-                [(hold_id,) for hold_id, hold in self._holds.items() if hold is None],
+                [(id_,) for id_, each in self._reservations.items() if each is None],
             )
-            if self._forget_before is not None:
-                connection.execute("DELETE FROM buckets WHERE tick < ?", (self._forget_before,))
+            if self._delete_before is not None:
+                connection.execute("DELETE FROM buckets WHERE tick < ?", (self._delete_before,))
 
     def _connect(self) -> sqlite3.Connection:
         try:
             return self._open()
         except sqlite3.DatabaseError as error:
-            logger.warning("%s is broken (%s): the limits begin anew", self._path, error)
+            logger.warning("%s is broken (%s): the limits start empty", self._path, error)
             self._delete()
             return self._open()
 
     def _open(self) -> sqlite3.Connection:
-        # One thread at a time uses it, though not always the one that made it.
+        # Used by one thread at a time, which need not be the thread that opened it.
         connection = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
         try:
             connection.execute("PRAGMA journal_mode = WAL")
@@ -179,14 +180,20 @@ class SqliteState:
             Path(f"{self._path}{suffix}").unlink(missing_ok=True)
 
 
-def _to_row(hold: OpenReservation) -> tuple[str | int, ...]:
-    taken = hold.amounts
-    amounts = (taken.requests, taken.tokens, taken.images, taken.slots)
-    return (hold.id, hold.session, hold.key_id, *amounts, hold.tick)
+def _to_row(reservation: OpenReservation) -> tuple[str | int, ...]:
+    taken = reservation.amounts
+    amounts = (taken.requests, taken.tokens, taken.images, taken.concurrent)
+    return (
+        reservation.id,
+        reservation.session,
+        reservation.key_id,
+        *amounts,
+        reservation.second,
+    )
 
 
 def _read_boot_id() -> str:
     try:
         return _BOOT_ID.read_text().strip()
     except OSError:
-        return uuid.uuid4().hex  # not known to be the same: begin empty
+        return uuid.uuid4().hex  # unknown, so treat the file as one of another boot

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import aiosqlite
-import asyncpg  # type: ignore[import-untyped]  # it says nothing of its types
+import asyncpg  # type: ignore[import-untyped]  # ships no type hints
 from sqlalchemy import URL, Connection, Engine, event, text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
@@ -25,23 +25,23 @@ VARIABLE = "TRIPTYCH_DATABASE_URL"
 _TIMEOUT_S = 5
 """How long to wait for another writer (SQLite), a connection, or the server (PostgreSQL)."""
 _STATEMENT_S = 60
-_MIGRATION_LOCK = 0x747269707479  # any number that nobody else takes; "tripty"
+_MIGRATION_LOCK = 0x747269707479  # an arbitrary number; "tripty" in ASCII
 _IS_WRITING = "triptych_is_writing"
 
 
 def default_url() -> str:
-    """What the environment says, else a file in the home."""
+    """The URL in the environment, else a file in the home folder."""
     return os.environ.get(VARIABLE) or f"sqlite:///{find_home() / 'triptych.db'}"
 
 
 class Database:
-    """Connections to one database, made as they are needed."""
+    """Connections to one database, opened when needed."""
 
     def __init__(self, url: str) -> None:
         """Prepare for `sqlite:///FILE` or `postgresql://USER:PASSWORD@HOST/NAME`.
 
         Raises:
-            StoreError: the URL is of neither form.
+            StoreError: the URL has neither form.
         """
         try:
             self._url = to_async_url(url)
@@ -54,12 +54,12 @@ class Database:
         self._writer = self._engine.execution_options(**{_IS_WRITING: True})
 
     def __repr__(self) -> str:
-        """Show which one it is, without the password."""
+        """Show the URL without the password."""
         return f"Database({self._url.render_as_string(hide_password=True)!r})"
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncConnection]:
-        """A transaction that changes nothing.
+        """Open a read-only transaction.
 
         Raises:
             StoreError: the database cannot be used.
@@ -69,19 +69,19 @@ class Database:
 
     @asynccontextmanager
     async def writing(self) -> AsyncIterator[AsyncConnection]:
-        """A transaction that is committed at the end; on SQLite it has the file to itself.
+        """Open a transaction that is committed at the end; on SQLite it locks out other writers.
 
         Raises:
-            StoreError: the database cannot be used, and nothing was changed.
+            StoreError: the database cannot be used; nothing was changed.
         """
         async with self._transaction(self._writer) as connection:
             yield connection
 
     async def migrate(self) -> None:
-        """Bring the tables to this version of the code; several processes may do it at once.
+        """Migrate the tables to this version of the code; several processes may do it at once.
 
         Raises:
-            StoreError: that failed, or a newer version of the code has changed them.
+            StoreError: the migration failed, or a newer version of the code has migrated them.
         """
         async with self.reading() as connection:
             if await connection.run_sync(is_current):
@@ -102,12 +102,12 @@ class Database:
         try:
             async with engine.begin() as connection:
                 yield connection
-        # SQLAlchemy does not wrap what asyncpg says while a connection is made.
+        # SQLAlchemy does not wrap what asyncpg raises while connecting.
         except (SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
             raise StoreError(self._to_reason(error)) from None
 
     def _to_reason(self, error: Exception) -> str:
-        """One line, without the statement and its parameters."""
+        """One line, without the statement, its parameters and the password."""
         cause = error.orig if isinstance(error, DBAPIError) and error.orig else error
         line = " ".join(str(cause).split())[:300] or type(cause).__name__
         if self._url.password:
@@ -120,7 +120,7 @@ def _postgresql_engine(url: URL) -> AsyncEngine:
         url,
         connect_args={"timeout": _TIMEOUT_S, "command_timeout": _STATEMENT_S},
         pool_timeout=_TIMEOUT_S,
-        pool_pre_ping=True,  # a server that was restarted is noticed before it costs a request
+        pool_pre_ping=True,  # replaces connections that a restart of the server has broken
         hide_parameters=True,
     )
 
@@ -133,36 +133,36 @@ def _sqlite_engine(url: URL) -> AsyncEngine:
     sync_engine: Engine = engine.sync_engine
 
     @event.listens_for(sync_engine, "do_connect")
-    def _make_privately(*_: Any) -> None:
+    def _create_private_file(*_: Any) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Only while nobody has it open: to close any descriptor of a file gives up all locks
-        # that this process has on it, and others would then delete SQLite's journal.
+        # Only if the file does not exist: closing any descriptor of a file releases all locks that
+        # this process has on it, and another process would then delete SQLite's journal.
         with contextlib.suppress(FileExistsError):
-            # SQLite gives the files beside it the same mode.
+            # SQLite creates the files beside it with the same mode.
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
 
     @event.listens_for(sync_engine, "connect")
     def _set_up(connection: Any, _: Any) -> None:
-        # Python's sqlite3 must not begin transactions by itself: it would begin them too late.
+        # Python's sqlite3 must not begin transactions itself: it does so at the first write only.
         connection.isolation_level = None
-        connection.run_async(_keep_a_write_ahead_log)
+        connection.run_async(_enable_write_ahead_log)
         cursor = connection.cursor()
-        # FULL: a key that was disabled stays so also after a power cut, and usage is written in
-        # groups, so that one fsync serves many records.
+        # FULL: a disabled key stays disabled after a power cut. Usage is written in groups, so one
+        # fsync serves many records.
         cursor.execute("PRAGMA synchronous = FULL")
         cursor.close()
 
     @event.listens_for(sync_engine, "begin")
     def _begin(connection: Connection) -> None:
-        # A transaction that reads first and writes then would fail beside another one.
+        # A transaction that reads before it writes would fail beside another one (SQLITE_BUSY).
         is_writing = connection.get_execution_options().get(_IS_WRITING)
         connection.exec_driver_sql("BEGIN IMMEDIATE" if is_writing else "BEGIN")
 
     return engine
 
 
-async def _keep_a_write_ahead_log(connection: aiosqlite.Connection) -> None:
-    """Set the file's mode. Alone among statements this does not wait for who else has it open."""
+async def _enable_write_ahead_log(connection: aiosqlite.Connection) -> None:
+    """Retry while the file is busy: SQLite's own timeout does not apply to this statement."""
     end = time.monotonic() + _TIMEOUT_S
     while True:
         try:

@@ -1,5 +1,5 @@
-"""The one error of the database layer; apart, so that importing it loads no database driver."""
+"""The one error of the database layer; in its own file, so importing it loads no driver."""
 
 
 class StoreError(Exception):
-    """The database cannot be used. The message is for the operator, and holds no password."""
+    """The database cannot be used; the message is for the operator and contains no password."""

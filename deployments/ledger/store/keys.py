@@ -1,4 +1,4 @@
-"""The keys in the database: only digests of their secrets are there."""
+"""The API keys in the database, which has only digests of their secrets."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -24,23 +24,54 @@ from deployments.ledger.store.tables import keys
 
 _MAX_QUOTED_CHARS = 64
 _TO_CHANGE = select(keys).with_for_update()
-"""Others who want to change the same key wait; SQLite's writers do anyway."""
+"""Locks the row against other writers; SQLite has one writer at a time anyway."""
 
 
 class KeyStore:
-    """The part of `api.ports.administration.Administration` that concerns keys.
+    """The port `api.ports.administration.KeyAdministration` on a database.
 
-    All methods raise `StoreError` if the database cannot be used.
+    All methods raise StoreError if the database cannot be used.
     """
 
     def __init__(self, database: Database, pepper: bytes, audit: AuditLog | None = None) -> None:
-        """Keep keys in `database`, which has been migrated, and tell `audit` of changes."""
+        """Store keys in `database`; call `prepare` first.
+
+        Args:
+            database: also where usage is stored.
+            pepper: the secret that keys are digested with.
+            audit: where changes are written.
+        """
         self._database = database
         self._pepper = pepper
         self._audit = audit
+        self.pepper_fingerprint = to_pepper_fingerprint(pepper)
+
+    async def prepare(self) -> None:
+        """Migrate the tables, and check the pepper: the first one used is the database's.
+
+        Raises:
+            StoreError: the database's keys are digested with another pepper, so none of ours
+                would authenticate.
+        """
+        await self._database.migrate()
+        is_unset = changes_table.c.pepper_fingerprint.is_(None)
+        values = {"pepper_fingerprint": self.pepper_fingerprint}
+        async with self._database.writing() as connection:
+            await connection.execute(update(changes_table).where(is_unset).values(values))
+            found = (
+                await connection.execute(select(changes_table.c.pepper_fingerprint))
+            ).scalar_one()
+        if found != self.pepper_fingerprint:
+            raise StoreError(
+                "the keys in this database are made with another pepper: TRIPTYCH_PEPPER, or the "
+                "file 'pepper' in the home folder, must be the service's"
+            )
 
     async def create_key(self, fields: Mapping[str, Any]) -> NewSecret:
-        """Make a key of fields of `Key` (`name` is needed; `tenant` is the name unless given).
+        """Create a key.
+
+        Args:
+            fields: fields of `Key`; `name` is required, and `tenant` defaults to it.
 
         Raises:
             InvalidRequestError: another key has the name.
@@ -51,50 +82,29 @@ class KeyStore:
         row = {**_to_row(key), "digest": digest(self._pepper, secret)}
         async with self._database.writing() as connection:
             await _write(connection, key, insert(keys).values(row))
-        self._tell("key_created", key, **_shown(key))
+        self._audit_event("key_created", key, **_shown(key))
         return NewSecret(key, secret)
 
     async def list_keys(self) -> Sequence[Key]:
-        """All keys, oldest first."""
+        """Return all keys, oldest first."""
         return [stored.key for stored in await self.list_stored()]
 
     async def list_stored(self) -> list[StoredKey]:
-        """All keys, oldest first, with their digests."""
+        """Return all keys, oldest first, with their digests."""
         async with self._database.reading() as connection:
             rows = await connection.execute(select(keys).order_by(keys.c.created_at_s, keys.c.id))
             return [_to_stored(row) for row in rows]
 
-    async def check_pepper(self) -> None:
-        """Make sure that all keys are made with the same pepper: that of the first to ask.
-
-        Raises:
-            StoreError: this is another one, and keys made with it would never open.
-        """
-        mark = to_pepper_fingerprint(self._pepper)
-        is_open = changes_table.c.pepper_fingerprint.is_(None)
-        async with self._database.writing() as connection:
-            await connection.execute(
-                update(changes_table).where(is_open).values(pepper_fingerprint=mark)
-            )
-            found = (
-                await connection.execute(select(changes_table.c.pepper_fingerprint))
-            ).scalar_one()
-        if found != mark:
-            raise StoreError(
-                "the keys in this database are made with another pepper: TRIPTYCH_PEPPER, or the "
-                "file 'pepper' in the home folder, must be the service's"
-            )
-
     async def version(self) -> int:
-        """A number that grows with every change of a key; read it before the keys."""
+        """Return a number that grows with every change of a key; read it before the keys."""
         async with self._database.reading() as connection:
             return int((await connection.execute(select(changes_table.c.version))).scalar_one())
 
     async def get_key(self, id_or_name: str) -> Key:
-        """One key.
+        """Return one key.
 
         Raises:
-            KeyNotFoundError: there is none; so raise all methods below.
+            KeyNotFoundError: no key has this id or name; the methods below raise it too.
         """
         async with self._database.reading() as connection:
             return (await _get(connection, id_or_name, select(keys))).key
@@ -110,7 +120,7 @@ class KeyStore:
             key = apply_changes(before, changes)
             statement = update(keys).where(keys.c.id == key.id).values(_to_row(key))
             await _write(connection, key, statement)
-        self._tell_changes(before, key)
+        self._audit_changes(before, key)
         return key
 
     async def rotate_key(self, id_or_name: str, grace_s: float) -> NewSecret:
@@ -125,27 +135,27 @@ class KeyStore:
                 "previous_until_s": time.time() + grace_s if has_grace else None,
             }
             await _write(connection, key, update(keys).where(keys.c.id == key.id).values(digests))
-        self._tell("key_rotated", key, grace_s=grace_s)
+        self._audit_event("key_rotated", key, grace_s=grace_s)
         return NewSecret(key, secret)
 
     async def delete_key(self, id_or_name: str) -> None:
-        """Forget a key; its usage stays."""
+        """Delete a key; its usage stays."""
         async with self._database.writing() as connection:
             key = (await _get(connection, id_or_name)).key
             await _write(connection, key, delete(keys).where(keys.c.id == key.id))
-        self._tell("key_deleted", key)
+        self._audit_event("key_deleted", key)
 
-    def _tell_changes(self, before: Key, key: Key) -> None:
+    def _audit_changes(self, before: Key, key: Key) -> None:
         shown_before = _shown(before)
         changed = {
             name: value for name, value in _shown(key).items() if value != shown_before[name]
         }
         if changed.pop("disabled", None) is not None:
-            self._tell("key_disabled" if key.is_disabled else "key_enabled", key)
+            self._audit_event("key_disabled" if key.is_disabled else "key_enabled", key)
         if changed:
-            self._tell("key_changed", key, changes=changed)
+            self._audit_event("key_changed", key, changes=changed)
 
-    def _tell(self, event: str, key: Key, **fields: Any) -> None:
+    def _audit_event(self, event: str, key: Key, **fields: Any) -> None:
         if self._audit is not None:
             self._audit.write(event, **{"key_id": key.id, "name": key.name, **fields})
 
@@ -158,13 +168,13 @@ def _shown(key: Key) -> dict[str, Any]:
 async def _get(
     connection: AsyncConnection, id_or_name: str, query: Select[Any] = _TO_CHANGE
 ) -> StoredKey:
-    """The key of that id, else of that name.
+    """Read the key with that id, else the one with that name.
 
     Raises:
-        KeyNotFoundError: there is none.
+        KeyNotFoundError: there is neither.
     """
     by_either = or_(keys.c.id == id_or_name, keys.c.name == id_or_name)
-    # PostgreSQL refuses a NUL, and no key has a name that cannot be printed.
+    # Names are printable, and PostgreSQL raises an error for a NUL.
     is_possible = id_or_name.isprintable()
     rows = (await connection.execute(query.where(by_either))).all() if is_possible else []
     if not rows:
@@ -174,7 +184,7 @@ async def _get(
 
 
 async def _write(connection: AsyncConnection, key: Key, statement: Any) -> None:
-    """Change a key, and the number by which others see that.
+    """Change a key, and the version by which other processes notice.
 
     Raises:
         InvalidRequestError: another key has the name.

@@ -1,4 +1,4 @@
-"""The versions of the tables: which one a database has, and how it gets this code's."""
+"""The version of the tables: reads a database's, and migrates it to this code's."""
 
 from pathlib import Path
 
@@ -16,15 +16,15 @@ _KNOWN = {revision.revision for revision in _SCRIPTS.walk_revisions()}
 
 
 def is_current(connection: Connection) -> bool:
-    """Whether the tables are those that this code knows."""
+    """Whether the tables have this code's version."""
     return _find(connection) == _SCRIPTS.get_current_head()
 
 
 def upgrade(connection: Connection) -> None:
-    """Bring the tables to this version of the code, unless somebody just has.
+    """Migrate the tables to this version of the code, if they are older.
 
     Raises:
-        StoreError: a newer version of the code has changed them.
+        StoreError: a newer version of the code has migrated them.
     """
     found = _find(connection)
     if found is not None and found not in _KNOWN:

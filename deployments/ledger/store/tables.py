@@ -1,6 +1,6 @@
-"""The tables as this version of the code knows them; `migrations` makes them.
+"""The tables in this version of the code; `migrations` creates them.
 
-Texts have no length: what clients choose is capped before it is stored.
+Text columns have no length: text that clients choose is capped before it is stored.
 """
 
 from sqlalchemy import (
@@ -45,7 +45,7 @@ changes = Table(
     Column("version", BigInteger, nullable=False),
     Column("pepper_fingerprint", LargeBinary),  # see `to_pepper_fingerprint`
 )
-"""One row; its number grows with every change of a key."""
+"""One row, whose version grows with every change of a key."""
 
 usage = Table(
     "usage",
@@ -77,4 +77,4 @@ usage = Table(
     Index("usage_by_key", "key_id", "time_s"),
     Index("usage_by_time", "time_s"),
 )
-"""The fields of `UsageRecord`, and the day."""
+"""The fields of `UsageRecord` and the day."""

@@ -1,4 +1,4 @@
-"""The usage records in the database: added in groups, summed up for reports and quotas."""
+"""The usage records in the database: stored in groups, summed up for reports and quotas."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ _DAY_S = 86_400
 _EPOCH = date(1970, 1, 1)
 _MAX_CHARS = 256
 _UNSTORABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
-"""Control characters and halves of pairs: PostgreSQL refuses some, and terminals obey others."""
+"""Control characters and lone surrogates: PostgreSQL rejects some, terminals obey others."""
 
 _GROUPS: Mapping[GroupBy, tuple[ColumnElement[Any], ...]] = {
     "day": (usage.c.day,),
@@ -41,14 +41,14 @@ _SUMMED = (
 
 
 class UsageStore:
-    """Usage records. All methods raise `StoreError` if the database cannot be used."""
+    """Usage records; all methods raise StoreError if the database cannot be used."""
 
     def __init__(self, database: Database) -> None:
-        """Keep records in `database`, which has been migrated."""
+        """Store records in `database`, which has been migrated."""
         self._database = database
 
     async def add(self, records: Sequence[UsageRecord]) -> None:
-        """Add all of them or none; those that are there already (by `id`) are left alone."""
+        """Store all of the records or none; those stored already (by `id`) are left alone."""
         if not records:
             return
         async with self._database.writing() as connection:
@@ -58,20 +58,20 @@ class UsageStore:
             await connection.execute(insert.on_conflict_do_nothing(index_elements=["id"]), rows)
 
     async def known(self, ids: Sequence[str]) -> set[str]:
-        """Those of some records that are there already."""
+        """Return the ids of records that are stored already."""
         async with self._database.reading() as connection:
             found = await connection.execute(select(usage.c.id).where(usage.c.id.in_(ids)))
             return set(found.scalars())
 
     async def report_usage(self, query: UsageQuery) -> list[UsageRow]:
-        """Sums, in the order of the fields grouped by."""
+        """Sum up records, in the order of the fields grouped by."""
         async with self._database.reading() as connection:
             rows = [_to_usage_row(row) for row in await connection.execute(_to_select(query))]
-        # Not by the database: each has an order of texts of its own.
+        # Not sorted by the database: each kind of database orders text differently.
         return sorted(rows, key=lambda row: _order(row, query.group_by))
 
-    async def tokens_spent(self, now_s: float) -> dict[str, tuple[int, int]]:
-        """What each key has spent of its token quotas: id → (this day, this month), in UTC."""
+    async def quota_usage(self, now_s: float) -> dict[str, tuple[int, int]]:
+        """Sum up the tokens that count against quotas: key id → (this UTC day, this month)."""
         today = datetime.fromtimestamp(now_s, UTC).date()
         first = today.replace(day=1)
         following = (first + timedelta(days=31)).replace(day=1)
@@ -89,7 +89,7 @@ class UsageStore:
 
 
 def clean(text: str) -> str:
-    """What is kept of a text that others chose."""
+    """Make text that a client chose safe to store and to print."""
     return _UNSTORABLE.sub("", text)[:_MAX_CHARS]
 
 

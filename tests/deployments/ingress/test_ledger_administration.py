@@ -62,7 +62,7 @@ async def test_each_wish_is_a_call_of_the_ledger(method: str, arguments: tuple, 
     administration = LedgerAdministration(lambda: handle)
 
     assert await getattr(administration, method)(*arguments) == result
-    assert handle.calls == [(method, arguments)]
+    assert handle.calls == [("administer", (method, *arguments))]
 
 
 @ALL

@@ -15,7 +15,7 @@ def events(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="ascii").splitlines()]
 
 
-def test_an_event_is_a_line(tmp_path: Path) -> None:
+def test_each_event_is_one_line_with_its_time(tmp_path: Path) -> None:
     log = AuditLog(tmp_path / "logs" / "audit.jsonl")
     log.write("key_created", name="app")
     log.write("auth_failures", count=3)
@@ -28,7 +28,7 @@ def test_an_event_is_a_line(tmp_path: Path) -> None:
     assert timedelta(0) <= age < timedelta(minutes=1)
 
 
-def test_only_the_owner_can_read_it(tmp_path: Path) -> None:
+def test_only_the_owner_can_read_the_file(tmp_path: Path) -> None:
     path = tmp_path / "logs" / "audit.jsonl"
     AuditLog(path).write("config_loaded")
 
@@ -37,7 +37,7 @@ def test_only_the_owner_can_read_it(tmp_path: Path) -> None:
 
 
 def test_common_fields_are_in_each_event(tmp_path: Path) -> None:
-    log = AuditLog(tmp_path / "audit.jsonl", actor="cli").with_fields(source="test")
+    log = AuditLog(tmp_path / "audit.jsonl", actor="cli", source="test")
     log.write("key_deleted", name="app")
     (event,) = events(tmp_path / "audit.jsonl")
 
@@ -54,7 +54,7 @@ def test_control_characters_cannot_forge_a_line(tmp_path: Path) -> None:
     assert b"\x1b" not in (tmp_path / "audit.jsonl").read_bytes()
 
 
-def test_texts_are_capped_wherever_they_stand(tmp_path: Path) -> None:
+def test_nested_texts_are_capped(tmp_path: Path) -> None:
     long = "x" * 1000
     AuditLog(tmp_path / "audit.jsonl").write("key_changed", name=long, changes={"models": [long]})
     (event,) = events(tmp_path / "audit.jsonl")
@@ -63,7 +63,7 @@ def test_texts_are_capped_wherever_they_stand(tmp_path: Path) -> None:
     assert event["changes"] == {"models": ["x" * 256]}
 
 
-def test_lines_of_several_writers_do_not_mix(tmp_path: Path) -> None:
+def test_lines_of_concurrent_writers_do_not_mix(tmp_path: Path) -> None:
     logs = [AuditLog(tmp_path / "audit.jsonl", writer=number) for number in range(4)]
     with ThreadPoolExecutor(4) as threads:
         for number in range(400):
@@ -72,7 +72,7 @@ def test_lines_of_several_writers_do_not_mix(tmp_path: Path) -> None:
     assert len(events(tmp_path / "audit.jsonl")) == 400
 
 
-def test_trouble_is_logged_once_and_hurts_nobody(
+def test_write_failure_is_logged_once_and_not_raised(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "audit.jsonl"

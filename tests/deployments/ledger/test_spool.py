@@ -3,50 +3,40 @@ import os
 import stat
 from pathlib import Path
 
-import msgspec
 import pytest
 
 from deployments.ledger import spool as spool_module
 from deployments.ledger.spool import Spool, find_orphaned_spools
-from tests.helpers.ledger_cluster import make_record
-
-
-def leave(folder: Path, *lines: bytes) -> Path:
-    """The file of a process that is dead: nobody has locked it."""
-    folder.mkdir(exist_ok=True)
-    path = folder / "dead.jsonl"
-    path.write_bytes(b"".join(lines))
-    return path
-
-
-def to_line(record) -> bytes:
-    return msgspec.json.encode(record) + b"\n"
+from tests.helpers.ledger_cluster import make_record, to_spool_line, write_orphan_spool
 
 
 def files(folder: Path) -> list[Path]:
     return sorted(folder.iterdir())
 
 
-def test_records_are_on_disk_at_once_and_gone_when_the_ledger_has_all(tmp_path):
+def test_records_are_on_disk_until_all_are_recorded(tmp_path):
     spool = Spool(tmp_path / "spool")
     first, second = make_record(user="ann"), make_record(prompt_tokens=3)
-    spool.keep(first)
-    spool.keep(second)
+    spool.append(first)
+    spool.append(second)
     (path,) = files(tmp_path / "spool")
-    assert path.read_bytes().split() == [to_line(first).strip(), to_line(second).strip()]
+    assert path.read_bytes().split() == [
+        to_spool_line(first).strip(),
+        to_spool_line(second).strip(),
+    ]
 
-    spool.forget([first.id])
+    spool.mark_recorded([first.id])
     assert path.stat().st_size
-    spool.forget([second.id, "another's"])
+    spool.mark_recorded([second.id, "another's"])
     assert path.stat().st_size == 0
 
     third = make_record()
-    spool.keep(third)
-    assert path.read_bytes().strip() == to_line(third).strip()
+    spool.append(third)
+    assert path.read_bytes().strip() == to_spool_line(third).strip()
     spool.shut_down()
 
 
-def test_only_the_owner_can_read_it(tmp_path):
+def test_only_the_owner_can_read_the_file(tmp_path):
     spool = Spool(tmp_path / "spool")
     (path,) = files(tmp_path / "spool")
 
@@ -55,33 +45,33 @@ def test_only_the_owner_can_read_it(tmp_path):
     spool.shut_down()
 
 
-def test_an_empty_file_is_taken_away_at_the_end(tmp_path):
+def test_shut_down_deletes_an_empty_file(tmp_path):
     spool = Spool(tmp_path)
     record = make_record()
-    spool.keep(record)
-    spool.forget([record.id])
+    spool.append(record)
+    spool.mark_recorded([record.id])
     spool.shut_down()
 
     assert files(tmp_path) == []
 
 
-def test_what_is_left_at_the_end_is_another_ones_to_find(tmp_path):
+def test_unrecorded_file_is_found_after_its_replica_has_died(tmp_path):
     spool = Spool(tmp_path)
     record = make_record(user="ann", ttft_ms=1.5)
-    spool.keep(record)
+    spool.append(record)
     assert list(find_orphaned_spools(tmp_path)) == [], "its replica lives"
     spool.shut_down()
     (spool,) = find_orphaned_spools(tmp_path)
     assert spool.records == [record]
-    assert list(find_orphaned_spools(tmp_path)) == [], "somebody is at it already"
+    assert list(find_orphaned_spools(tmp_path)) == [], "another reader has locked the file"
     spool.remove()
 
     assert files(tmp_path) == []
 
 
-def test_an_orphan_that_is_closed_is_left_to_the_next_one(tmp_path):
+def test_closed_orphan_is_found_again(tmp_path):
     record = make_record()
-    leave(tmp_path, to_line(record))
+    write_orphan_spool(tmp_path, to_spool_line(record))
     (spool,) = find_orphaned_spools(tmp_path)
     spool.close()
     (again,) = find_orphaned_spools(tmp_path)
@@ -90,17 +80,17 @@ def test_an_orphan_that_is_closed_is_left_to_the_next_one(tmp_path):
     again.close()
 
 
-def test_a_line_that_was_cut_off_is_left_out(tmp_path):
+def test_truncated_record_is_skipped(tmp_path):
     whole = make_record()
-    leave(tmp_path, to_line(whole), to_line(make_record())[:-30])
+    write_orphan_spool(tmp_path, to_spool_line(whole), to_spool_line(make_record())[:-30])
     (spool,) = find_orphaned_spools(tmp_path)
 
     assert spool.records == [whole]
     spool.close()
 
 
-def test_a_file_that_was_removed_while_it_was_looked_at_is_none(tmp_path, monkeypatch):
-    path = leave(tmp_path, to_line(make_record()))
+def test_file_removed_while_it_is_locked_is_skipped(tmp_path, monkeypatch):
+    path = write_orphan_spool(tmp_path, to_spool_line(make_record()))
     lock = fcntl.flock
 
     def lock_late(*args: int) -> None:
@@ -112,7 +102,7 @@ def test_a_file_that_was_removed_while_it_was_looked_at_is_none(tmp_path, monkey
     assert list(find_orphaned_spools(tmp_path)) == []
 
 
-def test_nobody_finds_a_file_before_its_owner_has_locked_it(tmp_path, monkeypatch):
+def test_file_is_not_found_before_its_owner_has_locked_it(tmp_path, monkeypatch):
     lock = fcntl.flock
     seen: list[bool] = []
 
@@ -129,7 +119,7 @@ def test_nobody_finds_a_file_before_its_owner_has_locked_it(tmp_path, monkeypatc
     spool.shut_down()
 
 
-def test_a_full_disk_costs_a_record_its_safety_and_no_other(tmp_path, monkeypatch, caplog):
+def test_full_disk_loses_only_the_records_written_meanwhile(tmp_path, monkeypatch, caplog):
     spool = Spool(tmp_path)
     lost, cut, kept = make_record(), make_record(), make_record()
     write = os.write
@@ -139,19 +129,19 @@ def test_a_full_disk_costs_a_record_its_safety_and_no_other(tmp_path, monkeypatc
 
     with monkeypatch.context() as full:
         full.setattr(spool_module.os, "write", write_nothing)
-        spool.keep(lost)
+        spool.append(lost)
         full.setattr(spool_module.os, "write", lambda file, data: write(file, data[:50]))
-        spool.keep(cut)
-    spool.keep(kept)
+        spool.append(cut)
+    spool.append(kept)
     spool.shut_down()
     (spool,) = find_orphaned_spools(tmp_path)
 
     assert spool.records == [kept]
-    assert caplog.text.count("could not be kept: No space left on device") == 2
+    assert caplog.text.count("could not be spooled: No space left on device") == 2
     spool.close()
 
 
-def test_a_folder_that_cannot_be_made_is_an_error(tmp_path):
+def test_folder_that_cannot_be_created_raises(tmp_path):
     (tmp_path / "spool").write_text("no folder")
     with pytest.raises(OSError, match="exists"):
         Spool(tmp_path / "spool")

@@ -16,8 +16,14 @@ from api.ports.tenancy import ModelKind, RequestContext
 from deployments.ledger.client import LedgerClient
 from deployments.models.accounting import RequestAccounting
 from deployments.models.fair_queue import FairQueue
-from tests.deployments.ledger.test_spool import leave, to_line
-from tests.helpers.ledger_cluster import Rig, be_quick, make_record, rig, until
+from tests.helpers.ledger_cluster import (
+    LedgerCluster,
+    ledger_cluster,
+    make_record,
+    to_spool_line,
+    until,
+    write_orphan_spool,
+)
 
 CONTEXT = RequestContext(
     key_id="key", tenant="acme", has_token_limits=True, user="ann", endpoint="chat/completions"
@@ -33,7 +39,6 @@ def event_loop_policy(request):
 
 @pytest.fixture(autouse=True)
 def home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    be_quick(monkeypatch)
     monkeypatch.setenv("TRIPTYCH_HOME", str(tmp_path))
     return tmp_path
 
@@ -55,19 +60,13 @@ def spooled(home: Path) -> bytes:
     return b"".join(path.read_bytes() for path in (home / "spool").glob("*.jsonl"))
 
 
-async def recorded(it: Rig, accounting: RequestAccounting, count: int = 1) -> list:
-    await until(lambda: len(it.table.records) == count and not accounting.stats()["unrecorded"])
-    return list(it.table.records.values())
-
-
-async def tokens_left(it: Rig) -> int:
-    """Tokens that the key has left in this minute."""
-    standing = await it.store.standing("key")
-    return standing.tokens.remaining
+async def recorded(ledger: LedgerCluster, accounting: RequestAccounting, count: int = 1) -> list:
+    await until(lambda: len(ledger.table.records) == count and not accounting.stats()["unrecorded"])
+    return list(ledger.table.records.values())
 
 
 async def test_completed_request_is_recorded_with_its_usage_and_times(home):
-    async with rig(home) as it, open_accounting(LedgerClient(it.find)) as accounting:
+    async with ledger_cluster(home) as ledger, open_accounting(ledger.make_client()) as accounting:
         async with accounting.track("req_1", CONTEXT, "an-adapter") as request:
             await asyncio.sleep(0.02)
             await request.begin(9)
@@ -75,7 +74,7 @@ async def test_completed_request_is_recorded_with_its_usage_and_times(home):
             await asyncio.sleep(0.02)
             request.usage = Usage(3, 4, 2, 1)
             request.finish_reason = "length"
-        (record,) = await recorded(it, accounting)
+        (record,) = await recorded(ledger, accounting)
 
         assert accounting.stats() == dict.fromkeys(accounting.stats(), 0)
     assert record.request_id == "req_1"
@@ -95,12 +94,15 @@ async def test_completed_request_is_recorded_with_its_usage_and_times(home):
 
 
 async def test_images_are_recorded_with_their_steps(home):
-    async with rig(home) as it, open_accounting(LedgerClient(it.find), "diffusion") as accounting:
+    async with (
+        ledger_cluster(home) as ledger,
+        open_accounting(ledger.make_client(), "diffusion") as accounting,
+    ):
         async with accounting.track("r", STREAMED) as request:
             await request.begin(0)
             request.record_steps(2, 20, 64 * 64)
             request.images = 1
-        (record,) = await recorded(it, accounting)
+        (record,) = await recorded(ledger, accounting)
 
     assert record.kind == "diffusion"
     assert (record.images, record.image_steps, record.image_pixel_steps) == (1, 40, 40 * 4096)
@@ -126,52 +128,52 @@ async def fail(accounting: RequestAccounting, error: BaseException) -> None:
 )
 async def test_failed_request_is_recorded_with_its_usage(home, error, code):
     async with (
-        rig(home, tokens_per_minute=10) as it,
-        open_accounting(LedgerClient(it.find)) as accounting,
+        ledger_cluster(home, tokens_per_minute=10) as ledger,
+        open_accounting(ledger.make_client()) as accounting,
     ):
         with pytest.raises(type(error)):
             await fail(accounting, error)
-        (record,) = await recorded(it, accounting)
+        (record,) = await recorded(ledger, accounting)
 
         assert (record.error_code, record.finish_reason) == (code, None)
         assert (record.prompt_tokens, record.completion_tokens) == (2, 1)
-        assert await tokens_left(it) == 7
+        assert await ledger.tokens_left() == 7
         assert accounting.stats() == dict.fromkeys(accounting.stats(), 0)
 
 
 async def test_record_is_spooled_before_the_response_and_removed_once_the_ledger_has_it(home):
-    async with rig(home) as it, open_accounting(LedgerClient(it.find)) as accounting:
-        it.table.is_broken = True
+    async with ledger_cluster(home) as ledger, open_accounting(ledger.make_client()) as accounting:
+        ledger.table.is_broken = True
         async with accounting.track("req_1", STREAMED) as request:
             await request.begin(1)
         assert b'"req_1"' in spooled(home)
         await asyncio.sleep(0.2)
         assert accounting.stats()["unrecorded"] == 1
         assert spooled(home)
-        it.table.is_broken = False
-        await recorded(it, accounting)
+        ledger.table.is_broken = False
+        await recorded(ledger, accounting)
 
         assert spooled(home) == b""
     assert list((home / "spool").iterdir()) == []
 
 
 async def test_record_survives_a_killed_ledger(home):
-    async with rig(home) as it, open_accounting(LedgerClient(it.find)) as accounting:
+    async with ledger_cluster(home) as ledger, open_accounting(ledger.make_client()) as accounting:
         async with accounting.track("r", STREAMED) as request:
             await request.begin(1)
-            await it.kill()
+            await ledger.kill()
         await asyncio.sleep(0.1)
         assert spooled(home)
-        await it.start()
-        await recorded(it, accounting)
+        await ledger.start()
+        await recorded(ledger, accounting)
 
         assert spooled(home) == b""
 
 
 async def test_invalid_or_rate_limited_request_leaves_no_record(home):
     async with (
-        rig(home, tokens_per_minute=5) as it,
-        open_accounting(LedgerClient(it.find)) as accounting,
+        ledger_cluster(home, tokens_per_minute=5) as ledger,
+        open_accounting(ledger.make_client()) as accounting,
     ):
         with pytest.raises(RateLimitError):
             async with accounting.track("r", CONTEXT) as request:
@@ -185,9 +187,9 @@ async def test_invalid_or_rate_limited_request_leaves_no_record(home):
             )  # some engines find out only after `begin`
         await asyncio.sleep(0.1)
 
-        assert not it.table.records
+        assert not ledger.table.records
         assert spooled(home) == b""
-        assert await tokens_left(it) == 5
+        assert await ledger.tokens_left() == 5
         assert accounting.stats() == dict.fromkeys(accounting.stats(), 0)
 
 
@@ -199,42 +201,42 @@ async def begin_and_wait(accounting: RequestAccounting, tokens: int = 5) -> None
 
 async def test_request_rejected_by_a_full_queue_frees_its_tokens(home):
     async with (
-        rig(home, tokens_per_minute=100) as it,
-        open_accounting(LedgerClient(it.find)) as accounting,
+        ledger_cluster(home, tokens_per_minute=100) as ledger,
+        open_accounting(ledger.make_client()) as accounting,
     ):
         both = [asyncio.create_task(begin_and_wait(accounting)) for _ in range(2)]
         await until(lambda: accounting.stats()["waiting"] == 1)
         with pytest.raises(OverloadedError):
             await begin_and_wait(accounting, 50)
-        await until(lambda: accounting.stats()["held"] == 2)
+        await until(lambda: accounting.stats()["reservations"] == 2)
         await asyncio.sleep(0.05)
-        assert await tokens_left(it) == 90
+        assert await ledger.tokens_left() == 90
         for task in both:
             task.cancel()
         await asyncio.wait(both)
-        await recorded(it, accounting)  # the request that had begun
+        await recorded(ledger, accounting)  # the request that had begun
 
         assert accounting.stats() == dict.fromkeys(accounting.stats(), 0)
-        assert await tokens_left(it) == 100
+        assert await ledger.tokens_left() == 100
 
 
 async def test_request_cancelled_while_waiting_frees_its_tokens(home):
     async with (
-        rig(home, tokens_per_minute=100) as it,
-        open_accounting(LedgerClient(it.find)) as accounting,
+        ledger_cluster(home, tokens_per_minute=100) as ledger,
+        open_accounting(ledger.make_client()) as accounting,
     ):
         working = asyncio.create_task(begin_and_wait(accounting))
         await until(lambda: accounting.stats()["busy"] == 1)
         waiting = asyncio.create_task(begin_and_wait(accounting, 40))
         await until(lambda: accounting.stats()["waiting"] == 1)
-        assert await tokens_left(it) == 55
+        assert await ledger.tokens_left() == 55
         waiting.cancel()
         with pytest.raises(asyncio.CancelledError):
             await waiting
         await asyncio.sleep(0.05)
 
-        assert await tokens_left(it) == 95
-        assert not it.table.records
+        assert await ledger.tokens_left() == 95
+        assert not ledger.table.records
         assert accounting.stats()["waiting"] == 0
         working.cancel()
         await asyncio.wait([working])
@@ -242,58 +244,58 @@ async def test_request_cancelled_while_waiting_frees_its_tokens(home):
 
 async def test_unused_tokens_are_freed_with_the_record(home):
     async with (
-        rig(home, tokens_per_minute=100) as it,
-        open_accounting(LedgerClient(it.find)) as accounting,
+        ledger_cluster(home, tokens_per_minute=100) as ledger,
+        open_accounting(ledger.make_client()) as accounting,
     ):
         async with accounting.track("r", CONTEXT) as request:
             await request.begin(90)
-            assert await tokens_left(it) == 10
+            assert await ledger.tokens_left() == 10
             request.usage = Usage(5, 6)
-        await recorded(it, accounting)
+        await recorded(ledger, accounting)
 
-        assert await tokens_left(it) == 89
+        assert await ledger.tokens_left() == 89
 
 
 async def test_spool_of_a_dead_replica_is_replayed_and_removed(home):
     theirs = [make_record(request_id="theirs", prompt_tokens=2) for _ in range(2)]
-    path = leave(home / "spool", *map(to_line, theirs), b'{"time_s":1,"req')
+    path = write_orphan_spool(home / "spool", *map(to_spool_line, theirs), b'{"time_s":1,"req')
     async with (
-        rig(home, tokens_per_day=10) as it,
-        open_accounting(LedgerClient(it.find)) as accounting,
+        ledger_cluster(home, tokens_per_day=10) as ledger,
+        open_accounting(ledger.make_client()) as accounting,
     ):
-        it.table.records[theirs[0].id] = theirs[0]  # recorded, but never confirmed
-        it.table.is_broken = True
+        ledger.table.records[theirs[0].id] = theirs[0]  # recorded, but never confirmed
+        ledger.table.is_broken = True
         await until(lambda: accounting.stats()["unrecorded"] == 2)
         await asyncio.sleep(0.1)
         assert path.exists()
-        it.table.is_broken = False
+        ledger.table.is_broken = False
         await until(lambda: not path.exists())
 
-        assert it.table.records.keys() == {record.id for record in theirs}
+        assert ledger.table.records.keys() == {record.id for record in theirs}
         assert accounting.stats()["unrecorded"] == 0
 
 
 async def test_two_replicas_replay_a_spool_once(home):
-    path = leave(home / "spool", to_line(make_record()))
+    path = write_orphan_spool(home / "spool", to_spool_line(make_record()))
     async with (
-        rig(home) as it,
-        open_accounting(LedgerClient(it.find)) as one,
-        open_accounting(LedgerClient(it.find)) as other,
+        ledger_cluster(home) as ledger,
+        open_accounting(ledger.make_client()) as one,
+        open_accounting(ledger.make_client()) as other,
     ):
         await until(lambda: not path.exists())
 
-        assert sum(it.table.groups) == 1
+        assert sum(ledger.table.groups) == 1
         assert one.stats()["unrecorded"] == other.stats()["unrecorded"] == 0
 
 
 async def test_unreadable_spool_does_not_block_the_others(home, caplog):
-    path = leave(home / "spool", to_line(make_record()))
+    path = write_orphan_spool(home / "spool", to_spool_line(make_record()))
     (home / "spool" / "unreadable.jsonl").mkdir()
-    async with rig(home) as it, open_accounting(LedgerClient(it.find)):
+    async with ledger_cluster(home) as ledger, open_accounting(ledger.make_client()):
         await until(lambda: "the spool cannot be read" in caplog.text)
         await until(lambda: not path.exists())
 
-        assert len(it.table.records) == 1
+        assert len(ledger.table.records) == 1
 
 
 async def test_without_a_ledger_nothing_is_recorded_or_spooled(home):
@@ -312,26 +314,25 @@ async def test_without_a_ledger_nothing_is_recorded_or_spooled(home):
 
 async def test_request_succeeds_when_its_record_cannot_be_spooled(home, caplog):
     (home / "spool").write_text("no folder")
-    async with rig(home) as it, open_accounting(LedgerClient(it.find)) as accounting:
+    async with ledger_cluster(home) as ledger, open_accounting(ledger.make_client()) as accounting:
         async with accounting.track("r", STREAMED) as request:
             await request.begin(1)
-        await recorded(it, accounting)
+        await recorded(ledger, accounting)
 
     assert "not kept on disk" in caplog.text
 
 
 async def test_reservation_survives_a_restart_of_the_ledger(home):
-    async with rig(home, tokens_per_minute=100) as it:
-        client = LedgerClient(it.find)
+    async with ledger_cluster(home, tokens_per_minute=100) as ledger:
+        client = ledger.make_client()
         async with open_accounting(client) as accounting:
             async with accounting.track("r", CONTEXT) as request:
                 await request.begin(60)
-                await it.kill()
-                await it.start()
+                await ledger.restart()
                 await asyncio.sleep(0.6)  # longer than the grace of disconnected sessions
                 with pytest.raises(RateLimitError):
                     await client.reserve("key", Amounts(tokens=50))
                 request.usage = Usage(1, 1)
-            await recorded(it, accounting)
+            await recorded(ledger, accounting)
 
-            assert await tokens_left(it) == 98
+            assert await ledger.tokens_left() == 98

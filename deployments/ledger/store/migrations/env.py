@@ -1,4 +1,4 @@
-"""What Alembic runs: it works on the connection, and in the transaction, that it is given."""
+"""Run by Alembic; uses the connection and transaction that `schema_version` passes in."""
 
 from alembic import context
 

@@ -7,6 +7,6 @@ from tests.helpers.redis_server import running_redis
 
 @pytest.fixture(scope="session")
 def redis_port() -> Iterator[int]:
-    """Where a Redis of ours listens that keeps nothing."""
+    """The port of an empty Redis that stores nothing on disk."""
     with running_redis() as port:
         yield port

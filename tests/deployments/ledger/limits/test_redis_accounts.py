@@ -1,26 +1,28 @@
-"""What only the shared store does; the rest is in test_store.py."""
+"""The behaviour of the shared store only; the rest is in test_store.py."""
 
 import asyncio
+import contextlib
 import itertools
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 
 import pytest
 from redis.asyncio import Redis
-from redis.exceptions import ConnectionError as RedisAway
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from api.errors import UnavailableError
 from api.ports.rate_limits import Amounts, LimitExceeded, RateLimitStatus
 from api.ports.tenancy import KeyLimits
 from deployments.ledger.limits import redis_scripts
-from deployments.ledger.limits.accounts import Reservation
-from deployments.ledger.limits.redis_accounts import RedisAccounts
+from deployments.ledger.limits.redis_accounts import RedisAccounts, connect
 from deployments.ledger.limits.sliding_window import COUNTED_S
+from deployments.ledger.limits.store import Reservation
+from tests.helpers.limits import read_status
 
 LIMITS = {"k": KeyLimits(tokens_per_minute=100, concurrent_requests=1)}
-ASKED = Amounts(tokens=10, slots=1)
+AMOUNTS = Amounts(tokens=10, concurrent=1)
 
 Opener = Callable[[], Awaitable[RedisAccounts]]
 
@@ -38,33 +40,31 @@ async def redis(redis_port: int) -> AsyncIterator[Redis]:
 
 @pytest.fixture
 async def open_accounts(redis_port: int, prefix: str) -> AsyncIterator[Opener]:
-    """Each as if in a process of its own."""
-    opened: list[RedisAccounts] = []
+    """Each store has its own connections, as in its own process."""
+    async with contextlib.AsyncExitStack() as stack:
 
-    async def open_one() -> RedisAccounts:
-        accounts = RedisAccounts(f"redis://127.0.0.1:{redis_port}", prefix)
-        await accounts.set_limits(LIMITS)
-        opened.append(accounts)
-        return accounts
+        async def open_one() -> RedisAccounts:
+            redis = await stack.enter_async_context(connect(f"redis://127.0.0.1:{redis_port}"))
+            accounts = RedisAccounts(redis, prefix)
+            await accounts.set_limits(LIMITS)
+            return accounts
 
-    yield open_one
-    for accounts in opened:
-        await accounts.close()
+        yield open_one
 
 
 async def end_lease(redis: Redis, prefix: str, session: str) -> None:
-    """As if the session had said nothing for long."""
+    """Let the session's lease lapse."""
     await redis.zadd(f"{{{prefix}:k}}:leases", {session: time.time() - 1})
 
 
 async def is_free(accounts: RedisAccounts) -> bool:
     return isinstance(
-        await accounts.reserve("other", "other", "k", Amounts(slots=1)), RateLimitStatus
+        await accounts.reserve("other", "other", "k", Amounts(concurrent=1)), RateLimitStatus
     )
 
 
 async def tokens_left(accounts: RedisAccounts) -> int:
-    tokens = (await accounts.standing("k")).tokens
+    tokens = (await read_status(accounts)).tokens
     assert tokens is not None
     return tokens.remaining
 
@@ -74,10 +74,10 @@ async def tokens_left(accounts: RedisAccounts) -> int:
     [
         (KeyLimits(requests_per_minute=10), Amounts(requests=1)),
         (KeyLimits(tokens_per_minute=1009), Amounts(tokens=100)),
-        (KeyLimits(concurrent_requests=10), Amounts(requests=1, slots=1)),
+        (KeyLimits(concurrent_requests=10), Amounts(requests=1, concurrent=1)),
     ],
 )
-async def test_fifty_at_once_over_three_processes_get_ten(
+async def test_of_fifty_concurrent_reservations_over_three_ledgers_exactly_ten_fit(
     open_accounts: Opener, limits: KeyLimits, each: Amounts
 ):
     processes = [await open_accounts() for _ in range(3)]
@@ -93,7 +93,7 @@ async def test_fifty_at_once_over_three_processes_get_ten(
     assert sum(isinstance(outcome, RateLimitStatus) for outcome in outcomes) == 10
 
 
-async def test_many_at_once_wait_for_their_turn(open_accounts: Opener):
+async def test_more_calls_than_connections_are_queued(open_accounts: Opener):
     accounts = await open_accounts()
     await accounts.set_limits({"k": KeyLimits(requests_per_minute=400)})
     outcomes = await asyncio.gather(
@@ -111,16 +111,16 @@ async def test_old_buckets_do_not_count_and_are_deleted(
     seconds, _ = await redis.time()
     await redis.hset(windows, f"tokens:{seconds - COUNTED_S}", "40")
     await redis.hset(windows, f"tokens:{seconds - 30}", "50")
-    refusal = await accounts.reserve("s", "1", "k", Amounts(tokens=60))
+    exceeded = await accounts.reserve("s", "1", "k", Amounts(tokens=60))
 
-    assert isinstance(refusal, LimitExceeded)
-    assert refusal.used == 50
-    assert refusal.retry_after_s is not None
-    assert 28 < refusal.retry_after_s <= COUNTED_S - 30
+    assert isinstance(exceeded, LimitExceeded)
+    assert exceeded.used == 50
+    assert exceeded.retry_after_s is not None
+    assert 28 < exceeded.retry_after_s <= COUNTED_S - 30
     assert list(await redis.hgetall(windows)) == [f"tokens:{seconds - 30}"]
 
 
-async def test_wait_is_until_the_last_bucket_in_the_way_is_gone(
+async def test_wait_lasts_until_enough_buckets_are_old(
     open_accounts: Opener, redis: Redis, prefix: str
 ):
     accounts = await open_accounts()
@@ -130,18 +130,18 @@ async def test_wait_is_until_the_last_bucket_in_the_way_is_gone(
         f"tokens:{seconds - age_s}": str(amount) for age_s, amount in ages.items()
     }
     await redis.hset(f"{{{prefix}:k}}:windows", mapping=buckets)
-    refusal = await accounts.reserve("s", "1", "k", Amounts(tokens=50))
+    exceeded = await accounts.reserve("s", "1", "k", Amounts(tokens=50))
 
-    assert isinstance(refusal, LimitExceeded)
-    assert refusal.retry_after_s is not None
-    assert COUNTED_S - 42 < refusal.retry_after_s <= COUNTED_S - 40
+    assert isinstance(exceeded, LimitExceeded)
+    assert exceeded.retry_after_s is not None
+    assert COUNTED_S - 42 < exceeded.retry_after_s <= COUNTED_S - 40
 
 
-async def test_holds_of_a_lapsed_session_are_freed(
+async def test_reservations_of_a_lapsed_session_are_freed(
     open_accounts: Opener, redis: Redis, prefix: str
 ):
     dead, alive = await open_accounts(), await open_accounts()
-    await dead.reserve("s", "1", "k", ASKED)
+    await dead.reserve("s", "1", "k", AMOUNTS)
     before = await is_free(alive)
     await end_lease(redis, prefix, "s")
 
@@ -150,9 +150,11 @@ async def test_holds_of_a_lapsed_session_are_freed(
     assert await tokens_left(alive) == 90
 
 
-async def test_lease_lasts_as_long_as_promised(open_accounts: Opener, redis: Redis, prefix: str):
+async def test_reserving_and_renewing_extend_the_lease(
+    open_accounts: Opener, redis: Redis, prefix: str
+):
     accounts = await open_accounts()
-    await accounts.reserve("s", "1", "k", ASKED)
+    await accounts.reserve("s", "1", "k", AMOUNTS)
     seconds, _ = await redis.time()
     until_s = await redis.zscore(f"{{{prefix}:k}}:leases", "s")
     await end_lease(redis, prefix, "s")
@@ -165,11 +167,11 @@ async def test_lease_lasts_as_long_as_promised(open_accounts: Opener, redis: Red
     assert renewed_s >= until_s
 
 
-async def test_slow_session_keeps_what_nobody_else_wanted(
+async def test_lapsed_session_that_reserves_again_keeps_its_reservations(
     open_accounts: Opener, redis: Redis, prefix: str
 ):
     accounts = await open_accounts()
-    await accounts.reserve("s", "1", "k", ASKED)
+    await accounts.reserve("s", "1", "k", AMOUNTS)
     await end_lease(redis, prefix, "s")
     await accounts.reserve("s", "2", "k", Amounts(tokens=1))
 
@@ -177,28 +179,28 @@ async def test_slow_session_keeps_what_nobody_else_wanted(
     assert await tokens_left(accounts) == 89
 
 
-async def test_slow_session_gets_back_what_was_freed(
+async def test_lapsed_session_regains_freed_reservations_when_it_renews(
     open_accounts: Opener, redis: Redis, prefix: str
 ):
-    """Over the limit if need be: the work is under way."""
+    """Even over the limit, because its request is in flight."""
     slow, other = await open_accounts(), await open_accounts()
-    await slow.reserve("s", "1", "k", ASKED)
+    await slow.reserve("s", "1", "k", AMOUNTS)
     await end_lease(redis, prefix, "s")
     await is_free(other)
     await slow.renew("s")
-    refusal = await other.reserve("t", "t", "k", Amounts(slots=1))
+    exceeded = await other.reserve("t", "t", "k", Amounts(concurrent=1))
     await slow.settle("1", Amounts(tokens=10))
     await other.settle("other", Amounts())
 
-    assert isinstance(refusal, LimitExceeded)
-    assert refusal.used == 2
+    assert isinstance(exceeded, LimitExceeded)
+    assert exceeded.used == 2
     assert await is_free(other)
 
 
-async def test_new_process_takes_over_the_holds_of_the_last(open_accounts: Opener):
+async def test_restarted_ledger_takes_over_the_reservations(open_accounts: Opener):
     last, new = await open_accounts(), await open_accounts()
-    await last.reserve("s", "1", "k", ASKED)
-    await new.restore_session("s", [Reservation("1", "k", ASKED)])
+    await last.reserve("s", "1", "k", AMOUNTS)
+    await new.restore_session("s", [Reservation("1", "k", AMOUNTS)])
     left = await tokens_left(new)
     await new.settle("1", Amounts(tokens=4))
 
@@ -207,25 +209,25 @@ async def test_new_process_takes_over_the_holds_of_the_last(open_accounts: Opene
     assert await is_free(new)
 
 
-async def test_spent_is_never_less_than_what_was_counted(open_accounts: Opener):
+async def test_setting_quota_usage_keeps_the_larger_number(open_accounts: Opener):
     first, second = await open_accounts(), await open_accounts()
     for accounts in (first, second):
         await accounts.set_limits({"k": KeyLimits(tokens_per_day=100)})
-    await first.set_spent({"k": (10, 10)})
-    await first.spend("k", time.time(), 50)
-    await second.set_spent({"k": (20, 20)})
-    refusal = await second.reserve("s", "1", "k", Amounts(tokens=50))
+    await first.set_quota_usage({"k": (10, 10)})
+    await first.add_quota_usage("k", time.time(), 50)
+    await second.set_quota_usage({"k": (20, 20)})
+    exceeded = await second.reserve("s", "1", "k", Amounts(tokens=50))
 
-    assert isinstance(refusal, LimitExceeded)
-    assert refusal.used == 60
+    assert isinstance(exceeded, LimitExceeded)
+    assert exceeded.used == 60
 
 
-async def test_everything_of_a_key_is_on_one_node_and_ends_by_itself(
+async def test_redis_keys_of_an_account_share_a_hash_tag_and_expire(
     open_accounts: Opener, redis: Redis, prefix: str
 ):
     accounts = await open_accounts()
-    await accounts.set_spent({"k": (1, 1)})
-    await accounts.spend("k", time.time(), 1)
+    await accounts.set_quota_usage({"k": (1, 1)})
+    await accounts.add_quota_usage("k", time.time(), 1)
     await accounts.reserve("s", "1", "k", Amounts(1, 1, 1, 1))
     names = [name async for name in redis.scan_iter(f"*{prefix}*")]
 
@@ -234,48 +236,74 @@ async def test_everything_of_a_key_is_on_one_node_and_ends_by_itself(
     assert all([await redis.ttl(name) > 0 for name in names])
 
 
-async def test_nothing_is_left_of_holds_that_have_ended(
+async def test_settled_reservation_leaves_nothing_in_redis(
     open_accounts: Opener, redis: Redis, prefix: str
 ):
     accounts = await open_accounts()
-    await accounts.reserve("s", "1", "k", ASKED)
+    await accounts.reserve("s", "1", "k", AMOUNTS)
     await accounts.settle("1", Amounts())
 
     assert await redis.hgetall(f"{{{prefix}:k}}:open") == {"slots": "0", "tokens": "0"}
     assert not await redis.exists(f"{{{prefix}:k}}:holds", f"{{{prefix}:k}}:windows")
 
 
-async def test_redis_that_is_away_makes_limits_unavailable():
-    accounts = RedisAccounts("redis://127.0.0.1:9")
-    await accounts.set_limits(LIMITS)
+async def test_unreachable_redis_raises_unavailable():
+    async with connect("redis://127.0.0.1:9") as redis:
+        accounts = RedisAccounts(redis)
+        await accounts.set_limits(LIMITS)
 
-    with pytest.raises(UnavailableError, match="cannot be checked at the moment") as caught:
-        await accounts.reserve("s", "1", "k", ASKED)
+        with pytest.raises(UnavailableError, match="cannot be checked at the moment") as caught:
+            await accounts.reserve("s", "1", "k", AMOUNTS)
     assert caught.value.__cause__ is not None
-    await accounts.close()
 
 
-class Away:
-    """A Redis that does what it is told, and whose answer does not arrive."""
+class UnreliableRedis:
+    """Redis over a connection that fails for one script, before or after the script has run."""
 
-    def __init__(self, accounts: RedisAccounts, name: str, *, arrives: bool) -> None:
-        self._script = getattr(accounts, name)
-        self._arrives = arrives
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+        self._failing: str | None = None
+        self._runs = False
 
-    async def __call__(self, keys: list[str], args: list[str]) -> None:
-        if self._arrives:
-            await self._script(keys, args)
-        raise RedisAway
+    def register_script(self, script: str) -> Any:
+        run = self._redis.register_script(script)
+
+        async def call(keys: list[str], args: list[str]) -> Any:
+            if script != self._failing:
+                return await run(keys, args)
+            if self._runs:
+                await run(keys, args)
+            raise RedisConnectionError
+
+        return call
+
+    @contextlib.contextmanager
+    def failing(self, script: str, *, runs: bool) -> Iterator[None]:
+        self._failing, self._runs = script, runs
+        yield
+        self._failing = None
 
 
-@pytest.mark.parametrize("arrives", [True, False])
-async def test_what_could_not_be_settled_is_settled_later(
-    open_accounts: Opener, monkeypatch: pytest.MonkeyPatch, arrives: bool
+@pytest.fixture
+async def unreliable(redis_port: int) -> AsyncIterator[UnreliableRedis]:
+    async with connect(f"redis://127.0.0.1:{redis_port}") as redis:
+        yield UnreliableRedis(redis)
+
+
+@pytest.fixture
+async def accounts(unreliable: Any, prefix: str) -> RedisAccounts:
+    """A store with an unreliable connection."""
+    accounts = RedisAccounts(unreliable, prefix)
+    await accounts.set_limits(LIMITS)
+    return accounts
+
+
+@pytest.mark.parametrize("runs", [True, False])
+async def test_failed_settlement_is_made_with_the_next_renewal(
+    accounts: RedisAccounts, unreliable: UnreliableRedis, runs: bool
 ):
-    accounts = await open_accounts()
-    await accounts.reserve("s", "1", "k", ASKED)
-    with monkeypatch.context() as patch:
-        patch.setattr(accounts, "_settle", Away(accounts, "_settle", arrives=arrives))
+    await accounts.reserve("s", "1", "k", AMOUNTS)
+    with unreliable.failing(redis_scripts.SETTLE, runs=runs):
         await accounts.settle("1", Amounts(tokens=4))
     await accounts.renew("s")
 
@@ -283,14 +311,11 @@ async def test_what_could_not_be_settled_is_settled_later(
     assert await is_free(accounts)
 
 
-async def test_grant_whose_answer_was_lost_is_given_back(
-    open_accounts: Opener, monkeypatch: pytest.MonkeyPatch
+async def test_grant_whose_answer_was_lost_is_refunded_with_the_next_renewal(
+    accounts: RedisAccounts, unreliable: UnreliableRedis
 ):
-    accounts = await open_accounts()
-    with monkeypatch.context() as patch:
-        patch.setattr(accounts, "_reserve", Away(accounts, "_reserve", arrives=True))
-        with pytest.raises(UnavailableError):
-            await accounts.reserve("s", "1", "k", ASKED)
+    with unreliable.failing(redis_scripts.RESERVE, runs=True), pytest.raises(UnavailableError):
+        await accounts.reserve("s", "1", "k", AMOUNTS)
     before = await is_free(accounts)
     await accounts.renew("s")
 
@@ -299,26 +324,23 @@ async def test_grant_whose_answer_was_lost_is_given_back(
     assert await is_free(accounts)
 
 
-async def test_hold_is_kept_when_asking_again_fails(
-    open_accounts: Opener, monkeypatch: pytest.MonkeyPatch
+async def test_reservation_is_kept_when_repeating_it_fails(
+    accounts: RedisAccounts, unreliable: UnreliableRedis
 ):
-    accounts = await open_accounts()
-    await accounts.reserve("s", "1", "k", ASKED)
-    with monkeypatch.context() as patch:
-        patch.setattr(accounts, "_reserve", Away(accounts, "_reserve", arrives=False))
-        with pytest.raises(UnavailableError):
-            await accounts.reserve("s", "1", "k", ASKED)
+    await accounts.reserve("s", "1", "k", AMOUNTS)
+    with unreliable.failing(redis_scripts.RESERVE, runs=False), pytest.raises(UnavailableError):
+        await accounts.reserve("s", "1", "k", AMOUNTS)
     await accounts.renew("s")
 
     assert not await is_free(accounts)
     assert await tokens_left(accounts) == 90
 
 
-async def test_hold_that_was_settled_while_it_was_restored_does_not_stay(
+async def test_reservation_settled_while_it_is_restored_ends(
     open_accounts: Opener, redis: Redis, prefix: str
 ):
     accounts, other = await open_accounts(), await open_accounts()
-    await accounts.reserve("s", "1", "k", ASKED)
+    await accounts.reserve("s", "1", "k", AMOUNTS)
     await end_lease(redis, prefix, "s")
     await is_free(other)
     await other.settle("other", Amounts())

@@ -4,9 +4,9 @@ from hypothesis import strategies as st
 from deployments.ledger.limits.sliding_window import COUNTED_S, WINDOW_S, SlidingWindow
 
 
-def test_amount_counts_for_the_window_and_the_rest_of_its_second():
+def test_amount_counts_until_its_whole_second_is_older_than_the_window():
     window = SlidingWindow()
-    window.take(100, 7)
+    window.add(100, 7)
 
     assert window.used(100.999) == 7
     assert window.used(100.999 + WINDOW_S) == 7
@@ -16,63 +16,63 @@ def test_amount_counts_for_the_window_and_the_rest_of_its_second():
 def test_amounts_of_one_second_share_a_bucket():
     window = SlidingWindow()
 
-    assert window.take(100, 7) == 7
-    assert window.take(100, 2) == 9
+    assert window.add(100, 7) == 7
+    assert window.add(100, 2) == 9
 
 
-def test_what_is_given_back_is_free_at_once():
+def test_refund_is_available_at_once():
     window = SlidingWindow()
-    window.take(100, 7)
-    window.take(130, 5)
+    window.add(100, 7)
+    window.add(130, 5)
 
-    assert window.give_back(100, 4) == 3
+    assert window.refund(100, 4) == 3
     assert window.used(130) == 8
 
 
-def test_what_does_not_count_any_more_cannot_be_given_back():
+def test_old_bucket_cannot_be_refunded():
     window = SlidingWindow()
-    window.take(100, 7)
-    window.take(170, 5)
+    window.add(100, 7)
+    window.add(170, 5)
     window.used(170)
 
-    assert window.give_back(100, 7) == 0
+    assert window.refund(100, 7) == 0
     assert window.used(170) == 5
 
 
-def test_no_more_is_given_back_than_is_there():
+def test_refund_is_capped_to_the_bucket():
     window = SlidingWindow()
-    window.take(100, 7)
+    window.add(100, 7)
 
-    assert window.give_back(100, 9) == 0
+    assert window.refund(100, 9) == 0
     assert window.used(100) == 0
 
 
-def test_wait_is_until_the_last_bucket_in_the_way_is_gone():
+def test_wait_lasts_until_enough_buckets_are_old():
     window = SlidingWindow()
-    window.take(100, 5)
-    window.take(110, 4)
-    window.take(120, 1)
+    window.add(100, 5)
+    window.add(110, 4)
+    window.add(120, 1)
 
     assert window.wait_s(120.5, 5, limit=10) == 100 + COUNTED_S - 120.5
     assert window.wait_s(120.5, 6, limit=10) == 110 + COUNTED_S - 120.5
     assert window.wait_s(120.5, 10, limit=10) == 120 + COUNTED_S - 120.5
 
 
-def test_what_fits_need_not_wait():
+def test_amount_that_fits_need_not_wait():
     window = SlidingWindow()
-    window.take(100, 5)
+    window.add(100, 5)
 
     assert window.wait_s(100, 5, limit=10) == 0.0
 
 
-def test_more_than_the_limit_never_fits():
+def test_amount_above_the_limit_never_fits():
     assert SlidingWindow().wait_s(100, 11, limit=10) is None
 
 
-def test_reset_is_when_nothing_counts_any_more():
+def test_reset_is_when_the_last_bucket_is_old():
     window = SlidingWindow()
-    window.take(100, 5)
-    window.take(110, 5)
+    window.add(100, 5)
+    window.add(110, 5)
 
     assert window.reset_s(110.25) == 110 + COUNTED_S - 110.25
     assert window.reset_s(200) == 0.0
@@ -94,14 +94,14 @@ def test_amount_fits_after_its_wait_and_not_before(steps: list[tuple[float, int]
             assert not wait_s or early_s < now_s or window.used(early_s) + amount > limit
             now_s += wait_s + 1e-6
             assert window.used(now_s) + amount <= limit
-            window.take(int(now_s), amount)
+            window.add(int(now_s), amount)
 
 
-def test_only_live_buckets_are_kept():
+def test_old_buckets_are_deleted():
     window = SlidingWindow()
-    for tick in range(1000):
-        window.take(tick, 1)
-        window.used(float(tick))
+    for second in range(1000):
+        window.add(second, 1)
+        window.used(float(second))
 
     assert window.used(999.0) == 61
-    assert len(window._amounts) == 61
+    assert len(window._amounts) == 61  # no public fact: old buckets change nothing

@@ -1,4 +1,4 @@
-"""What both stores do alike, on their own clocks."""
+"""The behaviour that both limit stores share, on their own clocks."""
 
 import asyncio
 import time
@@ -10,35 +10,25 @@ import pytest
 
 from api.ports.rate_limits import Amounts, LimitExceeded, RateLimitStatus, Window
 from api.ports.tenancy import KeyLimits
-from deployments.ledger.limits.accounts import Accounts, Reservation
-from deployments.ledger.limits.redis_accounts import RedisAccounts
+from deployments.ledger.limits.accounts import Accounts
+from deployments.ledger.limits.redis_accounts import RedisAccounts, connect
 from deployments.ledger.limits.sqlite_state import SqliteState
-from deployments.ledger.limits.store import LimitStore, LocalStore
+from deployments.ledger.limits.store import LimitStore, Reservation
+from tests.helpers.limits import NOTHING_OPEN, exceeded_in, is_granted, read_status
 
-REQUEST = Amounts(requests=1, slots=1)
-NOTHING = {"sessions": 0, "holds": 0, "slots": 0, "open_tokens": 0}
+REQUEST = Amounts(requests=1, concurrent=1)
 
 
-@pytest.fixture(params=["local", "redis"])
+@pytest.fixture(params=["memory", "redis"])
 async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[LimitStore]:
-    store: LimitStore
-    if request.param == "local":
+    if request.param == "memory":
         state = SqliteState(tmp_path / "limits.db")
-        store = LocalStore(Accounts(state), state)
+        yield Accounts(state)
+        state.close()
     else:
         port = request.getfixturevalue("redis_port")
-        store = RedisAccounts(f"redis://127.0.0.1:{port}", prefix=uuid.uuid4().hex)
-    yield store
-    await store.close()
-
-
-def refusal_of(outcome: RateLimitStatus | LimitExceeded) -> LimitExceeded:
-    assert isinstance(outcome, LimitExceeded)
-    return outcome
-
-
-def is_granted(outcome: RateLimitStatus | LimitExceeded) -> bool:
-    return isinstance(outcome, RateLimitStatus)
+        async with connect(f"redis://127.0.0.1:{port}") as redis:
+            yield RedisAccounts(redis, prefix=uuid.uuid4().hex)
 
 
 @pytest.mark.parametrize(
@@ -47,12 +37,12 @@ def is_granted(outcome: RateLimitStatus | LimitExceeded) -> bool:
         (KeyLimits(requests_per_minute=10), Amounts(requests=1)),
         (KeyLimits(tokens_per_minute=1009), Amounts(tokens=100)),
         (KeyLimits(images_per_minute=21), Amounts(requests=1, images=2)),
-        (KeyLimits(concurrent_requests=10), Amounts(requests=1, slots=1)),
+        (KeyLimits(concurrent_requests=10), Amounts(requests=1, concurrent=1)),
         (KeyLimits(tokens_per_day=1099), Amounts(tokens=100)),
         (KeyLimits(tokens_per_month=1000), Amounts(tokens=100)),
     ],
 )
-async def test_fifty_at_once_with_ten_left_get_ten(
+async def test_of_fifty_concurrent_reservations_exactly_ten_fit(
     store: LimitStore, limits: KeyLimits, each: Amounts
 ):
     await store.set_limits({"k": limits})
@@ -68,62 +58,67 @@ async def test_key_without_limits_is_always_granted(store: LimitStore):
 
     assert await store.reserve("s", "1", "k", Amounts(1, 10**9, 10**9, 1)) == RateLimitStatus()
     assert await store.reserve("s", "2", "unknown", REQUEST) == RateLimitStatus()
-    assert await store.standing("k") == RateLimitStatus()
+    assert await read_status(store) == RateLimitStatus()
     await store.settle("1", Amounts())
 
 
-async def test_all_or_nothing(store: LimitStore):
+async def test_refused_reservation_takes_nothing(store: LimitStore):
     await store.set_limits({"k": KeyLimits(requests_per_minute=10, tokens_per_minute=100)})
     refused = await store.reserve("s", "1", "k", Amounts(requests=1, tokens=101))
-    standing = await store.standing("k")
+    status = await read_status(store)
 
-    assert refusal_of(refused).limited == "tokens"
-    assert standing == RateLimitStatus(Window(10, 10, 0.0), Window(100, 100, 0.0))
+    assert exceeded_in(refused).limit_name == "tokens"
+    assert status == RateLimitStatus(Window(10, 10, 0.0), Window(100, 100, 0.0))
 
 
-async def test_standing_is_as_after_the_grant(store: LimitStore):
+async def test_grant_returns_the_status_after_it(store: LimitStore):
     await store.set_limits({"k": KeyLimits(requests_per_minute=10, tokens_per_minute=100)})
-    standing = await store.reserve("s", "1", "k", Amounts(requests=1, tokens=30))
+    status = await store.reserve("s", "1", "k", Amounts(requests=1, tokens=30))
 
-    assert isinstance(standing, RateLimitStatus)
-    assert standing.requests is not None
-    assert standing.tokens is not None
-    assert (standing.requests.limit, standing.requests.remaining) == (10, 9)
-    assert (standing.tokens.limit, standing.tokens.remaining) == (100, 70)
-    assert 58 < standing.tokens.reset_s <= 61
+    assert isinstance(status, RateLimitStatus)
+    assert status.requests is not None
+    assert status.tokens is not None
+    assert (status.requests.limit, status.requests.remaining) == (10, 9)
+    assert (status.tokens.limit, status.tokens.remaining) == (100, 70)
+    assert 58 < status.tokens.reset_s <= 61
 
 
-async def test_refusal_says_why_and_when_to_come_back(store: LimitStore):
+async def test_refusal_tells_the_limit_and_when_to_retry(store: LimitStore):
     await store.set_limits({"k": KeyLimits(tokens_per_minute=100)})
     await store.reserve("s", "1", "k", Amounts(tokens=30))
     await store.reserve("s", "2", "k", Amounts(tokens=60))
-    refusal = refusal_of(await store.reserve("s", "3", "k", Amounts(tokens=20)))
+    exceeded = exceeded_in(await store.reserve("s", "3", "k", Amounts(tokens=20)))
 
-    assert (refusal.limited, refusal.limit, refusal.used, refusal.asked) == ("tokens", 100, 90, 20)
-    assert refusal.retry_after_s is not None
-    assert 58 < refusal.retry_after_s <= 61
-    assert refusal.standing.tokens is not None
-    assert refusal.standing.tokens.remaining == 10
+    assert (exceeded.limit_name, exceeded.limit, exceeded.used, exceeded.requested) == (
+        "tokens",
+        100,
+        90,
+        20,
+    )
+    assert exceeded.retry_after_s is not None
+    assert 58 < exceeded.retry_after_s <= 61
+    assert exceeded.status.tokens is not None
+    assert exceeded.status.tokens.remaining == 10
 
 
-async def test_waiting_does_not_help_against_what_is_too_large(store: LimitStore):
+async def test_reservation_larger_than_the_limit_has_no_retry_time(store: LimitStore):
     await store.set_limits({"k": KeyLimits(images_per_minute=3, concurrent_requests=0)})
-    images = refusal_of(await store.reserve("s", "1", "k", Amounts(images=4)))
-    slots = refusal_of(await store.reserve("s", "1", "k", Amounts(slots=1)))
+    images = exceeded_in(await store.reserve("s", "1", "k", Amounts(images=4)))
+    slots = exceeded_in(await store.reserve("s", "1", "k", Amounts(concurrent=1)))
 
-    assert (images.limited, images.retry_after_s) == ("images", None)
-    assert (slots.limited, slots.retry_after_s) == ("concurrent", None)
+    assert (images.limit_name, images.retry_after_s) == ("images", None)
+    assert (slots.limit_name, slots.retry_after_s) == ("concurrent", None)
 
 
-async def test_slot_may_be_free_in_a_second(store: LimitStore):
+async def test_concurrency_refusal_retries_in_a_second(store: LimitStore):
     await store.set_limits({"k": KeyLimits(concurrent_requests=1)})
     await store.reserve("s", "1", "k", REQUEST)
-    refusal = refusal_of(await store.reserve("s", "2", "k", REQUEST))
+    exceeded = exceeded_in(await store.reserve("s", "2", "k", REQUEST))
 
-    assert refusal == LimitExceeded("concurrent", 1, 1, 1, 1.0, RateLimitStatus())
+    assert exceeded == LimitExceeded("concurrent", 1, 1, 1, 1.0, RateLimitStatus())
 
 
-async def test_hold_is_taken_once_however_often_it_is_asked_for(store: LimitStore):
+async def test_repeated_reservation_is_taken_once(store: LimitStore):
     await store.set_limits({"k": KeyLimits(requests_per_minute=1, concurrent_requests=1)})
     first = await store.reserve("s", "1", "k", REQUEST)
     again = await store.reserve("s", "1", "k", REQUEST)
@@ -131,43 +126,45 @@ async def test_hold_is_taken_once_however_often_it_is_asked_for(store: LimitStor
 
     assert is_granted(first)
     assert is_granted(again)
-    assert await store.stats() == NOTHING
+    assert await store.stats() == NOTHING_OPEN
 
 
-async def test_hold_is_settled_once_however_often_it_ends(store: LimitStore):
+async def test_repeated_settlement_counts_once(store: LimitStore):
     await store.set_limits({"k": KeyLimits(tokens_per_minute=100, concurrent_requests=2)})
-    await store.reserve("s", "1", "k", Amounts(tokens=50, slots=1))
-    await store.reserve("s", "2", "k", Amounts(tokens=50, slots=1))
+    await store.reserve("s", "1", "k", Amounts(tokens=50, concurrent=1))
+    await store.reserve("s", "2", "k", Amounts(tokens=50, concurrent=1))
     await store.settle("1", Amounts(tokens=40))
     await store.settle("1", Amounts(tokens=40))
-    await store.settle("never heard of", Amounts(tokens=40))
-    tokens = (await store.standing("k")).tokens
+    await store.settle("unknown", Amounts(tokens=40))
+    tokens = (await read_status(store)).tokens
 
     assert tokens is not None
     assert tokens.remaining == 10
-    assert (await store.stats())["slots"] == 1
+    assert (await store.stats())["concurrent"] == 1
 
 
-async def test_all_that_was_not_used_comes_back(store: LimitStore):
+async def test_unused_amounts_are_refunded(store: LimitStore):
     await store.set_limits({"k": KeyLimits(10, 100, 5, 1)})
     await store.reserve("s", "1", "k", Amounts(1, 100, 5, 1))
     await store.settle("1", Amounts())
-    standing = await store.standing("k")
+    status = await read_status(store)
 
-    assert standing == RateLimitStatus(Window(10, 10, 0.0), Window(100, 100, 0.0))
+    assert status == RateLimitStatus(Window(10, 10, 0.0), Window(100, 100, 0.0))
     assert is_granted(await store.reserve("s", "2", "k", Amounts(1, 100, 5, 1)))
 
 
-async def test_more_than_reserved_is_added_and_nothing_gets_negative(store: LimitStore):
+async def test_usage_above_the_reservation_is_counted_and_remaining_is_never_negative(
+    store: LimitStore,
+):
     await store.set_limits({"k": KeyLimits(tokens_per_minute=100)})
     await store.reserve("s", "1", "k", Amounts(tokens=90))
     await store.settle("1", Amounts(tokens=120))
-    tokens = (await store.standing("k")).tokens
-    refusal = refusal_of(await store.reserve("s", "2", "k", Amounts(tokens=1)))
+    tokens = (await read_status(store)).tokens
+    exceeded = exceeded_in(await store.reserve("s", "2", "k", Amounts(tokens=1)))
 
     assert tokens is not None
     assert tokens.remaining == 0
-    assert refusal.used == 120
+    assert exceeded.used == 120
 
 
 @pytest.mark.parametrize(
@@ -178,35 +175,35 @@ async def test_more_than_reserved_is_added_and_nothing_gets_negative(store: Limi
         (KeyLimits(tokens_per_month=100), "month"),
     ],
 )
-async def test_flood_stops_at_the_door_when_no_tokens_are_left(
+async def test_text_request_is_refused_at_admission_when_no_tokens_are_left(
     store: LimitStore, limits: KeyLimits, limited: str
 ):
     await store.set_limits({"k": limits})
     before = await store.reserve("s", "1", "k", REQUEST)
     await store.reserve("s", "2", "k", Amounts(tokens=100))
-    uncounted = refusal_of(await store.reserve("s", "3", "k", REQUEST))
-    picture = await store.reserve("s", "4", "k", Amounts(requests=1, images=1, slots=1))
+    uncounted = exceeded_in(await store.reserve("s", "3", "k", REQUEST))
+    image = await store.reserve("s", "4", "k", Amounts(requests=1, images=1, concurrent=1))
 
     assert is_granted(before)
-    assert (uncounted.limited, uncounted.used) == (limited, 100)
-    assert is_granted(picture)
+    assert (uncounted.limit_name, uncounted.used) == (limited, 100)
+    assert is_granted(image)
 
 
-async def test_tokens_are_not_refused_for_want_of_requests(store: LimitStore):
-    """They are of a request that has taken its place already."""
+async def test_token_reservation_needs_no_free_request(store: LimitStore):
+    """Their request was counted when it was admitted."""
     await store.set_limits({"k": KeyLimits(requests_per_minute=1, concurrent_requests=1)})
     await store.reserve("s", "1", "k", REQUEST)
 
     assert is_granted(await store.reserve("t", "2", "k", Amounts(tokens=100)))
 
 
-async def test_quota_counts_what_is_spent_and_what_is_under_way(store: LimitStore):
+async def test_quota_counts_used_and_reserved_tokens(store: LimitStore):
     await store.set_limits({"k": KeyLimits(tokens_per_day=100, tokens_per_month=1000)})
-    await store.set_spent({"k": (50, 50)})
-    await store.spend("k", time.time(), 20)
+    await store.set_quota_usage({"k": (50, 50)})
+    await store.add_quota_usage("k", time.time(), 20)
     await store.reserve("s", "1", "k", Amounts(tokens=20))
-    refused = refusal_of(await store.reserve("s", "2", "k", Amounts(tokens=11)))
-    await store.spend("k", time.time(), 5)
+    refused = exceeded_in(await store.reserve("s", "2", "k", Amounts(tokens=11)))
+    await store.add_quota_usage("k", time.time(), 5)
     await store.settle("1", Amounts(tokens=5))
     granted = await store.reserve("s", "2", "k", Amounts(tokens=25))
 
@@ -214,67 +211,69 @@ async def test_quota_counts_what_is_spent_and_what_is_under_way(store: LimitStor
     assert is_granted(granted)
 
 
-async def test_quota_of_the_month_is_looked_at_first(store: LimitStore):
+async def test_monthly_quota_is_checked_before_the_daily_one(store: LimitStore):
     await store.set_limits({"k": KeyLimits(tokens_per_day=100, tokens_per_month=100)})
-    await store.set_spent({"k": (100, 100)})
+    await store.set_quota_usage({"k": (100, 100)})
 
-    assert refusal_of(await store.reserve("s", "1", "k", Amounts(tokens=1))).limited == "month"
+    assert exceeded_in(await store.reserve("s", "1", "k", Amounts(tokens=1))).limit_name == "month"
 
 
-async def test_session_that_is_gone_frees_its_slots_only(store: LimitStore):
+async def test_dropped_session_frees_its_concurrency_but_not_its_tokens(store: LimitStore):
     await store.set_limits({"k": KeyLimits(tokens_per_minute=100, concurrent_requests=1)})
-    await store.reserve("s", "1", "k", Amounts(tokens=40, slots=1))
+    await store.reserve("s", "1", "k", Amounts(tokens=40, concurrent=1))
     await store.drop_session("s")
-    await store.drop_session("never heard of")
+    await store.drop_session("unknown")
     await store.settle("1", Amounts())
     counts = await store.stats()
-    standing = await store.reserve("t", "2", "k", Amounts(slots=1))
+    status = await store.reserve("t", "2", "k", Amounts(concurrent=1))
 
-    assert counts == NOTHING
-    assert isinstance(standing, RateLimitStatus)
-    assert standing.tokens is not None
-    assert standing.tokens.remaining == 60
+    assert counts == NOTHING_OPEN
+    assert isinstance(status, RateLimitStatus)
+    assert status.tokens is not None
+    assert status.tokens.remaining == 60
     assert await store.sessions() == ["t"]
 
 
-async def test_session_that_is_back_keeps_what_it_names(store: LimitStore):
+async def test_restored_session_keeps_the_reservations_it_names(store: LimitStore):
     await store.set_limits({"k": KeyLimits(tokens_per_minute=100, concurrent_requests=3)})
-    kept, gone, asked = (Reservation(id_, "k", Amounts(tokens=10, slots=1)) for id_ in "123")
-    for hold in (kept, gone, asked):
-        await store.reserve("s", hold.id, "k", hold.amounts)
-    await store.restore_session("s", [kept], [asked.id])
-    repeated = await store.reserve("s", asked.id, "k", asked.amounts)
+    kept, gone, pending = (Reservation(id_, "k", Amounts(tokens=10, concurrent=1)) for id_ in "123")
+    for each in (kept, gone, pending):
+        await store.reserve("s", each.id, "k", each.amounts)
+    await store.restore_session("s", [kept], [pending.id])
+    repeated = await store.reserve("s", pending.id, "k", pending.amounts)
     counts = await store.stats()
-    refusal = refusal_of(await store.reserve("t", "4", "k", Amounts(slots=2)))
+    exceeded = exceeded_in(await store.reserve("t", "4", "k", Amounts(concurrent=2)))
 
     assert isinstance(repeated, RateLimitStatus)
     assert repeated.tokens is not None
     assert repeated.tokens.remaining == 70
-    assert counts == {"sessions": 1, "holds": 2, "slots": 2, "open_tokens": 20}
-    assert (refusal.limited, refusal.used) == ("concurrent", 2)
+    assert counts == {"sessions": 1, "reservations": 2, "concurrent": 2, "open_tokens": 20}
+    assert (exceeded.limit_name, exceeded.used) == ("concurrent", 2)
 
 
-async def test_holds_that_are_not_known_are_restored_whatever_the_limits_say(store: LimitStore):
+async def test_unknown_reservations_are_restored_even_over_the_limits(store: LimitStore):
     await store.set_limits({"k": KeyLimits(tokens_per_minute=100, concurrent_requests=1)})
-    holds = [Reservation(str(number), "k", Amounts(tokens=80, slots=1)) for number in range(2)]
-    await store.restore_session("s", [*holds, Reservation("free", "unlimited", REQUEST)])
-    refusal = refusal_of(await store.reserve("t", "t", "k", Amounts(slots=1)))
+    reservations = [
+        Reservation(str(number), "k", Amounts(tokens=80, concurrent=1)) for number in range(2)
+    ]
+    await store.restore_session("s", [*reservations, Reservation("free", "unlimited", REQUEST)])
+    exceeded = exceeded_in(await store.reserve("t", "t", "k", Amounts(concurrent=1)))
     counts = await store.stats()
     await store.settle("0", Amounts(tokens=10))
     await store.settle("1", Amounts(tokens=10))
-    tokens = (await store.standing("k")).tokens
+    tokens = (await read_status(store)).tokens
 
-    assert refusal.used == 2
-    assert counts == {"sessions": 1, "holds": 2, "slots": 2, "open_tokens": 160}
-    assert await store.stats() == NOTHING
+    assert exceeded.used == 2
+    assert counts == {"sessions": 1, "reservations": 2, "concurrent": 2, "open_tokens": 160}
+    assert await store.stats() == NOTHING_OPEN
     assert tokens is not None
     assert tokens.remaining == 80
 
 
-async def test_keys_do_not_share_anything(store: LimitStore):
+async def test_keys_do_not_share_limits(store: LimitStore):
     await store.set_limits(dict.fromkeys("ab", KeyLimits(1, 10, 1, 1, 10, 10)))
     await store.reserve("s", "1", "a", Amounts(1, 10, 1, 1))
-    await store.spend("a", time.time(), 10)
+    await store.add_quota_usage("a", time.time(), 10)
 
     assert is_granted(await store.reserve("s", "2", "b", Amounts(1, 10, 1, 1)))
 
@@ -284,9 +283,9 @@ async def test_large_amounts_are_exact(store: LimitStore):
     await store.set_limits({"k": KeyLimits(tokens_per_minute=limit, tokens_per_month=limit)})
     await store.reserve("s", "1", "k", Amounts(tokens=limit - 1))
     await store.reserve("s", "2", "k", Amounts(tokens=1))
-    full = refusal_of(await store.reserve("s", "3", "k", Amounts(tokens=1)))
+    full = exceeded_in(await store.reserve("s", "3", "k", Amounts(tokens=1)))
     await store.settle("1", Amounts(tokens=limit - 3))
-    tokens = (await store.standing("k")).tokens
+    tokens = (await read_status(store)).tokens
 
     assert full.used == limit
     assert tokens is not None
@@ -297,8 +296,8 @@ async def test_renewing_and_flushing_change_nothing(store: LimitStore):
     await store.set_limits({"k": KeyLimits(concurrent_requests=1)})
     await store.reserve("s", "1", "k", REQUEST)
     await store.renew("s")
-    await store.renew("never heard of")
+    await store.renew("unknown")
     await store.flush()
 
-    assert (await store.stats())["slots"] == 1
+    assert (await store.stats())["concurrent"] == 1
     assert not is_granted(await store.reserve("s", "2", "k", REQUEST))

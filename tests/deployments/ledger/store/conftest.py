@@ -7,7 +7,7 @@ from deployments.ledger.store.database import Database
 
 @pytest.fixture
 async def database(database_url: str) -> AsyncIterator[Database]:
-    """One with our tables, and nothing in them."""
+    """A migrated, empty database."""
     database = Database(database_url)
     await database.migrate()
     yield database

@@ -51,7 +51,7 @@ async def version(database: Database) -> int:
 
 
 async def migrate_elsewhere(url: str) -> bytes:
-    """What a process says on stderr that brings a database up to date."""
+    """Migrate in another process; returns its stderr."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-c", MIGRATE, url, stderr=subprocess.PIPE
     )
@@ -69,7 +69,7 @@ async def select_nothing_such(database: Database) -> None:
         await connection.execute(text("SELECT nothing_such WHERE 'a' = :b"), {"b": "a value"})
 
 
-async def test_migrations_make_the_tables_that_the_code_knows(database: Database) -> None:
+async def test_migrations_create_the_tables_of_the_code(database: Database) -> None:
     def compare(connection: Connection) -> list[object]:
         return list(compare_metadata(MigrationContext.configure(connection), metadata))
 
@@ -85,7 +85,7 @@ async def test_migrating_twice_changes_nothing_and_is_fast(database: Database) -
     assert await version(database) == 1
 
 
-async def test_several_processes_may_migrate_at_once(database_url: str) -> None:
+async def test_concurrent_migrations_succeed(database_url: str) -> None:
     errors = await asyncio.gather(*(migrate_elsewhere(database_url) for _ in range(4)))
     database = Database(database_url)
 
@@ -94,10 +94,10 @@ async def test_several_processes_may_migrate_at_once(database_url: str) -> None:
     await database.close()
 
 
-async def test_a_new_file_that_another_process_writes_is_waited_for(tmp_path: Path) -> None:
+async def test_migration_waits_for_another_writer_of_a_new_file(tmp_path: Path) -> None:
     path = tmp_path / "triptych.db"
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
-        other.execute("BEGIN IMMEDIATE")  # not yet with a write-ahead log, as a new file is
+        other.execute("BEGIN IMMEDIATE")  # a new file has no write-ahead log yet
         database = Database(f"sqlite:///{path}")
         migrating = asyncio.create_task(database.migrate())
         await asyncio.sleep(0.2)
@@ -109,14 +109,14 @@ async def test_a_new_file_that_another_process_writes_is_waited_for(tmp_path: Pa
     await database.close()
 
 
-async def test_what_is_up_to_date_is_seen_beside_a_writer(database: Database) -> None:
+async def test_migration_of_current_tables_does_not_wait_for_a_writer(database: Database) -> None:
     async with database.writing() as connection:
         await connection.execute(text("UPDATE changes SET version = 7"))
 
         await asyncio.wait_for(database.migrate(), 2)
 
 
-async def test_a_database_of_a_newer_version_is_refused(database: Database) -> None:
+async def test_database_of_a_newer_version_raises(database: Database) -> None:
     async with database.writing() as connection:
         await connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
 
@@ -124,7 +124,7 @@ async def test_a_database_of_a_newer_version_is_refused(database: Database) -> N
         await database.migrate()
 
 
-async def test_what_was_committed_survives_the_writer(
+async def test_committed_change_survives_a_killed_writer(
     database: Database, database_url: str
 ) -> None:
     done = await asyncio.to_thread(
@@ -135,14 +135,14 @@ async def test_what_was_committed_survives_the_writer(
     assert await version(database) == 7
 
 
-async def test_an_error_undoes_the_whole_transaction(database: Database) -> None:
+async def test_error_rolls_back_the_transaction(database: Database) -> None:
     with pytest.raises(LookupError):
         await change_and_fail(database)
 
     assert await version(database) == 1
 
 
-async def test_writers_wait_for_each_other(database: Database) -> None:
+async def test_concurrent_writers_wait_for_each_other(database: Database) -> None:
     async def add_one() -> None:
         async with database.writing() as connection:
             await connection.execute(changes.update().values(version=changes.c.version + 1))
@@ -152,14 +152,14 @@ async def test_writers_wait_for_each_other(database: Database) -> None:
     assert await version(database) == 21
 
 
-async def test_a_reader_does_not_wait_for_a_writer(database: Database) -> None:
+async def test_reader_does_not_wait_for_a_writer(database: Database) -> None:
     async with database.writing() as connection:
         await connection.execute(text("UPDATE changes SET version = 7"))
 
         assert await version(database) == 1
 
 
-async def test_a_mistake_in_a_statement_is_one_line_without_its_values(database: Database) -> None:
+async def test_statement_error_is_one_line_without_values(database: Database) -> None:
     with pytest.raises(StoreError) as caught:
         await select_nothing_such(database)
 
@@ -168,8 +168,8 @@ async def test_a_mistake_in_a_statement_is_one_line_without_its_values(database:
     assert "\n" not in str(caught.value)
 
 
-async def test_a_server_that_is_not_there_is_an_error_without_the_password() -> None:
-    database = Database("postgresql://somebody:opensesame@127.0.0.1:1/name")
+async def test_unreachable_server_raises_without_the_password() -> None:
+    database = Database("postgresql://user:opensesame@127.0.0.1:1/name")
     with pytest.raises(StoreError) as caught:
         await database.migrate()
 
@@ -178,14 +178,14 @@ async def test_a_server_that_is_not_there_is_an_error_without_the_password() -> 
     assert caught.value.__cause__ is None
 
 
-async def test_a_database_that_the_server_has_not_got_is_an_error(postgres_port: int) -> None:
+async def test_unknown_database_raises(postgres_port: int) -> None:
     database = Database(f"postgresql://postgres:opensesame@127.0.0.1:{postgres_port}/nothing_such")
 
     with pytest.raises(StoreError, match="nothing_such"):
         await database.migrate()
 
 
-async def test_a_lost_connection_is_replaced(postgresql_url: str) -> None:
+async def test_lost_connection_is_replaced(postgresql_url: str) -> None:
     database = Database(postgresql_url)
     await database.migrate()
     others = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()"
@@ -199,7 +199,7 @@ async def test_a_lost_connection_is_replaced(postgresql_url: str) -> None:
 
 
 @pytest.mark.parametrize("url", ["", "opensesame", "mysql://u:opensesame@h/d", "sqlite"])
-def test_urls_of_other_forms_are_refused_without_being_quoted(url: str) -> None:
+def test_invalid_url_raises_without_being_quoted(url: str) -> None:
     with pytest.raises(StoreError, match="begins with sqlite:/// or postgresql://") as caught:
         Database(url)
 
@@ -207,7 +207,7 @@ def test_urls_of_other_forms_are_refused_without_being_quoted(url: str) -> None:
 
 
 @pytest.mark.parametrize("url", ["sqlite://", "sqlite:///", "sqlite:///:memory:"])
-def test_sqlite_without_a_file_is_refused(url: str) -> None:
+def test_sqlite_url_without_a_file_raises(url: str) -> None:
     with pytest.raises(StoreError, match="an SQLite database needs a file"):
         Database(url)
 
@@ -221,11 +221,11 @@ def test_sqlite_without_a_file_is_refused(url: str) -> None:
         ("postgresql+asyncpg://h/d", "postgresql+asyncpg://h/d"),
     ],
 )
-def test_urls_get_their_drivers(url: str, shown: str) -> None:
+def test_url_gets_its_driver(url: str, shown: str) -> None:
     assert repr(Database(url)) == f"Database({shown!r})"
 
 
-def test_a_new_database_says_nothing_to_anybody(tmp_path: Path) -> None:
+def test_new_database_opens_no_connection(tmp_path: Path) -> None:
     Database(f"sqlite:///{tmp_path}/x/triptych.db")
 
     assert not (tmp_path / "x").exists()
@@ -240,21 +240,23 @@ async def test_only_the_owner_can_read_the_file(tmp_path: Path) -> None:
     await database.close()
 
 
-async def test_a_file_that_is_no_database_is_an_error(tmp_path: Path) -> None:
+async def test_file_that_is_not_a_database_raises(tmp_path: Path) -> None:
     (tmp_path / "triptych.db").write_text("no database " * 100)
 
     with pytest.raises(StoreError, match=r"triptych\.db: .*not a database"):
         await Database(f"sqlite:///{tmp_path}/triptych.db").migrate()
 
 
-async def test_a_folder_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
+async def test_folder_that_cannot_be_created_raises(tmp_path: Path) -> None:
     (tmp_path / "x").write_text("")
 
     with pytest.raises(StoreError, match="Not a directory"):
         await Database(f"sqlite:///{tmp_path}/x/y/triptych.db").migrate()
 
 
-def test_the_default_is_a_file_in_the_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_default_url_is_a_file_in_the_home_unless_the_environment_sets_one(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.delenv("TRIPTYCH_DATABASE_URL", raising=False)
     monkeypatch.setenv("TRIPTYCH_HOME", str(tmp_path))
     in_home = default_url()
@@ -264,10 +266,10 @@ def test_the_default_is_a_file_in_the_home(monkeypatch: pytest.MonkeyPatch, tmp_
     assert default_url() == "postgresql://h/d"
 
 
-async def test_another_process_that_leaves_does_not_take_the_journal_away(tmp_path: Path) -> None:
-    """SQLite's locks are the process's: closing any descriptor of the file gives all of them up.
+async def test_another_process_that_exits_does_not_delete_the_journal(tmp_path: Path) -> None:
+    """SQLite's locks belong to the process: closing any descriptor of the file releases them all.
 
-    The other one would then believe to be the last, and delete the journal that we write to.
+    The other process would then take itself for the last one, and delete the journal in use.
     """
     path, journal = tmp_path / "triptych.db", tmp_path / "triptych.db-wal"
     database = Database(f"sqlite:///{path}")

@@ -50,7 +50,7 @@ async def only(store: KeyStore) -> StoredKey:
     return stored
 
 
-async def test_a_new_key_is_its_owners_and_may_do_all_but_administer(store: KeyStore) -> None:
+async def test_new_key_has_its_own_tenant_and_all_scopes_but_admin(store: KeyStore) -> None:
     new = await store.create_key({"name": "app"})
 
     assert new.key == Key(
@@ -60,7 +60,7 @@ async def test_a_new_key_is_its_owners_and_may_do_all_but_administer(store: KeyS
     assert find_id(new.secret) == new.key.id
 
 
-async def test_what_is_stored_comes_back(store: KeyStore) -> None:
+async def test_every_field_is_stored(store: KeyStore) -> None:
     new = await store.create_key(ALL_FIELDS)
 
     assert new.key == Key(id=new.key.id, created_at_s=new.key.created_at_s, **ALL_FIELDS)
@@ -83,7 +83,7 @@ async def test_keys_are_listed_oldest_first(store: KeyStore) -> None:
     assert [key.name for key in await store.list_keys()] == ["b", "c", "a"]
 
 
-async def test_a_name_is_taken_once(store: KeyStore) -> None:
+async def test_duplicate_name_raises(store: KeyStore) -> None:
     await store.create_key({"name": "app"})
     with pytest.raises(InvalidRequestError, match="named 'app' already") as caught:
         await store.create_key({"name": "app"})
@@ -92,7 +92,7 @@ async def test_a_name_is_taken_once(store: KeyStore) -> None:
     assert await store.version() == 2
 
 
-async def test_of_two_who_take_a_name_at_once_one_gets_it(store: KeyStore) -> None:
+async def test_of_concurrent_creations_with_one_name_one_succeeds(store: KeyStore) -> None:
     made = [store.create_key({"name": "app"}) for _ in range(5)]
     outcomes = await asyncio.gather(*made, return_exceptions=True)
 
@@ -100,7 +100,7 @@ async def test_of_two_who_take_a_name_at_once_one_gets_it(store: KeyStore) -> No
     assert len(await store.list_keys()) == 1
 
 
-async def test_a_key_cannot_be_renamed_to_anothers_name(store: KeyStore) -> None:
+async def test_renaming_to_another_keys_name_raises(store: KeyStore) -> None:
     await store.create_key({"name": "app"})
     await store.create_key({"name": "other"})
 
@@ -108,7 +108,7 @@ async def test_a_key_cannot_be_renamed_to_anothers_name(store: KeyStore) -> None
         await store.change_key("other", {"name": "app"})
 
 
-async def test_an_id_goes_before_a_name(store: KeyStore) -> None:
+async def test_id_takes_precedence_over_a_name(store: KeyStore) -> None:
     first = await store.create_key({"name": "app"})
     await store.create_key({"name": first.key.id})
 
@@ -116,7 +116,7 @@ async def test_an_id_goes_before_a_name(store: KeyStore) -> None:
 
 
 @pytest.mark.parametrize("id_or_name", ["nothing", "", "a\0b", "\ud800", "' OR 1=1 --", "x" * 999])
-async def test_a_key_that_is_not_there_is_not_found(store: KeyStore, id_or_name: str) -> None:
+async def test_unknown_key_raises_not_found(store: KeyStore, id_or_name: str) -> None:
     await store.create_key({"name": "app"})
 
     with pytest.raises(KeyNotFoundError):
@@ -139,7 +139,7 @@ async def test_every_field_can_be_changed(store: KeyStore) -> None:
     assert (await only(store)).digest == digest(PEPPER, new.secret)
 
 
-async def test_some_limits_can_be_changed_at_once_by_two(store: KeyStore) -> None:
+async def test_concurrent_changes_of_different_limits_are_both_kept(store: KeyStore) -> None:
     await store.create_key({"name": "app", "limits": KeyLimits(1, 1, 1)})
     await asyncio.gather(
         store.change_key("app", {"limits": {"requests_per_minute": 2}}),
@@ -158,7 +158,7 @@ async def test_rotation_keeps_the_id_and_ends_the_old_secret(store: KeyStore) ->
     assert await only(store) == StoredKey(old.key, digest(PEPPER, new.secret), None, None)
 
 
-async def test_rotation_with_grace_keeps_the_old_secret_for_a_while(store: KeyStore) -> None:
+async def test_rotation_with_grace_keeps_the_old_secret_until_it_ends(store: KeyStore) -> None:
     old = await store.create_key({"name": "app"})
     new = await store.rotate_key("app", 60)
     stored = await only(store)
@@ -168,7 +168,7 @@ async def test_rotation_with_grace_keeps_the_old_secret_for_a_while(store: KeySt
     assert stored.previous_until_s == pytest.approx(time.time() + 60, abs=30)
 
 
-async def test_a_rotation_in_a_hurry_ends_an_earlier_grace(store: KeyStore) -> None:
+async def test_rotation_without_grace_ends_an_earlier_grace(store: KeyStore) -> None:
     await store.create_key({"name": "app"})
     await store.rotate_key("app", 60)
     await store.rotate_key("app", 0)
@@ -176,14 +176,14 @@ async def test_a_rotation_in_a_hurry_ends_an_earlier_grace(store: KeyStore) -> N
     assert (await only(store)).previous_digest is None
 
 
-async def test_a_deleted_key_is_gone(store: KeyStore) -> None:
+async def test_deleted_key_is_gone(store: KeyStore) -> None:
     await store.create_key({"name": "app"})
     await store.delete_key("app")
 
     assert await store.list_stored() == []
 
 
-async def test_each_change_is_seen_in_the_version(store: KeyStore) -> None:
+async def test_each_change_raises_the_version(store: KeyStore) -> None:
     seen = [await store.version()]
     await store.create_key({"name": "app"})
     seen.append(await store.version())
@@ -219,7 +219,7 @@ async def test_changes_are_audited(store: KeyStore, audit_path: Path) -> None:
     ]
 
 
-async def test_what_fails_is_not_audited(store: KeyStore, audit_path: Path) -> None:
+async def test_failed_change_is_not_audited(store: KeyStore, audit_path: Path) -> None:
     await store.create_key({"name": "app"})
     with pytest.raises(InvalidRequestError):
         await store.create_key({"name": "app"})
@@ -227,7 +227,7 @@ async def test_what_fails_is_not_audited(store: KeyStore, audit_path: Path) -> N
     assert len(audited(audit_path)) == 1
 
 
-async def test_the_audit_log_holds_no_secret(store: KeyStore, audit_path: Path) -> None:
+async def test_audit_log_contains_no_secret(store: KeyStore, audit_path: Path) -> None:
     secrets = [(await store.create_key({"name": "app"})).secret]
     secrets.append((await store.rotate_key("app", 60)).secret)
     log = str(audited(audit_path))
@@ -236,24 +236,24 @@ async def test_the_audit_log_holds_no_secret(store: KeyStore, audit_path: Path) 
     assert not any(digest(PEPPER, secret).hex() in log for secret in secrets)
 
 
-async def test_a_store_needs_no_audit_log(database: Database) -> None:
+async def test_store_works_without_an_audit_log(database: Database) -> None:
     new = await KeyStore(database, PEPPER).create_key({"name": "app"})
 
     assert new.key.name == "app"
 
 
-async def test_a_database_without_tables_is_an_error(database_url: str) -> None:
+async def test_database_without_tables_raises(database_url: str) -> None:
     database = Database(database_url)
     with pytest.raises(StoreError, match="keys"):
         await KeyStore(database, PEPPER).list_keys()
     await database.close()
 
 
-async def test_keys_of_one_database_are_made_with_one_pepper(
+async def test_another_pepper_than_the_databases_raises(
     database: Database, store: KeyStore
 ) -> None:
-    await store.check_pepper()
-    await store.check_pepper()
+    await store.prepare()
+    await store.prepare()
 
     with pytest.raises(StoreError, match="TRIPTYCH_PEPPER"):
-        await KeyStore(database, b"q" * 32).check_pepper()
+        await KeyStore(database, b"q" * 32).prepare()

@@ -41,7 +41,7 @@ def record(**fields: Any) -> UsageRecord:
 
 
 FULL = record(
-    user="somebody",
+    user="ann",
     adapter="fine",
     prompt_tokens=1,
     cached_tokens=2,
@@ -78,9 +78,7 @@ async def test_every_field_is_stored(database: Database, store: UsageStore) -> N
     assert await stored(database) == [{**asdict(FULL), "day": 20_512}]
 
 
-async def test_a_record_counts_once_however_often_it_is_added(
-    database: Database, store: UsageStore
-) -> None:
+async def test_repeated_record_is_stored_once(database: Database, store: UsageStore) -> None:
     second = record()
     await store.add([FULL, FULL])
     await store.add([replace(FULL, prompt_tokens=99), second])
@@ -92,13 +90,13 @@ async def test_a_record_counts_once_however_often_it_is_added(
     }
 
 
-async def test_nothing_is_added_fast(store: UsageStore) -> None:
+async def test_adding_no_records_does_nothing(store: UsageStore) -> None:
     await store.add([])
 
     assert await report(store, "key") == []
 
 
-async def test_known_records_are_told_from_others(store: UsageStore) -> None:
+async def test_known_returns_the_ids_that_are_stored(store: UsageStore) -> None:
     await store.add([FULL])
 
     assert await store.known([FULL.id, "other"]) == {FULL.id}
@@ -116,7 +114,7 @@ async def test_a_thousand_records_take_less_than_a_second(
     assert len(await stored(database)) == 1000
 
 
-async def test_of_a_group_all_are_added_or_none(database: Database, store: UsageStore) -> None:
+async def test_failed_group_stores_no_record(database: Database, store: UsageStore) -> None:
     broken: Any = replace(FULL, id="broken", total_ms=None)
     with pytest.raises(StoreError):
         await store.add([record(), broken])
@@ -133,7 +131,7 @@ def test_any_text_can_be_stored(text: str) -> None:
     assert not any(ord(character) < 32 for character in cleaned)
 
 
-async def test_texts_are_cleaned_of_what_is_not_to_be_shown(
+async def test_texts_are_stored_without_control_characters_and_capped(
     database: Database, store: UsageStore
 ) -> None:
     await store.add([record(user="a\0b\n\x1b[2J\ud800é👩‍🚀", request_id="r" * 1000)])
@@ -143,7 +141,7 @@ async def test_texts_are_cleaned_of_what_is_not_to_be_shown(
     assert kept["request_id"] == "r" * 256
 
 
-async def test_all_sums_of_a_group(store: UsageStore) -> None:
+async def test_report_has_all_sums_of_a_group(store: UsageStore) -> None:
     failed = replace(FULL, id="other", finish_reason=None, error_code="engine_error")
     await store.add([FULL, failed])
     rows = await report(store)
@@ -164,11 +162,11 @@ async def test_all_sums_of_a_group(store: UsageStore) -> None:
     assert all(type(getattr(rows[0], name)) is int for name in NO_SUMS)
 
 
-async def test_without_records_and_groups_all_sums_are_zero(store: UsageStore) -> None:
+async def test_report_without_records_and_groups_is_one_row_of_zeros(store: UsageStore) -> None:
     assert await report(store) == [row()]
 
 
-async def test_usage_by_day_key_and_model(database: Database, store: UsageStore) -> None:
+async def test_report_by_day_key_and_model(database: Database, store: UsageStore) -> None:
     key = (await KeyStore(database, b"pepper").create_key({"name": "app"})).key
     await store.add(
         [
@@ -189,7 +187,7 @@ async def test_usage_by_day_key_and_model(database: Database, store: UsageStore)
     ]
 
 
-async def test_usage_by_the_other_fields_in_their_order(store: UsageStore) -> None:
+async def test_report_is_sorted_by_its_group_fields(store: UsageStore) -> None:
     await store.add([record(user="b"), record(user=None), record(user="B", kind="embedding")])
 
     assert await report(store, "user", "tenant", "kind") == [
@@ -208,7 +206,7 @@ async def test_usage_of_a_deleted_key_stays(database: Database, store: UsageStor
     assert await report(store, "key") == [row(key_id=key_id, requests=1)]
 
 
-async def test_the_last_moment_is_left_out(store: UsageStore) -> None:
+async def test_end_of_the_period_is_exclusive(store: UsageStore) -> None:
     await store.add([record(time_s=NOON_S), record(time_s=NOON_S + HOUR_S)])
     rows = await report(store, from_s=NOON_S, to_s=NOON_S + HOUR_S)
 
@@ -227,13 +225,13 @@ async def test_the_last_moment_is_left_out(store: UsageStore) -> None:
         ({"key_id": "\ud800"}, 0),
     ],
 )
-async def test_filters(store: UsageStore, query: dict[str, str], found: int) -> None:
+async def test_filters_select_records(store: UsageStore, query: dict[str, str], found: int) -> None:
     await store.add([record(), record(key_id="other", tenant="other")])
 
     assert [each.requests for each in await report(store, **query)] == [found]
 
 
-async def test_tokens_spent_are_those_that_count(store: UsageStore) -> None:
+async def test_quota_usage_sums_the_tokens_that_count(store: UsageStore) -> None:
     await store.add(
         [
             record(prompt_tokens=1, completion_tokens=2, reasoning_tokens=2, cached_tokens=1),
@@ -245,10 +243,10 @@ async def test_tokens_spent_are_those_that_count(store: UsageStore) -> None:
         ]
     )
 
-    assert await store.tokens_spent(NOON_S) == {"Abcd1234": (3, 7), "other": (0, 64)}
+    assert await store.quota_usage(NOON_S) == {"Abcd1234": (3, 7), "other": (0, 64)}
 
 
-async def test_days_and_months_begin_at_midnight(store: UsageStore) -> None:
+async def test_days_and_months_begin_at_midnight_utc(store: UsageStore) -> None:
     midnight_s = NOON_S + 12 * HOUR_S
     await store.add(
         [
@@ -257,18 +255,20 @@ async def test_days_and_months_begin_at_midnight(store: UsageStore) -> None:
         ]
     )
 
-    assert await store.tokens_spent(midnight_s - 1) == {"Abcd1234": (1, 1)}
-    assert await store.tokens_spent(midnight_s) == {"Abcd1234": (2, 2)}
+    assert await store.quota_usage(midnight_s - 1) == {"Abcd1234": (1, 1)}
+    assert await store.quota_usage(midnight_s) == {"Abcd1234": (2, 2)}
 
 
-async def test_december_is_followed_by_january(store: UsageStore) -> None:
+async def test_quota_usage_of_december_ends_before_january(store: UsageStore) -> None:
     new_year_s = datetime(2027, 1, 1, tzinfo=UTC).timestamp()
     await store.add([record(prompt_tokens=1, time_s=new_year_s)])
 
-    assert await store.tokens_spent(new_year_s - 1) == {}
+    assert await store.quota_usage(new_year_s - 1) == {}
 
 
-async def test_records_are_told_apart_by_our_id_only(database: Database, store: UsageStore) -> None:
+async def test_records_with_one_request_id_are_all_stored(
+    database: Database, store: UsageStore
+) -> None:
     await store.add([record(request_id="same"), record(request_id="same")])
     async with database.reading() as connection:
         count = (await connection.execute(select(func.count()).select_from(usage))).scalar_one()

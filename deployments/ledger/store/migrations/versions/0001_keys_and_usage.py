@@ -18,7 +18,7 @@ down_revision = None
 
 
 def upgrade() -> None:
-    """Make the first tables."""
+    """Create the first tables."""
     _make_keys()
     _make_usage()
 
