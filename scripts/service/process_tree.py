@@ -1,9 +1,9 @@
-"""Starts one process and ends it with everything that came of it.
+"""Starts one process, and ends it with all of its descendants.
 
 `serve run` is the root of a tree: Ray -> replicas -> HAProxy and vLLM's EngineCore. A parent that
 dies early leaves orphans, so this process declares itself their reaper (PR_SET_CHILD_SUBREAPER):
-whatever is left is still its descendant, is found by walking the tree, and is ended by pid.
-Nothing is ever looked for by name: other people's Ray clusters run on the same machine.
+orphans become its descendants, are found by walking the tree, and are ended by pid. No process is
+searched by name: other Ray clusters may run on the same machine.
 """
 
 import ctypes
@@ -18,9 +18,9 @@ from typing import TextIO
 
 import psutil
 
-STOP_S = 12.0  # what the root gets to end its tree
-ORPHANS_S = 2.0  # what is left after it gets to end by itself
-KILL_S = 4.0  # what SIGKILL gets
+STOP_S = 12.0  # for the root to end its tree after SIGTERM
+ORPHANS_S = 2.0  # for processes that outlive the root to end by themselves
+KILL_S = 4.0  # for processes to disappear after SIGKILL
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36  # linux/prctl.h
 LIBC = ctypes.CDLL(None)
 
@@ -28,7 +28,7 @@ LIBC = ctypes.CDLL(None)
 def start(
     command: list[str], *, cwd: Path, env: dict[str, str], log: TextIO
 ) -> subprocess.Popen[bytes]:
-    """Starts the root of a tree; it gets SIGTERM when this process dies."""
+    """Start the root of a tree; it gets SIGTERM when this process dies."""
     LIBC.prctl(PR_SET_CHILD_SUBREAPER, 1)
     return subprocess.Popen(
         command,
@@ -37,14 +37,14 @@ def start(
         stdin=subprocess.DEVNULL,
         stdout=log,
         stderr=subprocess.STDOUT,
-        start_new_session=True,  # the terminal's Ctrl-C is for us alone
-        umask=0o077,  # Ray writes its token and its logs
+        start_new_session=True,  # the terminal's Ctrl-C reaches this process only
+        umask=0o077,  # Ray writes its token and logs
         preexec_fn=lambda: LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM),
     )
 
 
 def end(root: subprocess.Popen[bytes], hurry: int) -> None:
-    """Ends the tree: SIGTERM to its root, then SIGKILL to what is left; 18 s at most.
+    """End the tree: SIGTERM to its root, then SIGKILL to the rest; 18 s at most.
 
     Args:
         root: What `start` returned.
@@ -68,7 +68,7 @@ def end(root: subprocess.Popen[bytes], hurry: int) -> None:
 
 
 def reap(root: subprocess.Popen[bytes]) -> None:
-    """Collects every ended child, the orphans that came to us too; sets the root's returncode."""
+    """Reap every ended child, adopted orphans included; set the root's returncode."""
     while True:
         try:
             pid, status = os.waitpid(-1, os.WNOHANG)
@@ -93,10 +93,10 @@ def kill(processes: list[psutil.Process]) -> None:
 
 
 def end_session(session: int, cwd: Path) -> int:
-    """Kills what is left of the tree that an earlier process started; says how many there were.
+    """Kill what is left of the tree that an earlier process started; return the number killed.
 
-    Every member of the tree is in its root's session and runs in the root's folder; both are asked,
-    for the session's number may have been used again.
+    Every process of the tree is in its root's session and runs in the root's folder. Both are
+    checked, because the session id may have been reused.
     """
     left = list(_session_members(session, cwd))
     kill(left)
@@ -110,4 +110,4 @@ def _session_members(session: int, cwd: Path) -> Iterator[psutil.Process]:
             if os.getsid(process.pid) == session and process.cwd() == str(cwd):
                 yield process
         except (psutil.Error, OSError):
-            continue  # gone, or another user's
+            continue  # it has ended, or belongs to another user

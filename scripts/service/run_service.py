@@ -1,7 +1,7 @@
-"""Runs `serve run` for one configuration, shows its models come up, and ends all that it started.
+"""Runs `serve run` with one configuration, shows its models load, and ends all that it started.
 
-Started by scripts/serve, which sets up first. Two of them can run on one machine: each has a home
-(TRIPTYCH_HOME), a private folder for Ray and HAProxy, and ports of its own.
+`triptych serve` starts it. Several services can run on one machine: each has its own home
+(TRIPTYCH_HOME), its own folder for Ray and HAProxy, and its own ports.
 """
 
 import fcntl
@@ -47,44 +47,44 @@ class StartupError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where the service answers."""
+    """Where the service listens."""
 
     host: str
     port: int
 
     @property
     def reachable_host(self) -> str:
-        """The host to call; it differs where the service listens on every interface."""
+        """The host to connect to; another one if the service listens on every interface."""
         return "127.0.0.1" if self.host in ("0.0.0.0", "::") else self.host
 
     @property
     def url(self) -> str:
-        """The root of every path."""
+        """The base URL, without a path."""
         return f"http://{self.reachable_host}:{self.port}"
 
 
 @dataclass(slots=True)
 class Progress:
-    """What was told about the models so far, so that each change is told once."""
+    """The states of the models as printed so far, so that each change is printed once."""
 
     started: float = field(default_factory=time.monotonic)
-    told: float = field(default_factory=time.monotonic)
+    printed: float = field(default_factory=time.monotonic)
     states: dict[str, str] = field(default_factory=dict)
 
     def show(self, models: dict[str, dict[str, Any]]) -> None:
-        """Prints a line for each change, and one of how things are after 10 s without any."""
+        """Print a line for each change, and one after every 10 s without a change."""
         for model, status in models.items():
             if self.states.get(model) != status["state"]:
                 self.states[model] = status["state"]
                 reason = f": {status['message']}" if status.get("message") else ""
                 self._say(f"{model} is {status['state']}{reason}")
-        if time.monotonic() - self.told >= HEARTBEAT_S:
+        if time.monotonic() - self.printed >= HEARTBEAT_S:
             waiting = [model for model, state in self.states.items() if state not in DONE]
             self._say(f"waiting for {', '.join(waiting) or 'the ingress'}")
 
     def _say(self, text: str) -> None:
-        self.told = time.monotonic()
-        say(f"{self.told - self.started:4.0f} s  {text}")
+        self.printed = time.monotonic()
+        say(f"{self.printed - self.started:4.0f} s  {text}")
 
 
 def main() -> int:
@@ -93,18 +93,18 @@ def main() -> int:
         folder.mkdir(parents=True, exist_ok=True)
     signals = wake_on_signals()
     try:
-        with the_only_one() as state:
+        with lock_home() as state:
             end_leftovers(state)
             config, address = prepare_config(options.config.resolve(), options.port)
             make_key()
             return run(config, address, state, signals)
-    except (StartupError, PreparationError) as refusal:
-        print(f"scripts/serve: {refusal}", file=sys.stderr)
+    except (StartupError, PreparationError) as error:
+        print(f"scripts/serve: {error}", file=sys.stderr)
         return 1
 
 
 def run(config: Path, address: Address, state: TextIO, signals: int) -> int:
-    """Runs the service until a signal or its own end."""
+    """Run the service until a signal, or until it ends by itself."""
     if LOG.exists():
         LOG.replace(LOG.with_suffix(".log.1"))
     command = [str(SERVE), "run", str(config), "--address", "local"]
@@ -128,8 +128,8 @@ def run(config: Path, address: Address, state: TextIO, signals: int) -> int:
 
 
 def watch(child: subprocess.Popen[bytes], address: Address, signals: int) -> bool:
-    """Shows how the models come up, then waits; true if a signal ended it, false if the child."""
-    progress, is_announced, parting = Progress(), False, cpu_affinity.Parting(child.pid)
+    """Show the models load, then wait; return True if a signal ended that, False if the child."""
+    progress, is_announced, affinity = Progress(), False, cpu_affinity.AffinityKeeper(child.pid)
     lines = log_lines()
     while not select.select([signals], [], [], POLL_S)[0]:
         process_tree.reap(child)
@@ -141,7 +141,7 @@ def watch(child: subprocess.Popen[bytes], address: Address, signals: int) -> boo
             if re.search(r"\bERROR\b|Traceback|\btriptych:", line):
                 say(f"log: {line[:300]}")
         if is_announced:
-            parting.renew()
+            affinity.update()
             continue
         models = readiness(address)
         progress.show(models or {})
@@ -153,13 +153,13 @@ def watch(child: subprocess.Popen[bytes], address: Address, signals: int) -> boo
 
 
 def readiness(address: Address) -> dict[str, dict[str, Any]] | None:
-    """The models of GET /ready, by id; None while the ingress is not up."""
+    """Read GET /ready: the models by id; None while the ingress is not up."""
     connection = http.client.HTTPConnection(address.reachable_host, address.port, timeout=2)
     try:
         connection.request("GET", "/ready")
-        answer = connection.getresponse()
-        models = json.loads(answer.read())["models"]
-        is_known = isinstance(models, dict) and (models or answer.status == HTTPStatus.OK)
+        response = connection.getresponse()
+        models = json.loads(response.read())["models"]
+        is_known = isinstance(models, dict) and (models or response.status == HTTPStatus.OK)
         return models if is_known else None
     except (OSError, http.client.HTTPException, ValueError, LookupError, TypeError):
         return None
@@ -168,7 +168,7 @@ def readiness(address: Address) -> dict[str, dict[str, Any]] | None:
 
 
 def announce(address: Address, models: dict[str, dict[str, Any]]) -> None:
-    """Says where the service is and gives a line to paste."""
+    """Print where the service is, and a request to paste into a shell."""
     failed = [model for model, status in models.items() if status["state"] == "failed"]
     if os.environ.get("TRIPTYCH_API_KEYS"):
         key, where = "${TRIPTYCH_API_KEYS%%,*}", "in TRIPTYCH_API_KEYS"
@@ -192,9 +192,9 @@ def announce(address: Address, models: dict[str, dict[str, Any]]) -> None:
 
 
 def prepare_config(config: Path, port: int | None) -> tuple[Path, Address]:
-    """Checks the configuration, and that its port is free; with `port`, in an adjusted copy."""
+    """Check the configuration and that its port is free; with `port`, change it in a copy."""
     if not config.is_file():
-        raise StartupError(f"there is no configuration {config}")
+        raise StartupError(f"the configuration {config} does not exist")
     check = subprocess.run([sys.executable, "-m", "deployments.check", str(config)], cwd=ROOT)
     if check.returncode:
         raise StartupError(f"{config} has the problems above; nothing was started")
@@ -217,7 +217,7 @@ def prepare_config(config: Path, port: int | None) -> tuple[Path, Address]:
 
 
 def make_key() -> None:
-    """Makes the API key unless there is one, or keys come from the environment."""
+    """Make an API key, unless the home has one or the environment has keys."""
     if os.environ.get("TRIPTYCH_API_KEYS") or KEY_FILE.exists():
         return
     file = os.open(KEY_FILE, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -226,13 +226,13 @@ def make_key() -> None:
     say(f"made an API key: {KEY_FILE}")
 
 
-def the_only_one() -> TextIO:
-    """The locked state file of this home; it names the child for a start after a crash."""
+def lock_home() -> TextIO:
+    """Lock the home's state file, which names the child for the first start after a crash."""
     state = (RUN / "serve.state").open("a+")
     try:
         fcntl.flock(state, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise StartupError(f"another scripts/serve runs with {HOME}") from None
+        raise StartupError(f"another service runs with {HOME}") from None
     return state
 
 
@@ -243,7 +243,7 @@ def remember(state: TextIO, child_pid: int) -> None:
 
 
 def end_leftovers(state: TextIO) -> None:
-    """Ends what a killed scripts/serve left: the members of its child's session."""
+    """End the processes that a killed run left: those in its child's session."""
     state.seek(0)
     match state.read().split():
         case [session, boot] if abs(float(boot) - psutil.boot_time()) < 60:
@@ -252,7 +252,7 @@ def end_leftovers(state: TextIO) -> None:
 
 
 def wake_on_signals() -> int:
-    """A pipe that becomes readable on SIGINT, SIGTERM or SIGHUP."""
+    """Return a pipe that becomes readable on SIGINT, SIGTERM or SIGHUP."""
     readable, writable = os.pipe()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: os.write(writable, b"."))
@@ -260,7 +260,7 @@ def wake_on_signals() -> int:
 
 
 def log_lines() -> Iterator[str]:
-    """The log's lines as they come; an empty one when there is no more for now."""
+    """Yield the lines of the log; an empty one while there is no further line."""
     with LOG.open(errors="replace") as log:
         part = ""
         while True:
@@ -273,7 +273,7 @@ def log_lines() -> Iterator[str]:
 
 
 def plain(text: str) -> str:
-    """Without the terminal's colours."""
+    """Remove the terminal's colour codes."""
     return re.sub(r"\x1b\[[0-9;]*m", "", text)
 
 

@@ -1,16 +1,16 @@
 import pytest
 
-from scripts.service.cpu_affinity import Seen, moves
+from scripts.service.cpu_affinity import ProcessState, plan_moves
 
 ALL = frozenset(range(4))
 
 
-def worker(*cores: int) -> Seen:
-    return Seen(1, "VLLM::Worker", "VLLM::Worker", frozenset(cores))
+def worker(*cores: int) -> ProcessState:
+    return ProcessState(1, "VLLM::Worker", "VLLM::Worker", frozenset(cores))
 
 
-def process(pid: int, title: str, name: str = "ray", cores: frozenset[int] = ALL) -> Seen:
-    return Seen(pid, name, title, cores)
+def process(pid: int, title: str, name: str = "ray", cores: frozenset[int] = ALL) -> ProcessState:
+    return ProcessState(pid, name, title, cores)
 
 
 INGRESS = process(2, "ray::ServeReplica:ingress:Ingress")
@@ -24,24 +24,24 @@ OTHERS = [
 ]
 
 
-def test_what_serves_goes_where_no_worker_is_bound() -> None:
+def test_serving_processes_move_to_cores_without_a_worker() -> None:
     seen = [worker(0, 1), INGRESS, LLM, HAPROXY, *OTHERS]
 
-    assert moves(seen, ALL) == {pid: {2, 3} for pid in (2, 3, 4)}
+    assert plan_moves(seen, ALL) == {pid: {2, 3} for pid in (2, 3, 4)}
 
 
-def test_the_cores_of_all_workers_are_avoided() -> None:
-    assert moves([worker(0), worker(2), INGRESS], ALL) == {2: {1, 3}}
+def test_cores_of_all_workers_are_avoided() -> None:
+    assert plan_moves([worker(0), worker(2), INGRESS], ALL) == {2: {1, 3}}
 
 
-def test_who_is_there_already_stays() -> None:
+def test_process_on_a_free_core_is_not_moved() -> None:
     there = process(2, INGRESS.title, cores=frozenset({3}))
 
-    assert moves([worker(0, 1, 2), there], ALL) == {}
+    assert plan_moves([worker(0, 1, 2), there], ALL) == {}
 
 
 @pytest.mark.parametrize(
     "workers", [[], [worker(0, 1, 2, 3)], [worker(0, 1), worker(2, 3)]], ids=["none", "one", "two"]
 )
-def test_nothing_moves_without_bound_workers_or_a_free_core(workers: list[Seen]) -> None:
-    assert moves([*workers, INGRESS], ALL) == {}
+def test_nothing_moves_without_bound_workers_or_a_free_core(workers: list[ProcessState]) -> None:
+    assert plan_moves([*workers, INGRESS], ALL) == {}
