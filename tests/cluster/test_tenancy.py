@@ -1,4 +1,4 @@
-"""Keys and limits over several ingress replicas; the numbers are those of hardening T47 to T52."""
+"""Keys, limits, quotas and queueing over several ingress replicas."""
 
 import asyncio
 import statistics
@@ -7,8 +7,8 @@ import time
 import openai
 import pytest
 
-from tests.helpers.service import Service, sse_events, wait_until
-from tests.helpers.tenants import client, is_let_in, make_key, run_tool, statuses
+from tests.helpers.service import Service, is_at_rest, sse_events, wait_until
+from tests.helpers.tenants import client, is_accepted, make_key, run_tool, statuses
 
 pytestmark = pytest.mark.cluster
 
@@ -16,7 +16,7 @@ WORDS = "one two three four"
 
 
 async def complete(service: Service, key: str, **members) -> object:
-    """One request; what it raises is the result."""
+    """Send one request; returns the response or the error."""
     body = {"model": "echo", "prompt": WORDS, "max_tokens": 4, **members}
     try:
         return await client(service, key).completions.create(**body)
@@ -32,13 +32,13 @@ def refused(results: list) -> list[openai.RateLimitError]:
     return [each for each in results if isinstance(each, openai.RateLimitError)]
 
 
-async def fifty(service: Service, key: str, **members) -> list:
+async def send_fifty(service: Service, key: str, **members) -> list:
     return await asyncio.gather(*(complete(service, key, **members) for _ in range(50)))
 
 
-async def test_of_fifty_requests_at_once_ten_are_let_through(fleet: Service):
+async def test_of_fifty_concurrent_requests_exactly_ten_are_admitted(fleet: Service):
     key = make_key(fleet, "ten-requests", "--rpm", "10")
-    results = await fifty(fleet, key)
+    results = await send_fifty(fleet, key)
     errors = refused(results)
 
     assert len(results) - len(errors) == 10
@@ -50,18 +50,18 @@ async def test_of_fifty_requests_at_once_ten_are_let_through(fleet: Service):
     assert headers["x-ratelimit-remaining-requests"] == "0"
 
 
-async def test_tokens_for_ten_requests_let_ten_through(fleet: Service):
-    """Eight tokens each: four of the prompt, and four to be written."""
+async def test_token_limit_for_ten_requests_admits_ten(fleet: Service):
+    """Each request needs eight tokens: four of the prompt and four to generate."""
     key = make_key(fleet, "eighty-tokens", "--tpm", "80")
 
-    assert len(refused(await fifty(fleet, key))) == 40
+    assert len(refused(await send_fifty(fleet, key))) == 40
 
 
-async def test_ten_places_let_ten_in_and_are_free_again_afterwards(fleet: Service):
+async def test_concurrency_limit_of_ten_admits_ten_and_frees_them_afterwards(fleet: Service):
     key = make_key(fleet, "ten-places", "--concurrency", "10")
 
-    assert len(refused(await fifty(fleet, key, max_tokens=100))) == 40
-    assert len(refused(await fifty(fleet, key, max_tokens=100))) == 40
+    assert len(refused(await send_fifty(fleet, key, max_tokens=100))) == 40
+    assert len(refused(await send_fifty(fleet, key, max_tokens=100))) == 40
 
 
 async def test_images_are_counted_one_by_one(fleet: Service):
@@ -73,7 +73,7 @@ async def test_images_are_counted_one_by_one(fleet: Service):
     await images.generate(model="colours", prompt="x", n=1)
 
 
-async def test_what_an_aborted_stream_did_not_use_comes_back(fleet: Service):
+async def test_unused_tokens_of_an_aborted_stream_are_refunded(fleet: Service):
     key = make_key(fleet, "refund", "--tpm", "1000")
     stream = await client(fleet, key).completions.create(
         model="echo", prompt=WORDS, max_tokens=900, stream=True
@@ -86,7 +86,7 @@ async def test_what_an_aborted_stream_did_not_use_comes_back(fleet: Service):
     assert not isinstance(await complete(fleet, key, max_tokens=500), Exception)
 
 
-async def test_a_quota_ends_for_good_and_is_not_retried(fleet: Service):
+async def test_used_up_quota_must_not_be_retried(fleet: Service):
     key = make_key(fleet, "quota", "--tokens-per-day", "20")
     results = [await complete(fleet, key) for _ in range(3)]
 
@@ -95,7 +95,7 @@ async def test_a_quota_ends_for_good_and_is_not_retried(fleet: Service):
     assert results[2].response.headers["x-should-retry"] == "false"
 
 
-async def test_a_prompt_larger_than_the_limit_is_refused_for_good(fleet: Service):
+async def test_request_larger_than_the_limit_must_not_be_retried(fleet: Service):
     key = make_key(fleet, "small", "--tpm", "10")
     error = await complete(fleet, key, max_tokens=100)
 
@@ -103,7 +103,7 @@ async def test_a_prompt_larger_than_the_limit_is_refused_for_good(fleet: Service
     assert error.response.headers["x-should-retry"] == "false"
 
 
-async def test_limits_stand_in_the_headers_of_every_answer(fleet: Service):
+async def test_every_response_has_rate_limit_headers(fleet: Service):
     key = make_key(fleet, "headers", "--rpm", "100", "--tpm", "1000")
     raw = client(fleet, key).completions.with_raw_response
     whole = await raw.create(model="echo", prompt=WORDS, max_tokens=4)
@@ -116,23 +116,23 @@ async def test_limits_stand_in_the_headers_of_every_answer(fleet: Service):
         assert answer.headers["x-ratelimit-reset-requests"].endswith(("s", "m"))
 
 
-def test_a_disabled_key_is_refused_everywhere_within_5_s(fleet: Service):
+def test_disabled_key_is_refused_by_all_replicas_within_5_s(fleet: Service):
     key = make_key(fleet, "disabled")
     run_tool(fleet, "keys", "disable", "disabled")
 
     assert wait_until(lambda: statuses(fleet, key) == {401}, timeout_s=10) < 5
 
 
-def test_a_rotated_key_opens_within_5_s_and_its_old_secret_no_more(fleet: Service):
+def test_rotated_secret_replaces_the_old_one_within_5_s(fleet: Service):
     old = make_key(fleet, "rotated")
     new = run_tool(fleet, "keys", "rotate", "rotated").strip()
-    took_s = wait_until(lambda: is_let_in(fleet, new), timeout_s=10)
+    took_s = wait_until(lambda: is_accepted(fleet, new), timeout_s=10)
     took_s += wait_until(lambda: statuses(fleet, old) == {401}, timeout_s=10)
 
     assert took_s < 5
 
 
-async def test_a_stream_of_a_key_that_is_deleted_goes_on_to_its_end(fleet: Service):
+async def test_stream_of_a_deleted_key_continues_to_its_end(fleet: Service):
     key = make_key(fleet, "deleted")
     stream = await client(fleet, key).completions.create(
         model="echo", prompt=WORDS, max_tokens=300, stream=True
@@ -145,7 +145,7 @@ async def test_a_stream_of_a_key_that_is_deleted_goes_on_to_its_end(fleet: Servi
     assert len(chunks) >= 299
 
 
-def test_an_admin_key_makes_keys_over_http_and_others_do_not(fleet: Service):
+def test_only_an_admin_key_makes_keys_over_http(fleet: Service):
     admin = make_key(fleet, "admin", "--scope", "admin")
     other = make_key(fleet, "no-admin")
     url = f"{fleet.url}/v1/keys"
@@ -155,7 +155,7 @@ def test_an_admin_key_makes_keys_over_http_and_others_do_not(fleet: Service):
         http.headers["authorization"] = f"Bearer {admin}"
         made = http.post(url, json={"name": "by-http", "limits": {"requests_per_minute": 5}})
         assert made.status_code == 200
-        assert is_let_in(fleet, made.json()["key"])
+        assert is_accepted(fleet, made.json()["key"])
         key_id = made.json()["id"]
         assert http.get(f"{url}/{key_id}").json()["limits"]["requests_per_minute"] == 5
         assert http.delete(f"{url}/{key_id}").json()["deleted"] is True
@@ -163,7 +163,7 @@ def test_an_admin_key_makes_keys_over_http_and_others_do_not(fleet: Service):
     assert wait_until(lambda: statuses(fleet, made.json()["key"]) == {401}, timeout_s=5) < 5
 
 
-async def test_a_tenant_sees_the_models_of_its_key_only(fleet: Service):
+async def test_models_that_a_key_may_not_use_appear_not_to_exist(fleet: Service):
     key = make_key(fleet, "narrow-only", "--model", "narr*")
     sdk = client(fleet, key)
     hidden = await complete(fleet, key)
@@ -194,7 +194,7 @@ async def test_usage_adds_up_and_each_key_sees_its_own(fleet: Service):
     assert "accounting,alice,3" in table
 
 
-async def time_to_first_word(service: Service, key: str) -> float:
+async def time_to_first_token(service: Service, key: str) -> float:
     body = {"model": "narrow", "prompt": WORDS, "max_tokens": 5, "stream": True}
     began_s = time.monotonic()
     stream = await client(service, key).completions.create(**body)
@@ -205,26 +205,26 @@ async def time_to_first_word(service: Service, key: str) -> float:
     return first_s
 
 
-async def test_a_flood_of_one_tenant_does_not_slow_another_down(fleet: Service):
-    """The model writes eight answers at once; the flood wants a hundred, of 20 s each."""
+async def test_flood_of_one_tenant_does_not_delay_another(fleet: Service):
+    """The model has eight slots; the flood is a hundred requests of 20 s each."""
     flooding = make_key(fleet, "flooding", "--tenant", "flood")
     patient = make_key(fleet, "patient", "--tenant", "patient")
-    alone = [await time_to_first_word(fleet, patient) for _ in range(20)]
+    alone = [await time_to_first_token(fleet, patient) for _ in range(20)]
     flood = [
         asyncio.create_task(complete(fleet, flooding, model="narrow", max_tokens=1000))
         for _ in range(100)
     ]
     await asyncio.sleep(1)
-    amid = [await time_to_first_word(fleet, patient) for _ in range(20)]
+    amid = [await time_to_first_token(fleet, patient) for _ in range(20)]
     for task in flood:
         task.cancel()
     await asyncio.wait(flood)
 
     assert statistics.median(amid) < 2 * statistics.median(alone) + 0.1, (alone, amid)
-    assert max(amid) < 10, (alone, amid)  # not even one waited for an answer to end
+    assert max(amid) < 10, (alone, amid)  # no request waited for one of the flood to end
 
 
-async def test_higher_classes_are_served_first(fleet: Service):
+async def test_higher_priority_classes_are_served_first(fleet: Service):
     low = make_key(fleet, "low", "--priority", "low", "--tenant", "l")
     high = make_key(fleet, "high", "--priority", "high", "--tenant", "h")
     ended: list[str] = []
@@ -245,14 +245,11 @@ async def test_higher_classes_are_served_first(fleet: Service):
     assert max(places["high"]) < max(places["low"])
 
 
-async def test_what_is_left_when_all_is_done_is_nothing(fleet: Service):
+async def test_all_counters_return_to_zero(fleet: Service):
     with fleet.watching("ingress", "echo", "narrow", "ledger") as stats:
-        quiet = ("held", "asking", "holds", "slots", "unrecorded", "waiting", "busy", "requests")
 
         def is_quiet() -> bool:
-            return not any(
-                replica.get(name) for app in stats().values() for replica in app for name in quiet
-            )
+            return all(is_at_rest(replica) for app in stats().values() for replica in app)
 
         try:
             wait_until(is_quiet, timeout_s=10)
@@ -260,8 +257,8 @@ async def test_what_is_left_when_all_is_done_is_nothing(fleet: Service):
             print(stats())
 
 
-def test_a_stream_says_nothing_of_another_tenant(fleet: Service):
-    """Ids are random, and what another one asked for cannot be asked for by id."""
+def test_stream_tells_nothing_about_another_tenant(fleet: Service):
+    """Ids are random, and usage of another tenant cannot be read."""
     key = make_key(fleet, "ids")
     ids = set()
     with fleet.client() as http:

@@ -1,4 +1,4 @@
-"""A PostgreSQL server of our own: Debian's program, a folder and a port that nobody else has."""
+"""A PostgreSQL server for tests: Debian's program, with its own folder and port."""
 
 import os
 import pwd
@@ -17,15 +17,15 @@ import pytest
 from scripts.service.environment import free_ports
 
 _TIMEOUT_S = 30.0
-_QUICK = ("-c", "fsync=off", "-c", "full_page_writes=off", "-c", "synchronous_commit=off")
-"""It lives no longer than the tests."""
+_FAST_OPTIONS = ("-c", "fsync=off", "-c", "full_page_writes=off", "-c", "synchronous_commit=off")
+"""Its data need not survive the tests."""
 
 
 @contextmanager
 def running_postgres() -> Iterator[int]:
-    """The port of a server that lets everybody on this machine in, as user `postgres`."""
+    """Run a server that trusts every local client as user `postgres`; yields its port."""
     programs = _find_programs()
-    # PostgreSQL refuses to run as root, and pytest's own folders are closed to all but root.
+    # PostgreSQL refuses to run as root, and only root can enter pytest's own folders.
     user = _find_user() if os.geteuid() == 0 else None
     as_user: dict[str, Any] = {"user": user, "group": pwd.getpwnam(user).pw_gid} if user else {}
     folder = Path(tempfile.mkdtemp(prefix="triptych-postgres-"))
@@ -40,20 +40,20 @@ def running_postgres() -> Iterator[int]:
         serve = [programs / "postgres", "-D", folder / "data", "-k", folder, "-p", str(port)]
         with (folder / "log").open("wb") as log:
             server = subprocess.Popen(
-                [*serve, "-h", "127.0.0.1", *_QUICK], stderr=log, cwd="/", **as_user
+                [*serve, "-h", "127.0.0.1", *_FAST_OPTIONS], stderr=log, cwd="/", **as_user
             )
         try:
             _wait_for(programs, port, server)
             yield port
         finally:
-            server.send_signal(signal.SIGINT)  # "fast": without waiting for clients
+            server.send_signal(signal.SIGINT)  # fast shutdown: does not wait for clients
             server.wait(_TIMEOUT_S)
     finally:
         shutil.rmtree(folder)
 
 
 def make_database(port: int, name: str) -> str:
-    """An empty database; its URL."""
+    """Create an empty database; returns its URL."""
     command = [_find_programs() / "createdb", "-h", "127.0.0.1", "-p", str(port), "-U", "postgres"]
     subprocess.run([*command, name], check=True, cwd="/")
     return f"postgresql://postgres@127.0.0.1:{port}/{name}"
@@ -63,7 +63,7 @@ def _find_programs() -> Path:
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"))
     on_path = shutil.which("postgres")
     if not found and on_path is None:
-        pytest.fail("there is no PostgreSQL here: apt-get install postgresql")
+        pytest.fail("PostgreSQL is not installed: apt-get install postgresql")
     return found[-1].parent if found else Path(str(on_path)).parent
 
 

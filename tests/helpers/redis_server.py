@@ -1,4 +1,4 @@
-"""A Redis server of our own, on a port that nobody else has; it keeps nothing."""
+"""A Redis server for tests, with its own port, that stores nothing on disk."""
 
 import contextlib
 import shutil
@@ -18,10 +18,10 @@ _TIMEOUT_S = 10.0
 
 @contextlib.contextmanager
 def running_redis() -> Iterator[int]:
-    """The port of a server that lets everybody on this machine in."""
+    """Run a server without a password on the loopback address; yields its port."""
     program = shutil.which("redis-server")
     if program is None:
-        pytest.fail("there is no redis-server here: apt-get install redis-server")
+        pytest.fail("Redis is not installed: apt-get install redis-server")
     (port,) = free_ports(1)
     with tempfile.TemporaryDirectory(prefix="triptych-redis-") as folder:
         command = [program, "--bind", "127.0.0.1", "--port", str(port), "--dir", folder]

@@ -1,4 +1,4 @@
-"""Keys of a running service for tests, made as an operator makes them."""
+"""Keys of a running service, made with the command line as an operator makes them."""
 
 import os
 import subprocess
@@ -13,14 +13,14 @@ from tests.helpers.service import ROOT, Service, wait_until
 
 
 def make_key(service: Service, name: str, *options: str) -> str:
-    """Make a key with scripts/keys; returns when every ingress replica lets it in."""
+    """Make a key with `triptych keys`; returns when every ingress replica accepts it."""
     key = run_tool(service, "keys", "create", "--name", name, *options).strip()
-    wait_until(lambda: is_let_in(service, key), timeout_s=10)
+    wait_until(lambda: is_accepted(service, key), timeout_s=10)
     return key
 
 
 def run_tool(service: Service, tool: str, *arguments: str) -> str:
-    """What `scripts/keys` or `scripts/usage` print; their set-up is left out."""
+    """Run `triptych keys` or `triptych usage` against the service's home; returns its stdout."""
     run = subprocess.run(
         [sys.executable, "-m", f"deployments.cli.{tool}", *arguments],
         cwd=ROOT,
@@ -34,20 +34,20 @@ def run_tool(service: Service, tool: str, *arguments: str) -> str:
 
 
 def statuses(service: Service, key: str, times: int = 12) -> set[int]:
-    """What a key gets from the ingress replicas: each call goes to another one."""
+    """The HTTP statuses that a key gets; successive calls go to different ingress replicas."""
     headers = {"authorization": f"Bearer {key}"}
     return {
         httpx.get(f"{service.url}/v1/models", headers=headers).status_code for _ in range(times)
     }
 
 
-def is_let_in(service: Service, key: str) -> bool:
-    """Whether all ingress replicas know the key."""
+def is_accepted(service: Service, key: str) -> bool:
+    """Whether all ingress replicas accept the key."""
     return statuses(service, key) == {200}
 
 
 def client(service: Service, key: str, **options: Any) -> AsyncOpenAI:
-    """OpenAI's SDK with a key, without retries so that every error shows."""
+    """OpenAI's SDK with a key, without retries so that tests see every error."""
     return AsyncOpenAI(base_url=f"{service.url}/v1", api_key=key, max_retries=0, **options)
 
 
