@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from api.ports.tenancy import RequestContext
 from deployments.engines.embedding.length_buckets import LengthBuckets, WaitingSequence
-from deployments.engines.embedding.round_robin import RoundRobin
+from deployments.engines.round_robin import RoundRobin
 
 if TYPE_CHECKING:
     import numpy as np
