@@ -31,7 +31,7 @@ ALL = pytest.mark.parametrize(("method", "arguments", "result"), CALLS, ids=[c[0
 
 
 class FakeHandle:
-    """A ledger's handle: every method gives `outcome`, or raises it."""
+    """A ledger's handle: every method returns `outcome`, or raises it."""
 
     def __init__(self, outcome: Any) -> None:
         self._outcome = outcome
@@ -57,7 +57,7 @@ class FakeHandle:
 
 
 @ALL
-async def test_each_wish_is_a_call_of_the_ledger(method: str, arguments: tuple, result: Any):
+async def test_each_method_is_one_call_of_the_ledger(method: str, arguments: tuple, result: Any):
     handle = FakeHandle(result)
     administration = LedgerAdministration(lambda: handle)
 
@@ -66,13 +66,15 @@ async def test_each_wish_is_a_call_of_the_ledger(method: str, arguments: tuple, 
 
 
 @ALL
-async def test_without_a_ledger_there_is_no_such_page(method: str, arguments: tuple, result: Any):
+async def test_without_a_ledger_the_route_does_not_exist(
+    method: str, arguments: tuple, result: Any
+):
     with pytest.raises(RouteNotFoundError, match="no ledger"):
         await getattr(LedgerAdministration(lambda: None), method)(*arguments)
 
 
-async def test_the_ledger_is_looked_up_with_each_call():
-    """It may be added to the configuration of a running service."""
+async def test_handle_is_looked_up_with_each_call():
+    """A ledger may be added to the configuration of a running service."""
     handle = None
     administration = LedgerAdministration(lambda: handle)
     with pytest.raises(RouteNotFoundError):
@@ -84,7 +86,7 @@ async def test_the_ledger_is_looked_up_with_each_call():
 
 @pytest.mark.parametrize("error", [KeyNotFoundError("No such key."), InvalidRequestError("Twice.")])
 @pytest.mark.parametrize("is_wrapped", [False, True])
-async def test_what_the_ledger_refuses_is_for_the_client(error: ApiError, is_wrapped: bool):
+async def test_error_of_the_ledger_reaches_the_client_unchanged(error: ApiError, is_wrapped: bool):
     raised = ray_errors.RayTaskError("get_key", "traceback", error) if is_wrapped else error
     with pytest.raises(type(error)) as caught:
         await LedgerAdministration(lambda: FakeHandle(raised)).get_key("ann")
@@ -105,7 +107,7 @@ async def test_what_the_ledger_refuses_is_for_the_client(error: ApiError, is_wra
     ],
     ids=lambda error: type(error).__name__,
 )
-async def test_a_ledger_that_cannot_answer_is_unavailable_and_no_model(error: Exception):
+async def test_unreachable_ledger_is_unavailable_and_not_called_a_model(error: Exception):
     with pytest.raises(UnavailableError, match=r"Keys and usage") as caught:
         await LedgerAdministration(lambda: FakeHandle(error)).list_keys()
 
