@@ -14,7 +14,7 @@ from scripts.benchmark.stacks.stacks import ROOT, Stack, to_variant
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is to be done."""
+    """What the benchmark runs."""
 
     kind: str
     peers: list[str]
@@ -33,7 +33,7 @@ class Plan:
 
 
 def read_plan(arguments: list[str]) -> Plan:
-    """What the arguments ask for; a mistake ends the program with one line."""
+    """Read the command line; a mistake ends the program with one line."""
     parser = to_parser()
     options = parser.parse_args(arguments)
     try:
@@ -78,7 +78,7 @@ def to_stacks(options: argparse.Namespace, env: dict[str, str]) -> list[Stack]:
     stacks += [to_variant(text, env, options.ingress_replicas) for text in options.variant]
     names = [stack.name for stack in stacks]
     if len(set(names)) < len(names):
-        raise ValueError(f"two stacks of one name: {', '.join(names)}")
+        raise ValueError(f"two stacks have the same name: {', '.join(names)}")
     return stacks
 
 

@@ -1,7 +1,7 @@
 """Compares Triptych with bare vLLM, token for token: starts the stacks in turn, measures, reports.
 
-Every round starts each stack anew, measures it at every concurrency and stops it; the next round
-takes them in the opposite order. What drifts on a machine then cancels in the ratio of a round.
+Every round starts each stack, measures it at every concurrency and stops it; the next round takes
+the stacks in the opposite order. Drift of the machine then cancels in the ratio of a round.
 """
 
 import sys
@@ -13,7 +13,7 @@ from scripts.benchmark.arguments import Plan, read_plan
 from scripts.benchmark.embeddings.comparison import run_embeddings
 from scripts.benchmark.images.comparison import run_images
 from scripts.benchmark.load.generator import Load
-from scripts.benchmark.load.many_streams import test_streams
+from scripts.benchmark.load.many_streams import run_streams
 from scripts.benchmark.load.measurement import measure
 from scripts.benchmark.report.report import Report
 from scripts.benchmark.stacks.running import Interrupts, Running, StackError, started
@@ -28,10 +28,10 @@ class Bench:
     plan: Plan
     report: Report
     interrupts: Interrupts
-    unusable: set[str] = field(default_factory=set)  # they failed before a first measurement
+    unusable: set[str] = field(default_factory=set)  # failed before their first measurement
 
     def run(self) -> None:
-        """Measures everything; what is known is in the report, whatever ends it."""
+        """Run all measurements; the report has each one as soon as it is done."""
         if self.plan.target:
             for number in range(1, self.plan.rounds + 1):
                 self._measure_all("url", self.plan.target, number)
@@ -95,7 +95,7 @@ def main() -> int:
         if plan.kind == "images":
             return run_images(plan.out, plan.rounds, interrupts)
         if plan.streams:
-            return test_streams(plan.streams, plan.triptych, plan.out, interrupts)
+            return run_streams(plan.streams, plan.triptych, plan.out, interrupts)
         return run(plan, interrupts)
     except StackError as failure:
         print(f"scripts/bench: {failure}", file=sys.stderr)

@@ -1,6 +1,6 @@
 """The options of scripts/bench; `python -m scripts.benchmark.options` prints them.
 
-Python alone is enough to import this: help must not wait for a set-up.
+The standard library is enough to import this, so help needs no set-up.
 """
 
 import argparse
@@ -21,9 +21,12 @@ EXAMPLES = """examples:
   scripts/bench --kind embeddings --peers encode,vllm,infinity
   scripts/bench --url http://127.0.0.1:8000/v1 --model smollm2-135m-instruct --key-env KEY
 
-Each stack runs with the same model, engine options and variables, one at a time. The answers are
-streamed, greedy and of a fixed length, over connections that are kept alive; no two prompts begin
-alike. Ctrl-C ends what runs and reports what was measured.
+One stack runs at a time, each with the same model, engine options and environment. Responses are
+streamed, greedy and of a fixed length, over kept-alive connections; no two prompts share a prefix.
+Ctrl-C ends the running stack and reports what was measured.
+
+environment:
+  TRIPTYCH_HOME  folder of models and results (.triptych in the checkout)
 """
 
 
@@ -35,10 +38,10 @@ def positive(text: str) -> int:
 
 
 class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line."""
+    """Reports a mistake in one line."""
 
     def error(self, message: str) -> NoReturn:
-        """Called by argparse."""
+        """End the program; argparse calls this."""
         self.exit(2, f"scripts/bench: {message}\n")
 
 
@@ -50,29 +53,29 @@ OPTIONS: dict[str, list[tuple[str, str, str, dict[str, Any]]]] = {
         (
             "kind",
             "text|embeddings|images",
-            "text (default): all the options below; embeddings: the demo's encoder beside "
-            "sentence-transformers' own encode; images: the demo's painter beside the bare "
-            "pipeline; both with --rounds and --out",
+            "text (default): all options below; embeddings: the demo encoder beside "
+            "sentence-transformers' own encode; images: the demo image model beside the bare "
+            "pipeline; both with --rounds and --out only",
             {"default": "text", "choices": KINDS},
         ),
         (
             "peers",
             "A,B",
-            "whom embeddings are compared with: of encode (default), vllm (its pooling server), "
-            "infinity (infinity-emb; once makes an environment of 1.4 GB for it)",
+            "what embeddings are compared with: encode (default), vllm (its pooling server), "
+            "infinity (infinity-emb; installs 1.4 GB the first time)",
             {"default": "encode"},
         ),
         (
             "rig",
             "serving|engine",
-            "serving (default): two random layers, so that the serving path is the limit; "
-            "engine: the demo LLM",
+            "serving (default): two random layers, so that serving limits the rate; "
+            "engine: the demo LLM, so that the engine does",
             {"default": "serving", "choices": RIGS},
         ),
         (
             "stacks",
             "A,B",
-            "of vllm, triptych, ray-llm (default vllm,triptych)",
+            "any of vllm, triptych, ray-llm (default: vllm,triptych)",
             {"default": "vllm,triptych"},
         ),
         (
@@ -83,32 +86,47 @@ OPTIONS: dict[str, list[tuple[str, str, str, dict[str, Any]]]] = {
             REPEATED,
         ),
         ("env", "KEY=VALUE", "an environment variable of every Triptych; repeatable", REPEATED),
-        ("ingress-replicas", "N", "of every Triptych (default 1)", {**NUMBER, "default": 1}),
-        ("url", "BASE_URL", "measure a server that runs already instead; needs --model", {}),
+        (
+            "ingress-replicas",
+            "N",
+            "ingress replicas of every Triptych (default: 1)",
+            {**NUMBER, "default": 1},
+        ),
+        ("url", "BASE_URL", "measure a running server instead; needs --model", {}),
         ("model", "NAME", "the model of --url", {}),
         ("key-env", "VAR", "the environment variable with the API key of --url", {}),
         (
             "streams",
             "N",
-            "instead of all this: N streams of a fake engine at once through Triptych, each "
-            "checked word by word, and what each costs in memory",
+            "instead of a comparison: N streams of a fake engine at once through Triptych, "
+            "each checked word by word, and the memory of each",
             NUMBER,
         ),
     ],
     "how it is measured": [
-        ("rounds", "N", "each starts every stack anew (default 3)", {**NUMBER, "default": 3}),
+        (
+            "rounds",
+            "N",
+            "number of rounds; each starts every stack again (default: 3)",
+            {**NUMBER, "default": 3},
+        ),
         (
             "concurrency",
             "N,N",
-            "streams at once (default 1,16,64,256; engine rig 1,16,32,64)",
+            "streams at once (default: 1,16,64,256; engine rig: 1,16,32,64)",
             {},
         ),
-        ("requests", "N", "of a measurement (default: 10 to 20 s on two cores)", NUMBER),
-        ("max-tokens", "N", "of each answer (default 256; engine rig 128)", NUMBER),
+        (
+            "requests",
+            "N",
+            "requests of a measurement (default: enough for 10 to 20 s on two cores)",
+            NUMBER,
+        ),
+        ("max-tokens", "N", "tokens of each response (default: 256; engine rig: 128)", NUMBER),
         (
             "out",
             "DIR",
-            "for results.json, table.md, plot.png and logs (default .triptych/bench/<time>-<rig>)",
+            "for results.json, table.md, plot.png and logs (default: .triptych/bench/<time>-<rig>)",
             {"type": Path},
         ),
     ],

@@ -1,9 +1,9 @@
-"""Embeddings: Triptych over HTTP beside sentence-transformers' own `encode`, and other servers.
+"""Compares embeddings: Triptych over HTTP, sentence-transformers' own `encode`, other servers.
 
-All are up all the time and take turns: within a round each figure of ours is measured next to its
-counterpart, in an order that changes from round to round, while all others are stopped. Same texts,
-same number format, same number of threads. `encode` gets all texts in one call, in one process; the
-servers get them from the same clients. First of all, everyone's vectors must be the same as ours.
+All run all the time and are measured in turn: within a round each figure of Triptych is measured
+right beside its counterpart, in an order that changes from round to round, while all others are
+stopped (SIGSTOP). Texts, number format and number of threads are the same. `encode` gets all texts
+in one call; the servers get them from the same clients. First, all vectors must match Triptych's.
 """
 
 import contextlib
@@ -16,7 +16,14 @@ from pathlib import Path
 
 import numpy as np
 
-from scripts.benchmark.embeddings.contenders import CLIENTS, TEXTS, Contender, alone
+from scripts.benchmark.embeddings.contenders import (
+    CLIENTS,
+    RESUME_S,
+    TEXTS,
+    Contender,
+    Others,
+    alone,
+)
 from scripts.benchmark.embeddings.load import Vectors
 from scripts.benchmark.embeddings.peers import PEERS, Setting, ours
 from scripts.benchmark.report.round_statistics import to_spread
@@ -25,23 +32,23 @@ from scripts.benchmark.stacks.running import Interrupts, StackError
 from scripts.benchmark.stacks.stacks import OUR_ENVIRONMENT
 
 REQUESTS = 4
-"""Of a client in one measurement."""
+"""Requests of a client in one measurement."""
 WARM_TEXTS = 64
 LENGTHS = (3, 6, 12, 25, 50, 100, 180)
-"""Words of a text."""
+"""Words in a text."""
 TEXT = (
     "the a market fell sharply on tuesday while house prices rose in most cities and someone plays "
     "an old guitar near the river under quiet mountains where people compute models of the weather"
 )
 WORDS = TEXT.split()
 LEAST_COSINE = 0.999
-"""Of a vector with ours; below it, another model or other texts would be measured."""
+"""Least cosine with Triptych's vectors; below it, the server runs another model."""
 
 FIGURES = {
     f"{CLIENTS} clients x {TEXTS} texts: texts/s, vs `encode`": ("vs_encode", "≥ 0.95"),
     f"{CLIENTS} clients x {TEXTS} texts: texts/s, vs vLLM": ("vs_vllm", "≥ 1.5"),
     f"{CLIENTS} clients x {TEXTS} texts: texts/s, vs infinity-emb": ("vs_infinity", "≥ 1.2"),
-    "one short text: p50 ms beyond the bare call": ("beyond_ms", "≤ 4"),
+    "one short text: p50 ms more than the bare call": ("beyond_ms", "≤ 4"),
     "texts/s through HTTP": ("triptych_rate", ""),
     "texts/s of `encode`": ("encode_rate", ""),
     "texts/s of vLLM's pooling server": ("vllm_rate", ""),
@@ -49,22 +56,22 @@ FIGURES = {
     "one short text through HTTP: p50 ms": ("triptych_p50_ms", ""),
     "one short text by `encode`: p50 ms": ("encode_p50_ms", ""),
     "cores of the clients": ("client_cores", ""),
-    "cores of those whose turn it was not": ("others_cores", ""),
+    "cores of the stopped contenders": ("others_cores", ""),
 }
 
 
 def to_texts(seed: int, count: int) -> list[str]:
-    """Texts of mixed lengths; the same for the same seed."""
+    """Make texts of mixed lengths, the same for the same seed."""
     chance = random.Random(seed)
     return [" ".join(chance.choices(WORDS, k=chance.choice(LENGTHS))) for _ in range(count)]
 
 
 def to_cosine(some: Vectors, others: Vectors) -> float:
-    """The least of the cosines of vectors that belong together; -1 if some are missing.
+    """Return the least cosine of two vectors of the same row; -1 if the shapes differ.
 
     Args:
-        some: (N, D), of any length.
-        others: likewise.
+        some: (N, D), not normalised.
+        others: (N, D), not normalised.
     """
     if some.shape != others.shape:
         return -1.0
@@ -74,17 +81,17 @@ def to_cosine(some: Vectors, others: Vectors) -> float:
 
 @dataclass(slots=True)
 class Results:
-    """Figures by name, one for each measurement."""
+    """Figures by name, one value for each measurement."""
 
     values: dict[str, list[float]] = field(default_factory=dict)
 
     def add(self, name: str, value: float) -> float:
-        """Add one, and give it back."""
+        """Add a value, and return it."""
         self.values.setdefault(name, []).append(value)
         return value
 
     def table(self) -> str:
-        """What the README shows: a row for each figure that was measured."""
+        """Format a row for each measured figure, for docs/performance.md."""
         lines = ["| figure | target | median | range |", "|---|---|---|---|"]
         for title, (name, target) in FIGURES.items():
             if spread := to_spread(self.values.get(name, [])):
@@ -95,36 +102,37 @@ class Results:
 
 
 def to_order(peers: Sequence[Contender], number: int) -> list[Contender]:
-    """The peers in the order of a round: each begins in turn."""
+    """Return the peers in the order of a round; each is first in turn."""
     first = (number - 1) % len(peers)
     return [*peers[first:], *peers[:first]]
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """One of us beside some others."""
+    """Triptych and its peers."""
 
     our: Contender
     peers: list[Contender]
     results: Results
     interrupts: Interrupts
+    resume_s: float = RESUME_S
 
     def check(self) -> None:
-        """Leaves out whoever's vectors are not the same as ours."""
+        """Remove every peer whose vectors differ from Triptych's."""
         texts = to_texts(0, TEXTS * len(LENGTHS))
-        with alone(self.our, self._everyone, self.interrupts):
+        with self._alone(self.our):
             expected = self.our.vectors(texts)
         for peer in list(self.peers):
-            with alone(peer, self._everyone, self.interrupts):
+            with self._alone(peer):
                 cosine = to_cosine(peer.vectors(texts), expected)
-            say(f"{peer.name}: cosine with ours ≥ {cosine:.5f}")
+            say(f"{peer.name}: cosine with triptych ≥ {cosine:.5f}")
             self.results.add(f"{peer.name}_cosine", cosine)
             if cosine < LEAST_COSINE:
-                say(f"without {peer.name}: its vectors are not ours")
+                say(f"leaving out {peer.name}: its vectors differ")
                 self.peers.remove(peer)
 
     def measure_round(self, number: int) -> None:
-        """Every figure once; ours once for each peer."""
+        """Measure every figure once; Triptych's once for each peer."""
         texts = to_texts(number, CLIENTS * TEXTS * REQUESTS)
         for peer in to_order(self.peers, number):
             turns = [peer, self.our] if number % 2 else [self.our, peer]
@@ -142,7 +150,7 @@ class Comparison:
         say(f"round {number}: one text {shown} ms")
 
     def _rate(self, contender: Contender, texts: Sequence[str]) -> float:
-        with alone(contender, self._everyone, self.interrupts) as others:
+        with self._alone(contender) as others:
             contender.rate(texts[:WARM_TEXTS])
             rate = contender.rate(texts)
         self.results.add("others_cores", others.cores)
@@ -151,18 +159,17 @@ class Comparison:
         return self.results.add(f"{contender.name}_rate", rate.texts_per_s)
 
     def _short_ms(self, contender: Contender) -> float:
-        with alone(contender, self._everyone, self.interrupts):
+        with self._alone(contender):
             return self.results.add(f"{contender.name}_p50_ms", contender.short_ms())
 
-    @property
-    def _everyone(self) -> list[Contender]:
-        return [self.our, *self.peers]
+    def _alone(self, contender: Contender) -> contextlib.AbstractContextManager[Others]:
+        return alone(contender, [self.our, *self.peers], self.interrupts, self.resume_s)
 
 
 def run_embeddings(
     out: Path, home: Path, rounds: int, peers: Sequence[str], interrupts: Interrupts
 ) -> int:
-    """Measure, print the table and write it down."""
+    """Measure, print the table and write it to files."""
     from deployments.engines.hardware import pick_dtype
 
     inherited = {key: value for key, value in os.environ.items() if key not in OUR_ENVIRONMENT}
@@ -177,7 +184,7 @@ def run_embeddings(
     results = Results()
     try:
         _compare(setting, rounds, peers, results)
-    finally:  # of what was interrupted, what was measured until then
+    finally:  # an interrupted run reports what it has measured
         with interrupts.held():
             table = f"{results.table()}\n\nMiniLM-L6 in {setting.dtype}, {os.cpu_count()} cores."
             (out / "table.md").write_text(table + "\n")
@@ -193,7 +200,7 @@ def _compare(setting: Setting, rounds: int, peers: Sequence[str], results: Resul
         comparison = Comparison(our, started, results, setting.interrupts)
         comparison.check()
         if not comparison.peers:
-            raise StackError("there is no one left to compare with")
+            raise StackError("no peer is left to compare with")
         for number in range(1, rounds + 1):
             comparison.measure_round(number)
 
@@ -203,12 +210,12 @@ def start(
     setting: Setting,
     enter: Callable[[contextlib.AbstractContextManager[Contender]], Contender],
 ) -> Contender | None:
-    """A peer that is up from now on; None, and a line that says why, if it cannot be started."""
+    """Start a peer; print a line and return None if it cannot be started."""
     say(f"starting {name}")
     try:
         return enter(PEERS[name](setting))
     except StackError as failure:
-        say(f"without {name}: {failure}")
+        say(f"leaving out {name}: {failure}")
         return None
 
 

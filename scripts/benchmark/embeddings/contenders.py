@@ -1,7 +1,7 @@
-"""Those that are compared: each measured in the same way, and still while another one is.
+"""The contenders of a comparison; all are measured in the same way, one at a time.
 
-Servers that wait are not idle: Ray, Serve's controller and vLLM's worker poll. So all processes of
-those whose turn it is not are stopped (SIGSTOP), and what they use all the same is reported.
+A waiting server is not idle: Ray, Serve's controller and vLLM's worker poll. So all processes of
+the other contenders are stopped (SIGSTOP), and the CPU time they still use is reported.
 """
 
 import contextlib
@@ -30,113 +30,122 @@ from scripts.benchmark.stacks.process_cost import read_tree, tree
 from scripts.benchmark.stacks.running import Interrupts
 
 CLIENTS, TEXTS = 64, 8
-"""Clients at once, and texts of a request."""
+"""Clients at once, and texts in a request."""
 SHORT, SHORT_TIMES = "What is the capital of France?", 100
 BATCH_SIZES = (32, 64)
-RESUMED_S = 3.0
-"""What was stopped has timers that are overdue: it gets this long for them."""
+RESUME_S = 3.0
+"""Time for resumed processes to catch up with their overdue timers."""
 
 
 class Contender(Protocol):
-    """One of those that are compared."""
+    """A server or a library that is compared."""
 
     @property
     def name(self) -> str:
-        """What `--peers` calls it."""
+        """Its name in `--peers`."""
         ...
 
     @property
     def roots(self) -> tuple[int, ...]:
-        """The pids from which all its processes descend."""
+        """The pids that all its processes descend from."""
         ...
 
     def rate(self, texts: Sequence[str]) -> Rate:
-        """Texts a second of all clients, or at its best."""
+        """Measure texts per second of all clients together."""
         ...
 
     def short_ms(self) -> float:
-        """The median time of one short text, alone."""
+        """Measure the median time of one short text, alone, in ms."""
         ...
 
     def vectors(self, texts: Sequence[str]) -> Vectors:
-        """One row for each text."""
+        """Embed texts: (N, D) float32."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """A server, asked over HTTP."""
+    """A server, measured over HTTP."""
 
     name: str
     server: Server
     roots: tuple[int, ...]
 
     def rate(self, texts: Sequence[str]) -> Rate:
-        """Of all clients, each with its own share of the requests."""
+        """Divide the requests among all clients."""
         batches = [texts[start : start + TEXTS] for start in range(0, len(texts), TEXTS)]
         return measure_rate(self.server, batches, CLIENTS)
 
     def short_ms(self) -> float:
-        """Of one request at a time over one connection."""
+        """Send one request at a time over one connection."""
         return measure_p50_ms(self.server, SHORT, SHORT_TIMES)
 
     def vectors(self, texts: Sequence[str]) -> Vectors:
-        """In one request."""
+        """Embed all texts in one request."""
         return embed(self.server, texts)
 
 
 class Bare:
-    """sentence-transformers' own `encode`, in a process that does nothing else."""
+    """sentence-transformers' own `encode`, in its own process."""
 
     name = "encode"
 
     def __init__(self, folder: Path, dtype: str, env: dict[str, str]) -> None:
-        """Start it, and wait until it has loaded the model."""
+        """Start the process, and wait until it has loaded the model."""
         module = "scripts.benchmark.embeddings.bare"
         self._process = BareProcess(module, str(folder), dtype, env=env)
         self.roots = (self._process.pid,)
 
     def rate(self, texts: Sequence[str]) -> Rate:
-        """All texts in one call, at the better of two batch sizes."""
+        """Encode all texts in one call, with the faster of two batch sizes."""
         sizes = BATCH_SIZES
         seconds = min(self._ask(texts=texts, batch_size=size)["seconds"][0] for size in sizes)
         return Rate(len(texts) / seconds, 0.0)
 
     def short_ms(self) -> float:
-        """Of one call at a time."""
+        """Encode one text in each call."""
         seconds: list[float] = self._ask(texts=[SHORT], times=SHORT_TIMES)["seconds"]
         return 1000 * statistics.median(seconds)
 
     def vectors(self, texts: Sequence[str]) -> Vectors:
-        """In one call."""
+        """Encode all texts in one call."""
         return np.array(self._ask(texts=texts, has_vectors=True)["vectors"], "<f4")
 
     def close(self) -> None:
-        """End it."""
+        """Kill the process."""
         self._process.close()
 
-    def _ask(self, **asked: object) -> dict[str, Any]:
-        answer: dict[str, Any] = json.loads(self._process.ask(json.dumps(asked)))
-        return answer
+    def _ask(self, **request: object) -> dict[str, Any]:
+        response: dict[str, Any] = json.loads(self._process.ask(json.dumps(request)))
+        return response
 
 
 @dataclass(slots=True)
 class Others:
-    """What those whose turn it was not have used, in cores."""
+    """CPU time of the stopped contenders, in cores."""
 
     cores: float = 0.0
 
 
 @contextlib.contextmanager
 def alone(
-    contender: Contender, everyone: Sequence[Contender], interrupts: Interrupts
+    contender: Contender,
+    contenders: Sequence[Contender],
+    interrupts: Interrupts,
+    resume_s: float = RESUME_S,
 ) -> Iterator[Others]:
-    """Within the block all contenders but one are stopped.
+    """Stop all contenders but one for the length of a block.
+
+    Args:
+        contender: The one that runs on.
+        contenders: All of them.
+        interrupts: Held back while the others are resumed.
+        resume_s: How long to wait afterwards.
 
     Yields:
-        What the others use all the same; filled when the block ends.
+        What the others use nevertheless; set when the block ends.
     """
-    stopped = [root for other in everyone if other is not contender for root in other.roots]
+    stopped = [root for other in contenders if other is not contender for root in other.roots]
     others, own = Others(), contender.roots
     try:
         _suspend(stopped)
@@ -146,11 +155,11 @@ def alone(
     finally:
         with interrupts.held():
             _resume(stopped)
-    time.sleep(RESUMED_S)
+    time.sleep(resume_s)
 
 
 def _suspend(roots: Sequence[int]) -> None:
-    for _ in range(2):  # what was forked while we went through the tree, too
+    for _ in range(2):  # twice, because a process may fork in the meantime
         for pid in (pid for root in roots for pid in tree(root)):
             with contextlib.suppress(psutil.NoSuchProcess):
                 psutil.Process(pid).suspend()
@@ -163,7 +172,7 @@ def _resume(roots: Sequence[int]) -> None:
 
 
 def _used_s(excluded: Sequence[int]) -> float:
-    """CPU seconds so far of all our descendants but some, orphans that came to us included."""
+    """Return CPU seconds so far of all descendants, adopted orphans included, without some."""
     own = {pid for root in excluded for pid in tree(root)} | {os.getpid()}
     samples = read_tree(os.getpid())
     return sum(sample.cpu_s for (pid, _), sample in samples.items() if pid not in own)

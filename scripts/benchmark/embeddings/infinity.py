@@ -1,7 +1,7 @@
-"""infinity-emb, in an environment of its own: it wants older libraries than ours.
+"""Runs infinity-emb in its own environment, because it needs older libraries.
 
-The environment is made when first asked for, from requirements/bench-infinity.txt and the CPU build
-of torch that the project itself runs with, in .triptych/bench/infinity; it is kept.
+The environment is made at the first use, from requirements/bench-infinity.txt and the project's own
+CPU build of torch, in .triptych/bench/infinity; it is kept.
 """
 
 import hashlib
@@ -18,15 +18,15 @@ TORCH = ROOT / "requirements" / "torch-cpu.txt"
 LOCK = ROOT / "requirements" / "bench-infinity.txt"
 TORCH_INDEX = ("--index-url", "https://download.pytorch.org/whl/cpu")
 PIP = ("-m", "pip", "--disable-pip-version-check", "--no-input", "install", "--no-deps")
-MAKING_S = 1200.0
+INSTALL_S = 1200.0
 OPTIONS = (
     ("--engine", "torch"),
     ("--device", "cpu"),
-    ("--no-vector-disk-cache",),  # it would answer a text that comes again from a file
+    ("--no-vector-disk-cache",),  # it would answer a repeated text from a file
     ("--log-level", "warning"),
-    # Seen with 0.0.78 on two cores: none of torch.compile, BetterTransformer (with the older
-    # transformers that it needs) and batches of 64 took less CPU time for a text, beyond the noise
-    # of 5 %; float32 took 2.6 times that of bfloat16.
+    # Measured with 0.0.78 on two cores: torch.compile, BetterTransformer (with its older
+    # transformers) and batches of 64 are not faster, within the noise of 5 %; float32 takes 2.6
+    # times the CPU time of bfloat16.
     ("--no-compile",),
     ("--no-bettertransformer",),
 )
@@ -34,10 +34,10 @@ SILENT = {"DO_NOT_TRACK": "1", "INFINITY_ANONYMOUS_USAGE_STATS": "0"}
 
 
 def launch_infinity(model: Model, home: Path, env: dict[str, str], port: int, log: Path) -> Launch:
-    """What to start; the environment is made if it is not there.
+    """Build the command of the server; make its environment if there is none.
 
     Raises:
-        StackError: it cannot be made.
+        StackError: the environment cannot be made.
     """
     python = prepare_environment(home / "bench" / "infinity", log)
     command = [str(python.with_name("infinity_emb")), "v2", "--host", "127.0.0.1"]
@@ -47,35 +47,48 @@ def launch_infinity(model: Model, home: Path, env: dict[str, str], port: int, lo
     return Launch(command, ROOT, {**env, **SILENT}, port)
 
 
-def prepare_environment(folder: Path, log: Path) -> Path:
-    """The Python of the environment, which is made unless it is of these requirements.
+def prepare_environment(
+    folder: Path, log: Path, *, python: str = sys.executable, torch: Path = TORCH, lock: Path = LOCK
+) -> Path:
+    """Return the Python of the environment; make it unless it has these requirements.
+
+    Args:
+        folder: Where the environment is.
+        log: Where the output of pip goes.
+        python: The Python that makes it.
+        torch: The requirement of torch.
+        lock: All other requirements.
 
     Raises:
-        StackError: it cannot be made; the log says why.
+        StackError: the environment cannot be made; the log says why.
     """
-    python, stamp = folder / "bin" / "python", folder / ".set-up"
-    version = to_version(TORCH, LOCK)
+    own_python, stamp = folder / "bin" / "python", folder / ".set-up"
+    version = to_version(torch, lock)
     if stamp.exists() and stamp.read_text() == version:
-        return python
+        return own_python
     shutil.rmtree(folder, ignore_errors=True)
     folder.parent.mkdir(parents=True, exist_ok=True)
     print(f"[bench] making infinity's environment in {folder} (1.4 GB)", flush=True)
-    torch = [str(python), *PIP, "-r", str(TORCH)]
+    install = [str(own_python), *PIP]
+    install_torch = [*install, "-r", str(torch)]
     steps = [
-        [[sys.executable, "-m", "venv", str(folder)]],
-        [torch, [*torch, *TORCH_INDEX]],  # as scripts/setup: the second where the first has none
-        [[str(python), *PIP, "--require-hashes", "-r", str(LOCK)]],
+        [[python, "-m", "venv", str(folder)]],
+        [
+            install_torch,
+            [*install_torch, *TORCH_INDEX],
+        ],  # the second if the first has no such build
+        [[*install, "--require-hashes", "-r", str(lock)]],
     ]
     with log.open("w") as output:
         for ways in steps:
             if not any(_succeeds(way, output.fileno()) for way in ways):
                 raise StackError(f"its environment cannot be made: see {log}")
     stamp.write_text(version)
-    return python
+    return own_python
 
 
 def to_version(*requirements: Path) -> str:
-    """One word for what an environment is made of, the Python that makes it included."""
+    """Hash the requirements of an environment, together with the Python that makes it."""
     content = b"\0".join([sys.version.encode(), *(path.read_bytes() for path in requirements)])
     return hashlib.sha256(content).hexdigest()
 
@@ -84,7 +97,7 @@ def _succeeds(command: list[str], output: int) -> bool:
     env = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
     try:
         run = subprocess.run(
-            command, env=env, stdout=output, stderr=output, timeout=MAKING_S, check=False
+            command, env=env, stdout=output, stderr=output, timeout=INSTALL_S, check=False
         )
     except (OSError, subprocess.TimeoutExpired):
         return False

@@ -1,7 +1,7 @@
-"""The clients of an embeddings server: connections that are kept alive, hand-made HTTP on uvloop.
+"""The clients of an embeddings server: kept-alive connections and plain HTTP on uvloop.
 
-They share the cores with the servers that they measure. So every request is made and every
-connection open before the clock starts, and an answer is only counted while it runs.
+They share the cores with the servers that they measure. So requests are built and connections are
+open before the clock starts, and responses are only counted while it runs.
 """
 
 import asyncio
@@ -40,8 +40,8 @@ class Server:
 
     def to_request(self, texts: Sequence[str]) -> bytes:
         """The bytes of one request."""
-        asked = {"model": self.model, "input": list(texts), "encoding_format": self.encoding}
-        body = json.dumps(asked).encode()
+        request = {"model": self.model, "input": list(texts), "encoding_format": self.encoding}
+        body = json.dumps(request).encode()
         head = (
             f"POST {self.path} HTTP/1.1\r\nHost: 127.0.0.1:{self.port}\r\n"
             f"Authorization: Bearer {self.key}\r\nContent-Type: application/json\r\n"
@@ -52,20 +52,20 @@ class Server:
 
 @dataclass(slots=True)
 class Answer(Stream):
-    """What one request was answered; it is kept as it came."""
+    """The response to one request, as bytes."""
 
     pieces: list[bytes] = field(default_factory=list)
 
     def feed(self, body: bytes, now: float) -> None:
-        """Takes a piece of the body that was received at `now`."""
+        """Add a piece of the body, received at `now`."""
         self.pieces.append(body)
         self.last_at = now
 
     def check(self, count: int) -> bytes:
-        """The body, if it has so many vectors.
+        """Return the body, which must have `count` vectors.
 
         Raises:
-            StackError: it has not, or the request failed.
+            StackError: the body has another number of vectors, or the request failed.
         """
         body = b"".join(self.pieces)
         found = len(MEMBER.findall(body))
@@ -76,14 +76,14 @@ class Answer(Stream):
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """How fast a server was, and what its clients took of the machine."""
+    """The speed of a server, and the CPU time of its clients."""
 
     texts_per_s: float
     client_cores: float
 
 
 def measure_rate(server: Server, batches: Sequence[Sequence[str]], clients: int) -> Rate:
-    """Texts a second of all clients, each of which asks for its share of the batches in turn.
+    """Measure texts per second; each client sends its share of the batches one by one.
 
     Raises:
         StackError: a request failed.
@@ -110,7 +110,7 @@ def measure_rate(server: Server, batches: Sequence[Sequence[str]], clients: int)
 
 
 def measure_p50_ms(server: Server, text: str, times: int) -> float:
-    """Of one text at a time over one connection.
+    """Measure the median time in ms of one text at a time over one connection.
 
     Raises:
         StackError: a request failed.
@@ -129,7 +129,7 @@ def measure_p50_ms(server: Server, text: str, times: int) -> float:
 
 
 def embed(server: Server, texts: Sequence[str]) -> Vectors:
-    """The vectors of some texts, in their order.
+    """Return the vectors of texts, in their order: (N, D) float32.
 
     Raises:
         StackError: the request failed.
@@ -146,7 +146,7 @@ def embed(server: Server, texts: Sequence[str]) -> Vectors:
 
 
 def read_vectors(body: bytes) -> Vectors:
-    """The vectors of an answer in base64 or as numbers; (N, D) float32 by index."""
+    """Read the vectors of a response, base64 or numbers: (N, D) float32, in order of index."""
     members = sorted(json.loads(body)["data"], key=lambda member: int(member["index"]))
     return np.array([_to_vector(member["embedding"]) for member in members])
 
@@ -160,7 +160,7 @@ def _to_vector(embedding: str | list[float]) -> Vectors:
 def _run(work: Coroutine[Any, Any, Result]) -> Result:
     try:
         return uvloop.run(work)
-    except ExceptionGroup as group:  # of the clients; the first to fail tells enough
+    except ExceptionGroup as group:  # of the clients; the first failure is enough
         raise StackError(repr(group.exceptions[0])) from group
     except (OSError, TimeoutError) as error:
         raise StackError(repr(error)) from error
@@ -175,5 +175,5 @@ async def _connect(server: Server) -> Connection:
 async def _ask_in_turn(connection: Connection, share: Iterable[tuple[bytes, Answer]]) -> None:
     for request, answer in share:
         if not connection.is_open:
-            raise ConnectionError("the server closed a connection that was to be kept alive")
+            raise ConnectionError("the server closed a kept-alive connection")
         await connection.ask(request, answer)

@@ -1,8 +1,8 @@
 """How each contender is started: Triptych, `encode`, vLLM's pooling server and infinity-emb.
 
-All get the same model, number format and number of threads, each the options with which it was
-seen to be fastest; what differs says why. Triptych starts first and ends last, which ends whatever
-the others left behind.
+All run the same model with the same number format and number of threads, each with its fastest
+options; comments give the reason of each difference. Triptych starts first and ends last, and its
+end also kills the processes that the others left.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ STOP_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What all contenders get."""
+    """What all contenders have in common."""
 
     folder: Path
     dtype: str
@@ -44,10 +44,10 @@ class Setting:
 
 @contextlib.contextmanager
 def ours(setting: Setting) -> Iterator[Contender]:
-    """Triptych with the encoder, for the length of a block.
+    """Run Triptych with the encoder for the length of a block.
 
     Raises:
-        StackError: it is not ready in time.
+        StackError: the service is not ready in time.
     """
     model = {"id": MODEL, "source": str(setting.folder), "engine": {"dtype": setting.dtype}}
     log = setting.logs / "embeddings.log"
@@ -66,7 +66,7 @@ def _encode(setting: Setting) -> Iterator[Contender]:
 @contextlib.contextmanager
 def _vllm(setting: Setting) -> Iterator[Contender]:
     cores = ",".join(map(str, sorted(os.sched_getaffinity(0))))
-    # By itself it leaves a core to its other processes; with all of them it is faster on two.
+    # By default vLLM leaves a core to its other processes; on two cores, binding to both is faster.
     env = {**setting.env, "VLLM_CPU_OMP_THREADS_BIND": cores}
     model = Model(MODEL, str(setting.folder), {"runner": "pooling", "dtype": setting.dtype})
     launch = launch_vllm(model, env, free_ports(1)[0])
@@ -93,7 +93,7 @@ PEERS: dict[str, Callable[[Setting], contextlib.AbstractContextManager[Contender
     "vllm": _vllm,
     "infinity": _infinity,
 }
-"""By the names that `--peers` takes."""
+"""Name in `--peers` → how the contender is started."""
 
 
 @contextlib.contextmanager
@@ -123,7 +123,7 @@ def _wait_until_ready(name: str, root: subprocess.Popen[bytes], port: int, log: 
 
 
 def _end(root: subprocess.Popen[bytes]) -> None:
-    """Not `process_tree.end`: that waits until nothing at all is left of us."""
+    """End one contender; `process_tree.end` would wait for all descendants of this process."""
     with contextlib.suppress(psutil.NoSuchProcess):
         processes = [psutil.Process(pid) for pid in tree(root.pid)]
         root.terminate()

@@ -1,9 +1,11 @@
-"""The bare pipeline in a process of its own: draws as it is told to, line by line, on stdin.
+"""Runs the bare pipeline in its own process, on request.
 
-    python -m scripts.benchmark.images.bare MODEL STEPS GUIDANCE
+    stdin   a line: BATCH IMAGES
+    stdout  a line when loaded; then for each request the seconds that IMAGES images took
 
-`BATCH IMAGES` draws so many images in batches of that size, and answers with the seconds taken.
-Files are made of them as the service makes them: an image nobody can look at is none.
+Images are generated in batches of BATCH and encoded as PNG, as the service does.
+
+Usage: python -m scripts.benchmark.images.bare MODEL STEPS GUIDANCE
 """
 
 import io
@@ -18,14 +20,14 @@ from diffusers import AutoPipelineForText2Image
 from scripts.benchmark.images.comparison import PROMPTS
 
 
-def draw(pipeline: Any, seeds: list[int], steps: int, guidance: float) -> None:
-    drawn = pipeline(
+def generate(pipeline: Any, seeds: list[int], steps: int, guidance: float) -> None:
+    output = pipeline(
         prompt=[PROMPTS[seed % len(PROMPTS)] for seed in seeds],
         num_inference_steps=steps,
         guidance_scale=guidance,
         generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
     )
-    for image in drawn.images:
+    for image in output.images:
         image.save(io.BytesIO(), format="PNG")
 
 
@@ -34,13 +36,13 @@ def main() -> None:
     model, steps, guidance = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
     pipeline = AutoPipelineForText2Image.from_pretrained(model, dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
-    draw(pipeline, [0], steps, guidance)
+    generate(pipeline, [0], steps, guidance)
     print("ready", flush=True)
     for line in sys.stdin:
         batch, images = map(int, line.split())
         began_s = time.perf_counter()
         for first in range(0, images, batch):
-            draw(pipeline, list(range(first, min(first + batch, images))), steps, guidance)
+            generate(pipeline, list(range(first, min(first + batch, images))), steps, guidance)
         print(time.perf_counter() - began_s, flush=True)
 
 

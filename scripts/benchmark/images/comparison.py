@@ -1,8 +1,8 @@
-"""Images: Triptych over HTTP beside the bare pipeline in one process, on the demo model.
+"""Compares images: Triptych over HTTP and the bare pipeline in one process, with the demo model.
 
-Both are up all the time and take turns: within a round each figure of ours is measured next to its
-counterpart, in an order that changes from round to round. Both compute in one thread, which is what
-Ray gives a replica that asks for no more than a CPU.
+Both run all the time and are measured in turn: within a round each figure of Triptych is measured
+right beside its counterpart, in an order that changes from round to round. Both compute in one
+thread, which is what Ray gives a replica with one CPU.
 """
 
 import contextlib
@@ -33,17 +33,17 @@ PROMPTS = (
 )
 CLIENTS = 8
 SOLO_IMAGES, CLIENT_IMAGES = 8, 3
-"""Images of one client, and of each of the eight: some seconds on two cores."""
+"""Images of a single client, and of each of the eight: some seconds on two cores."""
 BATCHES = (1, 2, 4, 8)
-LONG_STEPS, LEAVE_AT = 100, 20
+LONG_STEPS, DISCONNECT_AT = 100, 20
 LEDGER_S = 5.0
-"""Within so long the ledger knows of a request that has ended."""
+"""Time until the ledger has counted a request that has ended."""
 
 FIGURES = {
     "one client, images/s, vs the bare loop": ("solo", 0.97),
     "8 clients, images/s, vs the bare pipeline's best batch": ("many", 0.95),
     "first preview of partial_images 2, share of the total time": ("preview", 0.45),
-    "steps after a disconnect, the one under way included": ("steps_after", 1.0),
+    "steps after a disconnect, including the current one": ("steps_after", 1.0),
 }
 IS_CEILING = {"preview", "steps_after"}
 
@@ -52,32 +52,36 @@ class Bare:
     """The bare pipeline's process."""
 
     def __init__(self, env: dict[str, str]) -> None:
-        """Start it, and wait until it has drawn once."""
+        """Start the process, and wait until it has generated an image."""
         module = "scripts.benchmark.images.bare"
         self._process = BareProcess(module, str(MODEL), str(STEPS), str(GUIDANCE), env=env)
 
     def measure(self, batch: int, images: int) -> float:
-        """Images a second."""
+        """Measure images per second."""
         return images / float(self._process.ask(f"{batch} {images}"))
 
     def close(self) -> None:
-        """End it."""
+        """Kill the process."""
         self._process.close()
 
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """Asks the service over one connection that is kept alive."""
+    """A client of the service."""
 
     port: int
     key: str = KEY
 
     def connect(self) -> http.client.HTTPConnection:
-        """A connection, not yet made."""
+        """Make a connection; it is opened by the first request."""
         return http.client.HTTPConnection("127.0.0.1", self.port, timeout=120)
 
     def post(self, connection: http.client.HTTPConnection, seed: int, **more: Any) -> Any:
-        """Ask for an image; gives the response, its body unread."""
+        """Request an image and return the response with its body unread.
+
+        Raises:
+            StackError: the service answered with an error.
+        """
         body = {
             "model": "shapes",
             "prompt": PROMPTS[seed % len(PROMPTS)],
@@ -91,15 +95,15 @@ class Client:
             raise StackError(f"status {response.status}: {response.read()[:300]!r}")
         return response
 
-    def draw(self, seeds: range) -> None:
-        """Images one after the other."""
+    def generate(self, seeds: range) -> None:
+        """Request images one after the other, over one kept-alive connection."""
         connection = self.connect()
         for seed in seeds:
             self.post(connection, seed).read()
         connection.close()
 
     def image_steps(self) -> int:
-        """Steps that the ledger has counted for this key so far."""
+        """Return the steps that the ledger has counted for this key so far."""
         connection = self.connect()
         connection.request("GET", "/v1/usage", headers={"Authorization": f"Bearer {self.key}"})
         rows = json.loads(connection.getresponse().read())["data"]
@@ -108,9 +112,11 @@ class Client:
 
 
 def measure_rate(client: Client, clients: int, images: int) -> float:
-    """Images a second of so many clients that draw so many images each."""
+    """Measure images per second of `clients` clients that request `images` images each."""
     threads = [
-        threading.Thread(target=client.draw, args=(range(number * images, (number + 1) * images),))
+        threading.Thread(
+            target=client.generate, args=(range(number * images, (number + 1) * images),)
+        )
         for number in range(clients)
     ]
     began_s = time.perf_counter()
@@ -122,7 +128,7 @@ def measure_rate(client: Client, clients: int, images: int) -> float:
 
 
 def measure_preview(client: Client) -> float:
-    """When the first preview is there, as a share of the time until the picture is."""
+    """Measure when the first preview arrives, as a share of the time until the image arrives."""
     connection = client.connect()
     began_s = time.perf_counter()
     response = client.post(connection, 1, stream=True, partial_images=2)
@@ -136,38 +142,38 @@ def measure_preview(client: Client) -> float:
     return first_s / (time.perf_counter() - began_s)
 
 
-def count_steps_after_leaving(client: Client) -> float:
-    """Steps that are taken beyond those that had been told of when the client left."""
+def count_steps_after_disconnect(client: Client) -> float:
+    """Count the steps after the last one reported to a client that then disconnected."""
     time.sleep(LEDGER_S)
     before = client.image_steps()
     connection = client.connect()
     response = client.post(connection, 1, stream=True, num_inference_steps=LONG_STEPS)
-    told = f": step {LEAVE_AT} of {LONG_STEPS}\n".encode()
+    progress = f": step {DISCONNECT_AT} of {LONG_STEPS}\n".encode()
     for line in response:
-        if line == told:
+        if line == progress:
             break
     response.close()
     connection.close()
     time.sleep(LEDGER_S)
-    return float(client.image_steps() - before - LEAVE_AT)
+    return float(client.image_steps() - before - DISCONNECT_AT)
 
 
 @dataclass(slots=True)
 class Results:
-    """Figures by name, one a round."""
+    """Figures by name, one value for each round."""
 
     values: dict[str, list[float]] = field(default_factory=dict)
 
     def add(self, name: str, value: float) -> None:
-        """Add one."""
+        """Add a value."""
         self.values.setdefault(name, []).append(value)
 
     def spread(self, name: str) -> Spread | None:
-        """Median, least and greatest."""
+        """Return median, least and greatest value."""
         return to_spread(self.values.get(name, []))
 
     def table(self) -> str:
-        """What the README shows."""
+        """Format the figures for docs/performance.md."""
         lines = ["| figure | target | median | range |", "|---|---|---|---|"]
         for title, (name, target) in FIGURES.items():
             spread = self.spread(name)
@@ -178,7 +184,7 @@ class Results:
 
 
 def measure_round(number: int, bare: Bare, client: Client, results: Results) -> None:
-    """One round: every figure once."""
+    """Measure every figure once."""
 
     def solo_bare() -> None:
         results.add("bare_solo", bare.measure(1, SOLO_IMAGES))
@@ -204,11 +210,11 @@ def measure_round(number: int, bare: Bare, client: Client, results: Results) -> 
         results.add(name, ours / theirs)
         print(f"[bench] round {number}  {name}: {ours:.2f} images/s, bare {theirs:.2f}", flush=True)
     results.add("preview", measure_preview(client))
-    results.add("steps_after", count_steps_after_leaving(client))
+    results.add("steps_after", count_steps_after_disconnect(client))
 
 
 def run_images(out: Path, rounds: int, interrupts: Interrupts) -> int:
-    """Measure, print the table and write it down; 1 if a target was missed."""
+    """Measure, print the table and write it to files."""
     inherited = {key: value for key, value in os.environ.items() if key not in OUR_ENVIRONMENT}
     env = {**inherited, **ENVIRONMENT}
     results = Results()
@@ -216,7 +222,7 @@ def run_images(out: Path, rounds: int, interrupts: Interrupts) -> int:
         served(env, out / "logs" / "images.log", interrupts) as client,
         contextlib.closing(Bare(env)) as bare,
     ):
-        measure_rate(client, CLIENTS, 1)  # what is loaded on first use is no image's cost
+        measure_rate(client, CLIENTS, 1)  # warm-up: what is loaded on first use
         bare.measure(CLIENTS, CLIENTS)
         for number in range(1, rounds + 1):
             measure_round(number, bare, client, results)
@@ -229,14 +235,14 @@ def run_images(out: Path, rounds: int, interrupts: Interrupts) -> int:
 
 @contextlib.contextmanager
 def served(env: dict[str, str], log: Path, interrupts: Interrupts) -> Iterator[Client]:
-    """The service with the image model and a ledger, for the length of a block.
+    """Run the service with the image model and a ledger for the length of a block.
 
     Raises:
-        StackError: it is not ready in time.
+        StackError: the service is not ready in time.
     """
     engine = {"num_inference_steps": STEPS, "guidance_scale": GUIDANCE, "dtype": "float32"}
     model = {"id": "shapes", "source": str(MODEL), "engine": engine}
     with serving("diffusion", model, env, log, interrupts) as port:
         client = Client(port)
-        client.draw(range(1))
+        client.generate(range(1))
         yield client

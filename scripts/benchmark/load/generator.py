@@ -1,12 +1,12 @@
-"""The load generator: a process of its own that keeps c streams open and prints what they showed.
+"""The load generator: a process that keeps c streams open and prints its measurements.
 
     stdin   a line of JSON (`Load`)   then, after the warm-up, an empty line: measure
     stdout  a line when warm                                   a line of JSON with the figures
 
-Each worker has one connection, kept alive, and asks again when its stream is done. Hand-made
-HTTP/1.1 on uvloop: a client library would cost more CPU than the servers that it measures. It runs
-ahead of all others where it may: with engines that spin on every core it was seen to wait 500 ms
-for its turn, and a real client waits for no one's engine.
+Each worker has one kept-alive connection and sends the next request when its stream is done. Plain
+HTTP/1.1 on uvloop, because a client library would take more CPU time than the measured servers.
+It runs at real-time priority if permitted: beside engines that spin on every core it has waited
+500 ms to be scheduled, which a client on another machine does not.
 """
 
 import asyncio
@@ -27,13 +27,13 @@ import uvloop
 from scripts.benchmark.load.http_stream import Response, Stream
 from scripts.benchmark.report.round_statistics import percentile
 
-STREAM_TIMEOUT_S = 120  # one that takes longer ends the measurement
+STREAM_TIMEOUT_S = 120  # a longer stream ends the measurement
 WARM_TOKENS = 16
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What to ask, of whom, and how often."""
+    """What to request, from which server, and how often."""
 
     base_url: str
     key: str
@@ -41,17 +41,19 @@ class Load:
     concurrency: int
     requests: int
     max_tokens: int
-    first_number: int  # of the prompts, which must differ from all others of the same server
+    first_number: int  # of the prompts, which must differ from all others sent to this server
     has_warm_up: bool = True
-    ignores_eos: bool = True  # vLLM's extension: others refuse it, and their answers may be shorter
-    checks_text: bool = False  # the prompts are words, and a fake engine repeats them
+    ignores_eos: bool = (
+        True  # vLLM's extension; other servers refuse it, and their responses may be shorter
+    )
+    checks_text: bool = False  # the prompts are words that a fake engine repeats
 
 
 class Connection(asyncio.Protocol):
-    """One connection that is kept alive, with at most one request on it."""
+    """One kept-alive connection with at most one open request."""
 
     def __init__(self) -> None:
-        """Wait to be connected."""
+        """Make a connection for asyncio to open."""
         self.is_open = False
         self._transport: asyncio.Transport | None = None
         self._response = Response()
@@ -59,7 +61,7 @@ class Connection(asyncio.Protocol):
         self._ended: asyncio.Future[None] | None = None
 
     async def ask(self, request: bytes, stream: Stream) -> None:
-        """Sends a request and fills `stream` until its end."""
+        """Send a request, and fill `stream` until its end."""
         assert self._transport
         self._response, self._stream = Response(), stream
         self._ended = asyncio.get_running_loop().create_future()
@@ -71,23 +73,23 @@ class Connection(asyncio.Protocol):
             self.close()
 
     def close(self) -> None:
-        """Ends the connection."""
+        """Close the connection."""
         self.is_open = False
         if self._transport:
             self._transport.close()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Called by asyncio."""
+        """Keep the transport."""
         self._transport = cast(asyncio.Transport, transport)  # uvloop's own class
         self.is_open = True
 
     def data_received(self, data: bytes) -> None:
-        """Called by asyncio with each read: what arrives in one read has one time."""
+        """Take one read; everything in it has the same time."""
         now, response, stream = time.perf_counter(), self._response, self._stream
         try:
             body = response.feed(data)
         except ValueError as error:
-            stream.error = f"not understood: {error}"
+            stream.error = f"invalid response: {error}"
             self.close()
             return
         if body and response.status == 200:
@@ -98,7 +100,7 @@ class Connection(asyncio.Protocol):
             self._end()
 
     def connection_lost(self, exception: Exception | None) -> None:
-        """Called by asyncio."""
+        """End the open stream with an error."""
         self.is_open = False
         if self._ended and not self._ended.done() and not self._stream.error:
             self._stream.error = f"connection lost: {exception or 'closed by the server'}"
@@ -110,10 +112,10 @@ class Connection(asyncio.Protocol):
 
 
 class Generator:
-    """The workers and what they ask."""
+    """The workers and their requests."""
 
     def __init__(self, load: Load) -> None:
-        """Nothing is opened yet."""
+        """Prepare the workers; nothing is connected yet."""
         self._load = load
         url = urlsplit(load.base_url)
         self._host, self._port = url.hostname or "127.0.0.1", url.port
@@ -122,10 +124,10 @@ class Generator:
         self._path = f"{url.path.rstrip('/')}/chat/completions"
         self._connections = [Connection() for _ in range(load.concurrency)]
         self._numbers = itertools.count(load.first_number)
-        self._gives_up = False
+        self._is_aborted = False
 
     async def run(self, requests: int, max_tokens: int) -> list[Stream]:
-        """Asks `requests` times, `concurrency` at once; returns the streams as they ended."""
+        """Send `requests` requests, `concurrency` at once; return the streams as they ended."""
         streams: list[Stream] = []
         left = iter(range(requests))
         async with asyncio.TaskGroup() as group:
@@ -137,7 +139,7 @@ class Generator:
         self, place: int, left: Iterator[int], max_tokens: int, streams: list[Stream]
     ) -> None:
         for _ in left:
-            if self._gives_up:
+            if self._is_aborted:
                 return
             prompt = to_prompt(next(self._numbers), max_tokens, self._load.checks_text)
             stream = Stream(prompt, self._load.checks_text)
@@ -146,7 +148,7 @@ class Generator:
                 await (await self._connected(place)).ask(request, stream)
             except (OSError, TimeoutError) as error:
                 stream.error = f"{type(error).__name__}: {error}"
-                self._gives_up = isinstance(error, TimeoutError)
+                self._is_aborted = isinstance(error, TimeoutError)
                 self._connections[place].close()
             stream.conclude(max_tokens if self._load.ignores_eos else None)
             streams.append(stream)
@@ -183,14 +185,14 @@ class Generator:
 
 
 def to_prompt(number: int, words: int, is_checked: bool) -> str:
-    """A prompt that shares no beginning with another; if checked, so many numbered words."""
+    """Make a prompt that shares no prefix with another; if checked, of `words` numbered words."""
     if is_checked:
         return " ".join(f"{number}-{position}" for position in range(words))
     return f"{number} is the number of this question. Tell me a story about a lighthouse."
 
 
 def to_figures(load: Load, streams: list[Stream], wall_s: float, cpu_s: float) -> dict[str, Any]:
-    """What a measurement says; times in ms. Only streams without error count in the times."""
+    """Compute the figures of a measurement; times in ms, of streams without an error."""
     good = [stream for stream in streams if not stream.error]
     errors = [stream.error for stream in streams if stream.error]
     ttfts_s = sorted(stream.ttft_s for stream in good if stream.ttft_s is not None)
@@ -216,7 +218,7 @@ def to_figures(load: Load, streams: list[Stream], wall_s: float, cpu_s: float) -
 
 
 async def measure(load: Load) -> dict[str, Any]:
-    """Warms up, waits for the word, and measures."""
+    """Warm up, wait for the start line, and measure."""
     generator = Generator(load)
     if load.has_warm_up:
         await generator.run(load.concurrency, min(WARM_TOKENS, load.max_tokens))
@@ -231,8 +233,8 @@ async def measure(load: Load) -> dict[str, Any]:
     return to_figures(load, streams, wall_s, cpu_s)
 
 
-def take_precedence() -> str:
-    """Runs this process before all ordinary ones; says what was allowed."""
+def raise_priority() -> str:
+    """Give this process real-time priority if permitted; return the priority it has."""
     try:
         os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
         return "real-time"
@@ -241,9 +243,9 @@ def take_precedence() -> str:
 
 
 def main() -> None:
-    priority = take_precedence()
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    priority = raise_priority()
+    _, maximum = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (maximum, maximum))
     load = Load(**json.loads(sys.stdin.readline()))
     figures = uvloop.run(measure(load))
     print(json.dumps({**figures, "load_priority": priority}), flush=True)

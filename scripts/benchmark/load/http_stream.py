@@ -1,23 +1,23 @@
-"""Reads one streamed chat completion off a socket: HTTP/1.1 framing, then the events in it.
+"""Reads one streamed chat completion from a socket: HTTP/1.1 framing, then server-sent events.
 
-Nothing here is more general than a load generator needs, because it shares two cores with what it
-measures: content chunks are counted by pattern, and JSON is read only where the text is checked.
+It does only what a load generator needs, because it shares the cores with the measured server:
+content chunks are counted by pattern, and JSON is parsed only if the text is checked.
 """
 
 import json
 import re
 from dataclasses import dataclass, field
 
-# A quote inside JSON text is escaped, so this is the member itself. Empty content is no chunk.
+# A quote inside JSON text is escaped, so this matches the member only. Empty content is no chunk.
 CONTENT = re.compile(rb'"content":\s*"(?!")')
 COMPLETION_TOKENS = re.compile(rb'"completion_tokens":\s*(\d+)')
 
 
 class Response:
-    """The answer to one request: bytes in, the bytes of its body out."""
+    """An HTTP response: takes bytes, returns the bytes of its body."""
 
     def __init__(self) -> None:
-        """Expect a status line."""
+        """Start before the status line."""
         self.status = 0
         self.is_done = False
         self.keeps_alive = True
@@ -25,7 +25,7 @@ class Response:
         self._rest = b""
 
     def feed(self, data: bytes) -> bytes:
-        """Takes what was received; returns what it adds to the body."""
+        """Take received bytes; return what they add to the body."""
         self._rest = self._rest + data if self._rest else data
         if not self.status and not self._read_head():
             return b""
@@ -41,7 +41,7 @@ class Response:
         if length := re.search(rb"\r\ncontent-length: *(\d+)", head):
             self._length = int(length[1])
         elif b"\r\ntransfer-encoding: chunked" not in head:
-            raise ValueError("an answer without length or chunks")
+            raise ValueError("neither content-length nor chunked")
         return True
 
     def _read_length(self) -> bytes:
@@ -50,7 +50,7 @@ class Response:
         return body
 
     def _read_chunks(self) -> bytes:
-        """Whole chunks only: a chunk that two reads share counts when it is complete."""
+        """Return whole chunks only; a chunk in two reads is returned with the second."""
         rest, at, pieces = self._rest, 0, []
         while (line_end := rest.find(b"\r\n", at)) >= 0:
             size = int(rest[at:line_end].split(b";")[0], 16)
@@ -68,7 +68,7 @@ class Response:
 
 @dataclass(slots=True)
 class Stream:
-    """What one streamed answer showed; times are seconds of one clock."""
+    """The measurements of one stream; times are seconds of one clock."""
 
     prompt: str = ""
     reads_text: bool = False
@@ -85,7 +85,7 @@ class Stream:
     _rest: bytes = b""
 
     def feed(self, body: bytes, now: float) -> None:
-        """Takes a piece of the body that was received at `now`."""
+        """Take a piece of the body, received at `now`."""
         body = self._rest + body if self._rest else body
         end = body.rfind(b"\n\n") + 2
         if end == 1:  # no event is complete
@@ -93,7 +93,7 @@ class Stream:
             return
         events, self._rest = body[:end], body[end:]
         if count := len(CONTENT.findall(events)):
-            self._note_content(count, now)
+            self._count_content(count, now)
         if found := COMPLETION_TOKENS.findall(events):
             self.tokens = int(found[-1])
         if b"data: [DONE]" in events:
@@ -103,7 +103,7 @@ class Stream:
         if self.reads_text:
             self._read_text(events)
 
-    def _note_content(self, count: int, now: float) -> None:
+    def _count_content(self, count: int, now: float) -> None:
         if self.ttft_s is None:
             self.ttft_s = now - self.asked_at
         else:
@@ -121,10 +121,10 @@ class Stream:
                 self.text += choice["delta"].get("content") or ""
 
     def conclude(self, max_tokens: int | None) -> None:
-        """Says what is wrong with it, if something is, now that it has ended.
+        """Set `error` if the ended stream is wrong.
 
         Args:
-            max_tokens: how many there must be; None where the model may end earlier.
+            max_tokens: How many tokens it must have; None if the model may end earlier.
         """
         if self.error:
             return

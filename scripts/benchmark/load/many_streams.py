@@ -1,7 +1,7 @@
-"""Many slow streams at once through the whole service, each checked word by word.
+"""Runs many slow streams at once through the whole service, and checks each word by word.
 
-The engine is the fake one, which repeats the words of its prompt, two a second. What is measured is
-the memory that an open stream costs the ingress.
+The fake engine repeats the words of its prompt, two per second. The measurement is the memory that
+an open stream takes in the ingress.
 """
 
 import contextlib
@@ -22,11 +22,11 @@ TARGET_KB = 150
 MODEL = Model("fake", "fake:", {"tokens_per_s": TOKENS_PER_S})
 
 
-def test_streams(count: int, stack: Stack, out: Path, interrupts: Interrupts) -> int:
-    """Starts the service, holds `count` streams open, reports them; 1 if any was wrong."""
+def run_streams(count: int, stack: Stack, out: Path, interrupts: Interrupts) -> int:
+    """Start the service, hold `count` streams open and report; return 1 if any was wrong."""
     print(f"[bench] starting {stack.name} with the fake engine", flush=True)
     with started(stack, MODEL, out / "logs" / "streams.log", interrupts) as running:
-        _measure(running, min(count, 20))  # what is allocated once is not a stream's
+        _measure(running, min(count, 20))  # warm-up: memory that is allocated once
         figures = _measure(running, count)
     wrong, per_stream_kb = figures["errors"], figures["ingress_kb_per_stream"]
     (out / "results.json").write_text(json.dumps(figures, indent=1))
@@ -74,10 +74,10 @@ def _measure(running: Running, count: int) -> dict[str, Any]:
 
 
 def ingress_kb(root_pid: int) -> int:
-    """Proportional set size of all ingress replicas."""
+    """Return the proportional set size of all ingress replicas in kB."""
     total_kb = 0
     for pid in tree(root_pid):
-        with contextlib.suppress(OSError):  # it has gone
+        with contextlib.suppress(OSError):  # it has ended
             if classify(read_title(pid)) == "ingress":
                 total_kb += pss_kb(pid)
     return total_kb

@@ -1,4 +1,4 @@
-"""One measurement: the load generator against a running stack, and what the stack used."""
+"""Runs the load generator against a running stack, and measures what the stack uses."""
 
 import contextlib
 import json
@@ -17,13 +17,13 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 class Generator:
-    """The load generator's process, which waits for the word after its warm-up."""
+    """The load generator's process, which waits after its warm-up."""
 
     def __init__(self, load: Load) -> None:
-        """Start it; returns when it is warm.
+        """Start the process, and wait until it is warm.
 
         Raises:
-            StackError: it ended before that.
+            StackError: the process ended before.
         """
         self.process = subprocess.Popen(
             [sys.executable, "-m", "scripts.benchmark.load.generator"],
@@ -31,33 +31,33 @@ class Generator:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            start_new_session=True,  # the terminal's Ctrl-C is for us
+            start_new_session=True,  # the terminal's Ctrl-C reaches this process only
         )
         try:
-            self._say(json.dumps(asdict(load)))
-            self._hear()
+            self._write_line(json.dumps(asdict(load)))
+            self._read_line()
         except BaseException:
             self.close()
             raise
 
     def measure(self) -> dict[str, Any]:
-        """Give the word, and return the figures."""
-        self._say("")
-        figures: dict[str, Any] = json.loads(self._hear())
+        """Start the measurement, and return its figures."""
+        self._write_line("")
+        figures: dict[str, Any] = json.loads(self._read_line())
         return figures
 
     def close(self) -> None:
-        """End it, wherever it is."""
+        """Kill the process."""
         self.process.kill()
         self.process.wait()
 
-    def _say(self, line: str) -> None:
+    def _write_line(self, line: str) -> None:
         assert self.process.stdin
-        with contextlib.suppress(BrokenPipeError):  # it has ended: `_hear` says so
+        with contextlib.suppress(BrokenPipeError):  # it has ended: `_read_line` reports that
             self.process.stdin.write(f"{line}\n")
             self.process.stdin.flush()
 
-    def _hear(self) -> str:
+    def _read_line(self) -> str:
         assert self.process.stdout
         if line := self.process.stdout.readline():
             return line
@@ -65,7 +65,12 @@ class Generator:
 
 
 def measure(load: Load, root_pid: int | None) -> dict[str, Any]:
-    """The figures of one measurement, with CPU and memory where the processes are ours."""
+    """Measure once; with CPU time and memory if this program started the processes.
+
+    Args:
+        load: The requests.
+        root_pid: The root of the stack's processes; None if another program started them.
+    """
     with contextlib.closing(Generator(load)) as generator:
         if root_pid is None:
             return generator.measure()

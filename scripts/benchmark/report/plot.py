@@ -16,7 +16,7 @@ PANELS = (
 
 
 def draw(results: Results, path: Path) -> None:
-    """Writes the picture."""
+    """Write the plot to a PNG file."""
     matplotlib.use("Agg")
     figure = Figure(figsize=(5 * len(PANELS), 4), layout="constrained")
     for axes, (title, name) in zip(figure.subplots(1, len(PANELS)), PANELS, strict=True):

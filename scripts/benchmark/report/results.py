@@ -1,4 +1,4 @@
-"""All measurements of one run, and what is asked of them: medians over rounds, ratios in pairs."""
+"""All measurements of one run: medians over rounds, ratios between stacks round by round."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -19,7 +19,7 @@ class Results:
     figures: dict[tuple[str, int, int], Figures] = field(default_factory=dict)
 
     def add(self, stack: str, number: int, figures: Figures) -> None:
-        """Adds one measurement."""
+        """Add one measurement."""
         self.figures[stack, figures["concurrency"], number] = figures
 
     @property
@@ -33,7 +33,7 @@ class Results:
         return sorted({concurrency for _, concurrency, _ in self.figures})
 
     def stacks_at(self, concurrency: int) -> list[str]:
-        """Those of them that were measured at one concurrency."""
+        """Return the stacks that were measured at one concurrency."""
         return [
             stack
             for stack in self.stacks
@@ -42,11 +42,11 @@ class Results:
 
     @property
     def baseline(self) -> str:
-        """What the others are compared with."""
+        """The stack that the others are compared with."""
         return "vllm" if "vllm" in self.stacks else self.stacks[0]
 
     def by_round(self, stack: str, concurrency: int, get: Get) -> dict[int, float]:
-        """One figure in every round that has it."""
+        """Return one figure by round."""
         return {
             number: get(figures)
             for (name, count, number), figures in self.figures.items()
@@ -54,7 +54,7 @@ class Results:
         }
 
     def spread(self, stack: str, concurrency: int, get: Get) -> Spread | None:
-        """One figure over the rounds."""
+        """Return the spread of one figure over the rounds."""
         return to_spread(list(self.by_round(stack, concurrency, get).values()))
 
     def ratio(
@@ -65,29 +65,29 @@ class Results:
         baseline: str = "vllm",
         base: Get | None = None,
     ) -> Spread | None:
-        """One figure to that of another stack (or to another figure of it), round by round."""
+        """Return the ratio of one figure to that (or another) of the baseline, round by round."""
         ours = self.by_round(stack, concurrency, get)
         return to_spread(ratios(ours, self.by_round(baseline, concurrency, base or get)))
 
     def difference(
         self, stack: str, concurrency: int, get: Get, baseline: str = "vllm"
     ) -> Spread | None:
-        """One figure less that of another stack, round by round."""
+        """Return one figure minus that of the baseline, round by round."""
         ours = self.by_round(stack, concurrency, get)
         return to_spread(differences(ours, self.by_round(baseline, concurrency, get)))
 
     def errors(self, stack: str, concurrency: int) -> int:
-        """Streams that failed, of all rounds."""
+        """Return the number of failed streams of all rounds."""
         return int(sum(self.by_round(stack, concurrency, of("errors")).values()))
 
 
 def of(name: str) -> Get:
-    """A figure by its name."""
+    """Read a figure by its name."""
     return lambda figures: float(figures[name])
 
 
 def cpu_of(*groups: str) -> Get:
-    """CPU µs per token of groups of processes together; NaN where none was measured."""
+    """Read the CPU µs per token of groups of processes together; NaN if none was measured."""
 
     def get(figures: Figures) -> float:
         cpu = figures.get("cpu_us_per_token", {})
@@ -98,11 +98,11 @@ def cpu_of(*groups: str) -> Get:
 
 
 def busiest(figures: Figures) -> float:
-    """CPU µs per token of the busiest process between the engine's and the client."""
+    """Return CPU µs per token of the busiest process between engine and client."""
     cpu = figures.get("busiest_us_per_token", {})
     return max((cpu[group] for group in SERVING if group in cpu), default=float("nan"))
 
 
 def memory_of(group: str) -> Get:
-    """Memory of a group in MB."""
+    """Read the memory of a group in MB."""
     return lambda figures: float(figures.get("memory_mb", {}).get(group, float("nan")))

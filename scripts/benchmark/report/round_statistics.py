@@ -1,4 +1,4 @@
-"""The few statistics of a benchmark of few rounds: percentiles, medians, ratios in pairs."""
+"""Statistics of a benchmark with few rounds: percentiles, medians, ratios round by round."""
 
 import math
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from statistics import median
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """The median of a few values, and how far they lie apart."""
+    """The median, the least and the greatest of a few values."""
 
     median: float
     low: float
@@ -15,7 +15,7 @@ class Spread:
 
 
 def percentile(ordered: list[float], percent: float) -> float:
-    """The nearest-rank percentile of values in ascending order; NaN of none."""
+    """Return the nearest-rank percentile of ascending values; NaN if there are none."""
     if not ordered:
         return math.nan
     rank = math.ceil(len(ordered) * percent / 100)
@@ -23,16 +23,16 @@ def percentile(ordered: list[float], percent: float) -> float:
 
 
 def to_spread(values: list[float]) -> Spread | None:
-    """Median, least and greatest; None of no values."""
+    """Summarise values without NaN; None if there are none."""
     known = [value for value in values if not math.isnan(value)]
     return Spread(median(known), min(known), max(known)) if known else None
 
 
 def ratios(ours: dict[int, float], theirs: dict[int, float]) -> list[float]:
-    """Ours to theirs in every round that has both: what drifts between rounds cancels."""
+    """Divide ours by theirs in every round that has both, so that drift between rounds cancels."""
     return [ours[number] / theirs[number] for number in sorted(ours) if theirs.get(number)]
 
 
 def differences(ours: dict[int, float], theirs: dict[int, float]) -> list[float]:
-    """Ours less theirs in every round that has both."""
+    """Subtract theirs from ours in every round that has both."""
     return [ours[number] - theirs[number] for number in sorted(ours) if number in theirs]

@@ -1,4 +1,4 @@
-"""What Triptych aims at beside bare vLLM, and what a run reached."""
+"""Triptych's targets beside bare vLLM, and the values that a run reached."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from scripts.benchmark.stacks.process_cost import SERVING
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One figure with its bound."""
+    """A figure and its bound."""
 
     text: str
     rigs: tuple[str, ...]
@@ -36,7 +36,7 @@ TARGETS = [
     ),
     Target("tok/s vs vllm", ("engine",), 32, _ratio_of("tokens_per_s"), at_least=0.98),
     Target(
-        "TTFT p50 less vllm's, ms",
+        "TTFT p50 minus vllm's, ms",
         ("serving", "engine"),
         1,
         lambda results, stack, c: results.difference(stack, c, of("ttft_p50_ms")),
@@ -57,7 +57,7 @@ TARGETS = [
 
 
 def to_rows(results: Results, stack: str) -> list[str]:
-    """A row of Markdown for each target that the run can answer."""
+    """Format a row of Markdown for each target that the run has measured."""
     rows = []
     for target in TARGETS:
         if results.rig not in target.rigs:
@@ -72,7 +72,7 @@ def to_rows(results: Results, stack: str) -> list[str]:
 
 
 def is_met(target: Target, value: float) -> bool:
-    """Whether a value is within the bound."""
+    """Return whether a value meets the target."""
     if target.at_least is not None:
         return value >= target.at_least
     return target.at_most is None or value <= target.at_most

@@ -1,4 +1,4 @@
-"""A bare library in a process of its own, which does nothing else: a line asks, a line answers."""
+"""Runs a bare library in its own process; each request and each response is one line."""
 
 import subprocess
 import sys
@@ -8,13 +8,13 @@ from scripts.benchmark.stacks.stacks import ROOT
 
 
 class BareProcess:
-    """A module of ours that says a line once it is ready, and then one for each that it gets."""
+    """A module that prints a line when it is ready, then one line for each line it reads."""
 
     def __init__(self, module: str, *arguments: str, env: dict[str, str]) -> None:
-        """Start it, and wait until it is ready.
+        """Start the module and wait until it is ready.
 
         Raises:
-            StackError: it ended instead.
+            StackError: the process ended before.
         """
         self._process = subprocess.Popen(
             [sys.executable, "-m", module, *arguments],
@@ -26,25 +26,25 @@ class BareProcess:
             text=True,
         )
         self.pid = self._process.pid
-        self._hear()
+        self._read_line()
 
     def ask(self, line: str) -> str:
-        """Say a line, and wait for the answer.
+        """Send a line and return the response.
 
         Raises:
-            StackError: it ended instead.
+            StackError: the process ended instead.
         """
         assert self._process.stdin
         self._process.stdin.write(line + "\n")
         self._process.stdin.flush()
-        return self._hear()
+        return self._read_line()
 
     def close(self) -> None:
-        """End it."""
+        """Kill the process."""
         self._process.kill()
         self._process.wait()
 
-    def _hear(self) -> str:
+    def _read_line(self) -> str:
         assert self._process.stdout
         if line := self._process.stdout.readline():
             return line

@@ -22,10 +22,10 @@ from scripts.service.environment import free_ports
 def serving(
     builder: str, model: dict[str, Any], env: dict[str, str], log: Path, interrupts: Interrupts
 ) -> Iterator[int]:
-    """The port where it answers, once the model is ready.
+    """Start the service and yield its port once the model is ready; end it after the block.
 
     Raises:
-        StackError: it is not ready in time.
+        StackError: the model is not ready in time.
     """
     with tempfile.TemporaryDirectory(prefix="bench-", dir=HOMES) as home:
         (port,) = free_ports(1)
@@ -66,7 +66,7 @@ def _wait_until_ready(port: int, root: subprocess.Popen[bytes], log: Path) -> No
 
 
 def to_config(builder: str, model: dict[str, Any], port: int) -> dict[str, Any]:
-    """Ingress, ledger and the model, as `serve_config.yaml` has them."""
+    """Build a configuration with ingress, ledger and the model, as in `serve_config.yaml`."""
     applications = [
         _to_application("ingress", "ingress", {}, "/"),
         _to_application("ledger", "ledger", {}),

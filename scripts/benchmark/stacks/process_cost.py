@@ -1,8 +1,8 @@
-"""What a stack's processes cost: CPU time and memory by group, read from /proc.
+"""Measures CPU time and memory of a stack's processes by group, read from /proc.
 
-Processes come and go while one measures. Each is known by its pid and its start time; what it had
-used when it was last seen counts, so one that ends is not lost and one that begins counts from 0.
-Memory is the proportional set size: pages that processes share are counted once.
+Processes start and end during a measurement. Each is identified by pid and start time, and counts
+with its last reading: an ended process is not lost, and a new one counts from 0. Memory is the
+proportional set size, so shared pages count once.
 """
 
 import os
@@ -34,7 +34,7 @@ class Sample:
 
 @dataclass(slots=True)
 class Usage:
-    """What a tree used during a measurement."""
+    """The CPU time and memory of a tree during a measurement."""
 
     cpu_s: dict[str, float] = field(default_factory=dict)  # by group
     busiest_s: dict[str, float] = field(default_factory=dict)  # the busiest process of each group
@@ -46,7 +46,7 @@ class Meter:
     """Follows the tree of one root process for the length of a `with` block."""
 
     def __init__(self, root_pid: int, read: Callable[[int], dict[Identity, Sample]] | None = None):
-        """Nothing is read yet; `read` gives the tree's processes."""
+        """Measure the tree of `root_pid`; `read` returns its processes, by default from /proc."""
         self._root_pid = root_pid
         self._read = read or read_tree
         self._first: dict[Identity, Sample] = {}
@@ -55,7 +55,7 @@ class Meter:
         self._thread = threading.Thread(target=self._follow, daemon=True)
 
     def __enter__(self) -> "Meter":
-        """Begin to count."""
+        """Start counting."""
         self._first = self._read(self._root_pid)
         self._last = dict(self._first)
         self._thread.start()
@@ -72,14 +72,14 @@ class Meter:
             self._last |= self._read(self._root_pid)
 
     def usage(self) -> Usage:
-        """What was used within the block; the memory is that of now."""
+        """Return the CPU time of the block, and the memory at this moment."""
         usage = to_usage(self._first, self._last)
         usage.memory_mb = memory_mb(self._root_pid)
         return usage
 
 
 def to_usage(first: dict[Identity, Sample], last: dict[Identity, Sample]) -> Usage:
-    """The difference of two readings."""
+    """Subtract two readings."""
     usage, by_group = Usage(), defaultdict[str, list[float]](list)
     for identity, sample in last.items():
         used_s = sample.cpu_s - (first[identity].cpu_s if identity in first else 0.0)
@@ -92,7 +92,7 @@ def to_usage(first: dict[Identity, Sample], last: dict[Identity, Sample]) -> Usa
 
 
 def tree(root_pid: int) -> list[int]:
-    """The pids of a process and all that came of it."""
+    """Return the pids of a process and its descendants."""
     try:
         root = psutil.Process(root_pid)
         return [root_pid, *(child.pid for child in root.children(recursive=True))]
@@ -101,13 +101,13 @@ def tree(root_pid: int) -> list[int]:
 
 
 def read_tree(root_pid: int) -> dict[Identity, Sample]:
-    """What every process of a tree has used so far."""
+    """Read the CPU time of every process of a tree so far."""
     samples = {}
     for pid in tree(root_pid):
         try:
             stat = Path(f"/proc/{pid}/stat").read_text()
             title = read_title(pid)
-        except OSError:  # it has gone
+        except OSError:  # it has ended
             continue
         started, cpu_s = parse_stat(stat)
         samples[pid, started] = Sample(title, classify(title), cpu_s)
@@ -115,8 +115,11 @@ def read_tree(root_pid: int) -> dict[Identity, Sample]:
 
 
 def parse_stat(stat: str) -> tuple[int, float]:
-    """Start time in ticks and CPU seconds. Source: proc_pid_stat(5), fields 22, 14 and 15."""
-    fields = stat[stat.rindex(")") + 2 :].split()  # the name before it may hold anything
+    """Return start time in ticks and CPU seconds.
+
+    Source: proc_pid_stat(5), fields 22, 14 and 15.
+    """
+    fields = stat[stat.rindex(")") + 2 :].split()  # the name before it may contain anything
     return int(fields[19]), (int(fields[11]) + int(fields[12])) * TICK_S
 
 
@@ -126,7 +129,7 @@ def read_title(pid: int) -> str:
 
 
 def classify(title: str) -> str:
-    """Which part of a stack a process is, by its command line or what it set in its place."""
+    """Return the group of a process by its command line, or by the title that replaced it."""
     program = title.split(" ", 1)[0].rsplit("/", 1)[-1]
     if title.startswith("VLLM::") or title.startswith("ray::RayWorker"):
         return "engine"
@@ -141,7 +144,7 @@ def classify(title: str) -> str:
 
 
 def memory_mb(root_pid: int) -> dict[str, float]:
-    """Proportional set size by group."""
+    """Return the proportional set size by group, in MB."""
     total_kb = Counter[str]()
     for pid in tree(root_pid):
         try:
@@ -152,7 +155,7 @@ def memory_mb(root_pid: int) -> dict[str, float]:
 
 
 def pss_kb(pid: int) -> int:
-    """Proportional set size. Source: proc_pid_smaps(5), `Pss` of smaps_rollup."""
+    """Return the proportional set size in kB. Source: proc_pid_smaps(5), `Pss` of smaps_rollup."""
     for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
         if line.startswith("Pss:"):
             return int(line.split()[1])

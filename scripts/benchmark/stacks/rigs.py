@@ -1,7 +1,7 @@
-"""What is served in a benchmark: a model, options for all stacks alike, and how much is asked.
+"""The rigs of the benchmark: a model, the engine options of all stacks, and the load.
 
-serving   two random layers (tiny_llama.py): the serving path limits the rate
-engine    the demo LLM: the engine limits it
+serving   two random layers (tiny_llama.py): serving limits the rate
+engine    the demo LLM: the engine limits the rate
 """
 
 import hashlib
@@ -24,7 +24,7 @@ ENGINE: dict[str, Any] = {
     "kv_cache_memory_bytes": KV_CACHE_BYTES,
     "enforce_eager": True,
 }
-"""Fields of vLLM's AsyncEngineArgs. The engine's processes are its default ones, in every stack."""
+"""Fields of vLLM's AsyncEngineArgs. Every stack runs the engine in its default processes."""
 
 ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",  # as Ray sets it; vLLM's worker counts its threads by itself
@@ -34,12 +34,12 @@ ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
 }
-"""What every stack gets."""
+"""The environment of every stack."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rig:
-    """A model and how it is asked."""
+    """A model and its load."""
 
     name: str
     model: str  # the name that clients use
@@ -52,18 +52,18 @@ class Rig:
     engine: dict[str, Any] = field(default_factory=lambda: dict(ENGINE))
 
     def requests(self, concurrency: int) -> int:
-        """Enough for 10 to 20 s on two cores, and at least two for each worker."""
+        """Return the requests of a measurement: 10 to 20 s on two cores, two or more per worker."""
         enough = min(self.most_per_worker * concurrency, self.enough_requests)
         return max(self.least_requests, enough, 2 * concurrency)
 
 
 def demo_llm(home: Path) -> Path:
-    """The demo LLM's folder; scripts/setup has made it."""
+    """Return the folder of the demo LLM, which scripts/setup downloaded."""
     return home / "models" / "smollm2"
 
 
 def tiny_llama(home: Path) -> Path:
-    """The serving rig's folder; made unless this version of it is there."""
+    """Return the folder of the serving rig's model; make it unless this version exists."""
     version = hashlib.sha256(MAKER.read_bytes()).hexdigest()[:8]
     folder = home / "bench" / "models" / f"tiny-llama-{version}"
     if folder.exists():

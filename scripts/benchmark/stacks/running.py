@@ -1,7 +1,7 @@
-"""Starts one stack, waits until it answers, and ends it with everything that came of it.
+"""Starts one stack, waits until it answers, and ends it with all of its descendants.
 
-The process that does so is the reaper of all its descendants (scripts/service/process_tree.py); with one
-stack at a time, ending a stack is ending them all.
+This process is the reaper of all descendants (scripts/service/process_tree.py). Only one stack runs
+at a time, so ending a stack ends all of them.
 """
 
 import contextlib
@@ -13,7 +13,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -25,22 +25,25 @@ from scripts.service.environment import free_ports
 
 START_S = 300.0
 POLL_S = 0.5
-HOMES = "/tmp"  # short: Unix sockets are in there
+HOMES = "/tmp"  # a short path, because Unix sockets are below it
+
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class StackError(Exception):
-    """A stack did not start, or a measurement broke off; the message says why."""
+    """A stack did not start, or a measurement failed; the message says why."""
 
 
 class Interrupts:
-    """SIGINT and SIGTERM: an exception where we work; while we clean up, a reason to hurry."""
+    """Turns signals into KeyboardInterrupt; during clean-up they only shorten the waiting."""
 
-    def __init__(self) -> None:
-        """Take the signals over."""
-        self.hurry, self._writable = os.pipe()  # readable: do not wait for what is ending
+    def __init__(self, signals: Iterable[signal.Signals] = SIGNALS) -> None:
+        """Handle the signals."""
+        self.hurry, self._writable = os.pipe()  # readable: do not wait for processes to end
         self._is_held = False
         self._is_pending = False
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        for number in signals:
             signal.signal(number, self._on_signal)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
@@ -52,7 +55,7 @@ class Interrupts:
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
-        """Within the block a signal waits for its end; a second one hurries it."""
+        """Hold back a signal until the end of the block; a second signal makes `hurry` readable."""
         was_held, self._is_held = self._is_held, True
         try:
             yield
@@ -65,20 +68,20 @@ class Interrupts:
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A stack that answers."""
+    """A stack that answers requests."""
 
     base_url: str
     key: str
     model: str
-    pid: int | None = None  # the root of its processes, where we started them
+    pid: int | None = None  # the root of its processes, if this program started them
 
 
 @contextlib.contextmanager
 def started(stack: Stack, model: Model, log: Path, interrupts: Interrupts) -> Iterator[Running]:
-    """A stack for the length of a block.
+    """Run a stack for the length of a block.
 
     Raises:
-        StackError: it ended before it answered, or did not answer in time.
+        StackError: the stack ended before it answered, or did not answer in time.
     """
     home = Path(tempfile.mkdtemp(prefix="bench-", dir=HOMES))
     try:
@@ -97,7 +100,7 @@ def started(stack: Stack, model: Model, log: Path, interrupts: Interrupts) -> It
 
 
 def _clear(home: Path, log: Path) -> None:
-    """Keeps Serve's log beside ours, and removes what else the stack left."""
+    """Keep Serve's log beside ours, and delete everything else that the stack left."""
     serve_log, ray_logs = home / "logs" / "serve.log", home / "logs" / "ray"
     if serve_log.exists():
         shutil.copy(serve_log, log.with_suffix(".serve.log"))
@@ -111,7 +114,7 @@ def _clear(home: Path, log: Path) -> None:
 def _wait_until_ready(root: subprocess.Popen[bytes], launch: Launch, log: Path, model: str) -> None:
     deadline = time.monotonic() + START_S
     while not _answers(launch, model):
-        # Not root.poll(): orphans come to us too, and must be reaped for `end` to see the end.
+        # Not root.poll(): this process adopts orphans, and `end` waits until all are reaped.
         process_tree.reap(root)
         if root.returncode is not None:
             raise StackError(f"ended with status {root.returncode}: {_last_line(log)}")
@@ -121,7 +124,7 @@ def _wait_until_ready(root: subprocess.Popen[bytes], launch: Launch, log: Path, 
 
 
 def _answers(launch: Launch, model: str) -> bool:
-    """Whether it writes a token."""
+    """Return whether the stack generates a token."""
     question = {"role": "user", "content": "Are you there?"}
     body: dict[str, Any] = {"model": model, "messages": [question], "max_tokens": 2}
     headers = {"Authorization": f"Bearer {launch.key}", "Content-Type": "application/json"}

@@ -1,10 +1,10 @@
-"""The stacks that are compared: how each is started, and what it gets.
+"""The compared stacks: how each is started.
 
     vllm       vLLM's own server, with its access log off
     triptych   this checkout (or another one), as scripts/serve starts it; its key has limits
     ray-llm    ray.serve.llm with its default settings
 
-Each gets the rig's model, engine options and environment; one runs at a time, each time anew.
+Each runs the rig's model with its engine options and environment, one stack at a time.
 """
 
 import os
@@ -19,11 +19,11 @@ import yaml
 from scripts.benchmark.stacks.rigs import ENVIRONMENT
 
 ROOT = Path(__file__).resolve().parents[3]
-KEY = "sk-benchmark"  # every stack listens on loopback, for minutes
+KEY = "sk-benchmark"  # not secret: every stack listens on loopback, for minutes
 ENOUGH = "1000000000"
 LIMITS = ("--rpm", ENOUGH, "--tpm", ENOUGH, "--concurrency", "100000", "--tokens-per-day", ENOUGH)
-"""Of the key that Triptych is asked with: every one is counted, and none is reached."""
-MOST_STREAMS = 2048
+"""Limits of Triptych's key: each is counted, none is reached."""
+MAX_STREAMS = 2048
 OUR_ENVIRONMENT = ("PYTHONPATH", "TRIPTYCH_API_KEYS", "TRIPTYCH_HOME", "VIRTUAL_ENV")
 
 
@@ -38,7 +38,7 @@ class Model:
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """How a process tree is started, and where it will answer."""
+    """How a process tree is started, and where it will listen."""
 
     command: list[str]
     cwd: Path
@@ -49,7 +49,7 @@ class Launch:
 
 @dataclass(frozen=True, slots=True)
 class Stack:
-    """One of the compared ways to serve."""
+    """One of the compared stacks."""
 
     name: str
     kind: str = "triptych"
@@ -58,10 +58,10 @@ class Stack:
     checkout: Path = ROOT
     ingress_replicas: int = 1
     has_tenancy: bool = True
-    """A key with limits, and a record of each request; else one of the environment, and none."""
+    """A key with limits and a record of each request; else a key of the environment, no records."""
 
     def launch(self, model: Model, home: Path, port: int) -> Launch:
-        """What to start; `home` is an empty folder of its own."""
+        """Build the command and its configuration file in `home`, an empty folder."""
         model = Model(model.name, model.source, {**model.engine, **self.engine})
         inherited = {key: value for key, value in os.environ.items() if key not in OUR_ENVIRONMENT}
         env = {**inherited, **ENVIRONMENT, **self.env}
@@ -80,7 +80,7 @@ class Stack:
         return Launch(command, self.checkout, env, port, key)
 
     def describe(self) -> dict[str, Any]:
-        """What sets it apart, for the report."""
+        """Describe the stack for the report."""
         return {
             "name": self.name,
             "kind": self.kind,
@@ -101,7 +101,7 @@ class Stack:
                 {
                     "name": "Ingress",
                     "num_replicas": self.ingress_replicas,
-                    "max_ongoing_requests": MOST_STREAMS,
+                    "max_ongoing_requests": MAX_STREAMS,
                     "ray_actor_options": {"num_cpus": 0.1},
                 }
             ],
@@ -115,7 +115,7 @@ class Stack:
                 {
                     "name": "LLM",
                     "num_replicas": 1,
-                    "max_ongoing_requests": MOST_STREAMS,
+                    "max_ongoing_requests": MAX_STREAMS,
                     "ray_actor_options": {"num_cpus": 0.3},
                 }
             ],
@@ -132,7 +132,7 @@ class Stack:
 
 
 def _service_program(checkout: Path) -> Path:
-    """The program that runs the service; older checkouts keep it one folder higher.
+    """Find the program that runs the service; older checkouts have it one folder higher.
 
     Raises:
         ValueError: the folder is not a checkout.
@@ -150,7 +150,7 @@ def _make_key(env: dict[str, str]) -> str:
 
 
 def launch_vllm(model: Model, env: dict[str, str], port: int) -> Launch:
-    """The server that vLLM brings along."""
+    """Start vLLM's own server."""
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
     command += ["--host", "127.0.0.1", "--port", str(port), "--api-key", KEY]
     command += ["--model", model.source, "--served-model-name", model.name]
@@ -159,7 +159,7 @@ def launch_vllm(model: Model, env: dict[str, str], port: int) -> Launch:
 
 
 def to_flags(engine: dict[str, Any]) -> list[str]:
-    """Engine options as vLLM's command line takes them."""
+    """Convert engine options to flags of vLLM's command line."""
     flags = []
     for name, value in engine.items():
         flag = name.replace("_", "-")
@@ -175,8 +175,8 @@ def _launch_ray_llm(model: Model, home: Path, env: dict[str, str], port: int) ->
     llm = {
         "model_loading_config": {"model_id": model.name, "model_source": model.source},
         "engine_kwargs": model.engine,
-        "deployment_config": {"num_replicas": 1, "max_ongoing_requests": MOST_STREAMS},
-        # Its default asks for a GPU; this is what there is.
+        "deployment_config": {"num_replicas": 1, "max_ongoing_requests": MAX_STREAMS},
+        # The default asks for a GPU.
         "placement_group_config": {"bundles": [{"CPU": 1}]},
         "log_engine_metrics": False,
     }
@@ -186,7 +186,7 @@ def _launch_ray_llm(model: Model, home: Path, env: dict[str, str], port: int) ->
         "import_path": "ray.serve.llm:build_openai_app",
         "args": {
             "llm_configs": [llm],
-            # Its default asks for a CPU to itself, which two cores do not have.
+            # The default asks for a whole CPU, too much for two cores.
             "ingress_deployment_config": {"ray_actor_options": {"num_cpus": 0}},
         },
     }
@@ -199,10 +199,10 @@ def _launch_ray_llm(model: Model, home: Path, env: dict[str, str], port: int) ->
 
 
 def to_variant(text: str, env: dict[str, str], ingress_replicas: int) -> Stack:
-    """Another Triptych from `NAME:KEY=VALUE,…`: an environment variable, checkout or engine.OPTION.
+    """Build a Triptych stack from `NAME:KEY=VALUE,…`; see `--variant` for the keys.
 
     Raises:
-        ValueError: the text is not of that form; the message says how.
+        ValueError: the text has another form, or the checkout is none.
     """
     name, _, rest = text.partition(":")
     pairs = [pair.partition("=") for pair in rest.split(",") if pair]
@@ -210,7 +210,7 @@ def to_variant(text: str, env: dict[str, str], ingress_replicas: int) -> Stack:
         raise ValueError(f"{text!r} is not NAME:KEY=VALUE,KEY=VALUE")
     values = {key: value for key, _, value in pairs}
     checkout = Path(values.pop("checkout", ROOT)).expanduser().resolve()
-    _service_program(checkout)  # before anything is started
+    _service_program(checkout)  # fail before anything is started
     replicas = int(values.pop("ingress_replicas", ingress_replicas))
     has_tenancy = values.pop("tenancy", "on") == "on"
     engine = {

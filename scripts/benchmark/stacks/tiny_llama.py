@@ -1,8 +1,8 @@
 """Makes the model of the serving rig: two random layers behind a real tokenizer.
 
-It costs next to nothing to run, so the serving path is what limits the rate. Its head is not tied
-to the embeddings: the rows of tokens that would not be clean text by themselves are 0, which among
-tens of thousands of random logits never is the greatest one. All others are as likely.
+It costs almost nothing to run, so serving limits the rate. Its head is not tied to the embeddings:
+rows of tokens that are no clean text by themselves are 0, and a logit of 0 is never the greatest of
+tens of thousands of random ones. All other tokens are equally likely.
 
 Usage: python -m scripts.benchmark.stacks.tiny_llama TOKENIZER_FOLDER NEW_FOLDER
 """
@@ -39,7 +39,7 @@ def build_model(tokenizer: PreTrainedTokenizerBase, vocabulary: int) -> LlamaFor
         num_attention_heads=2,
         num_key_value_heads=1,
         max_position_embeddings=8192,
-        initializer_range=0.3,  # the layers then weigh as much as the last token: no short cycles
+        initializer_range=0.3,  # layers count as much as the last token: no short cycles
         tie_word_embeddings=False,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
@@ -54,7 +54,7 @@ def build_model(tokenizer: PreTrainedTokenizerBase, vocabulary: int) -> LlamaFor
 
 
 def is_clean(tokenizer: PreTrainedTokenizerBase, token: int) -> bool:
-    """Whether a token is plain words: not special, no part of a character, not only blanks."""
+    """Return whether a token is plain text: not special, no partial character, not only blanks."""
     text = tokenizer.decode([token])
     is_special = token in tokenizer.all_special_ids or token >= len(tokenizer)
     return not is_special and text.isprintable() and bool(text.strip()) and "\ufffd" not in text

@@ -1,7 +1,6 @@
 import json
 import subprocess
 import sys
-import time
 from base64 import b64encode
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -35,11 +34,12 @@ from scripts.benchmark.embeddings.load import (
 )
 from scripts.benchmark.embeddings.peers import PEERS
 from scripts.benchmark.stacks.running import Interrupts, StackError
+from tests.helpers.service import wait_until
 
 
 @dataclass
 class FakeContender:
-    """Has the vectors and the rate that it is given."""
+    """A contender with given vectors and a given rate."""
 
     name: str
     scale: float = 1.0
@@ -58,33 +58,31 @@ class FakeContender:
         return np.array([[1.0, self.scale] for _ in texts], "<f4")
 
 
-@pytest.fixture(autouse=True)
-def no_rest(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever is resumed here has nothing to catch up with."""
-    monkeypatch.setattr("scripts.benchmark.embeddings.contenders.RESUMED_S", 0)
-
-
 @pytest.fixture
-def interrupts(monkeypatch: pytest.MonkeyPatch) -> Interrupts:
-    monkeypatch.setattr("signal.signal", lambda *_: None)  # pytest keeps its own
-    return Interrupts()
+def interrupts() -> Interrupts:
+    return Interrupts(signals=())  # pytest handles them itself
+
+
+def compare(our: Contender, peers: list[Contender], interrupts: Interrupts) -> Comparison:
+    """Build a comparison whose resumed contenders need no time to catch up."""
+    return Comparison(our, peers, Results(), interrupts, resume_s=0)
 
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    """Says how long each text is, in the last of its two numbers; refuses `bad`."""
+    """A server whose vectors hold the length of each text; it refuses the text `bad`."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def do_POST(self) -> None:
-            asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             data = [
-                {"index": index, "embedding": to_embedding(text, asked["encoding_format"])}
-                for index, text in enumerate(asked["input"])
+                {"index": index, "embedding": to_embedding(text, request["encoding_format"])}
+                for index, text in enumerate(request["input"])
             ]
             body = json.dumps({"data": data}).encode()
-            self.send_response(400 if "bad" in asked["input"] else 200)
+            self.send_response(400 if "bad" in request["input"] else 200)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)
@@ -106,11 +104,11 @@ def to_embedding(text: str, encoding: str) -> str | list[float]:
     )
 
 
-def test_the_same_seed_gives_the_same_texts():
+def test_same_seed_gives_the_same_texts():
     assert to_texts(3, 20) == to_texts(3, 20) != to_texts(4, 20)
 
 
-def test_each_peer_begins_a_round_in_turn():
+def test_each_peer_is_first_in_turn():
     peers: list[Contender] = [FakeContender(name) for name in "abc"]
 
     orders = ["".join(peer.name for peer in to_order(peers, number)) for number in (1, 2, 3, 4)]
@@ -118,7 +116,7 @@ def test_each_peer_begins_a_round_in_turn():
     assert orders == ["abc", "bca", "cab", "abc"]
 
 
-def test_the_cosine_is_that_of_the_worst_pair():
+def test_cosine_is_that_of_the_worst_pair():
     some = np.array([[1, 0], [1, 1]], "<f4")
 
     assert to_cosine(some, 3 * some) == pytest.approx(1)
@@ -126,23 +124,23 @@ def test_the_cosine_is_that_of_the_worst_pair():
     assert to_cosine(some, some[:1]) == -1
 
 
-def test_whoever_has_other_vectors_is_left_out(interrupts: Interrupts):
+def test_peer_with_other_vectors_is_left_out(interrupts: Interrupts):
     peers: list[Contender] = [FakeContender("vllm", 1.01), FakeContender("infinity", 1.2)]
-    comparison = Comparison(FakeContender("triptych"), peers, Results(), interrupts)
+    comparison = compare(FakeContender("triptych"), peers, interrupts)
 
     comparison.check()
 
     assert [peer.name for peer in comparison.peers] == ["vllm"]
 
 
-def test_ours_is_measured_next_to_each_peer(interrupts: Interrupts):
+def test_triptych_is_measured_beside_each_peer(interrupts: Interrupts):
     turns: list[str] = []
     peers: list[Contender] = [
         FakeContender("encode", 1, 2, turns),
         FakeContender("vllm", 1, 4, turns),
     ]
     our = FakeContender("triptych", 1, 6, turns)
-    comparison = Comparison(our, peers, Results(), interrupts)
+    comparison = compare(our, peers, interrupts)
 
     comparison.measure_round(1)
     comparison.measure_round(2)
@@ -156,7 +154,7 @@ def test_ours_is_measured_next_to_each_peer(interrupts: Interrupts):
     assert comparison.results.values["client_cores"] == [0.5] * 6
 
 
-def test_the_table_has_what_was_measured():
+def test_table_has_only_measured_figures():
     results = Results()
     results.add("vs_vllm", 1.5)
 
@@ -174,7 +172,7 @@ def test_vectors_are_read_by_index(encoding: str):
 
 
 @pytest.mark.parametrize("encoding", ["base64", "float"])
-def test_a_server_is_asked_over_connections_that_stay_open(server: Server, encoding: str):
+def test_server_is_measured_over_kept_alive_connections(server: Server, encoding: str):
     asked = Server(server.port, "m", "k", encoding=encoding)
 
     rate = measure_rate(asked, [["é", "bb"]] * 5, clients=2)
@@ -185,24 +183,24 @@ def test_a_server_is_asked_over_connections_that_stay_open(server: Server, encod
     assert measure_p50_ms(asked, "one", 3) > 0
 
 
-def test_an_answer_that_is_none_ends_the_measurement(server: Server):
+def test_refused_request_ends_the_measurement(server: Server):
     with pytest.raises(StackError, match="status 400"):
         measure_rate(server, [["good"], ["bad"]], clients=2)
 
 
-def test_no_server_ends_the_measurement():
+def test_missing_server_ends_the_measurement():
     with pytest.raises(StackError, match="Connect"):
         measure_p50_ms(Server(1, "m", "k"), "one", 1)
 
 
-def test_the_others_are_stopped_and_go_on(interrupts: Interrupts):
+def test_other_contenders_are_stopped_and_resumed(interrupts: Interrupts):
     work = [sys.executable, "-c", "while True: pass"]
     with subprocess.Popen(work) as busy, subprocess.Popen(work) as waiting:
         own, other = FakeContender("own"), FakeContender("other")
         own.roots, other.roots = (busy.pid,), (waiting.pid,)
         try:
-            with alone(own, [own, other], interrupts) as others:
-                time.sleep(0.2)
+            with alone(own, [own, other], interrupts, resume_s=0) as others:
+                wait_until(lambda: psutil.Process(waiting.pid).status() == psutil.STATUS_STOPPED, 5)
                 states = [psutil.Process(pid).status() for pid in (busy.pid, waiting.pid)]
             after = psutil.Process(waiting.pid).status()
         finally:
@@ -214,7 +212,7 @@ def test_the_others_are_stopped_and_go_on(interrupts: Interrupts):
     assert others.cores < 0.2
 
 
-def test_an_environment_is_made_anew_when_its_requirements_change(tmp_path: Path):
+def test_changed_requirements_make_another_environment(tmp_path: Path):
     lock = tmp_path / "lock.txt"
     lock.write_text("a==1")
     before = to_version(lock)
@@ -223,27 +221,23 @@ def test_an_environment_is_made_anew_when_its_requirements_change(tmp_path: Path
     assert to_version(lock) != before
 
 
-def test_an_environment_that_is_there_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_environment_with_the_same_requirements_is_kept(tmp_path: Path):
     lock = tmp_path / "lock.txt"
     lock.write_text("a==1")
-    monkeypatch.setattr("scripts.benchmark.embeddings.infinity.TORCH", lock)
-    monkeypatch.setattr("scripts.benchmark.embeddings.infinity.LOCK", lock)
     (tmp_path / ".set-up").write_text(to_version(lock, lock))
 
-    assert prepare_environment(tmp_path, tmp_path / "log") == tmp_path / "bin" / "python"
+    python = prepare_environment(tmp_path, tmp_path / "log", torch=lock, lock=lock)
+
+    assert python == tmp_path / "bin" / "python"
     assert not (tmp_path / "log").exists()
 
 
-def test_an_environment_that_cannot_be_made_is_a_failure(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr("sys.executable", "/no/python")
-
+def test_environment_that_cannot_be_made_is_an_error(tmp_path: Path):
     with pytest.raises(StackError, match="cannot be made"):
-        prepare_environment(tmp_path / "environment", tmp_path / "log")
+        prepare_environment(tmp_path / "environment", tmp_path / "log", python="/no/python")
 
 
-def test_the_command_line_knows_all_peers():
+def test_command_line_knows_all_peers():
     assert list(PEERS) == list(NAMES)
     assert read_plan(["--peers", "vllm,encode,vllm"]).peers == ["vllm", "encode"]
     assert read_plan([]).peers == ["encode"]

@@ -15,7 +15,7 @@ USAGE = b'data: {"choices":[],"usage":{"prompt_tokens":2,"completion_tokens":3}}
 DONE = b"data: [DONE]\n\n"
 
 
-def test_chunks_are_unframed_however_they_arrive():
+def test_chunks_are_decoded_however_they_arrive():
     sent = HEAD + chunk(b"one ") + chunk(b"two") + b"0\r\n\r\n"
     response = Response()
 
@@ -24,7 +24,7 @@ def test_chunks_are_unframed_however_they_arrive():
     assert (response.status, body, response.is_done) == (200, b"one two", True)
 
 
-def test_an_answer_with_a_length_ends_after_it():
+def test_response_with_a_length_ends_after_it():
     response = Response()
 
     body = response.feed(b"HTTP/1.1 401 No\r\nContent-Length: 4\r\n\r\nno")
@@ -34,7 +34,7 @@ def test_an_answer_with_a_length_ends_after_it():
     assert (response.status, body, response.is_done) == (401, b"nope", True)
 
 
-def test_a_closing_server_is_noticed():
+def test_closing_connection_is_noticed():
     response = Response()
 
     response.feed(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
@@ -42,7 +42,7 @@ def test_a_closing_server_is_noticed():
     assert (response.keeps_alive, response.is_done) == (False, True)
 
 
-def test_chunks_and_times_of_a_stream_are_counted():
+def test_stream_counts_chunks_and_times():
     stream = Stream(asked_at=10.0)
 
     stream.feed(event(""), 10.1)
@@ -55,7 +55,7 @@ def test_chunks_and_times_of_a_stream_are_counted():
     assert (stream.tokens, stream.error) == (3, "")
 
 
-def test_an_event_in_two_reads_counts_once():
+def test_event_in_two_reads_counts_once():
     stream, sent = Stream(), event("a")
 
     stream.feed(sent[:30], 1.0)
@@ -64,7 +64,7 @@ def test_an_event_in_two_reads_counts_once():
     assert (stream.chunks, stream.last_at) == (1, 2.0)
 
 
-def test_text_that_looks_like_a_chunk_is_none():
+def test_text_that_looks_like_a_chunk_is_not_counted():
     stream = Stream()
 
     stream.feed(event('\\"content\\":\\"x'), 1.0)
@@ -72,7 +72,7 @@ def test_text_that_looks_like_a_chunk_is_none():
     assert stream.chunks == 1
 
 
-def test_a_stream_without_done_is_wrong():
+def test_stream_without_done_is_an_error():
     stream = Stream()
 
     stream.feed(USAGE, 1.0)
@@ -81,7 +81,7 @@ def test_a_stream_without_done_is_wrong():
     assert stream.error == "ended without [DONE]"
 
 
-def test_another_number_of_tokens_is_wrong():
+def test_other_number_of_tokens_is_an_error():
     stream = Stream()
 
     stream.feed(USAGE + DONE, 1.0)
@@ -90,7 +90,7 @@ def test_another_number_of_tokens_is_wrong():
     assert stream.error == "3 tokens of usage instead of 4"
 
 
-def test_a_model_that_may_end_earlier_is_right_with_any_number():
+def test_any_number_of_tokens_is_right_if_the_model_may_end_earlier():
     stream = Stream()
 
     stream.feed(USAGE + DONE, 1.0)
@@ -99,7 +99,7 @@ def test_a_model_that_may_end_earlier_is_right_with_any_number():
     assert stream.error == ""
 
 
-def test_a_stream_without_usage_is_wrong():
+def test_stream_without_usage_is_an_error():
     stream = Stream()
 
     stream.feed(DONE, 1.0)
@@ -108,7 +108,7 @@ def test_a_stream_without_usage_is_wrong():
     assert stream.error == "ended without usage"
 
 
-def test_an_error_event_is_kept():
+def test_error_event_is_kept():
     stream = Stream()
 
     stream.feed(b'data: {"error":{"message":"broken"}}\n\n', 1.0)
@@ -117,7 +117,7 @@ def test_an_error_event_is_kept():
     assert "broken" in stream.error
 
 
-def test_words_out_of_order_are_wrong():
+def test_words_out_of_order_are_an_error():
     stream = Stream("a b", reads_text=True)
 
     stream.feed(event("b") + event(" a") + USAGE + DONE, 1.0)

@@ -28,7 +28,7 @@ def results() -> Results:
     return results
 
 
-def test_a_ratio_is_of_the_rounds_that_both_have(results: Results):
+def test_ratio_is_of_rounds_that_both_stacks_have(results: Results):
     spread = results.ratio("triptych", 64, of("tokens_per_s"))
 
     assert spread
@@ -45,17 +45,17 @@ def test_groups_of_processes_are_added():
     assert cpu_of("replica", "ingress", "proxy")(measured) == 60.0
 
 
-def test_the_engine_is_not_the_busiest_serving_process():
+def test_engine_is_not_the_busiest_serving_process():
     measured = {"busiest_us_per_token": {"replica": 40.0, "ingress": 20.0, "engine": 500.0}}
 
     assert busiest(measured) == 40.0
 
 
-def test_a_target_says_whether_it_is_met(results: Results):
+def test_target_row_says_whether_it_is_met(results: Results):
     rows = to_rows(results, "triptych")
 
     assert rows[0] == "| triptych | tok/s vs vllm, c=64 | 1.00 (0.90–1.10) | ≥ 1.0 | yes |"
 
 
-def test_a_target_without_measurements_is_left_out(results: Results):
+def test_target_without_measurements_is_left_out(results: Results):
     assert not [row for row in to_rows(results, "triptych") if "c=256" in row or "CPU" in row]

@@ -9,7 +9,7 @@ from scripts.benchmark.report.round_statistics import (
 )
 
 
-def test_percentiles_are_values_that_occurred():
+def test_percentiles_are_measured_values():
     ordered = [float(value) for value in range(1, 101)]
 
     assert [percentile(ordered, percent) for percent in (0, 50, 95, 99, 100)] == [
@@ -21,16 +21,16 @@ def test_percentiles_are_values_that_occurred():
     ]
 
 
-def test_a_percentile_of_nothing_is_not_a_number():
+def test_percentile_of_nothing_is_nan():
     assert math.isnan(percentile([], 50))
 
 
-def test_a_spread_leaves_out_what_is_not_known():
+def test_spread_ignores_nan():
     assert to_spread([3.0, math.nan, 1.0, 2.0]) == Spread(2.0, 1.0, 3.0)
     assert to_spread([math.nan]) is None
 
 
-def test_rounds_are_compared_in_pairs():
+def test_rounds_of_both_stacks_are_compared():
     ours, theirs = {1: 2.0, 2: 9.0, 3: 4.0}, {1: 1.0, 3: 8.0}
 
     assert ratios(ours, theirs) == [2.0, 0.5]

@@ -24,17 +24,17 @@ from scripts.benchmark.stacks.process_cost import TICK_S, Sample, classify, pars
         ("/venv/ray/core/src/ray/raylet/raylet --x", "other"),
     ],
 )
-def test_processes_are_told_apart(title: str, group: str):
+def test_process_is_classified_by_its_title(title: str, group: str):
     assert classify(title) == group
 
 
-def test_a_name_with_blanks_and_brackets_does_not_shift_the_fields():
+def test_name_with_blanks_and_brackets_does_not_shift_the_fields():
     fields = " ".join(str(number) for number in range(3, 30))
 
     assert parse_stat(f"1 (a ) b) {fields}") == (22, (14 + 15) * TICK_S)
 
 
-def test_a_process_that_ends_or_begins_counts_with_what_it_used():
+def test_ended_and_new_processes_count_with_their_last_reading():
     first = {(1, 0): Sample("a", "engine", 5.0), (2, 0): Sample("b", "replica", 1.0)}
     last = {
         (1, 0): Sample("a", "engine", 7.0),

@@ -1,8 +1,10 @@
+from pathlib import Path
+
 import pytest
 
 from scripts.benchmark.arguments import read_plan
 from scripts.benchmark.stacks.rigs import RIGS
-from scripts.benchmark.stacks.stacks import Stack, to_flags, to_variant
+from scripts.benchmark.stacks.stacks import Model, Stack, to_flags, to_variant
 
 
 def test_engine_options_become_flags():
@@ -11,7 +13,7 @@ def test_engine_options_become_flags():
     assert to_flags(options) == ["--max-model-len=8", "--enforce-eager", "--no-async-scheduling"]
 
 
-def test_a_variant_sets_variables_and_engine_options():
+def test_variant_sets_variables_and_engine_options():
     text = (
         "plain:RAY_SERVE_ENABLE_HA_PROXY=0,engine.disable_log_stats=true,"
         "ingress_replicas=2,tenancy=off"
@@ -29,13 +31,31 @@ def test_a_variant_sets_variables_and_engine_options():
 
 
 @pytest.mark.parametrize("text", ["", "name", "name:", "name:KEY", ":A=1", "name:checkout=/no"])
-def test_a_variant_of_another_form_is_refused(text: str):
+def test_variant_of_another_form_is_refused(text: str):
     with pytest.raises(ValueError, match=r"is no"):
         to_variant(text, {}, 1)
 
 
+@pytest.mark.parametrize("program", ["scripts/service/run_service.py", "scripts/run_service.py"])
+def test_variant_runs_a_checkout_of_the_present_or_the_old_layout(tmp_path: Path, program: str):
+    checkout, home = tmp_path / "checkout", tmp_path / "home"
+    (checkout / program).parent.mkdir(parents=True)
+    (checkout / program).touch()
+    home.mkdir()
+    variant = to_variant(f"before:checkout={checkout},tenancy=off", {}, 1)
+
+    launch = variant.launch(Model("m", "fake:", {}), home, 8001)
+
+    assert launch.command[1:] == [
+        str(checkout / program),
+        "--config",
+        str(home / "config.yaml"),
+    ]
+    assert (launch.cwd, launch.env["PYTHONPATH"]) == (checkout, str(checkout))
+
+
 @pytest.mark.parametrize("concurrency", [1, 16, 64, 256])
-def test_every_worker_asks_twice(concurrency: int):
+def test_every_worker_sends_two_requests(concurrency: int):
     assert RIGS["serving"].requests(concurrency) >= 2 * concurrency
 
 
@@ -50,7 +70,7 @@ def test_every_worker_asks_twice(concurrency: int):
         ["--peers", "encode,none"],
     ],
 )
-def test_a_mistake_ends_with_one_line(arguments: list[str], capsys: pytest.CaptureFixture[str]):
+def test_mistake_ends_with_one_line(arguments: list[str], capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit) as ended:
         read_plan(arguments)
 
