@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 import zmq
 
-from api.errors import ModelNotFoundError
-from api.registry import Models
+from api.registry import Backend, ModelEntry, Models
 from deployments.discovery import DEPLOYMENTS, KINDS, LEDGER_PATH
 from deployments.ingress.handles import DiffusionHandle, EmbeddingHandle, LlmHandle
 from deployments.ingress.model_watcher import ModelWatcher
@@ -109,6 +108,18 @@ class Setup:
         self.watcher = ModelWatcher(self.models, self.receiver, self.cluster)
 
     @property
+    def entry(self) -> ModelEntry:
+        """The entry of model `m`."""
+        entry = self.models.current.find("m")
+        assert entry is not None
+        return entry
+
+    @property
+    def backend(self) -> Backend:
+        """The backend of model `m`."""
+        return self.entry.backend
+
+    @property
     def ids(self) -> list[str]:
         return [entry.id for entry in self.models.current]
 
@@ -138,35 +149,33 @@ async def test_backend_fits_the_kind_of_model(kind: str, backend: type) -> None:
 
     await setup.watcher.refresh()
 
-    entry = setup.models.current.find("m")
-    assert entry is not None
-    assert type(entry.backend) is backend
-    assert (DEPLOYMENTS[entry.kind], "a") in setup.cluster.handles
+    assert type(setup.backend) is backend
+    assert (DEPLOYMENTS[setup.entry.kind], "a") in setup.cluster.handles
 
 
 async def test_backend_is_kept_between_refreshes() -> None:
     setup = Setup(a=application("embedding"))
     await setup.watcher.refresh()
-    before = setup.models.current.get_embedding("m")
+    before = setup.backend
 
     await setup.watcher.refresh()
 
-    assert setup.models.current.get_embedding("m") is before
+    assert setup.backend is before
 
 
 async def test_removed_model_is_gone_and_gets_a_new_backend_when_it_returns() -> None:
     setup = Setup(a=application("embedding"))
     await setup.watcher.refresh()
-    before = setup.models.current.get_embedding("m")
+    before = setup.backend
 
     setup.cluster.applications = {}
     await setup.watcher.refresh()
-    with pytest.raises(ModelNotFoundError):
-        setup.models.current.get_embedding("m")
+    ids_meanwhile = setup.ids
     setup.cluster.applications = {"a": application("embedding")}
     await setup.watcher.refresh()
 
-    assert setup.models.current.get_embedding("m") is not before
+    assert ids_meanwhile == []
+    assert setup.backend is not before
 
 
 async def test_application_redeployed_as_another_kind_gets_a_backend_of_that_kind() -> None:
@@ -176,7 +185,7 @@ async def test_application_redeployed_as_another_kind_gets_a_backend_of_that_kin
 
     await setup.watcher.refresh()
 
-    assert isinstance(setup.models.current.get_diffusion("m"), DiffusionHandle)
+    assert isinstance(setup.backend, DiffusionHandle)
 
 
 async def test_failed_look_up_keeps_the_models_known_before(
@@ -206,15 +215,12 @@ async def test_failed_first_look_up_leaves_everything_unknown() -> None:
 async def test_capabilities_are_fetched_in_the_background() -> None:
     setup = Setup(a=application())
     await setup.watcher.refresh()
-    first = setup.models.current.find("m")
+    first = setup.entry
     await settle()
 
     await setup.watcher.refresh()
 
-    second = setup.models.current.find("m")
-    assert first is not None
-    assert second is not None
-    assert (first.capabilities, second.capabilities) == ({}, {"context_length": 4096})
+    assert (first.capabilities, setup.entry.capabilities) == ({}, {"context_length": 4096})
 
 
 async def test_shut_down_cancels_open_calls() -> None:
@@ -225,9 +231,7 @@ async def test_shut_down_cancels_open_calls() -> None:
     await asyncio.wait(asyncio.all_tasks() - {asyncio.current_task()})
     await setup.watcher.refresh()
 
-    entry = setup.models.current.find("m")
-    assert entry is not None
-    assert entry.capabilities == {}
+    assert setup.entry.capabilities == {}
     setup.watcher.shut_down()
 
 

@@ -10,16 +10,14 @@ from deployments.models.engine_loading import FAKE_SOURCE, load_engine
 
 
 @pytest.fixture
-def log(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
-    """`load_engine` configures the logs of a replica: undone afterwards, and heard meanwhile."""
-    loggers = [logging.getLogger(name) for name in ("api", "deployments")]
-    before = [(each, each.handlers, each.level, each.propagate) for each in loggers]
-    heard = logging.getLogger("deployments.models.engine_loading")
-    heard.addHandler(caplog.handler)
+def log(
+    restored_logs: None, caplog: pytest.LogCaptureFixture
+) -> Iterator[pytest.LogCaptureFixture]:
+    """Capture the module's log, although `load_engine` configures the logs of a replica."""
+    logger = logging.getLogger("deployments.models.engine_loading")
+    logger.addHandler(caplog.handler)
     yield caplog
-    heard.removeHandler(caplog.handler)
-    for each, handlers, level, propagate in before:
-        each.handlers, each.level, each.propagate = handlers, level, propagate
+    logger.removeHandler(caplog.handler)
 
 
 @pytest.mark.usefixtures("log")
@@ -45,7 +43,7 @@ def test_loading_is_logged(log: pytest.LogCaptureFixture) -> None:
     ]
 
 
-def test_source_that_is_not_there_is_logged_in_one_line(log: pytest.LogCaptureFixture) -> None:
+def test_missing_source_is_logged_in_one_line(log: pytest.LogCaptureFixture) -> None:
     with pytest.raises(SourceError) as caught:
         load_engine(ModelArgs(id="m", source="./gone"), lambda folder: "engine")
 
@@ -55,7 +53,7 @@ def test_source_that_is_not_there_is_logged_in_one_line(log: pytest.LogCaptureFi
     )
 
 
-def test_engine_that_raises_is_a_source_error(
+def test_error_of_the_engine_is_a_source_error(
     log: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
     def build(folder: str | None) -> str:
@@ -73,7 +71,7 @@ def test_engine_that_raises_is_a_source_error(
 
 @pytest.mark.usefixtures("log")
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
-def test_order_to_stop_is_not_an_error_of_the_source(error: type[BaseException]) -> None:
+def test_interrupt_is_not_a_source_error(error: type[BaseException]) -> None:
     def build(folder: str | None) -> str:
         raise error
 

@@ -1,0 +1,44 @@
+import asyncio
+
+import pytest
+
+from api.ports.embeddings import EmbeddingRequest, ScoreRequest
+from deployments.config.embedding import EmbeddingArgs
+from deployments.models.embedding import EmbeddingReplica
+from tests.helpers.replicas import open_counts, running_replica
+
+ARGS = EmbeddingArgs(id="m", source="fake:")
+
+pytestmark = pytest.mark.usefixtures("without_ledger")
+
+
+async def test_inputs_are_embedded() -> None:
+    async with running_replica(EmbeddingReplica, ARGS) as replica:
+        embeddings = await replica.embed(EmbeddingRequest("r", ("a", "b")))
+
+        assert len(embeddings.vectors) == 2 * embeddings.dimensions * 4  # float32
+        assert open_counts(await replica.stats()) == {}
+
+
+async def test_pairs_are_scored() -> None:
+    async with running_replica(EmbeddingReplica, ARGS) as replica:
+        request = ScoreRequest("r", ("a", "a"), ("b", "c"), ("query", "documents"))
+
+        assert len((await replica.score(request)).scores) == 2
+
+
+async def test_capabilities_are_those_of_the_engine() -> None:
+    async with running_replica(EmbeddingReplica, ARGS) as replica:
+        await replica.check_health()
+
+        assert "dimensions" in await replica.capabilities()
+
+
+async def test_deleted_replica_leaves_no_task() -> None:
+    before = asyncio.all_tasks()
+
+    async with running_replica(EmbeddingReplica, ARGS):
+        during = asyncio.all_tasks()
+
+    assert during > before
+    assert asyncio.all_tasks() == before

@@ -1,0 +1,32 @@
+"""Replicas of models in the test's own process, without Ray."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any, TypeVar
+
+Replica = TypeVar("Replica")
+
+
+@contextlib.asynccontextmanager
+async def running_replica(cls: type[Replica], args: Any) -> AsyncIterator[Replica]:
+    """Create a replica as Serve does; it must leave no task behind."""
+    before = asyncio.all_tasks()
+    replica = cls.__new__(cls)
+    await replica.__init__(args)  # type: ignore[misc]  # Serve awaits the constructor too
+    await asyncio.sleep(0)  # until it has looked for the ledger
+    try:
+        yield replica
+    finally:
+        replica.__del__()  # type: ignore[attr-defined]
+        vars(replica).clear()  # the garbage collector calls `__del__` again
+        left = asyncio.all_tasks() - before
+        if left:
+            await asyncio.wait(left, timeout=5)
+    assert not asyncio.all_tasks() - before
+
+
+def open_counts(stats: dict[str, int]) -> dict[str, int]:
+    """The counts that must be zero at rest but are not."""
+    ignored = {"pid", "sockets", "tasks"}
+    return {name: count for name, count in stats.items() if count and name not in ignored}
