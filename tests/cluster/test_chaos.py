@@ -31,7 +31,7 @@ LIMITS = {
     "free": {},
     "requests": {"rpm": 40},
     "tokens": {"tpm": 1500},
-    "places": {"concurrency": 2},
+    "concurrency": {"concurrency": 2},
     "both": {"rpm": 50, "tpm": 2000},
     "daily": {"tokens-per-day": 2500},
     "low": {"rpm": 60, "concurrency": 3, "priority": "low"},
@@ -49,15 +49,13 @@ class Chaos:
         self.killed: list[tuple[float, str]] = []
 
     async def run(self) -> None:
-        turns = 0
         while True:
             await asyncio.sleep(self.chance.uniform(4, 8))
-            victim = VICTIMS[turns % len(VICTIMS)]
+            victim = VICTIMS[len(self.killed) % len(VICTIMS)]
             pids = (await asyncio.to_thread(self.service.replica_pids)).get(victim)
             if pids:
                 os.kill(self.chance.choice(pids), signal.SIGKILL)
                 self.killed.append((time.monotonic(), victim))
-                turns += 1
 
 
 @pytest.mark.timeout(DURATION_S + 240)
