@@ -1,9 +1,9 @@
-"""The whole HTTP face on one screen: routes, and the layers around them from outside in."""
+"""The HTTP API on one screen: its routes, and the middleware around them from the outside in."""
 
 import logging
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from functools import partial
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -16,13 +16,14 @@ from api.access.key_ring import Keys
 from api.admin.keys import AllKeys, OneKey, RotateKey
 from api.admin.usage import ReportUsage
 from api.embeddings.embeddings import prepare_embeddings
-from api.embeddings.endpoint import EncoderEndpoint
+from api.embeddings.endpoint import EmbeddingDialect
 from api.embeddings.reranking import prepare_rerank, prepare_score
+from api.endpoint import Dialect, Endpoint
 from api.errors import MethodNotAllowedError, RouteNotFoundError
 from api.health import Health, Ready
-from api.images.edits import EditImages
+from api.images.edits import EditDialect
 from api.images.files import PUBLIC_PATH, ImageFile
-from api.images.generations import GenerateImages
+from api.images.generations import GenerationDialect
 from api.middleware.auth import AuthMiddleware
 from api.middleware.errors import ErrorMiddleware
 from api.middleware.request_id import RequestIdMiddleware
@@ -35,10 +36,9 @@ from api.schema.embeddings import EmbeddingsRequest
 from api.schema.reranking import RerankRequest, ScoringRequest
 from api.services import Services
 from api.settings import Limits
-from api.text.chat import read_chat
-from api.text.completions import read_completion
-from api.text.endpoint import TextEndpoint
-from api.text.image_parts import fetch_images
+from api.text.chat import prepare_chat
+from api.text.completions import prepare_completion
+from api.text.endpoint import TextDialect
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ Lifespan = Callable[[Starlette], AbstractAsyncContextManager[None]]
 def create_app(
     models: Models,
     keys: Keys | None,
-    rules: Services,
+    services: Services,
     *,
     administration: Administration | None = None,
     lifespan: Lifespan | None = None,
@@ -59,18 +59,18 @@ def create_app(
     """Build the application.
 
     Args:
-        models: what to serve; may change while the application runs.
-        keys: who may ask, which may change too; None lets everyone.
-        rules: what one request may be.
-        administration: of keys and usage; without it there are no URLs for either.
-        lifespan: what to run alongside, from start-up to shutdown.
-        is_request_id_echoed: the server around it writes `x-request-id` into responses itself.
+        models: the models to serve; they may change while the application runs.
+        keys: the API keys, which may change too; None turns authentication off.
+        services: limits, policy and ports that all endpoints use.
+        administration: of keys and usage; without it those routes do not exist.
+        lifespan: runs from start-up to shutdown.
+        is_request_id_echoed: the server already adds `x-request-id` to responses.
     """
     routes = [
         Route("/health", Health(), methods=["GET"]),
         Route("/ready", Ready(models, keys), methods=["GET"]),
-        *_model_routes(models, rules),
-        *(_administration_routes(administration, rules.limits) if administration else ()),
+        *_model_routes(models, services),
+        *(_administration_routes(administration, services.limits) if administration else ()),
     ]
     middleware = [
         Middleware(RequestIdMiddleware, is_echoed_outside=is_request_id_echoed),
@@ -79,7 +79,7 @@ def create_app(
             AuthMiddleware,
             keys=keys,
             public_paths=PUBLIC_PATHS,
-            public_pattern=PUBLIC_PATH if rules.image_store else None,
+            public_pattern=PUBLIC_PATH if services.image_store else None,
         ),
     ]
     app = Starlette(
@@ -92,45 +92,36 @@ def create_app(
     return app
 
 
-def _model_routes(models: Models, rules: Services) -> list[Route]:
-    prepare = None
-    if rules.image_fetcher is not None:
-        prepare = partial(fetch_images, fetcher=rules.image_fetcher, limits=rules.limits)
-    chat = TextEndpoint("chat/completions", ChatRequest, read_chat, models, rules, prepare)
-    completions = TextEndpoint("completions", CompletionRequest, read_completion, models, rules)
+def _model_routes(models: Models, services: Services) -> list[Route]:
+    chat = TextDialect("chat/completions", ChatRequest, prepare_chat, services)
+    completions = TextDialect("completions", CompletionRequest, prepare_completion, services)
+    embeddings = EmbeddingDialect("embeddings", EmbeddingsRequest, prepare_embeddings, services)
+    rerank = EmbeddingDialect("rerank", RerankRequest, prepare_rerank, services)
+    score = EmbeddingDialect("score", ScoringRequest, prepare_score, services)
+
+    def post(dialect: Dialect[Any, Any, Any], *paths: str) -> list[Route]:
+        endpoint = Endpoint(dialect, models, services)
+        return [Route(path, endpoint, methods=["POST"]) for path in paths]
+
     return [
         Route("/v1/models", ListModels(models), methods=["GET"]),
         Route("/v1/models/{model_id:path}", RetrieveModel(models), methods=["GET"]),
-        Route("/v1/chat/completions", chat, methods=["POST"]),
-        Route("/v1/completions", completions, methods=["POST"]),
-        *_encoder_routes(models, rules),
-        Route("/v1/images/generations", GenerateImages(models, rules), methods=["POST"]),
-        Route("/v1/images/edits", EditImages(models, rules), methods=["POST"]),
-        *_file_routes(rules),
+        *post(chat, "/v1/chat/completions"),
+        *post(completions, "/v1/completions"),
+        *post(embeddings, "/v1/embeddings"),
+        # Clients of Cohere and of vLLM use other paths for these; the bodies are the same.
+        *post(rerank, "/v1/rerank", "/v2/rerank", "/rerank"),
+        *post(score, "/v1/score", "/score"),
+        *post(GenerationDialect(services), "/v1/images/generations"),
+        *post(EditDialect(services), "/v1/images/edits"),
+        *_file_routes(services),
     ]
 
 
-def _file_routes(rules: Services) -> list[Route]:
-    if rules.image_store is None:
+def _file_routes(services: Services) -> list[Route]:
+    if services.image_store is None:
         return []
-    return [Route("/v1/images/files/{name}", ImageFile(rules.image_store), methods=["GET"])]
-
-
-def _encoder_routes(models: Models, rules: Services) -> list[Route]:
-    embeddings = EncoderEndpoint(
-        "embeddings", EmbeddingsRequest, prepare_embeddings, models=models, rules=rules
-    )
-    rerank = EncoderEndpoint("rerank", RerankRequest, prepare_rerank, models=models, rules=rules)
-    score = EncoderEndpoint("score", ScoringRequest, prepare_score, models=models, rules=rules)
-    return [
-        Route("/v1/embeddings", embeddings, methods=["POST"]),
-        # Clients of Cohere and of vLLM have URLs of their own for these; the bodies are the same.
-        *(
-            Route(path, rerank, methods=["POST"])
-            for path in ("/v1/rerank", "/v2/rerank", "/rerank")
-        ),
-        *(Route(path, score, methods=["POST"]) for path in ("/v1/score", "/score")),
-    ]
+    return [Route("/v1/images/files/{name}", ImageFile(services.image_store), methods=["GET"])]
 
 
 def _administration_routes(administration: Administration, limits: Limits) -> list[Route]:
@@ -145,7 +136,7 @@ def _administration_routes(administration: Administration, limits: Limits) -> li
 
 
 async def _raise_ours(request: Request, error: Exception) -> Response:
-    """Turn what the router raises into an error of ours, for the shield to write."""
+    """Translate the router's errors, so that ErrorMiddleware renders them."""
     assert isinstance(error, HTTPException)
     if error.status_code == 405:
         refusal = MethodNotAllowedError(f"This URL does not take the method {request.method}.")

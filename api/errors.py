@@ -36,7 +36,7 @@ handles by pickle. Status, types and codes follow OpenAI's published error guide
 are the headers its SDKs obey (`retry-after`, `x-should-retry`).
 """
 
-from typing import Any
+from typing import Any, Self
 
 
 class ApiError(Exception):
@@ -99,6 +99,11 @@ class InvalidRequestError(ApiError):
     status = 400
     type = "invalid_request_error"
     code = "invalid_value"
+
+    @classmethod
+    def value(cls, param: str, reason: str) -> Self:
+        """Build the error for a parameter whose value is refused for a reason."""
+        return cls(f"Invalid value for '{param}': {reason}.", param=param)
 
 
 class MalformedBodyError(InvalidRequestError):

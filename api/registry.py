@@ -55,6 +55,14 @@ class Llm:
 
 
 @dataclass(frozen=True, slots=True)
+class ImageModel:
+    """An image model as one request uses it."""
+
+    backend: ImageBackend
+    capabilities: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class ModelEntry:
     """One configured model."""
 
@@ -178,9 +186,10 @@ class Registry:
         """The encoder of that id; raises what `get` raises."""
         return cast(EmbeddingBackend, self.get(model_id, "embedding"))
 
-    def get_diffusion(self, model_id: str) -> ImageBackend:
+    def get_diffusion(self, model_id: str) -> ImageModel:
         """The image model of that id; raises what `get` raises."""
-        return cast(ImageBackend, self.get(model_id, "diffusion"))
+        backend = cast(ImageBackend, self.get(model_id, "diffusion"))
+        return ImageModel(backend, self._entries[model_id].capabilities)
 
     def get(self, model_id: str, kind: ModelKind) -> Backend:
         """Look a model up for use.

@@ -1,4 +1,4 @@
-"""What the operator has decided about requests, whatever the model."""
+"""What all endpoints share besides the models: limits, policy and optional services."""
 
 from dataclasses import dataclass, field
 
@@ -11,7 +11,7 @@ from api.settings import Limits, Policy
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """How large requests may be, what becomes of what cannot be honoured, what is kept."""
+    """Settings and ports; a service that is None is switched off."""
 
     limits: Limits = field(default_factory=Limits)
     policy: Policy = field(default_factory=Policy)

@@ -1,4 +1,4 @@
-"""A request's way past the limits of its key, the same for every endpoint."""
+"""Admission of a request by the limits of its key, the same for every endpoint."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -10,17 +10,17 @@ from api.ports.tenancy import Key
 
 @dataclass(slots=True)
 class Permit:
-    """A request's place among those that its key may have under way."""
+    """Permission to run one request."""
 
     headers: dict[str, str] = field(default_factory=dict)
-    """What the response says of the key's limits."""
-    drawn: int = 0
-    """How many images have reached the client: the others are not counted against the key."""
+    """Response headers with the status of the key's limits."""
+    delivered_images: int = 0
+    """Images that were sent to the client; the rest of the reserved images is released."""
 
 
 @asynccontextmanager
 async def rate_limited(limiter: Limiter | None, key: Key, images: int = 0) -> AsyncIterator[Permit]:
-    """Hold a place, and give it back whatever happens; a key without limits needs none.
+    """Hold a permit while the block runs; keys without limits need no limiter.
 
     Raises:
         RateLimitError, InsufficientQuotaError, UnavailableError: as `Limiter.admit`.
@@ -29,8 +29,8 @@ async def rate_limited(limiter: Limiter | None, key: Key, images: int = 0) -> As
         yield Permit()
         return
     admission = await limiter.admit(key, images)
-    place = Permit(admission.headers)
+    permit = Permit(admission.headers)
     try:
-        yield place
+        yield permit
     finally:
-        admission.release(images=place.drawn)
+        admission.release(images=permit.delivered_images)

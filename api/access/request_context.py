@@ -1,4 +1,4 @@
-"""Where a request comes from, in the words that travel with it to the model."""
+"""The context of a request, which travels with it to the model."""
 
 from collections.abc import Callable
 from typing import Protocol
@@ -8,30 +8,29 @@ from api.ports.tenancy import Key, RequestContext
 _MAX_USER_CHARS = 256
 
 CacheSalt = Callable[[str], str]
-"""Makes of a tenant what keeps its cached prefixes apart from those of all others."""
+"""Tenant → the salt that separates its cached prefixes from other tenants'."""
 
 
-class HasModelAndUser(Protocol):
-    """A request of any endpoint."""
+class ModelRequest(Protocol):
+    """The parameters that requests of all model endpoints have."""
 
     @property
     def model(self) -> str:
-        """As the client named it."""
+        """The model as the client named it."""
 
     @property
     def user(self) -> str | None:
-        """What the client says of who uses it."""
+        """The client's own name for its end user."""
+
+    @property
+    def stream(self) -> bool:
+        """Whether the answer is to be streamed."""
 
 
 def build_request_context(
-    key: Key,
-    request: HasModelAndUser,
-    *,
-    endpoint: str,
-    cache_salt: CacheSalt | None,
-    is_streamed: bool = False,
+    key: Key, request: ModelRequest, *, endpoint: str, cache_salt: CacheSalt | None
 ) -> RequestContext:
-    """The origin of one request to `endpoint`, which is its path without `/v1/`."""
+    """Build the context of one request to `endpoint`, a path without `/v1/`."""
     return RequestContext(
         key_id=key.id,
         tenant=key.tenant,
@@ -41,10 +40,10 @@ def build_request_context(
         user=_to_user(request.user),
         endpoint=endpoint,
         model=request.model,
-        is_streamed=is_streamed,
+        is_streamed=request.stream,
     )
 
 
 def _to_user(user: str | None) -> str | None:
-    # It ends up in a database, and PostgreSQL's texts hold no NUL.
+    # It is stored in a database, and PostgreSQL's texts cannot hold NUL.
     return (user or "")[:_MAX_USER_CHARS].replace("\0", "") or None

@@ -8,50 +8,51 @@ import msgspec
 import numpy as np
 import orjson
 
-from api.embeddings.endpoint import Asked, Call
+from api.embeddings.endpoint import ModelCall, check_count, to_truncation
+from api.endpoint import RequestMeta
 from api.errors import InvalidRequestError
-from api.ports.embeddings import EmbeddingBackend, EmbeddingRequest, Embeddings
+from api.ports.embeddings import EmbeddingRequest, Embeddings
 from api.schema.embeddings import EmbeddingsRequest
+from api.settings import Limits
 
 _FLOAT32_BYTES = 4
 _MAX_ON_LOOP = {"float": 131_072, "base64": 1_048_576}
-"""Numbers that are written in under 5 ms (29 and 4 ns each); more would hold up other requests."""
+"""Most numbers rendered on the event loop: under 5 ms, at 29 and 4 ns each."""
 
 
-def prepare_embeddings(request: EmbeddingsRequest, asked: Asked) -> Call:
-    """Put a request into the service's own words.
+def prepare_embeddings(request: EmbeddingsRequest, meta: RequestMeta, limits: Limits) -> ModelCall:
+    """Check and translate a request for embeddings.
 
     Raises:
-        InvalidRequestError: it has too many inputs, or contradicts itself.
+        InvalidRequestError: it has too many inputs, or `task` and `input_type` differ.
     """
-    asked.check_count(len(request.input), "input")
+    check_count(len(request.input), "input", limits)
     if request.task is not None and request.input_type not in (None, request.task):
         raise InvalidRequestError(
             "'task' and 'input_type' are two names of one thing.", param="task"
         )
-    work = EmbeddingRequest(
-        request_id=asked.request_id,
+    call = EmbeddingRequest(
+        request_id=meta.request_id,
         inputs=tuple(request.input),
-        context=asked.context,
+        context=meta.context,
         dimensions=request.dimensions,
         input_type=request.input_type or request.task,
         input_type_name="task" if request.input_type is None else "input_type",
-        cut=asked.to_truncation(request),
+        truncation=to_truncation(request, limits),
     )
 
-    async def call(backend: EmbeddingBackend) -> bytes:
-        embeddings = await backend.embed(work)
+    async def render(embeddings: Embeddings) -> bytes:
         if len(embeddings.vectors) // _FLOAT32_BYTES <= _MAX_ON_LOOP[request.encoding_format]:
             return to_body(request, embeddings)
         return await asyncio.to_thread(to_body, request, embeddings)
 
-    return call
+    return ModelCall(lambda backend: backend.embed(call), render)
 
 
 def to_body(request: EmbeddingsRequest, embeddings: Embeddings) -> bytes:
     """Source: OpenAI openapi.yaml, schema `CreateEmbeddingResponse`.
 
-    Written row by row: each is one step in C, and between two of them others may run.
+    Rendered row by row: a row is one call into C, and other threads may run between two rows.
     """
     tokens = embeddings.usage.prompt_tokens
     rows = b",".join(
@@ -71,5 +72,5 @@ def _to_rows(embeddings: Embeddings, is_base64: bool) -> Iterator[bytes]:
         if is_base64:
             yield b'"%b"' % base64.b64encode(row.data)
         else:
-            # As float64, or a client that compares with base64 would see other last digits.
+            # As float64: float32's shorter digits would differ from what base64 decodes to.
             yield orjson.dumps(row.astype("<f8"), option=orjson.OPT_SERIALIZE_NUMPY)

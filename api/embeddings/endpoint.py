@@ -1,109 +1,98 @@
-"""The endpoints of embedding models, which have all but their dialects in common."""
+"""What the endpoints of embedding models share; each adds its parameters and its answer."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
-from starlette.types import Receive, Scope, Send
+from starlette.types import Receive, Scope
 
-from api.access.admission import Permit, rate_limited
-from api.access.request_context import build_request_context
+from api.endpoint import PreparedRequest, RequestMeta
 from api.errors import InvalidRequestError
 from api.http.body import read_json_body
-from api.http.lifetime import deadline, while_connected
-from api.http.parsing import Read, read_request
-from api.http.response import send_bytes
-from api.middleware.auth import get_key_for
-from api.middleware.request_id import get_request_id
+from api.http.parsing import ParsedRequest, read_request
 from api.ports.embeddings import EmbeddingBackend, Truncation
-from api.ports.tenancy import RequestContext
-from api.registry import Models
+from api.ports.tenancy import Scope as KeyScope
+from api.registry import Registry
 from api.schema.embeddings import EncoderRequest
 from api.services import Services
 from api.settings import Limits
 
-Body = TypeVar("Body", bound=EncoderRequest)
-
-Call = Callable[[EmbeddingBackend], Awaitable[bytes]]
-"""Asks the model, and writes its answer as JSON."""
+Request = TypeVar("Request", bound=EncoderRequest)
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """What a dialect needs to know beside the request."""
+class ModelCall:
+    """One call to an embedding model, and how its result is rendered."""
 
-    request_id: str
-    context: RequestContext
-    limits: Limits
-
-    def to_truncation(self, request: EncoderRequest) -> Truncation:
-        """What becomes of inputs that are too long."""
-        limit = request.truncate_prompt_tokens
-        return Truncation(
-            is_wanted=request.truncate or limit is not None,
-            max_tokens=None if limit == -1 else limit,
-            max_total_tokens=self.limits.max_embedding_tokens,
-        )
-
-    def check_count(self, count: int, param: str) -> None:
-        """Refuse more inputs than the service takes.
-
-        Raises:
-            InvalidRequestError: they are more.
-        """
-        if count > self.limits.max_embedding_inputs:
-            raise InvalidRequestError(
-                f"Invalid value for '{param}': {count} inputs are more than the limit of "
-                f"{self.limits.max_embedding_inputs}.",
-                param=param,
-            )
+    call: Callable[[EmbeddingBackend], Awaitable[Any]]
+    render: Callable[[Any], Awaitable[bytes]]
 
 
-class EncoderEndpoint(Generic[Body]):
-    """One endpoint: read → look up → call → write."""
+Prepare = Callable[[Request, RequestMeta, Limits], ModelCall]
+"""Checks and translates a request; raises InvalidRequestError."""
+
+
+class EmbeddingDialect(Generic[Request]):
+    """A `Dialect` for a JSON body and a model that returns its whole result at once."""
+
+    key_scope: KeyScope = "embeddings"
 
     def __init__(
         self,
-        name: str,
-        schema: type[Body],
-        prepare: Callable[[Body, Asked], Call],
-        *,
-        models: Models,
-        rules: Services,
+        endpoint: str,
+        schema: type[Request],
+        prepare: Prepare[Request],
+        services: Services,
     ) -> None:
-        """Serve the encoders among `models`.
-
-        Args:
-            name: its path without `/v1/`.
-            schema: what its bodies are.
-            prepare: its dialect; raises what is wrong with a request.
-            models: where the encoders are.
-            rules: what all endpoints keep to.
-        """
-        self._name = name
+        """Serve the path `endpoint` (without `/v1/`) for bodies of `schema`."""
+        self.endpoint = endpoint
         self._schema = schema
         self._prepare = prepare
-        self._models = models
-        self._rules = rules
+        self._services = services
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
-        rules = self._rules
-        key = get_key_for(scope, "embeddings")
-        body = await read_json_body(scope, receive, rules.limits)
-        read = read_request(body, self._schema, rules.policy.parameters)
-        context = build_request_context(
-            key, read.request, endpoint=self._name, cache_salt=rules.cache_salt
+    async def read_body(self, scope: Scope, receive: Receive) -> bytes:
+        """Read a JSON body."""
+        return await read_json_body(scope, receive, self._services.limits)
+
+    def parse(self, body: bytes) -> ParsedRequest[Request]:
+        """Validate each parameter by itself."""
+        return read_request(body, self._schema, self._services.policy.parameters)
+
+    def resolve(self, registry: Registry, request: Request) -> EmbeddingBackend:
+        """Find the embedding model."""
+        return registry.get_embedding(request.model)
+
+    def prepare(
+        self, parsed: ParsedRequest[Request], model: EmbeddingBackend, meta: RequestMeta
+    ) -> PreparedRequest:
+        """Check the number of inputs and translate the request."""
+        prepared = self._prepare(parsed.request, meta, self._services.limits)
+        return PreparedRequest(
+            meta.request_id,
+            call=lambda: prepared.call(model),
+            render=prepared.render,
+            headers=parsed.headers(),
         )
-        asked = Asked(get_request_id(scope), context, rules.limits)
-        call = self._prepare(read.request, asked)
-        backend = self._models.for_key(key).get_embedding(read.request.model)
-        async with rate_limited(rules.limiter, key) as place:
-            await while_connected(receive, self._answer(read, call(backend), place, send))
 
-    async def _answer(
-        self, read: Read[Body], answering: Awaitable[bytes], place: Permit, send: Send
-    ) -> None:
-        async with deadline(self._rules.limits):
-            body = await answering
-        await send_bytes(send, body, headers={**read.headers(), **place.headers})
+
+def to_truncation(request: EncoderRequest, limits: Limits) -> Truncation:
+    """Translate what the request says about inputs that are too long."""
+    limit = request.truncate_prompt_tokens
+    return Truncation(
+        is_wanted=request.truncate or limit is not None,
+        max_tokens=None if limit == -1 else limit,
+        max_total_tokens=limits.max_embedding_tokens,
+    )
+
+
+def check_count(count: int, param: str, limits: Limits) -> None:
+    """Check the number of inputs of one request.
+
+    Raises:
+        InvalidRequestError: there are more than the limit.
+    """
+    if count > limits.max_embedding_inputs:
+        raise InvalidRequestError.value(
+            param,
+            f"{count} inputs are more than the limit of {limits.max_embedding_inputs}",
+        )

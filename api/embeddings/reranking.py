@@ -1,41 +1,43 @@
-"""`POST /v1/rerank` and `POST /v1/score`: how well texts fit each other."""
+"""`POST /v1/rerank` and `POST /v1/score`: scores of pairs of texts."""
 
 import time
 from typing import Any
 
 import msgspec
 
-from api.embeddings.endpoint import Asked, Call
+from api.embeddings.endpoint import ModelCall, check_count, to_truncation
+from api.endpoint import RequestMeta
 from api.errors import InvalidRequestError
-from api.ports.embeddings import EmbeddingBackend, ScoreRequest, Scores
+from api.ports.embeddings import ScoreRequest, Scores
 from api.schema.reranking import RerankRequest, ScoringRequest
+from api.settings import Limits
 
 
-def prepare_rerank(request: RerankRequest, asked: Asked) -> Call:
-    """Put a request into the service's own words.
+def prepare_rerank(request: RerankRequest, meta: RequestMeta, limits: Limits) -> ModelCall:
+    """Check and translate a request for a ranking.
 
     Raises:
         InvalidRequestError: it has too many documents.
     """
-    asked.check_count(len(request.documents), "documents")
-    work = ScoreRequest(
-        request_id=asked.request_id,
+    check_count(len(request.documents), "documents", limits)
+    call = ScoreRequest(
+        request_id=meta.request_id,
         queries=(request.query,),
         documents=tuple(request.documents),
         names=("query", "documents"),
-        context=asked.context,
+        context=meta.context,
         is_search=True,
-        cut=asked.to_truncation(request),
+        truncation=to_truncation(request, limits),
     )
 
-    async def call(backend: EmbeddingBackend) -> bytes:
-        return to_ranking(request, asked.request_id, await backend.score(work))
+    async def render(scores: Scores) -> bytes:
+        return to_ranking(request, meta.request_id, scores)
 
-    return call
+    return ModelCall(lambda backend: backend.score(call), render)
 
 
 def to_ranking(request: RerankRequest, request_id: str, scores: Scores) -> bytes:
-    """Best first; equals in the order in which they came.
+    """Render the documents by descending score; equal scores keep the order of the request.
 
     Source: Jina's and vLLM's `/v1/rerank`; Cohere's has the same `results`.
     """
@@ -50,34 +52,34 @@ def to_ranking(request: RerankRequest, request_id: str, scores: Scores) -> bytes
     return msgspec.json.encode({**answer, "usage": _to_usage(scores)})
 
 
-def prepare_score(request: ScoringRequest, asked: Asked) -> Call:
-    """Put a request into the service's own words.
+def prepare_score(request: ScoringRequest, meta: RequestMeta, limits: Limits) -> ModelCall:
+    """Check and translate a request for scores.
 
     Raises:
-        InvalidRequestError: it has too many texts, or as many on neither side as would make pairs.
+        InvalidRequestError: it has too many texts, or the two sides do not make pairs.
     """
     first, second = request.text_1, request.text_2
-    asked.check_count(len(first), "text_1")
-    asked.check_count(len(second), "text_2")
+    check_count(len(first), "text_1", limits)
+    check_count(len(second), "text_2", limits)
     if len(first) not in (1, len(second)):
-        raise InvalidRequestError(
-            f"Invalid value for 'text_1': {len(first)} texts make no pairs with {len(second)}; one "
-            "is scored against all of 'text_2', as many against one each.",
-            param="text_1",
+        raise InvalidRequestError.value(
+            "text_1",
+            f"{len(first)} texts make no pairs with {len(second)}; one is scored against all of "
+            "'text_2', as many against one each",
         )
-    work = ScoreRequest(
-        request_id=asked.request_id,
+    call = ScoreRequest(
+        request_id=meta.request_id,
         queries=tuple(first),
         documents=tuple(second),
         names=("text_1", "text_2"),
-        context=asked.context,
-        cut=asked.to_truncation(request),
+        context=meta.context,
+        truncation=to_truncation(request, limits),
     )
 
-    async def call(backend: EmbeddingBackend) -> bytes:
-        return to_scores(request, asked.request_id, await backend.score(work))
+    async def render(scores: Scores) -> bytes:
+        return to_scores(request, meta.request_id, scores)
 
-    return call
+    return ModelCall(lambda backend: backend.score(call), render)
 
 
 def to_scores(request: ScoringRequest, request_id: str, scores: Scores) -> bytes:

@@ -2,8 +2,8 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from dataclasses import dataclass, replace
+from typing import Any, Generic, Self, TypeVar
 
 from pydantic import ValidationError
 
@@ -23,23 +23,29 @@ RequestModel = TypeVar("RequestModel", bound=Request, covariant=True)
 _MAX_NAME_IN_MESSAGE = 64
 _MAX_NAMES_IN_HEADER = 64
 _MAX_ERRORS = 10_000
-"""Of one request, whose first is told: to look at more takes long."""
+"""Most validation errors collected per request; only the first is reported."""
 _MAX_CONTAINERS = 500_000
-"""So many arrays and objects take 0.2 s to read, in which nobody else is served."""
+"""Most arrays and objects in a body: parsing them blocks the event loop for 0.2 s."""
 _STRING = re.compile(rb'(?s)"[^"\\]*(?:\\.[^"\\]*)*"?')
-"""One without an end goes to the end: each of its quotes would be tried as a beginning, else."""
+"""An unterminated string matches to the end of input, so the regex stays linear."""
 
 
 @dataclass(frozen=True, slots=True)
-class Read(Generic[RequestModel]):
-    """A request, and the parameters that it had and that are without effect."""
+class ParsedRequest(Generic[RequestModel]):
+    """A valid request, and the names of its parameters that have no effect."""
 
     request: RequestModel
-    ignored: tuple[str, ...] = ()
+    without_effect: tuple[str, ...] = ()
+    body: bytes = b""
+    """The body as the client sent it, if the prompt log needs it."""
+
+    def add_without_effect(self, *names: str) -> Self:
+        """The same request with further parameters that have no effect."""
+        return replace(self, without_effect=(*self.without_effect, *names))
 
     def headers(self) -> dict[str, str]:
-        """What the response says about it; not every name that a client sends fits a header."""
-        names = [name for name in self.ignored if name.isascii() and name.isprintable()]
+        """Report them in a response header; names that do not fit into a header are left out."""
+        names = [name for name in self.without_effect if name.isascii() and name.isprintable()]
         if len(names) > _MAX_NAMES_IN_HEADER:
             names[_MAX_NAMES_IN_HEADER:] = [f"and {len(names) - _MAX_NAMES_IN_HEADER} more"]
         return {"x-ignored-parameters": ", ".join(names)} if names else {}
@@ -69,7 +75,7 @@ def read_json_object(body: bytes) -> dict[str, Any]:
 
 
 def _has_more_containers(body: bytes, count: int) -> bool:
-    """Whether JSON opens more arrays and objects; brackets in its texts do not count."""
+    """Whether JSON has more than `count` arrays and objects; brackets in strings do not count."""
     if body.count(b"[") + body.count(b"{") <= count:
         return False
     plain = _STRING.sub(b"", body)
@@ -78,7 +84,7 @@ def _has_more_containers(body: bytes, count: int) -> bool:
 
 def read_request(
     body: bytes, model: type[RequestModel], parameters: Parameters = "strict"
-) -> Read[RequestModel]:
+) -> ParsedRequest[RequestModel]:
     """Turn a body into a request of the given schema.
 
     Raises:
@@ -90,8 +96,8 @@ def read_request(
 
 def read_members(
     members: dict[str, Any], model: type[RequestModel], parameters: Parameters = "strict"
-) -> Read[RequestModel]:
-    """The same for members that have been decoded.
+) -> ParsedRequest[RequestModel]:
+    """Turn decoded members into a request of the given schema.
 
     Raises:
         MissingParameterError, UnknownParameterError, UnsupportedParameterError, InvalidRequestError: by parameter,
@@ -113,13 +119,13 @@ def read_members(
         request, details = _validate(members, model)
     if request is None:
         raise _to_invalid_request(details[0])
-    return Read(request, tuple(ignored + refused))
+    return ParsedRequest(request, tuple(ignored + refused))
 
 
 def _validate(
     members: dict[str, Any], model: type[RequestModel]
 ) -> tuple[RequestModel | None, Sequence[Mapping[str, Any]]]:
-    """The request, or else what is wrong with it, by pydantic's names."""
+    """Return the request, or pydantic's error details."""
     try:
         return model.model_validate(members, strict=True, context={}), ()
     except ValidationError as error:
@@ -136,16 +142,16 @@ def _check_count(members: Mapping[str, Any], model: type[Request]) -> None:
 def _ignorable(
     details: Sequence[Mapping[str, Any]], members: dict[str, Any]
 ) -> list[tuple[int | str, ...]]:
-    """The paths of what may be left out; nothing if anything else is wrong too."""
+    """The paths of parameters that may be left out; none if there are other errors too."""
     paths = [detail["loc"] for detail in details]
     can_all = all(detail["type"] in ("extra_forbidden", "unsupported") for detail in details)
-    # What was read from a text, as messages may be, is not there to be left out.
+    # Messages may be sent as a string of JSON; their members are not in the body.
     is_there = can_all and all(path[-1] in _find(members, path[:-1]) for path in paths)
     return paths if is_there else []
 
 
 def _find(members: Any, path: tuple[int | str, ...]) -> dict[Any, Any]:
-    """The object at a path; an empty one if nothing is there."""
+    """The object at a path; empty if there is none."""
     for part in path:
         try:
             members = members[part]
@@ -170,10 +176,8 @@ def _to_invalid_request(detail: Mapping[str, Any]) -> InvalidRequestError:
         return UnsupportedParameterError(f"{detail['msg']}.", param=param)
     reason = str(detail["msg"]).removeprefix("Value error, ")
     if detail["type"] == "model_type":
-        reason = "input should be an object"  # pydantic's words name our class
-    return InvalidRequestError(
-        f"Invalid value for '{param}': {reason[0].lower()}{reason[1:]}.", param=param
-    )
+        reason = "input should be an object"  # pydantic's message names our class
+    return InvalidRequestError.value(param, f"{reason[0].lower()}{reason[1:]}")
 
 
 def _to_param(location: tuple[int | str, ...]) -> str:

@@ -1,16 +1,18 @@
-"""The only writer of `data: `: a response of server-sent events.
+"""Responses of server-sent events; the only module that writes `data: `.
 
-Source: WHATWG HTML §9.2 (event streams); `[DONE]` and the error event are OpenAI's.
-Payloads are JSON in ASCII, so that no line break that some client splits at (U+2028, U+0085, …)
-can stand in them.
+Source: WHATWG HTML §9.2 (event streams). Payloads are JSON in ASCII, so they cannot contain a line
+break that some clients split at (U+2028, U+0085, …).
 """
 
-import json
 from collections.abc import Iterable
 
 from starlette.types import Send
 
-from api.errors import ApiError
+Event = tuple[str | None, bytes]
+"""The event's name, None for unnamed events, and its payload."""
+
+COMMENT = ":"
+"""Use as an event's name: clients skip comments, but the connection does not look idle."""
 
 _HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -28,47 +30,39 @@ class EventStream:
         """Write to the ASGI `send` of the response.
 
         Args:
-            send: takes the start, which every layer around the application must see.
-            raw_send: takes all else, past those layers: each costs as much as rendering a chunk.
-            headers: go out with the start, beside those of every event stream.
+            send: sends the start of the response, which all middleware must see.
+            unwrapped_send: sends the rest without middleware, which costs as much per event as
+                rendering a chunk.
+            headers: response headers besides those of every event stream.
         """
         own = [(name.encode(), value.encode("latin-1")) for name, value in (headers or {}).items()]
         self._headers = [*_HEADERS, *own]
         self._send = send
-        self._raw_send = unwrapped_send or send
+        self._unwrapped_send = unwrapped_send or send
         self.is_started = False
 
-    async def write(self, payloads: Iterable[bytes]) -> None:
-        """Send events, all of them in one write; nothing if there are none."""
-        body = b"".join([b"data: " + payload + b"\n\n" for payload in payloads])
-        if body:
-            await self._write(body)
-
-    async def write_named(self, name: str, payload: bytes) -> None:
-        """Send an event that says what it is outside its payload too."""
-        await self._write(b"event: " + name.encode() + b"\ndata: " + payload + b"\n\n")
-
-    async def comment(self, text: str) -> None:
-        """Send what clients skip: it keeps the connection from looking idle."""
-        await self._write(b": " + text.encode() + b"\n\n")
-
-    async def _write(self, body: bytes) -> None:
+    async def write(self, events: Iterable[Event]) -> None:
+        """Send events in one ASGI message; none if there are no events."""
+        body = b"".join(
+            [
+                b"data: " + payload + b"\n\n" if name is None else _encode_named(name, payload)
+                for name, payload in events
+            ]
+        )
+        if not body:
+            return
         if not self.is_started:
             self.is_started = True
             start = {"type": "http.response.start", "status": 200, "headers": self._headers}
             await self._send(start)
-        await self._raw_send({"type": "http.response.body", "body": body, "more_body": True})
-
-    async def end(self) -> None:
-        """Say that the answer is complete."""
-        await self.write([b"[DONE]"])
-        await self.close()
+        await self._unwrapped_send({"type": "http.response.body", "body": body, "more_body": True})
 
     async def close(self) -> None:
-        """End without a mark: the last event has said that it is the last."""
-        await self._raw_send({"type": "http.response.body", "body": b""})
+        """End the response; the last event has told the client that it is the last."""
+        await self._unwrapped_send({"type": "http.response.body", "body": b""})
 
-    async def fail(self, error: ApiError) -> None:
-        """End with an error event and without `[DONE]`: OpenAI's SDK raises it as `APIError`."""
-        await self.write([json.dumps(error.body()).encode()])
-        await self.close()
+
+def _encode_named(name: str, payload: bytes) -> bytes:
+    if name == COMMENT:
+        return b": " + payload + b"\n\n"
+    return b"event: " + name.encode() + b"\ndata: " + payload + b"\n\n"

@@ -1,79 +1,98 @@
-"""`POST /v1/images/edits`: a form with a picture, perhaps a mask, and what to make of it."""
+"""`POST /v1/images/edits`: a form with an image, perhaps a mask, and a prompt."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 
-from starlette.types import Receive, Scope, Send
+from starlette.types import Receive, Scope
 
+from api.endpoint import PreparedRequest, RequestMeta
 from api.errors import InvalidImageFileError, MissingParameterError
 from api.http.multipart import Form, Upload, read_form
-from api.http.parsing import Read, read_members
-from api.images.endpoint import Exchange, ImageFlow
-from api.middleware.auth import get_key_for
+from api.http.parsing import ParsedRequest, read_members
+from api.images.endpoint import prepare_images
 from api.ports.images import Edit
-from api.registry import Models
+from api.ports.tenancy import Scope as KeyScope
+from api.registry import ImageModel, Registry
 from api.schema.image_formats import is_known_image
 from api.schema.images import ImageEditRequest
 from api.services import Services
 from api.settings import Limits
 
 _FILES = {"image": "image", "image[]": "image", "mask": "mask"}
-"""OpenAI's SDKs write the first two; both are the same."""
+"""Form field → parameter. OpenAI's SDKs send an image by either of the first two names."""
 
 
-class EditImages:
-    """The endpoint: read → look up → call → write."""
+@dataclass(frozen=True, slots=True)
+class ParsedEdit(ParsedRequest[ImageEditRequest]):
+    """A valid request for an edit, with its files."""
 
-    def __init__(self, models: Models, rules: Services) -> None:
-        """Serve the diffusion models among `models`."""
-        self._flow = ImageFlow(models, rules, "images/edits")
-        self._rules = rules
+    edit: Edit = field(kw_only=True)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
-        key = get_key_for(scope, "images")
-        limits = self._rules.limits
-        form = await read_form(scope, receive, limits)
-        files = sort_files(form, limits)
-        read = read_members(dict(form.fields), ImageEditRequest, self._rules.policy.parameters)
-        edit = to_edit(files, read)
-        await self._flow.answer(Exchange(scope, receive, send), key, read, edit)
+
+class EditDialect:
+    """A `Dialect` for images made from an image."""
+
+    endpoint = "images/edits"
+    key_scope: KeyScope = "images"
+
+    def __init__(self, services: Services) -> None:
+        """Keep to the limits and policy of `services`."""
+        self._services = services
+
+    async def read_body(self, scope: Scope, receive: Receive) -> Form:
+        """Read a multipart form."""
+        return await read_form(scope, receive, self._services.limits)
+
+    def parse(self, body: Form) -> ParsedEdit:
+        """Validate the files, then each field by itself."""
+        files = sort_files(body, self._services.limits)
+        policy = self._services.policy.parameters
+        parsed = read_members(dict(body.fields), ImageEditRequest, policy)
+        edit = to_edit(files, parsed.request)
+        return ParsedEdit(parsed.request, parsed.without_effect, edit=edit)
+
+    def resolve(self, registry: Registry, request: ImageEditRequest) -> ImageModel:
+        """Find the image model."""
+        return registry.get_diffusion(request.model)
+
+    def prepare(self, parsed: ParsedEdit, model: ImageModel, meta: RequestMeta) -> PreparedRequest:
+        """Check and translate the request."""
+        return prepare_images(parsed, model, meta, self._services, parsed.edit)
 
 
 def sort_files(form: Form, limits: Limits) -> dict[str, bytes]:
-    """The pictures of a form by what they are for.
+    """Find the image files of a form by parameter.
 
     Raises:
-        InvalidImageFileError: there are too many, one is too large, or is no picture by its beginning.
+        InvalidImageFileError: there are too many, one is too large, or is not an image.
     """
     files: dict[str, bytes] = {}
     for upload in form.files:
         param = _FILES.get(upload.field)
         if param is None:
-            raise _refuse(upload.field[:64], "this endpoint takes no such file")
+            raise InvalidImageFileError.value(upload.field[:64], "this endpoint takes no such file")
         if param in files:
-            raise _refuse(param, "one file is taken, and there are more")
+            raise InvalidImageFileError.value(param, "one file is taken, and there are more")
         files[param] = _check(upload, param, limits)
     return files
 
 
 def _check(upload: Upload, param: str, limits: Limits) -> bytes:
     if len(upload.data) > limits.max_input_image_bytes:
-        raise _refuse(param, f"it is larger than {limits.max_input_image_bytes} bytes")
+        raise InvalidImageFileError.value(
+            param, f"it is larger than {limits.max_input_image_bytes} bytes"
+        )
     if not is_known_image(upload.data):
-        raise _refuse(param, "it is not a PNG, JPEG or WebP file")
+        raise InvalidImageFileError.value(param, "it is not a PNG, JPEG or WebP file")
     return upload.data
 
 
-def to_edit(files: Mapping[str, bytes], read: Read[ImageEditRequest]) -> Edit:
-    """What is to be edited, and how much of it.
+def to_edit(files: Mapping[str, bytes], request: ImageEditRequest) -> Edit:
+    """Translate the files and the strength of an edit.
 
     Raises:
-        MissingParameterError: there is no picture.
+        MissingParameterError: there is no image.
     """
     if "image" not in files:
         raise MissingParameterError("Missing required parameter: 'image'.", param="image")
-    return Edit(files["image"], files.get("mask"), read.request.strength)
-
-
-def _refuse(param: str, reason: str) -> InvalidImageFileError:
-    return InvalidImageFileError(f"Invalid value for '{param}': {reason}.", param=param)
+    return Edit(files["image"], files.get("mask"), request.strength)

@@ -2,7 +2,6 @@
 
 import re
 
-from starlette.datastructures import URL
 from starlette.types import Receive, Scope, Send
 
 from api.errors import RouteNotFoundError
@@ -39,11 +38,3 @@ class ImageFile:
         ]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": data})
-
-
-def to_base_url(scope: Scope, store: ImageStore | None) -> str:
-    """What the URLs of an answer begin with."""
-    if store is not None and store.base_url is not None:
-        return store.base_url.rstrip("/")
-    url = URL(scope=scope)
-    return f"{url.scheme}://{url.netloc}"

@@ -1,27 +1,41 @@
-"""`POST /v1/images/generations`."""
+"""`POST /v1/images/generations`: a JSON body."""
 
-from starlette.types import Receive, Scope, Send
+from starlette.types import Receive, Scope
 
+from api.endpoint import PreparedRequest, RequestMeta
 from api.http.body import read_json_body
-from api.http.parsing import read_request
-from api.images.endpoint import Exchange, ImageFlow
-from api.middleware.auth import get_key_for
-from api.registry import Models
+from api.http.parsing import ParsedRequest, read_request
+from api.images.endpoint import prepare_images
+from api.ports.tenancy import Scope as KeyScope
+from api.registry import ImageModel, Registry
 from api.schema.images import ImagesRequest
 from api.services import Services
 
 
-class GenerateImages:
-    """The endpoint: read → look up → call → write."""
+class GenerationDialect:
+    """A `Dialect` for images from a prompt."""
 
-    def __init__(self, models: Models, rules: Services) -> None:
-        """Serve the diffusion models among `models`."""
-        self._flow = ImageFlow(models, rules, "images/generations")
-        self._rules = rules
+    endpoint = "images/generations"
+    key_scope: KeyScope = "images"
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
-        key = get_key_for(scope, "images")
-        body = await read_json_body(scope, receive, self._rules.limits)
-        read = read_request(body, ImagesRequest, self._rules.policy.parameters)
-        await self._flow.answer(Exchange(scope, receive, send), key, read)
+    def __init__(self, services: Services) -> None:
+        """Keep to the limits and policy of `services`."""
+        self._services = services
+
+    async def read_body(self, scope: Scope, receive: Receive) -> bytes:
+        """Read a JSON body."""
+        return await read_json_body(scope, receive, self._services.limits)
+
+    def parse(self, body: bytes) -> ParsedRequest[ImagesRequest]:
+        """Validate each parameter by itself."""
+        return read_request(body, ImagesRequest, self._services.policy.parameters)
+
+    def resolve(self, registry: Registry, request: ImagesRequest) -> ImageModel:
+        """Find the image model."""
+        return registry.get_diffusion(request.model)
+
+    def prepare(
+        self, parsed: ParsedRequest[ImagesRequest], model: ImageModel, meta: RequestMeta
+    ) -> PreparedRequest:
+        """Check and translate the request."""
+        return prepare_images(parsed, model, meta, self._services)

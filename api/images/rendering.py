@@ -1,89 +1,130 @@
-"""How the image endpoints word their answers, whole and streamed."""
+"""Renders the answers of the image endpoints, whole and streamed."""
 
 import base64
+import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 
-from api.ports.images import ImageFormat, ImageRequest, Images
+from api.errors import ApiError
+from api.http.sse import COMMENT, Event
+from api.ports.images import ImageRequest, Images, ImageStore
 from api.ports.stream import ImageProgress, Usage
+from api.schema.images import ImagesRequest
 
 _BACKGROUND = "opaque"
 
 
-@dataclass(frozen=True, slots=True)
-class Wording:
-    """What every event of one answer repeats."""
+class ImageRenderer:
+    """Renders the answer to one request, as OpenAI's `ImagesResponse` or its stream of events."""
 
-    kind: Literal["image_generation", "image_edit"]
-    format: ImageFormat
-    quality: str | None
-    """None if it meant nothing to the model."""
+    def __init__(
+        self,
+        request: ImagesRequest,
+        call: ImageRequest,
+        quality: str | None,
+        store: ImageStore | None,
+        base_url: str,
+    ) -> None:
+        """Render the answer to a request.
 
-    def partial(self, preview: bytes, index: int, work: ImageRequest) -> tuple[str, bytes]:
-        """The name and the payload of the event for an unfinished picture.
-
-        Source: OpenAI openapi.yaml, schema `ImageGenPartialImageEvent`.
+        Args:
+            request: the request as parsed.
+            call: the request as sent to the model.
+            quality: None if the model has no such quality.
+            store: keeps images that are answered by URL.
+            base_url: what URLs begin with unless `store` says otherwise.
         """
-        size = f"{work.width_px}x{work.height_px}" if work.width_px else "auto"
+        self._request = request
+        self._call = call
+        self._kind = "image_generation" if call.edit is None else "image_edit"
+        self._quality = quality
+        self._store = store
+        self._base_url = base_url
+        self._previews = 0
+
+    async def render(self, images: Images) -> bytes:
+        """Render all images, in the body or by URL.
+
+        Source: OpenAI openapi.yaml, schema `ImagesResponse`; `seed` is an extension that other
+        services have too.
+        """
+        urls = await self._store_images(images)
+        quality = {} if self._quality is None else {"quality": self._quality}
+        return msgspec.json.encode(
+            {
+                "created": int(time.time()),
+                "data": [
+                    {
+                        "b64_json": None if urls else base64.b64encode(image.data).decode(),
+                        "url": urls[number] if urls else None,
+                        "revised_prompt": None,
+                        "seed": image.seed,
+                    }
+                    for number, image in enumerate(images.images)
+                ],
+                "size": f"{images.width_px}x{images.height_px}",
+                "output_format": self._request.output_format,
+                "background": _BACKGROUND,
+                **quality,
+                "usage": to_usage(images.usage),
+            }
+        )
+
+    async def _store_images(self, images: Images) -> list[str] | None:
+        """Store the images and return their URLs; None if the body is to hold the images."""
+        store = self._store
+        if store is None or self._request.response_format == "b64_json":
+            return None
+        base_url = (store.base_url or self._base_url).rstrip("/")
+        format = self._request.output_format
+        names = [await store.keep(image.data, format) for image in images.images]
+        return [f"{base_url}/v1/images/files/{name}" for name in names]
+
+    def render_deltas(self, deltas: Sequence[ImageProgress]) -> list[Event]:
+        """Render each step as a comment, and each preview as an event."""
+        events: list[Event] = []
+        for progress in deltas:
+            events.append((COMMENT, f"step {progress.step} of {progress.steps}".encode()))
+            if progress.preview:
+                events.append(self._render_preview(progress.preview))
+        return events
+
+    def _render_preview(self, preview: bytes) -> Event:
+        """Source: OpenAI openapi.yaml, schema `ImageGenPartialImageEvent`."""
+        call, index = self._call, self._previews
+        self._previews += 1
+        size = f"{call.width_px}x{call.height_px}" if call.width_px else "auto"
         return self._event("partial_image", preview, size, {"partial_image_index": index})
 
-    def completed(self, images: Images) -> tuple[str, bytes]:
-        """The name and the payload of the last event.
+    def render_end(self, images: Images) -> list[Event]:
+        """Render the finished image.
 
-        Source: OpenAI openapi.yaml, schema `ImageGenCompletedEvent`; `seed` is ours.
+        Source: OpenAI openapi.yaml, schema `ImageGenCompletedEvent`; `seed` is an extension.
         """
         (image,) = images.images
         size = f"{images.width_px}x{images.height_px}"
         more = {"seed": image.seed, "usage": to_usage(images.usage)}
-        return self._event("completed", image.data, size, more)
+        return [self._event("completed", image.data, size, more)]
 
-    def _event(
-        self, name: str, picture: bytes, size: str, more: dict[str, Any]
-    ) -> tuple[str, bytes]:
+    def render_error(self, error: ApiError) -> list[Event]:
+        """Render an error."""
+        return [(None, json.dumps(error.body()).encode())]
+
+    def _event(self, name: str, image: bytes, size: str, more: dict[str, Any]) -> Event:
         payload = {
-            "type": f"{self.kind}.{name}",
-            "b64_json": base64.b64encode(picture).decode(),
+            "type": f"{self._kind}.{name}",
+            "b64_json": base64.b64encode(image).decode(),
             "created_at": int(time.time()),
             "size": size,
-            "quality": self.quality or "auto",
+            "quality": self._quality or "auto",
             "background": _BACKGROUND,
-            "output_format": self.format,
+            "output_format": self._request.output_format,
             **more,
         }
         return payload["type"], msgspec.json.encode(payload)
-
-
-def progress_comment(sketch: ImageProgress) -> str:
-    """What a stream says between events; clients skip it, people and proxies do not."""
-    return f"step {sketch.step} of {sketch.steps}"
-
-
-def to_response(
-    images: Images, wording: Wording, urls: Sequence[str] | None = None
-) -> dict[str, Any]:
-    """Source: OpenAI openapi.yaml, schema `ImagesResponse`; `seed` is ours, as peers have it."""
-    quality = {} if wording.quality is None else {"quality": wording.quality}
-    return {
-        "created": int(time.time()),
-        "data": [
-            {
-                "b64_json": None if urls else base64.b64encode(image.data).decode(),
-                "url": urls[number] if urls else None,
-                "revised_prompt": None,
-                "seed": image.seed,
-            }
-            for number, image in enumerate(images.images)
-        ],
-        "size": f"{images.width_px}x{images.height_px}",
-        "output_format": wording.format,
-        "background": _BACKGROUND,
-        **quality,
-        "usage": to_usage(images.usage),
-    }
 
 
 def to_usage(usage: Usage) -> dict[str, Any]:

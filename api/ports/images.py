@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
-from api.ports.stream import Delta, Usage
+from api.ports.stream import ImageProgress, Usage
 from api.ports.tenancy import RequestContext
 
 ImageFormat = Literal["png", "webp", "jpeg"]
@@ -91,8 +91,8 @@ class Images:
 class ImageStream(Protocol):
     """A picture being drawn."""
 
-    def __aiter__(self) -> AsyncIterator[Sequence[Delta]]:
-        """Yield what has come since the last look; each delta's `extra` holds a `Sketch`.
+    def __aiter__(self) -> AsyncIterator[Sequence[ImageProgress]]:
+        """Yield what has arrived since the last iteration.
 
         Raises: ApiError when the drawing fails half-way.
         """
@@ -131,6 +131,9 @@ class ImageStore(Protocol):
 
 class ImageFetcher(Protocol):
     """Fetches pictures from where the operator allows it."""
+
+    def check(self, url: str) -> None:
+        """Check a URL without fetching it; raises InvalidImageError if it is not allowed."""
 
     async def fetch(self, url: str, max_bytes: int) -> bytes:
         """The bytes at a URL; raises InvalidImageError, which does not say why."""

@@ -31,12 +31,12 @@ class ToolCallDelta(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class ImageProgress(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """How far a picture is, and now and then what it looks like so far."""
+    """How many denoising steps of an image are done, sometimes with a preview."""
 
     step: int
     steps: int
     preview: bytes = b""
-    """A file in the format that the answer will have; mostly empty."""
+    """A file in the response's format; empty for most steps."""
 
 
 class Extra(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -46,11 +46,10 @@ class Extra(msgspec.Struct, frozen=True, array_like=True, gc=False):
     tool_calls: tuple[ToolCallDelta, ...] = ()
     logprobs: tuple[TokenLogprob, ...] = ()
     prompt_logprobs: tuple[TokenLogprob, ...] = ()
-    sketch: ImageProgress | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Delta:
+class TextDelta:
     """What one choice grew by; the last one of a choice says why it ended."""
 
     index: int

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-from api.ports.stream import Delta, Usage
+from api.ports.stream import TextDelta, Usage
 from api.ports.tenancy import RequestContext
 
 
@@ -133,14 +133,14 @@ class Generation:
 class Completion:
     """The whole answer. After a stream `choices` is empty: the deltas have carried the text."""
 
-    choices: tuple[Delta, ...]
+    choices: tuple[TextDelta, ...]
     usage: Usage
 
 
 class TextStream(Protocol):
     """A generation under way."""
 
-    def __aiter__(self) -> AsyncIterator[Sequence[Delta]]:
+    def __aiter__(self) -> AsyncIterator[Sequence[TextDelta]]:
         """Yield what has come since the last look, in order, until all of it has.
 
         Raises: ApiError when the generation fails half-way.

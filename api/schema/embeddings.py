@@ -35,7 +35,12 @@ class EncoderRequest(Request):
     truncate_prompt_tokens: (
         Annotated[int, Field(le=MAX_TOKENS), AfterValidator(_check_limit)] | None
     ) = None
-    """vLLM's word for it: how many tokens of each input to keep; -1 is the model's maximum."""
+    """vLLM's name for it: tokens of each input to keep; -1 is the model's maximum."""
+
+    @property
+    def stream(self) -> bool:
+        """Embeddings and scores are never streamed."""
+        return False
 
 
 InputType = Annotated[str, Field(min_length=1, max_length=64)]

@@ -1,10 +1,6 @@
-"""`python -m api.schema.parameter_table`: renews the table in api/README.md, what becomes of which parameter.
-
-It is made from the schemas, and a test fails when it is not what they say.
-"""
+"""The table of request parameters in docs/parameters.md; `scripts/docs` writes it there."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 from api.schema.chat import ChatRequest
 from api.schema.common import Request
@@ -13,8 +9,6 @@ from api.schema.embeddings import EmbeddingsRequest
 from api.schema.images import ImageEditRequest, ImagesRequest
 from api.schema.reranking import RerankRequest, ScoringRequest
 
-README = Path(__file__).resolve().parents[1] / "README.md"
-_BEGIN, _END = "<!-- parameters: begin -->", "<!-- parameters: end -->"
 _SCHEMAS: dict[str, type[Request]] = {
     "chat": ChatRequest,
     "completions": CompletionRequest,
@@ -27,7 +21,7 @@ _SCHEMAS: dict[str, type[Request]] = {
 
 
 def describe(schema: type[Request], name: str) -> str:
-    """What becomes of one parameter."""
+    """Say what happens to one parameter: `honoured`, `reported`, `refused`, or unknown (empty)."""
     if name in schema.reported:
         return "reported"
     if name in schema.refused:
@@ -36,7 +30,7 @@ def describe(schema: type[Request], name: str) -> str:
 
 
 def to_lines() -> Iterator[str]:
-    """The table in Markdown."""
+    """Make the table in Markdown, with a row for each parameter of any endpoint."""
     yield "| parameter | " + " | ".join(_SCHEMAS) + " |"
     yield "|---" * (len(_SCHEMAS) + 1) + "|"
     names = {
@@ -47,14 +41,3 @@ def to_lines() -> Iterator[str]:
     for name in sorted(names):
         words = [describe(schema, name) for schema in _SCHEMAS.values()]
         yield f"| `{name}` | " + " | ".join(words) + " |"
-
-
-def renew(text: str) -> str:
-    """A text with the table between its two marks renewed."""
-    before, _, rest = text.partition(_BEGIN)
-    _, _, after = rest.partition(_END)
-    return before + "\n".join([_BEGIN, *to_lines(), _END]) + after
-
-
-if __name__ == "__main__":
-    README.write_text(renew(README.read_text()))

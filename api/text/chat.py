@@ -3,42 +3,69 @@
 from dataclasses import replace
 from typing import Any
 
+from api.endpoint import RequestMeta
 from api.errors import InvalidRequestError
-from api.ports.stream import Delta, Extra, TokenLogprob, Usage
-from api.ports.text import Completion, Generation
-from api.registry import Llm
+from api.ports.stream import Extra, TextDelta, TokenLogprob, Usage
+from api.ports.text import Completion, Conversation, Generation
+from api.registry import Llm, UsagePlacement
 from api.schema.chat import ChatRequest
+from api.services import Services
 from api.settings import Limits
 from api.text.conversation import to_conversation
-from api.text.endpoint import Heading, check_text_request, find_usage_placement, to_sampling
+from api.text.endpoint import PreparedText
+from api.text.image_parts import find_remote_images, insert_images
 from api.text.json_parts import dump, to_ascii_json, to_logprob, to_usage, to_usage_tail
+from api.text.rendering import ResponseMeta, find_usage_placement
+from api.text.sampling import check_text_request, to_sampling
 
-_NO_TIER_BUT = "default"
-"""OpenAI's answer names the tier that was used, whichever was asked for."""
+_SERVICE_TIER = "default"
+"""OpenAI answers with the tier that served the request; this service has one tier."""
 
 
-def read_chat(
-    request: ChatRequest, llm: Llm, request_id: str, limits: Limits
-) -> "tuple[Generation, ChatAnswer]":
-    """What to ask, and how to answer.
+def prepare_chat(
+    request: ChatRequest, llm: Llm, meta: RequestMeta, services: Services
+) -> PreparedText:
+    """Check and translate a request.
 
     Raises:
-        InvalidRequestError: the request is not within the limits.
+        InvalidRequestError: the request exceeds a limit, or an image in it cannot be used.
     """
-    check_text_request(request, 1, limits)
+    check_text_request(request, 1, services.limits)
     if request.loglikelihood and request.n > 1:
-        raise InvalidRequestError(
-            "Invalid value for 'n': with 'loglikelihood' it must be 1, for all choices follow the "
-            "same prompt.",
-            param="n",
+        raise InvalidRequestError.value(
+            "n", "with 'loglikelihood' it must be 1, for all choices follow the same prompt"
         )
-    heading = Heading.new("chatcmpl", request_id, request.model, llm.options)
-    answer = ChatAnswer(request, heading, find_usage_placement(request, llm.options))
-    return to_generation(request, llm, request_id, limits), answer
+    placement = find_usage_placement(request, llm.options)
+    response = ResponseMeta.new("chatcmpl", meta.request_id, request.model, llm.options)
+    renderer = ChatRenderer(request, response, placement)
+    fetcher, limits = services.image_fetcher, services.limits
+    if fetcher is None or not (remote := find_remote_images(request)):
+        return PreparedText(to_generation(request, llm, meta, limits), renderer, placement)
+    for image in remote:
+        fetcher.check(image.url)
+    generation = to_generation(request, llm, meta, limits, may_fetch=True)
+
+    async def fetch() -> Generation:
+        (conversation,) = generation.prompts
+        assert isinstance(conversation, Conversation), "chat has no other prompts"
+        filled = await insert_images(conversation, remote, fetcher, limits)
+        return replace(generation, prompts=(filled,))
+
+    return PreparedText(generation, renderer, placement, fetch)
 
 
-def to_generation(request: ChatRequest, llm: Llm, request_id: str, limits: Limits) -> Generation:
-    """What the request asks of the model; `max_completion_tokens` wins over `max_tokens`."""
+def to_generation(
+    request: ChatRequest,
+    llm: Llm,
+    meta: RequestMeta,
+    limits: Limits,
+    *,
+    may_fetch: bool = False,
+) -> Generation:
+    """Translate what the request asks of the model; images to be fetched stay empty.
+
+    `max_completion_tokens` wins over `max_tokens`.
+    """
     wanted = request.response_format.wanted if request.response_format else None
     sampling = to_sampling(
         request,
@@ -48,28 +75,31 @@ def to_generation(request: ChatRequest, llm: Llm, request_id: str, limits: Limit
         logprobs=request.top_logprobs if request.logprobs else None,
         prompt_logprobs=0 if request.loglikelihood else None,
     )
-    return Generation(request_id, (to_conversation(request, limits),), sampling, llm.adapter)
+    conversation = to_conversation(request, limits, may_fetch=may_fetch)
+    return Generation(meta.request_id, (conversation,), sampling, llm.adapter, meta.context)
 
 
-class ChatAnswer:
-    """Words answers as OpenAI's `chat.completion` and `chat.completion.chunk` objects.
+class ChatRenderer:
+    """Renders OpenAI's `chat.completion` and `chat.completion.chunk` objects.
 
-    A chunk differs from the one before in little more than its text, so all else is rendered once.
-    The role comes with an empty content first, and the finish reason on an empty delta last.
+    Chunks differ in little more than their text, so the rest is rendered once. The first chunk of
+    a choice has its role and empty content, the last one its finish reason and an empty delta.
     """
 
-    def __init__(self, request: ChatRequest, heading: Heading, usage_placement: str | None) -> None:
-        """Prepare the parts that all chunks share."""
+    def __init__(
+        self, request: ChatRequest, meta: ResponseMeta, usage_placement: UsagePlacement | None
+    ) -> None:
+        """Render the parts that all chunks share."""
         self._has_reasoning = request.include_reasoning
         self._has_loglikelihood = request.loglikelihood
         self._shared = {
-            "created": heading.created_s,
-            "model": heading.model,
-            "system_fingerprint": heading.fingerprint,
+            "created": meta.created_s,
+            "model": meta.model,
+            "system_fingerprint": meta.fingerprint,
         }
         if request.service_tier is not None:
-            self._shared["service_tier"] = _NO_TIER_BUT
-        self._id = heading.id
+            self._shared["service_tier"] = _SERVICE_TIER
+        self._id = meta.id
         self._content_heads: dict[int, bytes] = {}
         self._tail = b',"usage":null}' if usage_placement == "own_chunk" else b"}"
         self._content_tail = b',"logprobs":null,"finish_reason":null}]' + self._tail
@@ -78,7 +108,7 @@ class ChatAnswer:
     def _to_object(self, name: str) -> dict[str, Any]:
         return {"id": self._id, "object": name, **self._shared}
 
-    def whole(self, completion: Completion) -> dict[str, Any]:
+    def render(self, completion: Completion) -> dict[str, Any]:
         """Source: OpenAI openapi.yaml, schema `CreateChatCompletionResponse`."""
         return {
             **self._to_object("chat.completion"),
@@ -86,7 +116,7 @@ class ChatAnswer:
             "usage": to_usage(completion.usage),
         }
 
-    def _to_choice(self, choice: Delta) -> dict[str, Any]:
+    def _to_choice(self, choice: TextDelta) -> dict[str, Any]:
         extra = choice.extra or Extra()
         content = choice.text or (None if extra.tool_calls else "")
         message: dict[str, Any] = {"role": "assistant", "content": content, "refusal": None}
@@ -101,23 +131,23 @@ class ChatAnswer:
                 }
                 for call in extra.tool_calls
             ]
-        worded = {
+        rendered = {
             "index": choice.index,
             "message": message,
             "logprobs": self._to_logprobs(extra),
             "finish_reason": choice.finish_reason,
         }
         if self._has_loglikelihood:
-            worded["loglikelihood"] = to_likelihood(extra)
-        return worded
+            rendered["loglikelihood"] = to_likelihood(extra)
+        return rendered
 
     def _to_logprobs(self, extra: Extra) -> dict[str, Any] | None:
-        """None if nobody asked, and for thoughts that are not to be seen."""
+        """None if they were not requested, or belong to reasoning that is left out."""
         if not extra.logprobs or (extra.reasoning and not self._has_reasoning):
             return None
         return {"content": [to_content_logprob(token) for token in extra.logprobs], "refusal": None}
 
-    def chunks(self, delta: Delta) -> list[bytes]:
+    def render_chunks(self, delta: TextDelta) -> list[bytes]:
         """Source: OpenAI openapi.yaml, schema `CreateChatCompletionStreamResponse`."""
         chunks = []
         content_head = self._content_heads.get(delta.index)
@@ -133,7 +163,7 @@ class ChatAnswer:
             chunks.append(self._choice_head(delta.index) + end + self._tail)
         return chunks
 
-    def _role_chunk(self, delta: Delta) -> bytes:
+    def _role_chunk(self, delta: TextDelta) -> bytes:
         head = self._choice_head(delta.index)
         self._content_heads[delta.index] = head + b'{"content":'
         role = head + b'{"role":"assistant","content":""}'
@@ -143,8 +173,8 @@ class ChatAnswer:
         tail = b',"loglikelihood":%b,"logprobs":null,"finish_reason":null}]' % likelihood
         return role + tail + self._tail
 
-    def _rich_chunks(self, delta: Delta, extra: Extra) -> list[bytes]:
-        """Thoughts, then content with its log probabilities, then tool calls."""
+    def _rich_chunks(self, delta: TextDelta, extra: Extra) -> list[bytes]:
+        """Render reasoning, then content with its log probabilities, then tool calls."""
         parts: list[dict[str, Any]] = []
         if extra.reasoning and self._has_reasoning:
             parts.append({"reasoning": extra.reasoning})
@@ -168,18 +198,18 @@ class ChatAnswer:
         for part in parts:
             end = b',"logprobs":%b,"finish_reason":null}]' % dump(logprobs)
             chunks.append(head + dump(part) + end + self._tail)
-            logprobs = None  # they stand with the first part
+            logprobs = None  # they belong to the first part
         return chunks
 
-    def usage_chunk(self, usage: Usage) -> bytes:
-        """The last chunk: usage, and no choices."""
+    def render_usage_chunk(self, usage: Usage) -> bytes:
+        """Render the last chunk: usage, and no choices."""
         return self._head + b',"choices":[]' + to_usage_tail(usage)
 
-    def closing_chunks(self, delta: Delta, usage: Usage) -> list[bytes]:
-        """The last content with its finish reason and the usage, all in one."""
+    def render_last_chunks(self, delta: TextDelta, usage: Usage) -> list[bytes]:
+        """Render the last content, its finish reason and the usage as one chunk."""
         text = delta.text if delta.extra is None else ""
         rest = replace(delta, text="" if text else delta.text, finish_reason=None)
-        before = self.chunks(rest)
+        before = self.render_chunks(rest)
         content = b'{"content":%b}' % to_ascii_json(text) if text else b"{}"
         end = b'%b,"logprobs":null,"finish_reason":%b}]'
         reason = to_ascii_json(delta.finish_reason or "stop")
@@ -196,5 +226,5 @@ def to_content_logprob(token: TokenLogprob) -> dict[str, Any]:
 
 
 def to_likelihood(extra: Extra) -> list[dict[str, Any]]:
-    """The log probabilities of the prompt's tokens, without the first, which follows nothing."""
+    """The log probabilities of the prompt's tokens but the first, which has none."""
     return [to_logprob(token) for token in extra.prompt_logprobs[1:]]

@@ -2,40 +2,41 @@
 
 from typing import Any
 
+from api.endpoint import RequestMeta
 from api.errors import InvalidRequestError
-from api.ports.stream import Delta, Extra, TokenLogprob, Usage
+from api.ports.stream import Extra, TextDelta, TokenLogprob, Usage
 from api.ports.text import Completion, Generation
-from api.registry import Llm
+from api.registry import Llm, UsagePlacement
 from api.schema.completions import CompletionRequest
-from api.settings import Limits
-from api.text.endpoint import Heading, check_text_request, find_usage_placement, to_sampling
+from api.services import Services
+from api.text.endpoint import PreparedText
 from api.text.json_parts import dump, to_ascii_json, to_number, to_usage, to_usage_tail
+from api.text.rendering import ResponseMeta, find_usage_placement
+from api.text.sampling import check_text_request, to_sampling
 
 _DEFAULT_MAX_TOKENS = 16
 """OpenAI's default for this endpoint; chat has none."""
 
 
-def read_completion(
-    request: CompletionRequest, llm: Llm, request_id: str, limits: Limits
-) -> "tuple[Generation, CompletionAnswer]":
-    """What to ask, and how to answer.
+def prepare_completion(
+    request: CompletionRequest, llm: Llm, meta: RequestMeta, services: Services
+) -> PreparedText:
+    """Check and translate a request.
 
     Raises:
-        InvalidRequestError: the request is not within the limits, or asks for nothing.
+        InvalidRequestError: the request exceeds a limit, or asks for no token at all.
     """
-    check_text_request(request, len(request.prompt), limits)
+    check_text_request(request, len(request.prompt), services.limits)
     if request.max_tokens == 0 and not request.echo:
-        raise InvalidRequestError(
-            "Invalid value for 'max_tokens': without 'echo' it must be at least 1.",
-            param="max_tokens",
-        )
-    heading = Heading.new("cmpl", request_id, request.model, llm.options)
-    answer = CompletionAnswer(heading, find_usage_placement(request, llm.options))
-    return to_generation(request, llm, request_id), answer
+        raise InvalidRequestError.value("max_tokens", "without 'echo' it must be at least 1")
+    placement = find_usage_placement(request, llm.options)
+    response = ResponseMeta.new("cmpl", meta.request_id, request.model, llm.options)
+    renderer = CompletionRenderer(response, placement)
+    return PreparedText(to_generation(request, llm, meta), renderer, placement)
 
 
-def to_generation(request: CompletionRequest, llm: Llm, request_id: str) -> Generation:
-    """What the request asks of the model."""
+def to_generation(request: CompletionRequest, llm: Llm, meta: RequestMeta) -> Generation:
+    """Translate what the request asks of the model."""
     sampling = to_sampling(
         request,
         request.max_tokens,
@@ -44,26 +45,27 @@ def to_generation(request: CompletionRequest, llm: Llm, request_id: str) -> Gene
         prompt_logprobs=request.logprobs if request.echo else None,
         echo=request.echo,
     )
-    return Generation(request_id, tuple(request.prompt), sampling, llm.adapter)
+    prompts = tuple(request.prompt)
+    return Generation(meta.request_id, prompts, sampling, llm.adapter, meta.context)
 
 
-class CompletionAnswer:
-    """Words answers as OpenAI's `text_completion` object, the same one whole and as chunks."""
+class CompletionRenderer:
+    """Renders OpenAI's `text_completion` object, which is the same whole and as a chunk."""
 
-    def __init__(self, heading: Heading, usage_placement: str | None) -> None:
+    def __init__(self, meta: ResponseMeta, usage_placement: UsagePlacement | None) -> None:
         """Prepare the parts that all chunks share."""
         self._tail = b',"usage":null}' if usage_placement == "own_chunk" else b"}"
-        self._heading = {
-            "id": heading.id,
+        self._shared = {
+            "id": meta.id,
             "object": "text_completion",
-            "created": heading.created_s,
-            "model": heading.model,
-            "system_fingerprint": heading.fingerprint,
+            "created": meta.created_s,
+            "model": meta.model,
+            "system_fingerprint": meta.fingerprint,
         }
-        self._head = dump(self._heading)[:-1]
+        self._head = dump(self._shared)[:-1]
         self._offsets: dict[int, int] = {}
 
-    def whole(self, completion: Completion) -> dict[str, Any]:
+    def render(self, completion: Completion) -> dict[str, Any]:
         """Source: OpenAI openapi.yaml, schema `CreateCompletionResponse`."""
         choices = [
             {
@@ -74,13 +76,13 @@ class CompletionAnswer:
             }
             for choice in completion.choices
         ]
-        return {**self._heading, "choices": choices, "usage": to_usage(completion.usage)}
+        return {**self._shared, "choices": choices, "usage": to_usage(completion.usage)}
 
-    def chunks(self, delta: Delta) -> list[bytes]:
-        """One chunk a delta; the finish reason rides on the last."""
+    def render_chunks(self, delta: TextDelta) -> list[bytes]:
+        """Render one chunk, which has the finish reason if the delta has one."""
         return [self._chunk(delta) + self._tail]
 
-    def _chunk(self, delta: Delta) -> bytes:
+    def _chunk(self, delta: TextDelta) -> bytes:
         text, end, logprobs = to_ascii_json(delta.text), b"null", b"null"
         if delta.finish_reason is not None:
             end = to_ascii_json(delta.finish_reason)
@@ -89,15 +91,15 @@ class CompletionAnswer:
         choice = b',"choices":[{"index":%d,"text":%b,"logprobs":%b,"finish_reason":%b}]'
         return self._head + choice % (delta.index, text, logprobs, end)
 
-    def usage_chunk(self, usage: Usage) -> bytes:
-        """The last chunk: usage, and no choices."""
+    def render_usage_chunk(self, usage: Usage) -> bytes:
+        """Render the last chunk: usage, and no choices."""
         return self._head + b',"choices":[]' + to_usage_tail(usage)
 
-    def closing_chunks(self, delta: Delta, usage: Usage) -> list[bytes]:
-        """The last text with its finish reason and the usage, all in one."""
+    def render_last_chunks(self, delta: TextDelta, usage: Usage) -> list[bytes]:
+        """Render the last text, its finish reason and the usage as one chunk."""
         return [self._chunk(delta) + to_usage_tail(usage)]
 
-    def _to_logprobs(self, delta: Delta) -> dict[str, Any] | None:
+    def _to_logprobs(self, delta: TextDelta) -> dict[str, Any] | None:
         """Source: OpenAI openapi.yaml, `CreateCompletionResponse`; offsets count characters."""
         extra = delta.extra or Extra()
         tokens = (*extra.prompt_logprobs, *extra.logprobs)

@@ -1,22 +1,29 @@
-"""A chat request's messages and tools → a `Conversation` for a model."""
+"""Translates a chat request's messages and tools into a `Conversation` for a model."""
 
 from api.ports.text import Choice, Conversation, ImageInput, Message, Tool, ToolCall, Tools
 from api.schema.chat import ChatRequest
 from api.schema.chat_messages import ChatMessage, Content
 from api.schema.tools import ToolChoice
 from api.settings import Limits
-from api.text.image_parts import check_image_count, read_image
+from api.text.image_parts import check_image_count, is_remote, read_image
 
 
-def to_conversation(request: ChatRequest, limits: Limits) -> Conversation:
-    """What the model is to read.
+def to_conversation(
+    request: ChatRequest, limits: Limits, *, may_fetch: bool = False
+) -> Conversation:
+    """Translate the messages and tools.
+
+    Args:
+        request: the chat request.
+        limits: of images.
+        may_fetch: images that must be fetched become empty `ImageInput`s instead of errors.
 
     Raises:
-        InvalidRequestError: a picture cannot be used, or there are too many.
+        InvalidRequestError: an image cannot be used, or there are too many.
     """
     check_image_count(request, limits)
     messages = tuple(
-        _to_message(message, f"messages[{index}].content", limits)
+        _to_message(message, _to_content(message.content, index, limits, may_fetch))
         for index, message in enumerate(request.messages)
     )
     return Conversation(
@@ -27,8 +34,9 @@ def to_conversation(request: ChatRequest, limits: Limits) -> Conversation:
     )
 
 
-def _to_message(message: ChatMessage, param: str, limits: Limits) -> Message:
-    content = _to_content(message.content, param, limits)
+def _to_message(
+    message: ChatMessage, content: str | tuple[str | ImageInput, ...] | None
+) -> Message:
     calls = tuple(
         ToolCall(call.id, call.function.name, call.function.arguments)
         for call in message.tool_calls
@@ -44,18 +52,22 @@ def _to_message(message: ChatMessage, param: str, limits: Limits) -> Message:
 
 
 def _to_content(
-    content: Content | None, param: str, limits: Limits
+    content: Content | None, index: int, limits: Limits, may_fetch: bool
 ) -> str | tuple[str | ImageInput, ...] | None:
     if not isinstance(content, tuple):
         return content
     return tuple(
-        part if isinstance(part, str) else ImageInput(read_image(part.url, param, limits))
+        part
+        if isinstance(part, str)
+        else ImageInput(b"")
+        if may_fetch and is_remote(part)
+        else ImageInput(read_image(part.url, f"messages[{index}].content", limits))
         for part in content
     )
 
 
 def to_tools(request: ChatRequest) -> Tools | None:
-    """The functions on offer; what is not among the allowed ones is not on offer."""
+    """Translate the tools; those that `tool_choice` does not allow are left out."""
     if request.tools is None:
         return None
     tools = [tool.function for tool in request.tools]

@@ -1,17 +1,20 @@
-"""Pictures in messages: `data:` URLs of three formats, within limits, before any decoding.
+"""Images in messages: `data:` URLs of three formats, and URLs to be fetched.
 
-A URL that the service would have to fetch is refused, unless there is a fetcher: whoever may name
-one could make the service talk to machines that only it can reach.
+A URL that the service would have to fetch is refused unless there is a fetcher: a client that
+chooses the URL could make the service call machines that only the service can reach.
 """
 
 import base64
 import binascii
 import re
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 
 from api.errors import InvalidImageError, InvalidRequestError
 from api.ports.images import ImageFetcher
+from api.ports.text import Conversation, ImageInput
 from api.schema.chat import ChatRequest
-from api.schema.chat_messages import ChatMessage, ImageUrl
+from api.schema.chat_messages import ImageUrl
 from api.schema.image_formats import is_known_image
 from api.settings import Limits
 
@@ -19,10 +22,10 @@ _DATA_URL = re.compile(r"data:image/(?:png|jpeg|jpg|webp);base64,", re.IGNORECAS
 
 
 def read_image(url: str, param: str, limits: Limits) -> bytes:
-    """The bytes of the file that a `data:` URL holds.
+    """Decode the image file in a `data:` URL.
 
     Raises:
-        InvalidImageError: it is no such URL, too large, or not the beginning of a PNG, JPEG or WebP.
+        InvalidImageError: it is not such a URL, too large, or not a PNG, JPEG or WebP file.
     """
     head = _DATA_URL.match(url)
     if head is None:
@@ -40,57 +43,74 @@ def read_image(url: str, param: str, limits: Limits) -> bytes:
         data = base64.b64decode(url[head.end() :], validate=True)
     except (binascii.Error, ValueError):
         raise InvalidImageError("An image is not valid base64.", param=param) from None
-    if not is_known_image(data):
-        raise InvalidImageError("An image is not a PNG, JPEG or WebP file.", param=param)
+    _check_format(data, param)
     return data
 
 
+def _check_format(data: bytes, param: str) -> None:
+    if not is_known_image(data):
+        raise InvalidImageError("An image is not a PNG, JPEG or WebP file.", param=param)
+
+
 def check_image_count(request: ChatRequest, limits: Limits) -> None:
-    """Count the pictures of all messages.
+    """Check the number of images of all messages.
 
     Raises:
         InvalidRequestError: there are too many.
     """
-    pictures = sum(
+    images = sum(
         not isinstance(part, str)
         for message in request.messages
         if isinstance(message.content, tuple)
         for part in message.content
     )
-    if pictures > limits.max_input_images:
-        raise InvalidRequestError(
-            f"Invalid value for 'messages': {pictures} images are more than the limit of "
-            f"{limits.max_input_images}.",
-            param="messages",
+    if images > limits.max_input_images:
+        raise InvalidRequestError.value(
+            "messages", f"{images} images are more than the limit of {limits.max_input_images}"
         )
 
 
-async def fetch_images(request: ChatRequest, fetcher: ImageFetcher, limits: Limits) -> ChatRequest:
-    """Replace each URL that must be fetched by one that holds what was there.
+@dataclass(frozen=True, slots=True)
+class RemoteImage:
+    """The place of an image in a conversation that must be fetched first."""
+
+    message: int
+    part: int
+    url: str
+
+
+def is_remote(image: ImageUrl) -> bool:
+    """Whether an image is elsewhere and not in its URL."""
+    return image.url[:5].lower() != "data:"
+
+
+def find_remote_images(request: ChatRequest) -> tuple[RemoteImage, ...]:
+    """Find the images that must be fetched."""
+    return tuple(
+        RemoteImage(number, place, part.url)
+        for number, message in enumerate(request.messages)
+        if isinstance(message.content, tuple)
+        for place, part in enumerate(message.content)
+        if not isinstance(part, str) and is_remote(part)
+    )
+
+
+async def insert_images(
+    conversation: Conversation,
+    remote: Collection[RemoteImage],
+    fetcher: ImageFetcher,
+    limits: Limits,
+) -> Conversation:
+    """Fetch images and put them into their places.
 
     Raises:
-        InvalidRequestError: there are too many pictures.
-        InvalidImageError: one may not be fetched, or cannot be.
+        InvalidImageError: an image may not be fetched, cannot be, or is no image.
     """
-    check_image_count(request, limits)
-    messages = [await _fetch_message(message, fetcher, limits) for message in request.messages]
-    return request.model_copy(update={"messages": messages})
-
-
-async def _fetch_message(
-    message: ChatMessage, fetcher: ImageFetcher, limits: Limits
-) -> ChatMessage:
-    if not isinstance(message.content, tuple):
-        return message
-    content = tuple([await _fetch_part(part, fetcher, limits) for part in message.content])
-    return message.model_copy(update={"content": content})
-
-
-async def _fetch_part(
-    part: str | ImageUrl, fetcher: ImageFetcher, limits: Limits
-) -> str | ImageUrl:
-    if isinstance(part, str) or part.url[:5].lower() == "data:":
-        return part
-    data = await fetcher.fetch(part.url, limits.max_input_image_bytes)
-    # Of whatever kind it is: that is looked at where it is read.
-    return ImageUrl(f"data:image/png;base64,{base64.b64encode(data).decode()}")
+    messages = list(conversation.messages)
+    for image in remote:
+        data = await fetcher.fetch(image.url, limits.max_input_image_bytes)
+        _check_format(data, f"messages[{image.message}].content")
+        content = list(messages[image.message].content or ())
+        content[image.part] = ImageInput(data)
+        messages[image.message] = replace(messages[image.message], content=tuple(content))
+    return replace(conversation, messages=tuple(messages))

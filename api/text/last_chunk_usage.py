@@ -1,23 +1,23 @@
-"""The dialect that puts a stream's usage on the last chunk with content, instead of one more.
+"""The dialect that puts a stream's usage on the last chunk with content, not on a chunk of its own.
 
-Which chunk is the last is known only when none follows, so each waits for the next.
+Only the end of the stream shows which chunk was the last, so each delta waits for the next one.
 """
 
 from collections.abc import Sequence
 from dataclasses import replace
 
-from api.ports.stream import Delta
+from api.ports.stream import TextDelta
 
 
 class LastChunkBuffer:
-    """The latest delta of a stream, kept until another one comes."""
+    """Holds back the latest delta of a stream."""
 
     def __init__(self) -> None:
-        """Hold nothing yet."""
-        self.delta: Delta | None = None
+        """Start empty."""
+        self.delta: TextDelta | None = None
 
-    def swap(self, deltas: Sequence[Delta]) -> list[Delta]:
-        """Take new deltas and let go of all but the last; an end goes onto the text before it."""
+    def push(self, deltas: Sequence[TextDelta]) -> list[TextDelta]:
+        """Add deltas and return all but the last; an empty end is merged into the text before."""
         ready = []
         for delta in deltas:
             held = self.delta

@@ -49,6 +49,17 @@ class HttpsImages:
         self._resolver = resolver or PublicResolver(look_up)
         self._tls = tls
 
+    def check(self, url: str) -> None:
+        """Check a URL against the list of hosts, without a look-up or a connection.
+
+        Raises:
+            InvalidImageError: the URL is not allowed.
+        """
+        try:
+            to_target(url, self._hosts)
+        except ValueError:
+            raise _refused() from None
+
     async def fetch(self, url: str, max_bytes: int) -> bytes:
         """Fetch the content of a URL.
 
@@ -61,7 +72,7 @@ class HttpsImages:
                 return await self._get(target, max_bytes)
         except (ValueError, OSError, TimeoutError, aiohttp.ClientError) as error:
             logger.info("an image was not fetched: %s", type(error).__name__)
-            raise InvalidImageError("An image URL cannot be used.", param="messages") from None
+            raise _refused() from None
 
     async def _get(self, url: URL, max_bytes: int) -> bytes:
         connector = aiohttp.TCPConnector(
@@ -79,6 +90,11 @@ class HttpsImages:
                 if len(data) > max_bytes:
                     raise ValueError("too large")
             return bytes(data)
+
+
+def _refused() -> InvalidImageError:
+    """One message for all reasons, so that it cannot be used to scan the network."""
+    return InvalidImageError("An image URL cannot be used.", param="messages")
 
 
 def to_target(url: str, hosts: frozenset[str]) -> URL:

@@ -140,7 +140,7 @@ def test_each_kind_has_a_lookup_of_its_own() -> None:
 
     assert registry.get_llm("llm").backend is BACKENDS["llm"]
     assert registry.get_embedding("embedding") is BACKENDS["embedding"]
-    assert registry.get_diffusion("diffusion") is BACKENDS["diffusion"]
+    assert registry.get_diffusion("diffusion").backend is BACKENDS["diffusion"]
 
 
 def with_adapters(model_id: str, *names: str) -> ModelEntry:

@@ -15,20 +15,22 @@ from api.access.key_format import digest
 from api.access.key_ring import KeyDigest, KeyRing, Keys
 from api.admin.key_schema import apply_changes
 from api.app import create_app
+from api.endpoint import RequestMeta
 from api.errors import InvalidRequestError, KeyNotFoundError
 from api.ports.administration import NewSecret, UsageQuery, UsageRow
 from api.ports.embeddings import EmbeddingRequest, Embeddings, ScoreRequest, Scores
 from api.ports.images import Image, ImageFormat, ImageRequest, Images
-from api.ports.stream import Delta, Extra, ImageProgress, Usage
-from api.ports.tenancy import Key
+from api.ports.stream import ImageProgress, TextDelta, Usage
+from api.ports.tenancy import Key, RequestContext
 from api.ports.text import Completion, Generation
 from api.registry import ModelEntry, Models, Registry, TextOptions
 from api.services import Services
 
+META = RequestMeta("req_1", RequestContext(), "http://test", may_log_prompts=False)
 LLM, ENCODER, PAINTER = "llm", "org/encoder", "painter"
 """Ids of the three models that `build_app` serves."""
 
-HELLO = ((Delta(0, "Hel"),), (Delta(0, "lo"),), (Delta(0, "", "stop"),))
+HELLO = ((TextDelta(0, "Hel"),), (TextDelta(0, "lo"),), (TextDelta(0, "", "stop"),))
 """Three looks at a stream of one choice."""
 
 LLM_USAGE = Usage(prompt_tokens=5, completion_tokens=2)
@@ -69,7 +71,7 @@ class FakeTextStream:
         self._is_ended = False
         self.is_closed = False
 
-    async def __aiter__(self) -> AsyncIterator[tuple[Delta, ...]]:
+    async def __aiter__(self) -> AsyncIterator[tuple[TextDelta, ...]]:
         """Yield the batches."""
         for batch in self._llm.batches:
             await self._llm.gate.passing()
@@ -97,7 +99,7 @@ class FakeLlm:
 
     def __init__(
         self,
-        batches: Sequence[tuple[Delta, ...]] = HELLO,
+        batches: Sequence[tuple[TextDelta, ...]] = HELLO,
         *,
         usage: Usage = LLM_USAGE,
         error: Exception | None = None,
@@ -132,11 +134,11 @@ class FakeLlm:
         return self.streams[-1]
 
 
-def join(batches: Iterable[tuple[Delta, ...]]) -> tuple[Delta, ...]:
+def join(batches: Iterable[tuple[TextDelta, ...]]) -> tuple[TextDelta, ...]:
     """The whole choices that a stream's deltas add up to."""
     deltas = [delta for batch in batches for delta in batch]
     return tuple(
-        Delta(
+        TextDelta(
             index,
             "".join(delta.text for delta in deltas if delta.index == index),
             next(delta.finish_reason for delta in reversed(deltas) if delta.index == index),
@@ -202,13 +204,12 @@ class FakeImageStream:
         self._is_ended = False
         self.is_closed = False
 
-    async def __aiter__(self) -> AsyncIterator[tuple[Delta, ...]]:
-        """Yield a sketch a step, and what is none."""
-        yield (Delta(0, ""), Delta(0, "", extra=Extra("no sketch")))
+    async def __aiter__(self) -> AsyncIterator[tuple[ImageProgress, ...]]:
+        """Yield the progress of each step."""
         for step in range(1, 4):
             await self._painter.gate.passing()
             preview = f"preview {step}".encode() if step <= self._request.previews else b""
-            yield (Delta(0, "", extra=Extra(sketch=ImageProgress(step, 3, preview))),)
+            yield (ImageProgress(step, 3, preview),)
         if self._painter.error is not None:
             raise self._painter.error
         self._is_ended = True

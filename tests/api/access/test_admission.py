@@ -171,3 +171,32 @@ async def test_request_that_is_no_good_takes_no_place(path: str, body: Any, chan
 
     assert response.status in (400, 404)
     assert service.limiter.asked == []
+
+
+INVALID_TOGETHER: dict[str, tuple[str, dict[str, Any]]] = {
+    "chat": ("/v1/chat/completions", {**CHAT, "stream_options": {}}),
+    "chat with a bad image": (
+        "/v1/chat/completions",
+        {
+            **CHAT,
+            "messages": [
+                {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x:"}}]}
+            ],
+        },
+    ),
+    "completions": ("/v1/completions", {"model": LLM, "prompt": "a", "max_tokens": 0}),
+    "embeddings": ("/v1/embeddings", {"model": ENCODER, "input": ["a"] * 2049}),
+    "rerank": ("/v1/rerank", {"model": ENCODER, "query": "a", "documents": ["b"] * 2049}),
+    "score": ("/v1/score", {"model": ENCODER, "text_1": ["a", "b"], "text_2": ["c"]}),
+    "images": ("/v1/images/generations", {"model": PAINTER, "prompt": "a", "n": 11}),
+}
+
+
+@pytest.mark.parametrize(("path", "body"), INVALID_TOGETHER.values(), ids=list(INVALID_TOGETHER))
+async def test_request_that_is_invalid_as_a_whole_takes_no_permit(path: str, body: Any) -> None:
+    service = Service()
+
+    response = await service.ask(path, body)
+
+    assert response.status == 400
+    assert service.limiter.asked == []

@@ -136,7 +136,7 @@ async def test_what_is_not_said_is_left_to_the_model() -> None:
 
     (asked,) = encoder.requests
     assert (asked.dimensions, asked.input_type) == (None, None)
-    assert asked.cut == Truncation(max_total_tokens=300_000)
+    assert asked.truncation == Truncation(max_total_tokens=300_000)
 
 
 async def test_dimensions_reach_the_model() -> None:
@@ -167,7 +167,7 @@ async def test_two_input_types_are_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("members", "cut"),
+    ("members", "truncation"),
     [
         ({"truncate": False}, Truncation(False, None, 300_000)),
         ({"truncate": True}, Truncation(True, None, 300_000)),
@@ -178,12 +178,14 @@ async def test_two_input_types_are_refused() -> None:
         ({"truncate": True, "truncate_prompt_tokens": 7}, Truncation(True, 7, 300_000)),
     ],
 )
-async def test_cutting_is_the_request_s_choice(members: dict[str, Any], cut: Truncation) -> None:
+async def test_truncation_is_the_request_s_choice(
+    members: dict[str, Any], truncation: Truncation
+) -> None:
     encoder = FakeEncoder()
 
     await ask(encoder, **members)
 
-    assert encoder.requests[0].cut == cut
+    assert encoder.requests[0].truncation == truncation
 
 
 async def test_beginnings_are_not_cut() -> None:
@@ -199,7 +201,7 @@ async def test_limit_of_tokens_reaches_the_model() -> None:
 
     await request(app, "POST", URL, json_body=BODY)
 
-    assert encoder.requests[0].cut.max_total_tokens == 5
+    assert encoder.requests[0].truncation.max_total_tokens == 5
 
 
 @pytest.mark.parametrize(

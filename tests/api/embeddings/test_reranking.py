@@ -93,7 +93,7 @@ async def test_query_and_documents_reach_the_model() -> None:
     (asked,) = encoder.scored
     assert (asked.queries, asked.documents) == (("q",), ("a", "b", "c"))
     assert (asked.is_search, asked.names) == (True, ("query", "documents"))
-    assert asked.cut == Truncation(True, None, 300_000)
+    assert asked.truncation == Truncation(True, None, 300_000)
     assert asked.context.endpoint == "rerank"
 
 

@@ -12,7 +12,7 @@ from api.errors import (
     UnknownParameterError,
     UnsupportedParameterError,
 )
-from api.http.parsing import Read, read_json_object, read_request
+from api.http.parsing import ParsedRequest, read_json_object, read_request
 from api.schema.common import Request
 from api.settings import Parameters
 
@@ -247,7 +247,7 @@ def test_message_shows_neither_our_classes_nor_the_value(member: bytes) -> None:
 
 
 def test_header_names_some_of_many() -> None:
-    read = Read(Sample(text="a"), tuple(f"name{number}" for number in range(1000)))
+    read = ParsedRequest(Sample(text="a"), tuple(f"name{number}" for number in range(1000)))
 
     names = read.headers()["x-ignored-parameters"].split(", ")
 

@@ -1,11 +1,7 @@
-import json
-
-import pytest
 from starlette.types import Message
 
-from api.errors import EngineError
-from api.http.sse import EventStream
-from tests.helpers.asgi import Response, check_error
+from api.http.sse import COMMENT, EventStream
+from tests.helpers.asgi import Response
 
 
 class Wire:
@@ -29,7 +25,7 @@ async def test_nothing_is_sent_before_the_first_event() -> None:
 async def test_first_event_starts_the_response() -> None:
     wire = Wire()
 
-    await wire.events.write([b"1"])
+    await wire.events.write([(None, b"1")])
 
     assert wire.events.is_started
     assert wire.response.status == 200
@@ -41,8 +37,8 @@ async def test_first_event_starts_the_response() -> None:
 async def test_response_starts_once() -> None:
     wire = Wire()
 
-    await wire.events.write([b"1"])
-    await wire.events.write([b"2"])
+    await wire.events.write([(None, b"1")])
+    await wire.events.write([(None, b"2")])
 
     assert [message["type"] for message in wire.response.messages] == [
         "http.response.start",
@@ -54,7 +50,7 @@ async def test_response_starts_once() -> None:
 async def test_event_is_a_data_line_and_a_blank_one() -> None:
     wire = Wire()
 
-    await wire.events.write([b'{"a":1}'])
+    await wire.events.write([(None, b'{"a":1}')])
 
     assert wire.response.chunks == [b'data: {"a":1}\n\n']
 
@@ -62,7 +58,7 @@ async def test_event_is_a_data_line_and_a_blank_one() -> None:
 async def test_several_events_are_one_send() -> None:
     wire = Wire()
 
-    await wire.events.write([b"1", b"2", b"3"])
+    await wire.events.write([(None, b"1"), (None, b"2"), (None, b"3")])
 
     assert wire.response.chunks == [b"data: 1\n\ndata: 2\n\ndata: 3\n\n"]
 
@@ -75,37 +71,30 @@ async def test_no_events_are_no_send() -> None:
     assert wire.response.messages == []
 
 
-async def test_end_is_done() -> None:
+async def test_named_event_has_a_line_for_its_name() -> None:
     wire = Wire()
 
-    await wire.events.write([b"1"])
-    await wire.events.end()
+    await wire.events.write([("done", b"{}")])
 
-    assert wire.response.events() == [1, "[DONE]"]
+    assert wire.response.chunks == [b"event: done\ndata: {}\n\n"]
+
+
+async def test_comment_is_a_line_that_clients_skip() -> None:
+    wire = Wire()
+
+    await wire.events.write([(COMMENT, b"step 1 of 2"), (None, b"1")])
+
+    assert wire.response.chunks == [b": step 1 of 2\n\ndata: 1\n\n"]
+
+
+async def test_close_ends_the_response() -> None:
+    wire = Wire()
+
+    await wire.events.write([(None, b"1")])
+    await wire.events.close()
+
+    assert wire.response.events() == [1]
     assert wire.response.is_ended
-
-
-async def test_failure_is_an_error_event_without_done() -> None:
-    wire = Wire()
-
-    await wire.events.write([b"1"])
-    await wire.events.fail(EngineError("It broke: é\u2028\n."))
-
-    assert wire.response.events()[0] == 1
-    check_error(wire.response.events()[1]["error"])
-    assert wire.response.events()[1]["error"]["message"] == "It broke: é\u2028\n."
-    assert len(wire.response.events()) == 2
-    assert wire.response.is_ended
-
-
-@pytest.mark.parametrize("text", ["é", "\u2028", "\x85", "😀"])
-async def test_failure_is_ascii(text: str) -> None:
-    wire = Wire()
-
-    await wire.events.fail(EngineError(text))
-
-    assert wire.response.body.isascii()
-    assert json.loads(wire.response.body.removeprefix(b"data: "))["error"]["message"] == text
 
 
 async def test_what_follows_the_start_goes_past_the_layers_around_the_application() -> None:
@@ -118,12 +107,11 @@ async def test_what_follows_the_start_goes_past_the_layers_around_the_applicatio
         inner.messages.append(message)
 
     events = EventStream(send_inner, send_outer)
-    await events.write([b"1"])
-    await events.end()
+    await events.write([(None, b"1")])
+    await events.close()
 
     assert [message["type"] for message in inner.messages] == ["http.response.start"]
     assert [message["body"] for message in outer.messages] == [
         b"data: 1\n\n",
-        b"data: [DONE]\n\n",
         b"",
     ]

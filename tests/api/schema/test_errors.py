@@ -87,7 +87,7 @@ def test_some_unknown_members_are_named() -> None:
 
     read = read_members(members, ChatRequest, "lenient")
 
-    assert read.ignored == tuple(f"k{number}" for number in range(16))
+    assert read.without_effect == tuple(f"k{number}" for number in range(16))
 
 
 def test_errors_of_many_objects_are_counted_and_not_told() -> None:

@@ -13,19 +13,20 @@ from openai.types.embedding_create_params import EmbeddingCreateParams
 
 from api.errors import UnsupportedParameterError
 from api.http.parsing import read_request
-from api.ports.stream import Delta, Usage
+from api.ports.stream import Extra, TextDelta, Usage
+from api.ports.text import Completion
 from api.registry import Llm
 from api.schema.chat import ChatRequest
 from api.schema.common import Request
 from api.schema.completions import CompletionRequest
 from api.schema.embeddings import EmbeddingsRequest
 from api.schema.images import ImagesRequest
-from api.schema.parameter_table import README, describe, renew
-from api.settings import Limits
-from api.text.chat import read_chat
-from api.text.completions import read_completion
-from api.text.endpoint import find_usage_placement
-from tests.helpers.fakes import FakeLlm
+from api.schema.parameter_table import describe
+from api.services import Services
+from api.text.chat import prepare_chat
+from api.text.completions import prepare_completion
+from api.text.endpoint import Prepare
+from tests.helpers.fakes import META, FakeLlm
 
 FUNCTION = {"type": "function", "function": {"name": "f"}}
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}
@@ -88,12 +89,6 @@ def test_every_parameter_of_openai_and_vllm_is_accounted_for(
     schema: type[Request], name: str
 ) -> None:
     assert describe(schema, name) in ("honoured", "reported", "refused")
-
-
-def test_the_readme_says_what_the_schemas_say() -> None:
-    text = README.read_text()
-
-    assert renew(text) == text, "renew it with: python -m api.schema.parameter_table"
 
 
 CHANGES: dict[str, Any] = {
@@ -166,19 +161,24 @@ def test_every_honoured_parameter_changes_something(schema: type[Request], name:
 
 
 def outcome(schema: type[Request], members: dict[str, Any]) -> Any:
-    """What is asked of the model and how the answer is worded; which model and adapter it is."""
+    """What is asked of the model, and how answers are rendered."""
     is_chat = schema is ChatRequest
     body = {**(CHAT if is_chat else COMPLETION), "stream": True, **members}
     request: Any = read_request(json.dumps(body).encode(), schema).request
     llm = Llm(FakeLlm(), adapter=request.peft)
-    generation, answer = (read_chat if is_chat else read_completion)(request, llm, "r", Limits())
-    chunks = [*answer.chunks(Delta(0, "a", "stop")), answer.usage_chunk(Usage(1))]
+    prepare: Prepare = prepare_chat if is_chat else prepare_completion
+    prepared = prepare(request, llm, META, Services())
+    renderer = prepared.renderer
+    chunks = [
+        *renderer.render_chunks(TextDelta(0, "a", "stop")),
+        renderer.render_usage_chunk(Usage(1)),
+    ]
     words = [
         {key: value for key, value in json.loads(chunk).items() if key != "created"}
         for chunk in chunks
     ]
-    wording = getattr(answer, "_has_reasoning", None)
-    return generation, words, wording, find_usage_placement(request, llm.options)
+    reasoning = renderer.render(Completion((TextDelta(0, "a", "stop", Extra("hm")),), Usage(1)))
+    return prepared.generation, words, reasoning["choices"], prepared.usage_placement
 
 
 @pytest.mark.parametrize(

@@ -4,15 +4,15 @@ from typing import Any
 
 import pytest
 
-from api.ports.stream import Delta, Extra, TokenLogprob, ToolCallDelta
+from api.ports.stream import Extra, TextDelta, TokenLogprob, ToolCallDelta
 from api.ports.text import Completion, Conversation, Message, Tool, Tools
 from api.registry import Llm, TextOptions
 from api.schema.chat import ChatRequest
 from api.settings import Limits, Policy
-from api.text.chat import ChatAnswer, to_generation
-from api.text.endpoint import Heading
+from api.text.chat import ChatRenderer, to_generation
+from api.text.rendering import ResponseMeta
 from tests.helpers.asgi import Response, request
-from tests.helpers.fakes import ENCODER, LLM, PAINTER, FakeLlm, build_app
+from tests.helpers.fakes import ENCODER, LLM, META, PAINTER, FakeLlm, build_app
 
 TOOL = {
     "type": "function",
@@ -28,7 +28,7 @@ async def ask(llm: FakeLlm | None = None, **members: Any) -> Response:
 
 def generation_of(**members: Any) -> Any:
     request = ChatRequest.model_validate({**BODY, **members})
-    return to_generation(request, Llm(FakeLlm()), "req_1", Limits())
+    return to_generation(request, Llm(FakeLlm()), META, Limits())
 
 
 async def test_answer_is_a_chat_completion() -> None:
@@ -60,7 +60,7 @@ async def test_answer_is_a_chat_completion() -> None:
 
 
 async def test_answer_holds_every_choice() -> None:
-    llm = FakeLlm([(Delta(0, "a", "stop"), Delta(1, "b", "length"))])
+    llm = FakeLlm([(TextDelta(0, "a", "stop"), TextDelta(1, "b", "length"))])
 
     response = await ask(llm, n=2)
 
@@ -106,7 +106,7 @@ async def test_usage_chunk_has_the_same_heading_and_no_choices() -> None:
 
 
 async def test_text_and_finish_reason_of_one_delta_are_two_chunks() -> None:
-    response = await ask(FakeLlm([(Delta(0, "all", "length"),)]), stream=True)
+    response = await ask(FakeLlm([(TextDelta(0, "all", "length"),)]), stream=True)
 
     assert [
         (chunk["choices"][0]["delta"], chunk["choices"][0]["finish_reason"])
@@ -119,7 +119,12 @@ async def test_text_and_finish_reason_of_one_delta_are_two_chunks() -> None:
 
 
 async def test_every_choice_begins_with_its_role() -> None:
-    llm = FakeLlm([(Delta(1, "x"), Delta(0, "a")), (Delta(1, "", "stop"), Delta(0, "b", "stop"))])
+    llm = FakeLlm(
+        [
+            (TextDelta(1, "x"), TextDelta(0, "a")),
+            (TextDelta(1, "", "stop"), TextDelta(0, "b", "stop")),
+        ]
+    )
 
     response = await ask(llm, stream=True, n=2)
 
@@ -131,7 +136,7 @@ async def test_every_choice_begins_with_its_role() -> None:
 
 
 async def test_empty_answer_still_has_role_and_finish() -> None:
-    response = await ask(FakeLlm([(Delta(0, "", "stop"),)]), stream=True)
+    response = await ask(FakeLlm([(TextDelta(0, "", "stop"),)]), stream=True)
 
     assert [chunk["choices"][0]["delta"] for chunk in response.events()[:-1]] == [
         {"role": "assistant", "content": ""},
@@ -140,7 +145,7 @@ async def test_empty_answer_still_has_role_and_finish() -> None:
 
 
 async def test_delta_without_news_is_not_sent() -> None:
-    llm = FakeLlm([(Delta(0, "a"),), (Delta(0, ""),), (Delta(0, "", "stop"),)])
+    llm = FakeLlm([(TextDelta(0, "a"),), (TextDelta(0, ""),), (TextDelta(0, "", "stop"),)])
 
     response = await ask(llm, stream=True)
 
@@ -150,9 +155,10 @@ async def test_delta_without_news_is_not_sent() -> None:
 @pytest.mark.parametrize("model", ['quo"te\\', "é", "a\nb"])
 async def test_unusual_model_id_survives_the_stream(model: str) -> None:
     request = ChatRequest.model_validate({**BODY, "model": model})
-    answer = ChatAnswer(request, Heading.new("chatcmpl", "r", model, TextOptions()), None)
+    meta = ResponseMeta.new("chatcmpl", "r", model, TextOptions())
+    renderer = ChatRenderer(request, meta, None)
 
-    assert json.loads(answer.chunks(Delta(0, "a"))[0])["model"] == model
+    assert json.loads(renderer.render_chunks(TextDelta(0, "a"))[0])["model"] == model
 
 
 def test_messages_become_a_conversation() -> None:
@@ -224,7 +230,7 @@ def worded(text: str, logprob: float) -> dict[str, Any]:
 
 async def test_logprobs_come_with_their_content() -> None:
     extra = Extra(logprobs=(token("é", -0.5, token("é", -0.5), token("e", -1.0)),))
-    llm = FakeLlm([(Delta(0, "é", None, extra),), (Delta(0, "", "stop"),)])
+    llm = FakeLlm([(TextDelta(0, "é", None, extra),), (TextDelta(0, "", "stop"),)])
 
     response = await ask(llm, stream=True, logprobs=True, top_logprobs=2)
 
@@ -238,7 +244,7 @@ async def test_logprobs_come_with_their_content() -> None:
 
 
 async def test_logprobs_of_a_token_that_shows_nothing_come_too() -> None:
-    llm = FakeLlm([(Delta(0, "", None, Extra(logprobs=(token("x", -0.5),))),)])
+    llm = FakeLlm([(TextDelta(0, "", None, Extra(logprobs=(token("x", -0.5),))),)])
 
     response = await ask(llm, stream=True, logprobs=True)
 
@@ -249,17 +255,17 @@ async def test_logprobs_of_a_token_that_shows_nothing_come_too() -> None:
     ("asked", "is_elsewhere"),
     [({"logprobs": True}, True), ({"loglikelihood": True}, True), ({}, False)],
 )
-async def test_logprobs_are_worded_off_the_event_loop(
+async def test_logprobs_are_rendered_off_the_event_loop(
     monkeypatch: pytest.MonkeyPatch, asked: dict[str, Any], is_elsewhere: bool
 ) -> None:
     threads = []
-    whole = ChatAnswer.whole
+    render = ChatRenderer.render
 
-    def watched(self: ChatAnswer, completion: Completion) -> dict[str, Any]:
+    def watched(self: ChatRenderer, completion: Completion) -> dict[str, Any]:
         threads.append(threading.current_thread())
-        return whole(self, completion)
+        return render(self, completion)
 
-    monkeypatch.setattr(ChatAnswer, "whole", watched)
+    monkeypatch.setattr(ChatRenderer, "render", watched)
 
     assert (await ask(**asked)).status == 200
     assert [thread is not threading.main_thread() for thread in threads] == [is_elsewhere]
@@ -274,7 +280,7 @@ async def test_loglikelihood_of_one_prompt_is_told_once() -> None:
 @pytest.mark.parametrize("is_streamed", [True, False])
 async def test_loglikelihood_leaves_out_the_first_token(is_streamed: bool) -> None:
     extra = Extra(prompt_logprobs=(token("a", None), token("b", -1.0)))
-    llm = FakeLlm([(Delta(0, "x", "stop", extra),)])
+    llm = FakeLlm([(TextDelta(0, "x", "stop", extra),)])
 
     response = await ask(llm, stream=is_streamed, loglikelihood=True)
 
@@ -284,9 +290,9 @@ async def test_loglikelihood_leaves_out_the_first_token(is_streamed: bool) -> No
 
 
 CALLS = (
-    Delta(0, "", None, Extra(tool_calls=(ToolCallDelta(0, "call_1", "f", '{"a"'),))),
-    Delta(0, "", None, Extra(tool_calls=(ToolCallDelta(0, None, None, ":1}"),))),
-    Delta(0, "", "tool_calls"),
+    TextDelta(0, "", None, Extra(tool_calls=(ToolCallDelta(0, "call_1", "f", '{"a"'),))),
+    TextDelta(0, "", None, Extra(tool_calls=(ToolCallDelta(0, None, None, ":1}"),))),
+    TextDelta(0, "", "tool_calls"),
 )
 
 
@@ -313,7 +319,7 @@ async def test_tool_calls_stream_by_index() -> None:
 async def test_tool_calls_stand_in_the_message() -> None:
     call = Extra(tool_calls=(ToolCallDelta(0, "call_1", "f", "{}"),))
 
-    response = await ask(FakeLlm([(Delta(0, "", "tool_calls", call),)]), tools=[TOOL])
+    response = await ask(FakeLlm([(TextDelta(0, "", "tool_calls", call),)]), tools=[TOOL])
 
     message = response.json()["choices"][0]["message"]
     assert message["content"] is None
@@ -325,7 +331,7 @@ async def test_tool_calls_stand_in_the_message() -> None:
 @pytest.mark.parametrize("is_wanted", [True, False])
 async def test_thoughts_are_shown_when_wanted(is_wanted: bool) -> None:
     thoughts = Extra(reasoning="hm", logprobs=(token("hm", -1.0),))
-    llm = FakeLlm([(Delta(0, "", None, thoughts), Delta(0, "Hi", "stop"))])
+    llm = FakeLlm([(TextDelta(0, "", None, thoughts), TextDelta(0, "Hi", "stop"))])
 
     response = await ask(llm, stream=True, include_reasoning=is_wanted, logprobs=True)
 
@@ -366,7 +372,7 @@ async def test_service_tier_is_the_one_that_was_used() -> None:
 
 @pytest.mark.parametrize("is_wanted", [True, False])
 async def test_thoughts_stand_beside_the_answer_if_they_are_wanted(is_wanted: bool) -> None:
-    llm = FakeLlm([(Delta(0, "42", "stop", Extra(reasoning="Hm.")),)])
+    llm = FakeLlm([(TextDelta(0, "42", "stop", Extra(reasoning="Hm.")),)])
 
     response = await ask(llm, include_reasoning=is_wanted)
 

@@ -2,13 +2,13 @@ from typing import Any
 
 import pytest
 
-from api.ports.stream import Delta, Extra, TokenLogprob
+from api.ports.stream import Extra, TextDelta, TokenLogprob
 from api.registry import Llm
 from api.schema.completions import CompletionRequest
 from api.settings import Limits
 from api.text.completions import to_generation
 from tests.helpers.asgi import Response, request
-from tests.helpers.fakes import ENCODER, LLM, PAINTER, FakeLlm, build_app
+from tests.helpers.fakes import ENCODER, LLM, META, PAINTER, FakeLlm, build_app
 
 URL = "/v1/completions"
 BODY = {"model": LLM, "prompt": "Once"}
@@ -20,7 +20,7 @@ async def ask(llm: FakeLlm | None = None, **members: Any) -> Response:
 
 def generation_of(**members: Any) -> Any:
     request = CompletionRequest.model_validate({**BODY, **members})
-    return to_generation(request, Llm(FakeLlm()), "req_1")
+    return to_generation(request, Llm(FakeLlm()), META)
 
 
 async def test_answer_is_a_text_completion() -> None:
@@ -65,7 +65,7 @@ async def test_usage_chunk_has_the_same_heading_and_no_choices() -> None:
 
 
 async def test_finish_reason_rides_on_the_last_text() -> None:
-    response = await ask(FakeLlm([(Delta(0, "all", "length"),)]), stream=True)
+    response = await ask(FakeLlm([(TextDelta(0, "all", "length"),)]), stream=True)
 
     assert [
         (chunk["choices"][0]["text"], chunk["choices"][0]["finish_reason"])
@@ -140,9 +140,9 @@ def token(text: str, logprob: float | None, *top: TokenLogprob) -> TokenLogprob:
 
 
 LIKELY = (
-    Delta(0, "", None, Extra(prompt_logprobs=(token("Once", None),))),
-    Delta(0, " a", None, Extra(logprobs=(token(" a", -0.5, token(" b", -0.7)),))),
-    Delta(0, "", "stop", Extra(logprobs=(token("x", float("-inf")),))),
+    TextDelta(0, "", None, Extra(prompt_logprobs=(token("Once", None),))),
+    TextDelta(0, " a", None, Extra(logprobs=(token(" a", -0.5, token(" b", -0.7)),))),
+    TextDelta(0, "", "stop", Extra(logprobs=(token("x", float("-inf")),))),
 )
 
 

@@ -1,7 +1,6 @@
-"""The flow that chat and completions share, seen through both."""
+"""What chat and completions share, tested through both."""
 
 import asyncio
-import json
 import logging
 from collections.abc import Sequence
 from typing import Any
@@ -13,19 +12,13 @@ from api.errors import (
     ContextLengthExceededError,
     DeadlineExceededError,
     EngineError,
-    InvalidRequestError,
     ModelFailedError,
     ModelStartingError,
     OverloadedError,
     ReplicaLostError,
 )
-from api.ports.stream import Delta, Usage
-from api.ports.text import Sampling
-from api.registry import TextOptions
-from api.schema.common import StreamOptions, TextRequest
+from api.ports.stream import TextDelta, Usage
 from api.settings import Limits
-from api.text.endpoint import Heading, check_text_request, to_sampling
-from api.text.json_parts import to_ascii_json, to_usage
 from tests.helpers.asgi import Response, check_error, post, read_events, request
 from tests.helpers.fakes import HELLO, LLM, FakeLlm, build_app
 
@@ -94,7 +87,9 @@ async def test_id_of_the_answer_holds_the_request_id(path: str, body: Any) -> No
 
 @BOTH
 async def test_each_look_at_the_stream_is_one_send(path: str, body: Any) -> None:
-    llm = FakeLlm([(Delta(0, "a"), Delta(0, "b"), Delta(0, "c")), (Delta(0, "d", "stop"),)])
+    llm = FakeLlm(
+        [(TextDelta(0, "a"), TextDelta(0, "b"), TextDelta(0, "c")), (TextDelta(0, "d", "stop"),)]
+    )
 
     response = await stream(llm, path, body)
 
@@ -124,9 +119,9 @@ async def test_deltas_are_sent_as_they_come(path: str, body: Any) -> None:
 async def test_interleaved_choices_keep_their_index(path: str, body: Any) -> None:
     llm = FakeLlm(
         [
-            (Delta(1, "x"), Delta(0, "a")),
-            (Delta(0, "b"), Delta(1, "y", "length")),
-            (Delta(0, "c", "stop"),),
+            (TextDelta(1, "x"), TextDelta(0, "a")),
+            (TextDelta(0, "b"), TextDelta(1, "y", "length")),
+            (TextDelta(0, "c", "stop"),),
         ]
     )
 
@@ -158,7 +153,7 @@ async def test_interleaved_choices_keep_their_index(path: str, body: Any) -> Non
     ids=ascii,
 )
 async def test_unusual_text_survives_the_stream(path: str, body: Any, text: str) -> None:
-    response = await stream(FakeLlm([(Delta(0, text, "stop"),)]), path, body)
+    response = await stream(FakeLlm([(TextDelta(0, text, "stop"),)]), path, body)
 
     assert "".join(text_of(event) for event in response.events()[:-1]) == text
     assert response.body.isascii()
@@ -387,106 +382,3 @@ async def test_more_choices_than_the_limit_are_refused(path: str, body: Any) -> 
 
     assert response.error() == (400, "invalid_value", "n")
     assert "limit is 4" in response.message()
-
-
-def sample(**members: Any) -> TextRequest:
-    return TextRequest(model="m", **members)
-
-
-def test_sampling_of_a_bare_request_leaves_all_to_the_model() -> None:
-    assert to_sampling(sample(), None, None) == Sampling()
-
-
-def test_sampling_holds_all_that_the_request_says() -> None:
-    said = sample(
-        temperature=0.5,
-        top_p=0.9,
-        n=3,
-        stop=["a", "b"],
-        seed=-1,
-        presence_penalty=1.0,
-        frequency_penalty=-1.0,
-        max_tokens=9,
-        ignore_eos=True,
-        top_k=4,
-        min_p=0.1,
-        repetition_penalty=1.1,
-        min_tokens=2,
-        stop_token_ids=[1, 2],
-        bad_words=["c"],
-        allowed_token_ids=[3, 4],
-        include_stop_str_in_output=True,
-        skip_special_tokens=False,
-        logit_bias={"5": -1.0, "6": None},
-    )
-
-    assert to_sampling(said, 7, 8, logprobs=2) == Sampling(
-        temperature=0.5,
-        top_p=0.9,
-        n=3,
-        stop=("a", "b"),
-        seed=-1,
-        presence_penalty=1.0,
-        frequency_penalty=-1.0,
-        max_tokens=7,
-        default_max_tokens=8,
-        ignore_eos=True,
-        top_k=4,
-        min_p=0.1,
-        repetition_penalty=1.1,
-        min_tokens=2,
-        stop_token_ids=(1, 2),
-        bad_words=("c",),
-        allowed_token_ids=(3, 4),
-        include_stop_str_in_output=True,
-        skip_special_tokens=False,
-        logit_bias={5: -1.0},
-        logprobs=2,
-    )
-
-
-def test_top_p_of_0_leaves_only_the_likeliest_token() -> None:
-    top_p = to_sampling(sample(top_p=0.0), None, None).top_p
-
-    assert top_p is not None
-    assert 0 < top_p < 0.001
-
-
-def test_choices_are_prompts_times_n() -> None:
-    with pytest.raises(InvalidRequestError, match="3 prompts with n=2 make 6 choices") as caught:
-        check_text_request(sample(n=2), 3, Limits(max_choices=5))
-
-    assert caught.value.param == "n"
-
-
-def test_as_many_choices_as_the_limit_pass() -> None:
-    check_text_request(sample(n=2), 3, Limits(max_choices=6))
-
-
-def test_stream_options_pass_with_a_stream() -> None:
-    check_text_request(sample(stream=True, stream_options=StreamOptions()), 1, Limits())
-
-
-def test_usage_adds_up() -> None:
-    assert to_usage(Usage(3, 4)) == {
-        "prompt_tokens": 3,
-        "completion_tokens": 4,
-        "total_tokens": 7,
-        "prompt_tokens_details": {"cached_tokens": 0},
-        "completion_tokens_details": {"reasoning_tokens": 0},
-    }
-
-
-def test_heading_holds_prefix_and_time() -> None:
-    heading = Heading.new("cmpl", "req_1", "m", TextOptions())
-
-    assert (heading.id, heading.model) == ("cmpl-req_1", "m")
-    assert heading.created_s > 1_700_000_000
-
-
-@pytest.mark.parametrize("text", ["", "a", "\ud800", "é\n\u2028😀\0"], ids=ascii)
-def test_ascii_json_is_both(text: str) -> None:
-    encoded = to_ascii_json(text)
-
-    assert encoded.isascii()
-    assert json.loads(encoded) == text

@@ -68,15 +68,20 @@ def test_a_file_over_the_limit_is_refused_before_it_is_decoded() -> None:
         read_image("data:image/png;base64," + "@" * 2000, "p", limits)
 
 
-class Shelf:
-    """A fetcher that has one picture."""
+class FakeFetcher:
+    """A fetcher for one host, where every URL is the same image."""
 
-    def __init__(self) -> None:
-        self.asked: list[str] = []
+    def __init__(self, data: bytes = PNG) -> None:
+        self.fetched: list[str] = []
+        self._data = data
+
+    def check(self, url: str) -> None:
+        if not url.startswith("https://good.example/"):
+            raise InvalidImageError("An image URL cannot be used.", param="messages")
 
     async def fetch(self, url: str, max_bytes: int) -> bytes:
-        self.asked.append(url)
-        return PNG
+        self.fetched.append(url)
+        return self._data
 
 
 def showing(*urls: str) -> dict[str, object]:
@@ -85,83 +90,103 @@ def showing(*urls: str) -> dict[str, object]:
 
 
 async def test_a_url_is_fetched_when_the_operator_allows_some() -> None:
-    llm, shelf = FakeLlm(), Shelf()
-    app = build_app(llm, image_fetcher=shelf)
+    llm, fetcher = FakeLlm(), FakeFetcher()
+    app = build_app(llm, image_fetcher=fetcher)
     body = showing("https://good.example/a.png", to_url(PNG + b"2"))
 
     response = await request(app, "POST", "/v1/chat/completions", json_body=body)
 
     assert response.status == 200
-    assert shelf.asked == ["https://good.example/a.png"]
+    assert fetcher.fetched == ["https://good.example/a.png"]
     (prompt,) = llm.generations[0].prompts
     assert isinstance(prompt, Conversation)
     assert prompt.messages[0].content == (ImageInput(PNG), ImageInput(PNG + b"2"))
 
 
 async def test_a_text_is_left_as_it_is() -> None:
-    llm, shelf = FakeLlm(), Shelf()
+    llm, fetcher = FakeLlm(), FakeFetcher()
     body = {"model": LLM, "messages": "Hi"}
 
     await request(
-        build_app(llm, image_fetcher=shelf), "POST", "/v1/chat/completions", json_body=body
+        build_app(llm, image_fetcher=fetcher), "POST", "/v1/chat/completions", json_body=body
     )
 
-    assert shelf.asked == []
+    assert fetcher.fetched == []
     (prompt,) = llm.generations[0].prompts
     assert isinstance(prompt, Conversation)
     assert prompt.messages[0].content == "Hi"
 
 
-class SlowShelf(Shelf):
-    """A fetcher that never comes back, unless it is called back."""
+class HangingFetcher(FakeFetcher):
+    """A fetcher that never answers, and notices when it is cancelled."""
 
     def __init__(self) -> None:
         super().__init__()
         self.fetching = asyncio.Event()
-        self.is_called_back = False
+        self.is_cancelled = False
 
     async def fetch(self, url: str, max_bytes: int) -> bytes:
         self.fetching.set()
         try:
             await asyncio.Event().wait()
         finally:
-            self.is_called_back = True
+            self.is_cancelled = True
         raise AssertionError
 
 
-async def test_a_client_that_leaves_while_pictures_are_fetched_is_asked_nothing_for() -> None:
-    llm, shelf = FakeLlm(), SlowShelf()
-    app = build_app(llm, image_fetcher=shelf)
+async def test_client_that_disconnects_cancels_the_fetch_and_nothing_is_generated() -> None:
+    llm, fetcher = FakeLlm(), HangingFetcher()
+    app = build_app(llm, image_fetcher=fetcher)
 
     async with post(app, "/v1/chat/completions", showing("https://good.example/a")) as exchange:
-        await shelf.fetching.wait()
+        await fetcher.fetching.wait()
         exchange.disconnect()
         response = await exchange.end()
 
-    assert shelf.is_called_back
+    assert fetcher.is_cancelled
     assert (response.messages, llm.generations) == ([], [])
 
 
 async def test_fetching_is_under_the_requests_deadline() -> None:
-    shelf = SlowShelf()
-    app = build_app(image_fetcher=shelf, limits=Limits(request_timeout_s=0.01))
+    fetcher = HangingFetcher()
+    app = build_app(image_fetcher=fetcher, limits=Limits(request_timeout_s=0.01))
     body = showing("https://good.example/a.png")
 
     response = await request(app, "POST", "/v1/chat/completions", json_body=body)
 
     assert response.error() == (504, "deadline_exceeded", None)
-    assert shelf.is_called_back
+    assert fetcher.is_cancelled
 
 
 async def test_nothing_is_fetched_when_there_is_too_much() -> None:
-    shelf = Shelf()
-    app = build_app(image_fetcher=shelf, limits=Limits(max_input_images=1))
+    fetcher = FakeFetcher()
+    app = build_app(image_fetcher=fetcher, limits=Limits(max_input_images=1))
     body = showing("https://good.example/a.png", "https://good.example/b.png")
 
     response = await request(app, "POST", "/v1/chat/completions", json_body=body)
 
     assert response.error() == (400, "invalid_value", "messages")
-    assert shelf.asked == []
+    assert fetcher.fetched == []
+
+
+@pytest.mark.parametrize(
+    ("url", "data", "param"),
+    [
+        ("https://evil.example/a.png", PNG, "messages"),
+        ("https://good.example/a.html", b"<html>", "messages[0].content"),
+    ],
+    ids=["host that is not listed", "file that is no image"],
+)
+async def test_remote_image_that_cannot_be_used_is_refused(
+    url: str, data: bytes, param: str
+) -> None:
+    llm = FakeLlm()
+    app = build_app(llm, image_fetcher=FakeFetcher(data))
+
+    response = await request(app, "POST", "/v1/chat/completions", json_body=showing(url))
+
+    assert response.error() == (400, "invalid_image_url", param)
+    assert llm.generations == []
 
 
 async def test_a_url_is_refused_when_there_is_no_fetcher() -> None:

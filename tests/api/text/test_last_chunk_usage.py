@@ -5,35 +5,40 @@ from typing import Any
 
 import pytest
 
-from api.ports.stream import Delta, Extra
+from api.ports.stream import Extra, TextDelta
 from api.text.last_chunk_usage import LastChunkBuffer
 from tests.helpers.asgi import request
 from tests.helpers.fakes import HELLO, LLM, FakeLlm, build_app
 
 
-def let_go(batches: Sequence[Sequence[Delta]]) -> tuple[list[Delta], Delta | None]:
-    held = LastChunkBuffer()
-    ready = [delta for batch in batches for delta in held.swap(batch)]
-    return ready, held.delta
+def push_all(batches: Sequence[Sequence[TextDelta]]) -> tuple[list[TextDelta], TextDelta | None]:
+    buffer = LastChunkBuffer()
+    ready = [delta for batch in batches for delta in buffer.push(batch)]
+    return ready, buffer.delta
 
 
 def test_the_end_goes_onto_the_text_before_it() -> None:
-    assert let_go(HELLO) == ([Delta(0, "Hel")], Delta(0, "lo", "stop"))
+    assert push_all(HELLO) == ([TextDelta(0, "Hel")], TextDelta(0, "lo", "stop"))
 
 
 def test_an_end_of_another_choice_stays_where_it_is() -> None:
-    deltas = [Delta(0, "a"), Delta(1, "b"), Delta(0, "", "stop"), Delta(1, "", "length")]
+    deltas = [
+        TextDelta(0, "a"),
+        TextDelta(1, "b"),
+        TextDelta(0, "", "stop"),
+        TextDelta(1, "", "length"),
+    ]
 
-    assert let_go([deltas]) == (
-        [Delta(0, "a"), Delta(1, "b"), Delta(0, "", "stop")],
-        Delta(1, "", "length"),
+    assert push_all([deltas]) == (
+        [TextDelta(0, "a"), TextDelta(1, "b"), TextDelta(0, "", "stop")],
+        TextDelta(1, "", "length"),
     )
 
 
 def test_what_carries_more_than_an_end_is_not_merged() -> None:
-    rich = Delta(0, "", "stop", Extra(reasoning="hm"))
+    rich = TextDelta(0, "", "stop", Extra(reasoning="hm"))
 
-    assert let_go([[Delta(0, "a"), rich]]) == ([Delta(0, "a")], rich)
+    assert push_all([[TextDelta(0, "a"), rich]]) == ([TextDelta(0, "a")], rich)
 
 
 @pytest.mark.parametrize(
@@ -44,7 +49,7 @@ def test_what_carries_more_than_an_end_is_not_merged() -> None:
     ],
 )
 @pytest.mark.parametrize(
-    "batches", [HELLO, HELLO[-1:], ((Delta(0, "Hello", "stop", Extra(reasoning="hm")),),)]
+    "batches", [HELLO, HELLO[-1:], ((TextDelta(0, "Hello", "stop", Extra(reasoning="hm")),),)]
 )
 async def test_the_last_chunk_has_end_and_usage(path: str, members: Any, batches: Any) -> None:
     body = {

@@ -1,0 +1,244 @@
+"""The steps of every model endpoint, whole or streamed, over HTTP or called directly.
+
+    parse → resolve the model → prepare → admit → call → render
+
+What differs between endpoints is a `Dialect`: how a body is parsed, which model it names and how
+the request is prepared. All checks of a request are done before it is admitted, so an invalid
+request never counts against its key's limits. `Endpoint.answer` needs no ASGI: batch jobs and
+other dialects call it.
+"""
+
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, Protocol, TypeVar
+
+from starlette.datastructures import URL
+from starlette.types import Receive, Scope, Send
+
+from api.access.admission import Permit, rate_limited
+from api.access.request_context import build_request_context
+from api.errors import ApiError
+from api.http.lifetime import deadline, while_connected
+from api.http.parsing import ParsedRequest
+from api.http.response import send_bytes
+from api.http.sse import Event, EventStream
+from api.middleware.auth import get_key_for
+from api.middleware.errors import find_unwrapped_send
+from api.middleware.request_id import get_request_id
+from api.ports.tenancy import Key, RequestContext
+from api.ports.tenancy import Scope as KeyScope
+from api.registry import Models, Registry
+from api.services import Services
+
+logger = logging.getLogger(__name__)
+
+Body = TypeVar("Body")
+"""What is read from the client: the bytes of a JSON document, or a form."""
+Parsed = TypeVar("Parsed", bound=ParsedRequest[Any])
+Model = TypeVar("Model")
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who sends a request, and how it reached this service."""
+
+    key: Key
+    request_id: str
+    base_url: str = ""
+    """Scheme and host of the request, without a slash at the end."""
+
+
+@dataclass(frozen=True, slots=True)
+class RequestMeta:
+    """What preparing a request needs to know besides its parameters."""
+
+    request_id: str
+    context: RequestContext
+    base_url: str
+    may_log_prompts: bool
+
+
+class ModelStream(Protocol):
+    """A streamed call to a model; see `api.ports` for what each kind of model yields."""
+
+    def __aiter__(self) -> AsyncIterator[Sequence[Any]]:
+        """Yield the deltas that have arrived since the last iteration."""
+
+    async def aclose(self) -> None:
+        """Cancel the call. Safe at any time, also after the end."""
+
+    @property
+    def completion(self) -> Any:
+        """The result of the call, once the iteration has ended."""
+
+
+class StreamRenderer(Protocol):
+    """Renders a streamed answer in one dialect; owns how the stream begins and ends."""
+
+    def render_deltas(self, deltas: Sequence[Any]) -> list[Event]:
+        """Render the events of some deltas, after those that begin the stream if it is new."""
+
+    def render_end(self, result: Any) -> list[Event]:
+        """Render the events that complete the stream."""
+
+    def render_error(self, error: ApiError) -> list[Event]:
+        """Render the events of a failure after the first event."""
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedStream:
+    """The streamed call of a request."""
+
+    open: Callable[[], Awaitable[ModelStream]]
+    renderer: StreamRenderer
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedRequest:
+    """A valid request, ready to be sent to its model."""
+
+    request_id: str
+    call: Callable[[], Awaitable[Any]]
+    """Calls the model for a whole answer."""
+    render: Callable[[Any], Awaitable[bytes]]
+    """Renders a whole answer as JSON."""
+    stream: PreparedStream | None = None
+    """None if the client did not ask for a stream."""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """Response headers that the request asks for."""
+    images: int = 0
+    """Images that count against the key's limits."""
+
+
+class Dialect(Protocol[Body, Parsed, Model]):
+    """What one endpoint does in its own way."""
+
+    endpoint: str
+    """The path without `/v1/`."""
+    key_scope: KeyScope
+    """What a key must be allowed to do."""
+
+    async def read_body(self, scope: Scope, receive: Receive) -> Body:
+        """Read the body within the limits of size and time."""
+
+    def parse(self, body: Body) -> Parsed:
+        """Validate each parameter by itself.
+
+        Raises:
+            InvalidRequestError: a parameter is missing, unknown, unsupported or invalid.
+        """
+
+    def resolve(self, registry: Registry, request: Any) -> Model:
+        """Find the model that the request names.
+
+        Raises:
+            ModelNotFoundError, WrongModelKindError, ModelStartingError, ModelFailedError: as
+                `Registry.get`.
+        """
+
+    def prepare(self, parsed: Parsed, model: Model, meta: RequestMeta) -> PreparedRequest:
+        """Check what needs the model or several parameters, and translate the request for it.
+
+        Raises:
+            InvalidRequestError: the request is not valid for this model or service.
+        """
+
+
+class Endpoint(Generic[Body, Parsed, Model]):
+    """One endpoint as an ASGI application, and as a function."""
+
+    def __init__(
+        self, dialect: Dialect[Body, Parsed, Model], models: Models, services: Services
+    ) -> None:
+        """Serve `models` in one dialect."""
+        self._dialect = dialect
+        self._models = models
+        self._services = services
+        self._limits = services.limits
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one HTTP request."""
+        key = get_key_for(scope, self._dialect.key_scope)
+        body = await self._dialect.read_body(scope, receive)
+        prepared = self._prepare(body, Caller(key, get_request_id(scope), _to_base_url(scope)))
+        async with rate_limited(self._services.limiter, key, prepared.images) as permit:
+            headers = {**prepared.headers, **permit.headers}
+            if prepared.stream is None:
+                responding = self._send_whole(prepared, permit, send, headers)
+            else:
+                events = EventStream(send, find_unwrapped_send(scope), headers)
+                responding = self._send_stream(prepared, prepared.stream, permit, events)
+            await while_connected(receive, responding)
+
+    async def answer(self, body: Body, caller: Caller) -> bytes:
+        """Answer one request without HTTP, whole, as JSON.
+
+        Raises:
+            ApiError: the request is invalid, over a limit of its key, or its model failed.
+        """
+        prepared = self._prepare(body, caller)
+        async with rate_limited(self._services.limiter, caller.key, prepared.images) as permit:
+            answer = await self._call(prepared)
+            permit.delivered_images = prepared.images
+            return answer
+
+    def _prepare(self, body: Body, caller: Caller) -> PreparedRequest:
+        """Parse, resolve, prepare: everything that can find the request invalid."""
+        dialect = self._dialect
+        parsed = dialect.parse(body)
+        model = dialect.resolve(self._models.for_key(caller.key), parsed.request)
+        context = build_request_context(
+            caller.key,
+            parsed.request,
+            endpoint=dialect.endpoint,
+            cache_salt=self._services.cache_salt,
+        )
+        meta = RequestMeta(caller.request_id, context, caller.base_url, caller.key.may_log_prompts)
+        return dialect.prepare(parsed, model, meta)
+
+    async def _call(self, prepared: PreparedRequest) -> bytes:
+        async with deadline(self._limits):
+            result = await prepared.call()
+        return await prepared.render(result)
+
+    async def _send_whole(
+        self, prepared: PreparedRequest, permit: Permit, send: Send, headers: dict[str, str]
+    ) -> None:
+        await send_bytes(send, await self._call(prepared), headers=headers)
+        permit.delivered_images = prepared.images
+
+    async def _send_stream(
+        self,
+        prepared: PreparedRequest,
+        stream: PreparedStream,
+        permit: Permit,
+        events: EventStream,
+    ) -> None:
+        """Before the first event an error has a status of its own; after it, it is an event."""
+        try:
+            await self._send_events(stream, events)
+            permit.delivered_images = prepared.images
+        except ApiError as error:
+            if not events.is_started:
+                raise
+            logger.warning("request %s: the stream failed: %s", prepared.request_id, error.code)
+            await events.write(stream.renderer.render_error(error))
+        await events.close()
+
+    async def _send_events(self, prepared: PreparedStream, events: EventStream) -> None:
+        renderer, stream = prepared.renderer, None
+        try:
+            async with deadline(self._limits):
+                stream = await prepared.open()
+                async for deltas in stream:
+                    await events.write(renderer.render_deltas(deltas))
+            await events.write(renderer.render_end(stream.completion))
+        finally:
+            if stream is not None:
+                await stream.aclose()
+
+
+def _to_base_url(scope: Scope) -> str:
+    url = URL(scope=scope)
+    return f"{url.scheme}://{url.netloc}"

@@ -1,0 +1,144 @@
+import asyncio
+
+import pytest
+from starlette.requests import ClientDisconnect
+from starlette.types import Message
+
+from api.errors import DeadlineExceededError, EngineError
+from api.http.lifetime import deadline, while_connected
+from api.settings import Limits
+
+
+class Work:
+    """A coroutine that waits, and takes its time to stop."""
+
+    def __init__(self, error_on_stop: Exception | None = None) -> None:
+        self.has_begun = asyncio.Event()
+        self.has_stopped = False
+        self._error = error_on_stop
+
+    async def run(self) -> None:
+        self.has_begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0.01)
+            self.has_stopped = True
+            if self._error is not None:
+                raise self._error
+
+
+async def stay() -> Message:
+    await asyncio.Event().wait()
+    raise AssertionError
+
+
+async def leave() -> Message:
+    return {"type": "http.disconnect"}
+
+
+async def test_result_of_the_work_is_passed_on() -> None:
+    async def work() -> int:
+        return 7
+
+    assert await while_connected(stay, work()) == 7
+
+
+async def test_exception_of_the_work_is_passed_on() -> None:
+    async def work() -> None:
+        raise EngineError("It broke.")
+
+    with pytest.raises(EngineError):
+        await while_connected(stay, work())
+
+
+async def test_result_wins_over_a_client_that_leaves_at_the_same_time() -> None:
+    async def work() -> int:
+        return 7
+
+    assert await while_connected(leave, work()) == 7
+
+
+async def test_work_has_stopped_once_the_client_has_left() -> None:
+    work = Work()
+
+    with pytest.raises(ClientDisconnect):
+        await while_connected(leave, work.run())
+
+    assert work.has_stopped
+
+
+async def test_messages_that_are_no_disconnect_do_not_stop_the_work() -> None:
+    messages: list[Message] = [{"type": "http.request"}, {"type": "http.request"}]
+    work = Work()
+
+    async def receive() -> Message:
+        return messages.pop() if messages else await leave()
+
+    with pytest.raises(ClientDisconnect):
+        await while_connected(receive, work.run())
+
+    assert messages == []
+
+
+async def test_work_has_stopped_once_the_caller_is_cancelled() -> None:
+    work = Work()
+    calling = asyncio.create_task(while_connected(stay, work.run()))
+    await work.has_begun.wait()
+
+    calling.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await calling
+
+    assert work.has_stopped
+
+
+async def test_error_while_stopping_is_swallowed(caplog: pytest.LogCaptureFixture) -> None:
+    """Nobody is left to be told, and asyncio must not complain that nobody was."""
+    work = Work(error_on_stop=EngineError("It broke."))
+
+    with pytest.raises(ClientDisconnect):
+        await while_connected(leave, work.run())
+
+    assert work.has_stopped
+    assert caplog.records == []
+
+
+async def test_watch_for_the_client_ends_with_the_work() -> None:
+    watched = asyncio.Event()
+
+    async def receive() -> Message:
+        try:
+            return await stay()
+        finally:
+            watched.set()
+
+    async def work() -> None:
+        await asyncio.sleep(0)
+
+    await while_connected(receive, work())
+
+    assert watched.is_set()
+
+
+async def test_deadline_lets_quick_work_pass() -> None:
+    async with deadline(Limits(request_timeout_s=5)):
+        await asyncio.sleep(0)
+
+
+async def test_deadline_stops_slow_work() -> None:
+    with pytest.raises(DeadlineExceededError, match=r"within 0\.01 seconds"):
+        async with deadline(Limits(request_timeout_s=0.01)):
+            await asyncio.sleep(5)
+
+
+async def test_deadline_passes_errors_of_the_work_on() -> None:
+    with pytest.raises(EngineError):
+        async with deadline(Limits()):
+            raise EngineError("It broke.")
+
+
+async def test_deadline_leaves_timeouts_of_others_alone() -> None:
+    with pytest.raises(TimeoutError, match="of a socket"):
+        async with deadline(Limits()):
+            raise TimeoutError("of a socket")
