@@ -17,6 +17,7 @@ ORDER: Mapping[str, Sequence[str]] = {
     "api": (
         "app",
         "admin embeddings health images models text",
+        "endpoint",
         "middleware services",
         "access http registry",
         "settings",

@@ -10,7 +10,7 @@ from api.errors import ApiError, InvalidRequestError, KeyNotFoundError, Unavaila
 from api.ports.administration import UsageQuery, UsageRow
 from api.ports.tenancy import Key, KeyLimits
 from deployments.cli.http_administration import HttpAdministration
-from tests.deployments.cli.conftest import PATIENCE_S, Running, serve
+from tests.deployments.cli.conftest import TIMEOUT_S, Running, serve
 from tests.helpers.fakes import SECRET
 
 FIELDS = {
@@ -33,7 +33,7 @@ async def remote(service: Running) -> AsyncIterator[HttpAdministration]:
 
 @pytest.fixture
 def odd_url() -> Iterator[str]:
-    """Something that is not our service."""
+    """A server that is not this service."""
 
     async def answer(request: Request) -> Response:
         if "location" in request.path_params["rest"]:
@@ -43,10 +43,10 @@ def odd_url() -> Iterator[str]:
     server, thread = serve(Starlette(routes=[Route("/{rest:path}", answer)]))
     yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
     server.should_exit = True
-    thread.join(PATIENCE_S)
+    thread.join(TIMEOUT_S)
 
 
-async def test_a_key_crosses_whole(remote: HttpAdministration, service: Running) -> None:
+async def test_key_keeps_all_fields_over_http(remote: HttpAdministration, service: Running) -> None:
     new = await remote.create_key(FIELDS)
 
     assert new.key == Key(id=new.key.id, **FIELDS)  # type: ignore[arg-type]
@@ -55,7 +55,7 @@ async def test_a_key_crosses_whole(remote: HttpAdministration, service: Running)
     assert await remote.get_key("app") == new.key
 
 
-async def test_changes_cross(remote: HttpAdministration) -> None:
+async def test_changed_fields_are_sent(remote: HttpAdministration) -> None:
     await remote.create_key(FIELDS)
     changes = {"expires_at_s": None, "is_disabled": True, "limits": {"requests_per_minute": None}}
     changed = await remote.change_key("app", changes)
@@ -65,7 +65,7 @@ async def test_changes_cross(remote: HttpAdministration) -> None:
     assert changed.limits == KeyLimits(None, None, 3)
 
 
-async def test_whole_limits_replace_all(remote: HttpAdministration) -> None:
+async def test_whole_limits_replace_all_limits(remote: HttpAdministration) -> None:
     await remote.create_key(FIELDS)
 
     assert (await remote.change_key("app", {"limits": KeyLimits(9)})).limits == KeyLimits(9)
@@ -77,7 +77,9 @@ async def test_names_are_quoted_in_paths(remote: HttpAdministration) -> None:
     assert await remote.get_key("a?b#c%2F é") == new.key
 
 
-async def test_usage_crosses(remote: HttpAdministration, service: Running) -> None:
+async def test_usage_rows_keep_all_fields_over_http(
+    remote: HttpAdministration, service: Running
+) -> None:
     sums = {name: 1 for name, kind in UsageRow.__annotations__.items() if kind is int}
     row = UsageRow(day="2026-11-22", key_id="Abcd1234", key_name=None, model="llm", **sums)
     service.administration.rows = [row]
@@ -85,7 +87,7 @@ async def test_usage_crosses(remote: HttpAdministration, service: Running) -> No
     assert await remote.report_usage(UsageQuery(86_400 * 20_000, 86_400 * 20_001)) == [row]
 
 
-async def test_errors_are_those_of_the_service(remote: HttpAdministration) -> None:
+async def test_errors_of_the_service_are_raised(remote: HttpAdministration) -> None:
     await remote.create_key(FIELDS)
 
     with pytest.raises(KeyNotFoundError, match="no such key"):
@@ -94,21 +96,21 @@ async def test_errors_are_those_of_the_service(remote: HttpAdministration) -> No
         await remote.create_key({"name": "app"})
 
 
-async def test_a_wrong_key_is_said_to_be_wrong(service: Running) -> None:
+async def test_wrong_admin_key_is_an_error(service: Running) -> None:
     async with HttpAdministration(service.url, "sk-wrong") as remote:
         with pytest.raises(ApiError, match="key is not valid"):
             await remote.list_keys()
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:1", "nonsense", "ftp://h", "http://[", ""])
-async def test_a_service_that_is_not_there_is_unavailable(url: str) -> None:
+async def test_unreachable_service_is_unavailable(url: str) -> None:
     async with HttpAdministration(url, SECRET) as remote:
         with pytest.raises(UnavailableError, match="does not answer as it should"):
             await remote.list_keys()
 
 
 @pytest.mark.parametrize("path", ["", "/location"])
-async def test_another_service_is_unavailable_and_nobody_is_followed(
+async def test_other_server_is_unavailable_and_its_redirects_are_not_followed(
     odd_url: str, path: str
 ) -> None:
     async with HttpAdministration(odd_url + path, SECRET) as remote:

@@ -41,7 +41,7 @@ def record(time: datetime = NOON, **fields: Any) -> UsageRecord:
 
 
 def store(*records: UsageRecord, key_name: str = "app") -> str:
-    """Fill the home's database with a key and records; the key's id."""
+    """Fill the home's database with a key and records; return the key's id."""
 
     async def work() -> str:
         database = Database(default_url())
@@ -55,12 +55,12 @@ def store(*records: UsageRecord, key_name: str = "app") -> str:
 
 
 def run(capsys: pytest.CaptureFixture[str], arguments: str) -> list[str]:
-    """The lines of a report."""
+    """Run the command and return the lines of its report."""
     assert main(arguments.split()) == 0
     return capsys.readouterr().out.splitlines()
 
 
-def test_the_script_prints_a_table(home: Path) -> None:
+def test_script_prints_a_table(home: Path) -> None:
     store(record(), record(error_code="engine_error"))
     command = [ROOT / "scripts" / "usage", "--month", "2026-11", "--by", "day,model"]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ, cwd="/")
@@ -72,7 +72,7 @@ def test_the_script_prints_a_table(home: Path) -> None:
     assert len(header) == len(row)
 
 
-def test_this_months_usage_is_the_default(capsys: pytest.CaptureFixture[str]) -> None:
+def test_this_month_is_the_default(capsys: pytest.CaptureFixture[str]) -> None:
     now = datetime.now(UTC)
     store(record(now), record(now.replace(day=1, hour=0)), record(now - timedelta(days=32)))
     lines = run(capsys, "--by tenant")
@@ -90,7 +90,9 @@ def test_this_months_usage_is_the_default(capsys: pytest.CaptureFixture[str]) ->
         ("--month 2026-10", 1),
     ],
 )
-def test_periods(options: str, requests: int, capsys: pytest.CaptureFixture[str]) -> None:
+def test_report_covers_the_days_of_its_period(
+    options: str, requests: int, capsys: pytest.CaptureFixture[str]
+) -> None:
     midnight = datetime(2026, 11, 1, tzinfo=UTC)
     store(
         record(),
@@ -103,7 +105,7 @@ def test_periods(options: str, requests: int, capsys: pytest.CaptureFixture[str]
 
 
 @pytest.mark.parametrize("options", ["--month 9999-12", "--to 9999-12-31"])
-def test_calendars_may_end(
+def test_last_day_of_the_calendar_is_accepted(
     options: str, service: Running, capsys: pytest.CaptureFixture[str]
 ) -> None:
     store(record(datetime.now(UTC)))
@@ -115,7 +117,7 @@ def test_calendars_may_end(
     assert "must be a day" in capsys.readouterr().err  # the API has no such year
 
 
-def test_csv_is_for_spreadsheets(capsys: pytest.CaptureFixture[str]) -> None:
+def test_csv_quotes_text_that_a_spreadsheet_would_run(capsys: pytest.CaptureFixture[str]) -> None:
     key_id = store()
     store(record(key_id=key_id, user='=cmd|"!A0"'), record(user="-1"), key_name="other")
     text = "\n".join(run(capsys, "--month 2026-11 --by user,key --csv"))
@@ -131,14 +133,16 @@ def test_csv_is_for_spreadsheets(capsys: pytest.CaptureFixture[str]) -> None:
     ("options", "requests"),
     [("--key app", 1), ("--key env-0", 2), ("--tenant other", 1), ("--model llm", 3)],
 )
-def test_filters(options: str, requests: int, capsys: pytest.CaptureFixture[str]) -> None:
+def test_filter_selects_requests(
+    options: str, requests: int, capsys: pytest.CaptureFixture[str]
+) -> None:
     key_id = store()
     store(record(key_id=key_id), record(tenant="other"), record(), key_name="second")
 
     assert run(capsys, f"--month 2026-11 --by kind {options}")[1].split()[1] == str(requests)
 
 
-def test_a_table_without_records_is_a_header(capsys: pytest.CaptureFixture[str]) -> None:
+def test_table_without_records_is_a_header(capsys: pytest.CaptureFixture[str]) -> None:
     (header,) = run(capsys, "")
 
     assert header.split()[:4] == ["DAY", "KEY_ID", "KEY_NAME", "MODEL"]
@@ -151,7 +155,7 @@ def test_a_table_without_records_is_a_header(capsys: pytest.CaptureFixture[str])
         ("--from 2026-11-22 --to 2026-11-21", "--to 2026-11-21 is before --from 2026-11-22"),
     ],
 )
-def test_periods_that_are_none_are_refused(
+def test_contradictory_period_is_refused(
     options: str, error: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(options.split()) == 1
@@ -166,7 +170,7 @@ def test_wrong_usage_is_explained(options: str, capsys: pytest.CaptureFixture[st
     assert capsys.readouterr().err.startswith("usage: triptych usage")
 
 
-def test_a_running_service_is_asked_for_the_same(
+def test_url_reports_usage_of_a_running_service(
     service: Running, home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sums = dict.fromkeys(SUMS, 0) | {"requests": 3}
