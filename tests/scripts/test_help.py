@@ -34,6 +34,7 @@ def run(checkout: Path, script: str, *arguments: str) -> subprocess.CompletedPro
         ("check_config", ["usage: triptych check [-h] [FILE]"]),
         ("keys", ["usage: triptych keys", "create", "TRIPTYCH_ADMIN_KEY"]),
         ("usage", ["usage: triptych usage", "--month YYYY-MM"]),
+        ("docs", ["Usage: scripts/docs", "--check"]),
     ],
 )
 def test_help_is_printed_without_a_set_up(
