@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.service import ROOT
+from tests.helpers.service import ROOT
 
 
 def write_script(path: Path, name: str, status: int) -> None:
