@@ -1,15 +1,18 @@
-"""`DeploymentHandle` → the Protocols of `api.ports.images`; Ray's errors → `api.errors`."""
+"""The model backends of `api.ports`, implemented by Ray Serve's deployment handles."""
 
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Generic
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+
+from ray import exceptions as ray_errors
+from ray.serve import exceptions as serve_errors
 
 from api.errors import ApiError, EngineError, ModelFailedError, OverloadedError, ReplicaLostError
 from api.ports.embeddings import EmbeddingRequest, Embeddings, ScoreRequest, Scores
 from api.ports.images import ImageRequest, Images
-from api.ports.stream import Delta
+from api.ports.stream import ImageProgress, TextDelta
 from api.ports.text import Completion, Generation
 from deployments.transport.token_channel import Receiver, Result, StreamEnd
 
@@ -20,9 +23,11 @@ logger = logging.getLogger(__name__)
 
 _LAST_DELTAS_TIMEOUT_S = 2.0
 
+Item = TypeVar("Item", TextDelta, ImageProgress)
+
 
 class LlmHandle:
-    """An `LlmBackend` behind a handle, with the token channel for what streams."""
+    """An `LlmBackend` behind a handle; streams come over the token channel."""
 
     def __init__(self, handle: "DeploymentHandle[Any]", receiver: Receiver) -> None:
         """Call `handle`; deltas arrive at `receiver`."""
@@ -31,80 +36,93 @@ class LlmHandle:
         self._receiver = receiver
 
     async def complete(self, generation: Generation) -> Completion:
-        """Write the whole answer."""
+        """Generate the whole completion."""
         method = self._prefer(self._complete, generation.adapter)
         completion: Completion = await call(method, generation)
         return completion
 
-    def stream(self, generation: Generation) -> "ChannelStream[Completion]":
-        """Write the answer piece by piece."""
+    def stream(self, generation: Generation) -> "ChannelStream[TextDelta, Completion]":
+        """Generate the completion as a stream of deltas."""
         method = self._prefer(self._stream, generation.adapter)
         return ChannelStream(method, generation, self._receiver)
 
     def _prefer(
         self, method: "DeploymentHandle[Any]", adapter: str | None
     ) -> "DeploymentHandle[Any]":
-        """A replica that has the adapter already, if one is free."""
+        """Prefer a replica that has loaded the adapter, if one is free."""
         return method.options(multiplexed_model_id=adapter) if adapter else method
 
 
-class ChannelStream(Generic[Result]):
-    """A stream of any kind: the result of the call, and the deltas that travel beside it."""
+class ChannelStream(Generic[Item, Result]):
+    """A stream: the call of the replica, and the deltas that arrive beside it."""
 
     def __init__(
         self,
         method: "DeploymentHandle[Any]",
         request: Generation | ImageRequest,
         receiver: Receiver,
+        last_deltas_timeout_s: float = _LAST_DELTAS_TIMEOUT_S,
     ) -> None:
-        """Open an inbox and make the call."""
+        """Open a reader and start the call.
+
+        Args:
+            method: the replica's streaming method.
+            request: its argument, beside the address of the reader.
+            receiver: where the deltas arrive.
+            last_deltas_timeout_s: how long deltas may arrive after the call has returned.
+        """
         self._receiver = receiver
-        self._stream_reader = receiver.open()
-        calling = call(method, request, self._stream_reader.reply_to)
-        self._calling: asyncio.Task[StreamEnd[Result]] = asyncio.create_task(calling)
-        self._calling.add_done_callback(lambda _: self._stream_reader.notify())
+        self._reader = receiver.open()
+        self._last_deltas_timeout_s = last_deltas_timeout_s
+        result = call(method, request, self._reader.reply_to)
+        self._call: asyncio.Task[StreamEnd[Result]] = asyncio.create_task(result)
+        self._call.add_done_callback(lambda _: self._reader.notify())
         self._completion: Result | None = None
 
     @property
     def completion(self) -> Result:
-        """The final word; there only once the iteration has ended."""
+        """The result; available once the iteration has ended."""
         assert self._completion is not None, "the stream has not ended"
         return self._completion
 
-    async def __aiter__(self) -> AsyncIterator[Sequence[Delta]]:
-        """Yield deltas until as many have come as the call's result says were sent."""
-        reader = self._stream_reader
-        while not self._calling.done():
+    async def __aiter__(self) -> AsyncIterator[Sequence[Item]]:
+        """Yield deltas until as many have arrived as the call's result says were sent.
+
+        Raises:
+            ApiError: the call failed, or deltas were lost.
+        """
+        reader = self._reader
+        while not self._call.done():
             await reader.wait()
-            if deltas := self._take():
+            if deltas := self._drain():
                 yield deltas
-        if deltas := self._take():
+        if deltas := self._drain():
             yield deltas
-        end = self._calling.result()
+        end = self._call.result()
         while reader.received < end.deltas_sent:
-            await self._wait_for_the_last()
-            yield self._take()
+            await self._wait_after_the_result()
+            yield self._drain()
         self._completion = end.completion
 
-    def _take(self) -> Sequence[Delta]:
-        if self._stream_reader.has_gap:
+    def _drain(self) -> Sequence[Item]:
+        if self._reader.has_gap:
             raise EngineError("A part of the answer was lost on its way.")
-        return self._stream_reader.drain()
+        return cast(list[Item], self._reader.drain())
 
-    async def _wait_for_the_last(self) -> None:
+    async def _wait_after_the_result(self) -> None:
         try:
-            async with asyncio.timeout(_LAST_DELTAS_TIMEOUT_S):
-                await self._stream_reader.wait()
+            async with asyncio.timeout(self._last_deltas_timeout_s):
+                await self._reader.wait()
         except TimeoutError:
             raise EngineError("The end of the answer was lost on its way.") from None
 
     async def aclose(self) -> None:
-        """Cancel the call if it is still under way, and forget the inbox."""
-        self._receiver.close(self._stream_reader)
-        self._calling.cancel()
-        await asyncio.wait({self._calling})
-        if not self._calling.cancelled():
-            self._calling.exception()  # marks it as seen: whoever iterated has had it
+        """Cancel the call if it is still running, and close the reader. Safe to repeat."""
+        self._receiver.close(self._reader)
+        self._call.cancel()
+        await asyncio.wait({self._call})
+        if not self._call.cancelled():
+            self._call.exception()  # marks it as retrieved; the iteration has raised it already
 
 
 class EmbeddingHandle:
@@ -127,28 +145,32 @@ class EmbeddingHandle:
 
 
 class DiffusionHandle:
-    """An `ImageBackend` behind a handle, with the token channel for what streams."""
+    """An `ImageBackend` behind a handle; progress comes over the token channel."""
 
     def __init__(self, handle: "DeploymentHandle[Any]", receiver: Receiver) -> None:
-        """Call `handle`; sketches arrive at `receiver`."""
+        """Call `handle`; progress arrives at `receiver`."""
         self._generate = handle.generate
         self._stream = handle.stream
         self._receiver = receiver
 
     async def generate(self, request: ImageRequest) -> Images:
-        """Draw all images."""
+        """Generate all images."""
         images: Images = await call(self._generate, request)
         return images
 
-    def stream(self, request: ImageRequest) -> ChannelStream[Images]:
-        """Draw, and tell on the way how far it is."""
+    def stream(self, request: ImageRequest) -> ChannelStream[ImageProgress, Images]:
+        """Generate all images, with a stream of their progress."""
         return ChannelStream(self._stream, request, self._receiver)
 
 
 async def call(method: "DeploymentHandle[Any]", *args: Any) -> Any:
-    """Call and wait; whoever stops waiting cancels the call in the replica too."""
+    """Call a replica's method; cancelling this coroutine cancels the call in the replica too.
+
+    Raises:
+        ApiError: the replica's own error, or a translation of Ray's.
+    """
     with translate_ray_errors():
-        # Called in here: whoever is cancelled before that has nothing under way.
+        # Within the coroutine: if it is cancelled before it starts, no call is made.
         response: DeploymentResponse[Any] = method.remote(*args)
         try:
             return await response
@@ -159,15 +181,12 @@ async def call(method: "DeploymentHandle[Any]", *args: Any) -> Any:
 
 @contextmanager
 def translate_ray_errors() -> Iterator[None]:
-    """Map what a handle call raises to our tree.
+    """Translate what a handle call raises into `api.errors`.
 
-    What a replica raises arrives as it was when Serve talks gRPC, as in its throughput mode. Else
-    it arrives as a class that is both `RayTaskError` and the original, whose text holds the remote
-    traceback (ray.exceptions, 2.60): only its cause is of use then.
+    Over gRPC, which Serve uses in its throughput mode, a replica's error arrives unchanged.
+    Otherwise it arrives as a class that is both `RayTaskError` and the original, and its text
+    contains the remote traceback (ray.exceptions, 2.60): then only its cause is used.
     """
-    from ray import exceptions as ray_errors
-    from ray.serve import exceptions as serve_errors
-
     try:
         yield
     except serve_errors.BackPressureError:
@@ -189,6 +208,6 @@ def translate_ray_errors() -> Iterator[None]:
         raise ReplicaLostError("The replica that worked on this request was lost.") from None
     except ApiError:
         raise
-    except Exception as error:  # whatever else went wrong in there, here it is one thing
+    except Exception as error:  # everything else is an internal error of the model
         logger.exception("a call to a model failed")
         raise EngineError("The model failed to answer this request.") from error

@@ -1,14 +1,13 @@
-"""The token channel: what streams travels beside the unary handle call, over ZeroMQ.
+"""The token channel: streams deltas from engine replicas to ingress replicas over ZeroMQ.
 
-Every ingress replica binds one PULL socket; every engine replica keeps one PUSH socket per ingress
-replica and sends one message per event-loop tick, which holds the deltas of all requests of that
-ingress. The cost per engine step is thus constant, where a Serve stream costs several hundred
-microseconds per item.
+Each ingress replica binds one PULL socket. Each engine replica keeps one PUSH socket per ingress
+replica, and sends it one message per event-loop tick with the deltas of all its requests. The cost
+per engine step is thus constant, while a Serve stream costs several hundred microseconds per item.
 
-The unary call's result is the truth: it says how many deltas were sent. Deltas carry the request's
-ticket, 128 random bits, and a number: those with an unknown ticket are dropped and counted, and a
-gap in the numbers breaks the stream. An ingress that is gone, hung or overrun loses its connection,
-and the engine's work for it is cancelled.
+The streaming call itself is an ordinary Serve call, whose result says how many deltas were sent.
+Each delta carries the stream's id, 128 random bits, and a number that counts from 0. Deltas with an
+unknown id are dropped and counted; a gap in the numbers breaks the stream. The connection to an
+ingress replica that is dead, frozen or too slow is closed, and its requests are cancelled.
 """
 
 import asyncio
@@ -25,24 +24,35 @@ import zmq
 from zmq.utils.monitor import parse_monitor_message
 
 from api.errors import ReplicaLostError
-from api.ports.stream import Delta, Extra, FinishReason
-from deployments.transport.zmq_reader import Reader
+from api.ports.stream import Extra, FinishReason, ImageProgress, TextDelta
+from deployments.transport.zmq_reader import ZmqReader
 
 logger = logging.getLogger(__name__)
 
 LOOPBACK = "127.0.0.1"
 
 _STREAM_ID_BYTES = 16
-_HIGH_WATER_MESSAGES = 10_000
-_MAX_MESSAGE_BYTES = 16 * 1024 * 1024
-_COALESCE_DELTAS = 32
 
-_CONNECT_TIMEOUT_S = 2.0
-_HEARTBEAT_MS = 300
-_HEARTBEAT_TIMEOUT_MS = 1000
-"""A peer that died with its machine is noticed within the sum of the two; others at once."""
 
-_LINGER_MS = 1000
+@dataclass(frozen=True, slots=True)
+class ChannelSettings:
+    """Limits and timeouts of both ends; tests shorten them."""
+
+    high_water_messages: int = 10_000
+    """Messages that a socket queues before the peer counts as too slow."""
+    max_message_bytes: int = 16 * 1024 * 1024
+    """The receiver disconnects a peer that sends a larger message."""
+    coalesce_deltas: int = 32
+    """From this many waiting deltas on, a reader gets them merged by choice."""
+    connect_timeout_s: float = 2.0
+    heartbeat_ms: int = 300
+    heartbeat_timeout_ms: int = 1000
+    """A peer whose machine died is noticed within the sum of the two; a dead process at once."""
+    linger_ms: int = 1000
+    """How long shutting down waits for messages that are not sent yet."""
+
+
+_DEFAULTS = ChannelSettings()
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +63,8 @@ class ReplyTo:
     stream_id: bytes
 
 
-class _Item(msgspec.Struct, array_like=True, gc=False):
-    """One delta on the wire; `number` counts those of one ticket from 0 on."""
+class _TextItem(msgspec.Struct, array_like=True, gc=False, tag=0):
+    """One text delta on the wire; `number` counts the deltas of one stream from 0."""
 
     stream_id: bytes
     number: int
@@ -64,23 +74,38 @@ class _Item(msgspec.Struct, array_like=True, gc=False):
     extra: Extra | None = None
 
 
+class _ImageItem(msgspec.Struct, array_like=True, gc=False, tag=1):
+    """The progress of one image on the wire; `number` as in `_TextItem`."""
+
+    stream_id: bytes
+    number: int
+    progress: ImageProgress
+
+
+_Item = _TextItem | _ImageItem
+
+StreamDelta = TextDelta | ImageProgress
+"""What streams: language models send the first, image models the second."""
+
+
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(list[_Item])
 
 
 class StreamReader:
-    """What has arrived for one request and has not been taken yet."""
+    """The deltas of one request that have arrived and are not drained yet."""
 
-    def __init__(self, reply_to: ReplyTo) -> None:
-        """Start empty."""
+    def __init__(self, reply_to: ReplyTo, coalesce_deltas: int = _DEFAULTS.coalesce_deltas) -> None:
+        """Start empty; see `ChannelSettings.coalesce_deltas`."""
         self.reply_to = reply_to
         self.received = 0
         self.has_gap = False
-        self._deltas: list[Delta] = []
+        self._coalesce_deltas = coalesce_deltas
+        self._deltas: list[StreamDelta] = []
         self._waiter: asyncio.Future[None] | None = None
 
-    def put(self, number: int, delta: Delta) -> None:
-        """Add what has arrived; a delta that is not the next one means that some were lost."""
+    def put(self, number: int, delta: StreamDelta) -> None:
+        """Add a delta; a number out of order means that deltas were lost."""
         if number == self.received:
             self.received += 1
             self._deltas.append(delta)
@@ -88,18 +113,18 @@ class StreamReader:
             self.has_gap = True
         self.notify()
 
-    def drain(self) -> list[Delta]:
-        """Empty the inbox; a reader that has fallen far behind gets one delta for each choice."""
+    def drain(self) -> list[StreamDelta]:
+        """Remove and return all deltas; merged by choice if the reader has fallen far behind."""
         deltas, self._deltas = self._deltas, []
-        return deltas if len(deltas) < _COALESCE_DELTAS else _merge(deltas)
+        return deltas if len(deltas) < self._coalesce_deltas else _merge(deltas)
 
     def notify(self) -> None:
-        """Let whoever waits look again."""
+        """End the current `wait`, even without a delta."""
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
     async def wait(self) -> None:
-        """Wait until there is something to take, or for `wake`; only one may wait."""
+        """Wait until there are deltas to drain, or for `notify`. Only one task may wait."""
         if self._deltas:
             return
         self._waiter = asyncio.get_running_loop().create_future()
@@ -109,53 +134,57 @@ class StreamReader:
             self._waiter = None
 
 
-def _merge(deltas: list[Delta]) -> list[Delta]:
-    if any(delta.extra for delta in deltas):
-        return deltas
+def _merge(deltas: list[StreamDelta]) -> list[StreamDelta]:
+    """Join texts of one choice; progress of images and deltas with extras stay as they are."""
     texts: dict[int, list[str]] = {}
     reasons: dict[int, FinishReason | None] = {}
     for delta in deltas:
+        if not isinstance(delta, TextDelta) or delta.extra is not None:
+            return deltas
         texts.setdefault(delta.index, []).append(delta.text)
         reasons[delta.index] = delta.finish_reason
-    return [Delta(index, "".join(parts), reasons[index]) for index, parts in texts.items()]
+    return [TextDelta(index, "".join(parts), reasons[index]) for index, parts in texts.items()]
 
 
 class Receiver:
-    """The ingress replica's end: one PULL socket, and an inbox for each request under way."""
+    """The ingress replica's end: one PULL socket, and one reader per open stream."""
 
-    def __init__(self, host: str = LOOPBACK) -> None:
-        """Listen at a free port of `host`; on the event loop that will use it."""
+    def __init__(self, host: str = LOOPBACK, settings: ChannelSettings = _DEFAULTS) -> None:
+        """Listen at a free port of `host`, on the running event loop."""
+        self._settings = settings
         self._context = zmq.Context()
         socket = self._context.socket(zmq.PULL)
-        socket.setsockopt(zmq.RCVHWM, _HIGH_WATER_MESSAGES)
-        socket.setsockopt(zmq.MAXMSGSIZE, _MAX_MESSAGE_BYTES)  # whoever sends more is cut off
-        self._reader = Reader(socket, self._dispatch)
+        socket.setsockopt(zmq.RCVHWM, settings.high_water_messages)
+        socket.setsockopt(zmq.MAXMSGSIZE, settings.max_message_bytes)
+        self._socket_reader = ZmqReader(socket, self._dispatch)
         self._readers: dict[bytes, StreamReader] = {}
         self.dropped = 0
+        """Messages that could not be decoded, and deltas with an unknown stream id."""
         self.listen_at(host)
 
     def __len__(self) -> int:
-        """How many inboxes are open."""
+        """Number of open streams."""
         return len(self._readers)
 
     def listen_at(self, host: str) -> None:
-        """Listen at another address too; new requests are answered there."""
-        port = self._reader.socket.bind_to_random_port(f"tcp://{host}")
+        """Listen at another address too; streams opened from now on use it."""
+        port = self._socket_reader.socket.bind_to_random_port(f"tcp://{host}")
         self._address = f"tcp://{host}:{port}"
 
     def open(self) -> StreamReader:
-        """Make an inbox for a new request."""
-        reader = StreamReader(ReplyTo(self._address, secrets.token_bytes(_STREAM_ID_BYTES)))
-        self._readers[reader.reply_to.stream_id] = reader
+        """Open a reader for a new request."""
+        reply_to = ReplyTo(self._address, secrets.token_bytes(_STREAM_ID_BYTES))
+        reader = StreamReader(reply_to, self._settings.coalesce_deltas)
+        self._readers[reply_to.stream_id] = reader
         return reader
 
     def close(self, reader: StreamReader) -> None:
-        """Forget an inbox; what still arrives for it is dropped. Safe to repeat."""
+        """Close a reader; deltas that still arrive for it are dropped. Safe to repeat."""
         self._readers.pop(reader.reply_to.stream_id, None)
 
     def shut_down(self) -> None:
-        """Stop reading and free the socket."""
-        self._reader.close()
+        """Stop reading and close the socket."""
+        self._socket_reader.close()
         self._context.destroy(linger=0)
 
     def _dispatch(self, frames: list[bytes]) -> None:
@@ -169,39 +198,45 @@ class Receiver:
             if reader is None:
                 self.dropped += 1
                 continue
-            reader.put(item.number, Delta(item.index, item.text, item.finish_reason, item.extra))
+            delta: StreamDelta
+            if isinstance(item, _TextItem):  # not in a function: this runs for every token
+                delta = TextDelta(item.index, item.text, item.finish_reason, item.extra)
+            else:
+                delta = item.progress
+            reader.put(item.number, delta)
 
 
 class Sender:
-    """The engine replica's end: one PUSH socket for each ingress replica that has asked."""
+    """The engine replica's end: one PUSH socket per ingress replica."""
 
-    def __init__(self) -> None:
-        """Open nothing yet: sockets come with the first request of an ingress."""
+    def __init__(self, settings: ChannelSettings = _DEFAULTS) -> None:
+        """Start without sockets: each is opened with the first stream to its ingress replica."""
+        self._settings = settings
         self._context = zmq.Context()
         self._peers: dict[str, _Peer] = {}
 
     @property
     def peers(self) -> int:
-        """How many ingress replicas there is a socket for."""
+        """Number of connected ingress replicas."""
         return len(self._peers)
 
     @property
     def writers(self) -> int:
-        """How many requests are being answered."""
+        """Number of open streams."""
         return sum(len(peer.writers) for peer in self._peers.values())
 
     def open(self, reply_to: ReplyTo) -> "StreamWriter":
-        """Prepare to send the deltas of one request."""
+        """Open a writer for the deltas of one request."""
         peer = self._peers.get(reply_to.address)
         if peer is None:
-            peer = _Peer(self._context, reply_to.address, self._forget)
+            peer = _Peer(self._context, reply_to.address, self._forget, self._settings)
             self._peers[reply_to.address] = peer
         return StreamWriter(peer, reply_to.stream_id)
 
     def shut_down(self) -> None:
-        """Free all sockets; what has been handed to them is still sent, for a second at most."""
+        """Close all sockets; blocks up to `linger_ms` while pending messages are sent."""
         for peer in list(self._peers.values()):
-            peer.close(linger_ms=_LINGER_MS)
+            peer.close(self._settings.linger_ms)
         self._context.term()
 
     def _forget(self, peer: "_Peer") -> None:
@@ -209,49 +244,53 @@ class Sender:
 
 
 class StreamWriter:
-    """Where one request's deltas go in, from within the `with` block that produces them.
+    """Sends one request's deltas, within the `with` block that produces them.
 
-    When the reader is lost, the block's task is cancelled and the block raises `ReplicaLostError`.
+    When the ingress replica is lost, the block's task is cancelled, and the block raises
+    ReplicaLostError.
     """
 
     def __init__(self, peer: "_Peer", stream_id: bytes) -> None:
-        """Send to `peer` under `ticket`."""
+        """Send to `peer` under `stream_id`."""
         self._peer = peer
         self._stream_id = stream_id
         self._is_lost = False
         self.sent = 0
         self.first_s: float | None = None
-        """When the first delta was sent, by the monotonic clock."""
+        """Monotonic time of the first delta."""
         self.finish_reason: FinishReason | None = None
-        """Of the choice that ended first."""
+        """Of the choice that finished first."""
 
-    def send(self, delta: Delta) -> None:
-        """Send a delta with the others of this tick; never blocks."""
-        item = _Item(
+    def send(self, delta: TextDelta) -> None:
+        """Queue a delta; all deltas of this tick go out in one message. Never blocks."""
+        item = _TextItem(
             self._stream_id, self.sent, delta.index, delta.text, delta.finish_reason, delta.extra
         )
+        self._post(item)
+        if delta.finish_reason is not None and self.finish_reason is None:
+            self.finish_reason = delta.finish_reason
+
+    def send_unbatched(self, progress: ImageProgress) -> None:
+        """Send in a message of its own: previews are large, and messages have a size limit."""
+        self._peer.flush()
+        self._post(_ImageItem(self._stream_id, self.sent, progress))
+        self._peer.flush()
+
+    def _post(self, item: _Item) -> None:
         self._peer.post(item)
         if not self.sent:
             self.first_s = time.monotonic()
-        if delta.finish_reason is not None and self.finish_reason is None:
-            self.finish_reason = delta.finish_reason
         self.sent += 1
 
-    def send_unbatched(self, delta: Delta) -> None:
-        """Send a large delta in a message of its own, which the reader's limit is for."""
-        self._peer.flush()
-        self.send(delta)
-        self._peer.flush()
-
     def abort(self) -> None:
-        """Cancel whoever sends."""
+        """Cancel the block's task: the ingress replica is lost."""
         self._is_lost = True
         self._task.cancel()
 
     def __enter__(self) -> "StreamWriter":
-        """Begin."""
+        """Bind the writer to the current task."""
         task = asyncio.current_task()
-        assert task is not None, "an outlet belongs to a task"
+        assert task is not None, "a stream is written by a task"
         self._task = task
         self._cancellations_before = task.cancelling()
         self._peer.writers.add(self)
@@ -263,7 +302,7 @@ class StreamWriter:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """End; as in `asyncio.timeout`, only a cancellation that is ours becomes an error."""
+        """Turn the cancellation by `abort` into ReplicaLostError, as `asyncio.timeout` does."""
         self._peer.writers.discard(self)
         if not self._is_lost:
             return
@@ -273,13 +312,14 @@ class StreamWriter:
 
 
 class _Peer:
-    """One ingress replica: its socket, the deltas of this tick, and the requests it waits for."""
+    """One ingress replica: its socket, the items of this tick, and its open streams."""
 
     def __init__(
         self,
         context: "zmq.Context[zmq.Socket[bytes]]",
         address: str,
         on_close: Callable[["_Peer"], None],
+        settings: ChannelSettings,
     ) -> None:
         self.address = address
         self.writers: set[StreamWriter] = set()
@@ -287,13 +327,15 @@ class _Peer:
         self._items: list[_Item] = []
         self._loop = asyncio.get_running_loop()
         self._socket = context.socket(zmq.PUSH)
-        self._socket.setsockopt(zmq.SNDHWM, _HIGH_WATER_MESSAGES)
-        self._socket.setsockopt(zmq.HEARTBEAT_IVL, _HEARTBEAT_MS)
-        self._socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, _HEARTBEAT_TIMEOUT_MS)
+        self._socket.setsockopt(zmq.SNDHWM, settings.high_water_messages)
+        self._socket.setsockopt(zmq.HEARTBEAT_IVL, settings.heartbeat_ms)
+        self._socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, settings.heartbeat_timeout_ms)
         events = zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED
-        self._monitor = Reader(self._socket.get_monitor_socket(events), self._note)
+        self._monitor = ZmqReader(self._socket.get_monitor_socket(events), self._on_event)
         self._socket.connect(address)
-        self._giving_up = self._loop.call_later(_CONNECT_TIMEOUT_S, self._abort, "does not answer")
+        self._connect_timer = self._loop.call_later(
+            settings.connect_timeout_s, self._abort, "does not answer"
+        )
 
     def post(self, item: _Item) -> None:
         if not self._items:
@@ -302,32 +344,32 @@ class _Peer:
 
     def close(self, linger_ms: int = 0) -> None:
         self._on_close(self)
-        self._giving_up.cancel()
-        # First: ZeroMQ's thread tells of events under a lock that this takes too, and it would wait
-        # for ever for a reader that is gone.
+        self._connect_timer.cancel()
+        # Before the monitor is closed: ZeroMQ's thread reports events while holding a lock that
+        # `disable_monitor` needs, and would wait forever for a closed monitor to read them.
         self._socket.disable_monitor()
         self._monitor.close()
         self._socket.close(linger_ms)
 
     def flush(self) -> None:
-        items, self._items = self._items, []  # first: whatever happens here, the next tick is free
+        items, self._items = self._items, []  # first, so that an error here spares the next tick
         if self._socket.closed or not items:
-            return  # lost since, and whoever posted these has been told; or sent already
+            return  # the peer was lost and its writers aborted, or the items are sent already
         try:
             self._socket.send(_encoder.encode(items), zmq.DONTWAIT)
         except zmq.Again:
             self._abort("has not read for too long")
 
-    def _note(self, frames: list[bytes]) -> None:
+    def _on_event(self, frames: list[bytes]) -> None:
         if parse_monitor_message(frames)["event"] == zmq.EVENT_DISCONNECTED:
             self._abort("is gone")
         else:
-            self._giving_up.cancel()
+            self._connect_timer.cancel()
 
     def _abort(self, reason: str) -> None:
-        """Give up on this ingress and on its requests; it may come back with new ones."""
+        """Close the connection and abort its streams; a later stream connects again."""
         log = logger.warning if self.writers else logger.debug
-        log("an ingress replica %s; %d of its requests end", reason, len(self.writers))
+        log("an ingress replica %s; aborting %d streams", reason, len(self.writers))
         self.close()
         for writer in list(self.writers):
             writer.abort()
@@ -338,7 +380,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, slots=True)
 class StreamEnd(Generic[Result]):
-    """The result of a streaming call: the final word, and how many deltas came before it."""
+    """The result of a streaming call."""
 
     completion: Result
     deltas_sent: int

@@ -1,4 +1,4 @@
-"""ZeroMQ's sockets on the event loop, without a task for each."""
+"""Reads ZeroMQ sockets on the event loop, without a task per socket."""
 
 import asyncio
 import contextlib
@@ -6,33 +6,45 @@ from collections.abc import Callable
 
 import zmq
 
-_MESSAGES_AT_ONCE = 100
+_MESSAGES_PER_TURN = 100
 
 
-class Reader:
-    """Gives each message of a ZeroMQ socket to a function, on the event loop."""
+class ZmqReader:
+    """Passes each message of a ZeroMQ socket to a function, on the event loop."""
 
-    def __init__(self, socket: "zmq.Socket[bytes]", take: Callable[[list[bytes]], None]) -> None:
-        """Begin with what is there already."""
+    def __init__(
+        self,
+        socket: "zmq.Socket[bytes]",
+        on_message: Callable[[list[bytes]], None],
+        messages_per_turn: int = _MESSAGES_PER_TURN,
+    ) -> None:
+        """Start reading, beginning with messages that have arrived already.
+
+        Args:
+            socket: owned by the reader from now on.
+            on_message: called with the frames of each message.
+            messages_per_turn: after so many messages other callbacks of the loop run.
+        """
         self.socket = socket
-        self._take = take
+        self._on_message = on_message
+        self._messages_per_turn = messages_per_turn
         self._loop = asyncio.get_running_loop()
-        # It becomes readable on every change of the socket's state, and stays silent until all
-        # that was there has been read (zmq_getsockopt(3), ZMQ_FD).
+        # Becomes readable when the socket's state changes, and then not again until all messages
+        # have been read (zmq_getsockopt(3), ZMQ_FD).
         self._fd = int(socket.get(zmq.FD))
         self._loop.add_reader(self._fd, self._drain)
         self._loop.call_soon(self._drain)
 
     def close(self) -> None:
-        """Read no more, and close the socket."""
+        """Stop reading and close the socket."""
         if not self._loop.is_closed():
             self._loop.remove_reader(self._fd)
         self.socket.close(linger=0)
 
     def _drain(self) -> None:
         with contextlib.suppress(zmq.Again):
-            for _ in range(_MESSAGES_AT_ONCE):
+            for _ in range(self._messages_per_turn):
                 if self.socket.closed:
                     return
-                self._take(self.socket.recv_multipart(zmq.DONTWAIT))
-            self._loop.call_soon(self._drain)  # others' turn, however much there is to read
+                self._on_message(self.socket.recv_multipart(zmq.DONTWAIT))
+            self._loop.call_soon(self._drain)  # let other callbacks run before the rest

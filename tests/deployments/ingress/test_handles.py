@@ -1,6 +1,7 @@
 import asyncio
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,17 +18,17 @@ from api.errors import (
 )
 from api.ports.embeddings import EmbeddingRequest, Embeddings, ScoreRequest, Scores
 from api.ports.images import Image, ImageRequest, Images
-from api.ports.stream import Delta, Usage
+from api.ports.stream import ImageProgress, TextDelta, Usage
 from api.ports.text import Completion, Generation, Sampling
 from deployments.ingress.handles import (
+    ChannelStream,
     DiffusionHandle,
     EmbeddingHandle,
     LlmHandle,
     translate_ray_errors,
 )
 from deployments.transport.token_channel import Receiver, Sender, StreamEnd, StreamWriter
-
-PATIENCE_S = 5.0
+from tests.helpers.token_channel import TIMEOUT_S, collect
 
 GENERATION = Generation("r", ("Once",), Sampling())
 COMPLETION = Completion((), Usage(1, 2))
@@ -40,7 +41,7 @@ IMAGES = Images((Image(b"", 0),), 8, 8, Usage(1))
 
 
 class FakeResponse:
-    """A `DeploymentResponse`: to be awaited, and cancelled."""
+    """A `DeploymentResponse` that can be awaited and cancelled."""
 
     def __init__(self) -> None:
         self.result: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
@@ -54,13 +55,18 @@ class FakeResponse:
 
 
 class FakeMethod:
-    """`handle.method`: remembers its calls, whose results the test sets."""
+    """A handle's method: records its calls, whose results the test sets."""
 
     def __init__(self, error: Exception | None = None) -> None:
         self.calls: list[tuple[Any, ...]] = []
         self.responses: list[FakeResponse] = []
         self.called = asyncio.Event()
+        self.preferred: str | None = None
         self._error = error
+
+    def options(self, *, multiplexed_model_id: str) -> "FakeMethod":
+        self.preferred = multiplexed_model_id
+        return self
 
     def remote(self, *args: Any) -> FakeResponse:
         if self._error is not None:
@@ -72,7 +78,7 @@ class FakeMethod:
 
 
 class FakeHandle:
-    """A `DeploymentHandle` with every method that a replica of ours has."""
+    """A `DeploymentHandle` with the methods of all our replicas."""
 
     def __init__(self, error: Exception | None = None) -> None:
         self.complete = FakeMethod(error)
@@ -83,30 +89,38 @@ class FakeHandle:
 
 
 class Streaming:
-    """A stream under way: the ingress's end of it, and the replica's."""
+    """An open stream: the ingress's end, and the replica's."""
 
     def __init__(self, receiver: Receiver, sender: Sender) -> None:
         self._handle = FakeHandle()
+        self._receiver = receiver
         self._sender = sender
         self.stream = LlmHandle(self._handle, receiver).stream(GENERATION)
         self._batches = aiter(self.stream)
 
     async def answer(self) -> tuple[FakeResponse, StreamWriter]:
-        """The replica takes the call."""
+        """Wait for the call in the replica, and open its writer."""
         await self._handle.stream.called.wait()
         ((_, reply_to),) = self._handle.stream.calls
         return self._handle.stream.responses[0], self._sender.open(reply_to)
+
+    async def arrival(self) -> None:
+        """Wait until all deltas sent so far have arrived: they come in order."""
+        reader = self._receiver.open()
+        self._sender.open(reader.reply_to).send(TextDelta(0, "after"))
+        await collect(reader, 1)
+        self._receiver.close(reader)
 
     @property
     def calls(self) -> list[tuple[Any, ...]]:
         return self._handle.stream.calls
 
-    async def next(self) -> Sequence[Delta]:
-        async with asyncio.timeout(PATIENCE_S):
+    async def next(self) -> Sequence[TextDelta]:
+        async with asyncio.timeout(TIMEOUT_S):
             return await anext(self._batches)
 
-    async def rest(self) -> list[Delta]:
-        async with asyncio.timeout(PATIENCE_S):
+    async def rest(self) -> list[TextDelta]:
+        async with asyncio.timeout(TIMEOUT_S):
             return [delta async for batch in self._batches for delta in batch]
 
 
@@ -118,12 +132,17 @@ async def receiver() -> AsyncIterator[Receiver]:
 
 
 @pytest.fixture
-async def streaming(receiver: Receiver) -> AsyncIterator[Streaming]:
+async def sender() -> AsyncIterator[Sender]:
     sender = Sender()
+    yield sender
+    sender.shut_down()
+
+
+@pytest.fixture
+async def streaming(receiver: Receiver, sender: Sender) -> AsyncIterator[Streaming]:
     streaming = Streaming(receiver, sender)
     yield streaming
     await streaming.stream.aclose()
-    sender.shut_down()
 
 
 Ask = Callable[[FakeHandle, Receiver], Awaitable[Any]]
@@ -140,7 +159,7 @@ UNARY = pytest.mark.parametrize(
 
 
 @UNARY
-async def test_result_is_that_of_the_call(
+async def test_result_of_the_call_is_returned(
     ask: Ask, method: str, result: Any, receiver: Receiver
 ) -> None:
     handle = FakeHandle()
@@ -156,7 +175,7 @@ async def test_result_is_that_of_the_call(
 
 
 @UNARY
-async def test_cancelling_cancels_the_call(
+async def test_cancellation_cancels_the_call(
     ask: Ask, method: str, result: Any, receiver: Receiver
 ) -> None:
     handle = FakeHandle()
@@ -196,7 +215,43 @@ async def test_error_of_calling_is_translated(
         await ask(handle, receiver)
 
 
-async def test_stream_calls_with_the_generation_and_its_ticket(streaming: Streaming) -> None:
+@pytest.mark.parametrize("adapter", ["pirate", None])
+async def test_replicas_that_have_loaded_the_adapter_are_preferred(
+    receiver: Receiver, adapter: str | None
+) -> None:
+    handle = FakeHandle()
+    llm = LlmHandle(handle, receiver)
+    generation = replace(GENERATION, adapter=adapter)
+
+    stream = llm.stream(generation)
+    completing = asyncio.ensure_future(llm.complete(generation))
+    await handle.complete.called.wait()
+
+    assert (handle.stream.preferred, handle.complete.preferred) == (adapter, adapter)
+    completing.cancel()
+    await asyncio.wait({completing})
+    await stream.aclose()
+
+
+async def test_stream_of_images_yields_their_progress(receiver: Receiver, sender: Sender) -> None:
+    handle = FakeHandle()
+    stream = DiffusionHandle(handle, receiver).stream(IMAGE_REQUEST)
+    await handle.stream.called.wait()
+    writer = sender.open(handle.stream.calls[0][1])
+    progress = [ImageProgress(1, 2), ImageProgress(2, 2, b"png")]
+
+    writer.send_unbatched(progress[0])
+    writer.send_unbatched(progress[1])
+    handle.stream.responses[0].result.set_result(StreamEnd(IMAGES, 2))
+
+    assert [each async for batch in stream for each in batch] == progress
+    assert stream.completion is IMAGES
+    await stream.aclose()
+
+
+async def test_stream_passes_the_generation_and_the_address_of_its_reader(
+    streaming: Streaming,
+) -> None:
     await streaming.answer()
 
     ((generation, reply_to),) = streaming.calls
@@ -204,36 +259,36 @@ async def test_stream_calls_with_the_generation_and_its_ticket(streaming: Stream
     assert reply_to.address.startswith("tcp://127.0.0.1:")
 
 
-async def test_deltas_are_yielded_as_they_come(streaming: Streaming) -> None:
+async def test_deltas_are_yielded_as_they_arrive(streaming: Streaming) -> None:
     _, writer = await streaming.answer()
 
-    writer.send(Delta(0, "a"))
+    writer.send(TextDelta(0, "a"))
     first = await streaming.next()
-    writer.send(Delta(0, "b"))
+    writer.send(TextDelta(0, "b"))
     second = await streaming.next()
 
-    assert (first, second) == ([Delta(0, "a")], [Delta(0, "b")])
+    assert (first, second) == ([TextDelta(0, "a")], [TextDelta(0, "b")])
 
 
-async def test_deltas_that_wait_are_yielded_together(streaming: Streaming) -> None:
+async def test_waiting_deltas_are_yielded_together(streaming: Streaming) -> None:
     _, writer = await streaming.answer()
 
-    writer.send(Delta(0, "a"))
-    writer.send(Delta(0, "b"))
-    writer.send(Delta(0, "c"))
+    writer.send(TextDelta(0, "a"))
+    writer.send(TextDelta(0, "b"))
+    writer.send(TextDelta(0, "c"))
 
-    assert await streaming.next() == [Delta(0, "a"), Delta(0, "b"), Delta(0, "c")]
+    assert await streaming.next() == [TextDelta(0, "a"), TextDelta(0, "b"), TextDelta(0, "c")]
 
 
 async def test_result_after_the_last_delta_ends_the_stream(streaming: Streaming) -> None:
     response, writer = await streaming.answer()
-    writer.send(Delta(0, "a", "stop"))
+    writer.send(TextDelta(0, "a", "stop"))
     first = await streaming.next()
 
     response.result.set_result(StreamEnd(COMPLETION, 1))
     rest = await streaming.rest()
 
-    assert (first, rest) == ([Delta(0, "a", "stop")], [])
+    assert (first, rest) == ([TextDelta(0, "a", "stop")], [])
     assert streaming.stream.completion is COMPLETION
 
 
@@ -241,25 +296,25 @@ async def test_result_before_the_last_delta_waits_for_it(streaming: Streaming) -
     response, writer = await streaming.answer()
     reading = asyncio.create_task(streaming.rest())
     response.result.set_result(StreamEnd(COMPLETION, 3))
-    await asyncio.sleep(0.01)
+    await streaming.arrival()
 
-    writer.send(Delta(0, "a"))
-    await asyncio.sleep(0.01)
-    writer.send(Delta(0, "b"))
-    writer.send(Delta(0, "c", "stop"))
+    writer.send(TextDelta(0, "a"))
+    await streaming.arrival()
+    writer.send(TextDelta(0, "b"))
+    writer.send(TextDelta(0, "c", "stop"))
 
-    assert await reading == [Delta(0, "a"), Delta(0, "b"), Delta(0, "c", "stop")]
+    assert await reading == [TextDelta(0, "a"), TextDelta(0, "b"), TextDelta(0, "c", "stop")]
     assert streaming.stream.completion is COMPLETION
 
 
-async def test_all_that_has_come_before_the_first_look_is_yielded(streaming: Streaming) -> None:
+async def test_deltas_that_arrived_before_the_iteration_are_yielded(streaming: Streaming) -> None:
     response, writer = await streaming.answer()
-    writer.send(Delta(0, "a"))
-    writer.send(Delta(0, "b", "stop"))
+    writer.send(TextDelta(0, "a"))
+    writer.send(TextDelta(0, "b", "stop"))
     response.result.set_result(StreamEnd(COMPLETION, 2))
-    await asyncio.sleep(0.05)
+    await streaming.arrival()
 
-    assert await streaming.rest() == [Delta(0, "a"), Delta(0, "b", "stop")]
+    assert await streaming.rest() == [TextDelta(0, "a"), TextDelta(0, "b", "stop")]
 
 
 async def test_stream_without_deltas_ends(streaming: Streaming) -> None:
@@ -270,16 +325,16 @@ async def test_stream_without_deltas_ends(streaming: Streaming) -> None:
     assert await streaming.rest() == []
 
 
-async def test_failure_half_way_fails_the_stream(streaming: Streaming) -> None:
+async def test_failed_call_fails_the_stream(streaming: Streaming) -> None:
     response, writer = await streaming.answer()
-    writer.send(Delta(0, "a"))
+    writer.send(TextDelta(0, "a"))
     first = await streaming.next()
 
     response.result.set_exception(ray_errors.RayActorError())
 
     with pytest.raises(ReplicaLostError):
         await streaming.rest()
-    assert first == [Delta(0, "a")]
+    assert first == [TextDelta(0, "a")]
 
 
 async def test_error_of_calling_fails_the_stream(receiver: Receiver) -> None:
@@ -293,49 +348,52 @@ async def test_error_of_calling_fails_the_stream(receiver: Receiver) -> None:
     assert len(receiver) == 0
 
 
-async def test_last_delta_that_never_comes_fails_the_stream(
-    streaming: Streaming, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("deployments.ingress.handles._LAST_DELTAS_TIMEOUT_S", 0.01)
-    response, writer = await streaming.answer()
-    writer.send(Delta(0, "a"))
-    response.result.set_result(StreamEnd(COMPLETION, 2))
+async def test_missing_last_delta_fails_the_stream(receiver: Receiver, sender: Sender) -> None:
+    method = FakeMethod()
+    stream = ChannelStream[TextDelta, Completion](
+        method, GENERATION, receiver, last_deltas_timeout_s=0.01
+    )
+    await method.called.wait()
+    sender.open(method.calls[0][1]).send(TextDelta(0, "a"))
+
+    method.responses[0].result.set_result(StreamEnd(COMPLETION, 2))
 
     with pytest.raises(EngineError, match="lost on its way"):
-        await streaming.rest()
+        _ = [batch async for batch in stream]
+    await stream.aclose()
 
 
 async def test_gap_in_the_numbers_fails_the_stream(streaming: Streaming) -> None:
     _, writer = await streaming.answer()
-    writer.send(Delta(0, "a"))
+    writer.send(TextDelta(0, "a"))
     first = await streaming.next()
     writer.sent += 1
 
-    writer.send(Delta(0, "c"))
+    writer.send(TextDelta(0, "c"))
 
-    assert first == [Delta(0, "a")]
+    assert first == [TextDelta(0, "a")]
     with pytest.raises(EngineError, match="lost on its way"):
         await streaming.rest()
 
 
-async def test_what_came_before_a_failure_is_yielded_before_it(streaming: Streaming) -> None:
+async def test_deltas_that_arrived_before_a_failure_are_yielded_first(streaming: Streaming) -> None:
     response, writer = await streaming.answer()
-    writer.send(Delta(0, "a"))
-    await asyncio.sleep(0.05)
+    writer.send(TextDelta(0, "a"))
+    await streaming.arrival()
     response.result.set_exception(ray_errors.RayActorError())
-    await asyncio.sleep(0.01)
+    await streaming.arrival()
 
-    assert await streaming.next() == [Delta(0, "a")]
+    assert await streaming.next() == [TextDelta(0, "a")]
     with pytest.raises(ReplicaLostError):
         await streaming.rest()
 
 
-async def test_completion_is_not_there_before_the_end(streaming: Streaming) -> None:
+async def test_completion_is_not_available_before_the_end(streaming: Streaming) -> None:
     with pytest.raises(AssertionError, match="not ended"):
         _ = streaming.stream.completion
 
 
-async def test_closing_cancels_the_call_and_forgets_the_inbox(
+async def test_closing_cancels_the_call_and_closes_the_reader(
     streaming: Streaming, receiver: Receiver
 ) -> None:
     response, _ = await streaming.answer()
@@ -346,7 +404,7 @@ async def test_closing_cancels_the_call_and_forgets_the_inbox(
     assert len(receiver) == 0
 
 
-async def test_closing_at_once_leaves_no_call_under_way(receiver: Receiver) -> None:
+async def test_closing_at_once_leaves_no_call_running(receiver: Receiver) -> None:
     handle = FakeHandle()
     stream = LlmHandle(handle, receiver).stream(GENERATION)
 
@@ -377,7 +435,7 @@ async def test_closing_twice_is_safe(streaming: Streaming) -> None:
     await streaming.stream.aclose()
 
 
-async def test_closing_after_a_failure_that_nobody_saw_is_quiet(
+async def test_closing_after_an_unseen_failure_logs_nothing(
     streaming: Streaming, caplog: pytest.LogCaptureFixture
 ) -> None:
     response, _ = await streaming.answer()
@@ -396,7 +454,7 @@ def translated(error: BaseException) -> ApiError:
 
 
 def in_replica(cause: BaseException) -> ray_errors.RayTaskError:
-    """What a caller gets when a replica raises."""
+    """The error that a caller gets when a replica raises `cause`."""
     remote = ray_errors.RayTaskError("f", "Traceback: /srv/secret.py", cause, "p", 1, "127.0.0.1")
     return remote.as_instanceof_cause()
 
@@ -427,18 +485,18 @@ def in_replica(cause: BaseException) -> ray_errors.RayTaskError:
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else "",
 )
-def test_error_of_ray_is_one_of_ours(error: Exception, ours: type[ApiError]) -> None:
+def test_error_of_ray_is_translated(error: Exception, ours: type[ApiError]) -> None:
     assert type(translated(error)) is ours
 
 
-def test_error_of_ours_from_a_replica_arrives_as_it_was_raised() -> None:
+def test_api_error_of_a_replica_arrives_unchanged() -> None:
     error = translated(in_replica(ContextLengthExceededError("Too long.", param="input[3]")))
 
     assert type(error) is ContextLengthExceededError
     assert (error.message, error.param) == ("Too long.", "input[3]")
 
 
-def test_error_of_anybody_else_shows_nothing_of_itself() -> None:
+def test_foreign_error_does_not_show_its_text() -> None:
     error = translated(in_replica(ValueError("/srv/secret")))
 
     assert "secret" not in str(error.body())
@@ -451,7 +509,7 @@ def classes_of(module: Any) -> list[type[Exception]]:
 
 
 def blank(cls: type[Exception]) -> Exception:
-    """An instance without its constructor: each wants other arguments."""
+    """An instance made without the constructor, because each has other parameters."""
     error = cls.__new__(cls)
     error.cause = None  # type: ignore[attr-defined]  # what only RayTaskError has
     return error
@@ -460,10 +518,10 @@ def blank(cls: type[Exception]) -> Exception:
 @pytest.mark.parametrize(
     "cls", [*classes_of(ray_errors), *classes_of(serve_errors)], ids=lambda cls: cls.__name__
 )
-def test_every_error_that_ray_has_is_translated(cls: type[Exception]) -> None:
+def test_every_error_class_of_ray_is_translated(cls: type[Exception]) -> None:
     assert isinstance(translated(blank(cls)), ApiError)
 
 
-def test_cancellation_passes() -> None:
+def test_cancellation_is_not_translated() -> None:
     with pytest.raises(asyncio.CancelledError), translate_ray_errors():
         raise asyncio.CancelledError

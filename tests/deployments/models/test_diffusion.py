@@ -1,0 +1,65 @@
+import asyncio
+
+import pytest
+
+from api.ports.images import ImageRequest
+from api.ports.stream import ImageProgress
+from deployments.autoscaling import IMAGE_STEPS
+from deployments.config.diffusion import DiffusionArgs
+from deployments.models.diffusion import DiffusionReplica
+from deployments.transport.token_channel import Receiver
+from tests.helpers.replicas import open_counts, running_replica
+from tests.helpers.token_channel import collect
+
+ARGS = DiffusionArgs(id="m", source="fake:")
+REQUEST = ImageRequest("r", "a dot", n=2, num_inference_steps=3, width_px=16, height_px=16)
+
+pytestmark = pytest.mark.usefixtures("without_ledger")
+
+
+async def test_images_are_generated() -> None:
+    async with running_replica(DiffusionReplica, ARGS) as replica:
+        images = await replica.generate(REQUEST)
+        replica.check_health()
+
+        assert len(images.images) == 2
+        assert open_counts(await replica.stats()) == {}
+
+
+async def test_stream_sends_the_progress_of_every_step() -> None:
+    receiver = Receiver()
+    async with running_replica(DiffusionReplica, ARGS) as replica:
+        reader = receiver.open()
+
+        end = await replica.stream(REQUEST, reader.reply_to)
+        progress = await collect(reader, end.deltas_sent)
+
+        assert progress == [ImageProgress(step, 3) for step in (1, 2, 3)]
+        assert len(end.completion.images) == 2
+    receiver.shut_down()
+
+
+async def test_pending_steps_are_the_autoscaling_metric() -> None:
+    async with running_replica(DiffusionReplica, ARGS) as replica:
+        generating = asyncio.ensure_future(replica.generate(REQUEST))
+        await asyncio.sleep(0)
+        during = await replica.record_autoscaling_stats()
+        await generating
+
+        assert during == {IMAGE_STEPS: 6}
+        assert await replica.record_autoscaling_stats() == {IMAGE_STEPS: 0}
+
+
+async def test_capabilities_are_those_of_the_engine() -> None:
+    async with running_replica(DiffusionReplica, ARGS) as replica:
+        assert "size" in await replica.capabilities()
+
+
+async def test_deleted_replica_leaves_no_task() -> None:
+    before = asyncio.all_tasks()
+
+    async with running_replica(DiffusionReplica, ARGS):
+        during = asyncio.all_tasks()
+
+    assert during > before
+    assert asyncio.all_tasks() == before

@@ -1,0 +1,27 @@
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+from deployments.transport.token_channel import ChannelSettings, Receiver, Sender
+from tests.helpers.token_channel import UNMERGED, Tap
+
+
+@pytest.fixture
+async def receiver() -> AsyncIterator[Receiver]:
+    receiver = Receiver("127.0.0.1", UNMERGED)
+    yield receiver
+    receiver.shut_down()
+
+
+@pytest.fixture
+async def sender() -> AsyncIterator[Sender]:
+    sender = Sender(ChannelSettings(linger_ms=50))
+    yield sender
+    sender.shut_down()
+
+
+@pytest.fixture
+def tap() -> Iterator[Tap]:
+    tap = Tap()
+    yield tap
+    tap.close()

@@ -1,0 +1,149 @@
+"""`Receiver`: what it opens, what it drops, and where it listens."""
+
+import asyncio
+
+import msgspec
+import pytest
+import zmq
+
+from api.errors import ReplicaLostError
+from api.ports.stream import TextDelta
+from deployments.transport.token_channel import ChannelSettings, Receiver, ReplyTo, Sender
+from tests.helpers.token_channel import TIMEOUT_S, collect, count_turns_until, send_until_lost
+
+ID = b"1" * 16
+
+
+async def push(receiver: Receiver, message: bytes) -> None:
+    """Send raw bytes to a receiver, and wait until they have been read."""
+    reader = receiver.open()
+    context = zmq.Context()
+    socket = context.socket(zmq.PUSH)
+    socket.connect(reader.reply_to.address)
+    socket.send(message)
+    socket.send(msgspec.msgpack.encode([(0, reader.reply_to.stream_id, 0, 0, "after", None)]))
+    await collect(reader, 1)
+    receiver.close(reader)
+    context.destroy(linger=0)
+
+
+async def test_stream_ids_are_unique_and_have_128_bits(receiver: Receiver) -> None:
+    ids = {receiver.open().reply_to.stream_id for _ in range(100)}
+
+    assert len(ids) == 100
+    assert {len(each) for each in ids} == {16}
+
+
+async def test_receiver_counts_open_streams(receiver: Receiver) -> None:
+    first, _ = receiver.open(), receiver.open()
+    receiver.close(first)
+
+    assert len(receiver) == 1
+
+
+async def test_closing_a_reader_twice_is_safe(receiver: Receiver) -> None:
+    reader = receiver.open()
+
+    receiver.close(reader)
+    receiver.close(reader)
+
+    assert len(receiver) == 0
+
+
+async def test_delta_with_an_unknown_id_is_dropped_and_counted(
+    receiver: Receiver, sender: Sender
+) -> None:
+    reader = receiver.open()
+
+    sender.open(ReplyTo(reader.reply_to.address, b"?" * 16)).send(TextDelta(0, "lost"))
+    sender.open(reader.reply_to).send(TextDelta(0, "found"))
+
+    assert await collect(reader, 1) == [TextDelta(0, "found")]
+    assert receiver.dropped == 1
+
+
+async def test_delta_for_a_closed_reader_is_dropped_and_counted(
+    receiver: Receiver, sender: Sender
+) -> None:
+    closed, other = receiver.open(), receiver.open()
+    receiver.close(closed)
+
+    sender.open(closed.reply_to).send(TextDelta(0, "late"))
+    sender.open(other.reply_to).send(TextDelta(0, "in time"))
+    await collect(other, 1)
+
+    assert receiver.dropped == 1
+    assert (closed.received, closed.drain()) == (0, [])
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        b"",
+        b"garbage",
+        b"\xff" * 100,
+        msgspec.msgpack.encode({"stream_id": b"1"}),
+        msgspec.msgpack.encode([(ID, 0, 0, "a", None)]),
+        msgspec.msgpack.encode([(9, ID, 0, 0, "a", None)]),
+        msgspec.msgpack.encode([(0, ID, 0, "0", "a", None)]),
+        msgspec.msgpack.encode([(0, ID, 0, 0, "a", "tired")]),
+        msgspec.msgpack.encode([(0, ID, 0, 0)]),
+        msgspec.msgpack.encode([(0, ID, 0, 0, "a", None, None)])[:-2],
+        msgspec.msgpack.encode([(0, ID, 0, 0, b"\xff\xfe", None)]),
+        msgspec.msgpack.encode([(1, ID, 0, "no progress")]),
+    ],
+    ids=repr,
+)
+async def test_garbage_is_dropped_and_counted(receiver: Receiver, message: bytes) -> None:
+    await push(receiver, message)
+
+    assert receiver.dropped == 1
+
+
+async def test_message_without_deltas_is_ignored(receiver: Receiver) -> None:
+    await push(receiver, msgspec.msgpack.encode([]))
+
+    assert receiver.dropped == 0
+
+
+async def test_second_address_serves_new_streams_and_the_first_the_old() -> None:
+    receiver, sender = Receiver(), Sender()
+    before = receiver.open()
+    receiver.listen_at("127.0.0.2")
+    after = receiver.open()
+
+    sender.open(before.reply_to).send(TextDelta(0, "a"))
+    sender.open(after.reply_to).send(TextDelta(0, "a"))
+
+    assert await collect(before, 1) == await collect(after, 1) == [TextDelta(0, "a")]
+    assert before.reply_to.address.startswith("tcp://127.0.0.1:")
+    assert after.reply_to.address.startswith("tcp://127.0.0.2:")
+    assert sender.peers == 2
+    sender.shut_down()
+    receiver.shut_down()
+
+
+async def test_sender_of_an_oversized_message_is_disconnected(sender: Sender) -> None:
+    receiver = Receiver(settings=ChannelSettings(max_message_bytes=1000))
+    reader = receiver.open()
+    writer = sender.open(reader.reply_to)
+    writer.send(TextDelta(0, "x" * 1001))
+
+    with pytest.raises(ReplicaLostError):
+        await asyncio.wait_for(send_until_lost(writer), TIMEOUT_S)
+
+    assert reader.drain() == []
+    receiver.shut_down()
+
+
+async def test_flood_of_garbage_does_not_block_the_event_loop(receiver: Receiver) -> None:
+    context = zmq.Context()
+    flood = context.socket(zmq.PUSH)
+    flood.connect(receiver.open().reply_to.address)
+    for _ in range(5000):
+        flood.send(b"garbage")
+
+    turns = await count_turns_until(lambda: receiver.dropped == 5000)
+
+    assert turns >= 5000 / 100
+    context.destroy(linger=0)
