@@ -1,4 +1,4 @@
-"""A thread for work that would block the event loop, and that stops when its caller is cancelled."""
+"""Runs blocking work in a thread, and stops it when its caller is cancelled."""
 
 import asyncio
 import threading

@@ -12,6 +12,7 @@ from api.ports.images import ImageRequest, Images
 from deployments.autoscaling import IMAGE_STEPS
 from deployments.config.diffusion import DiffusionArgs
 from deployments.engines.diffusion.diffusers_engine import DiffusersEngine
+from deployments.engines.diffusion.pipelines import Pipelines
 from deployments.engines.fakes import FakeDiffusionEngine
 from deployments.engines.protocol import DiffusionEngine
 from deployments.ledger.address import find_ledger
@@ -86,7 +87,8 @@ class DiffusionReplica:
 def _build_engine(args: DiffusionArgs, folder: str | None) -> DiffusionEngine:
     if folder is None:
         return FakeDiffusionEngine()
-    return DiffusersEngine(folder, args.engine, args.id, args.stall_timeout_s)
+    pipelines = Pipelines(folder, args.engine)
+    return DiffusersEngine(pipelines, args.engine, args.id, args.stall_timeout_s)
 
 
 Diffusion = serve.deployment(

@@ -1,4 +1,4 @@
-"""LoRA adapters of random weights, for the demo's image model."""
+"""LoRA adapters with random weights, for the demo's image model."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ _RANK = 2
 def write_lora(
     folder: Path, model: Path, seed: int, *, text: bool = False, name: str | None = None
 ) -> str:
-    """An adapter of the attentions of `unet`, or of the text encoder, large enough to be seen."""
+    """Write an adapter of the UNet's or text encoder's attention, strong enough to be visible."""
     import torch
     from safetensors import safe_open
     from safetensors.torch import save_file
@@ -18,7 +18,7 @@ def write_lora(
     generator = torch.Generator().manual_seed(seed)
     tensors = {}
     with safe_open(weights, "pt") as file:
-        for key in file.keys():  # noqa: SIM118  # it is no mapping
+        for key in file.keys():  # noqa: SIM118  # not a mapping
             if not key.endswith(f"{ending}.weight"):
                 continue
             rows, columns = file.get_slice(key).get_shape()

@@ -1,6 +1,6 @@
-"""Pipelines of random weights in the families that flow from noise to picture: they draw nothing.
+"""Pipelines with random weights, of the families that use flow matching.
 
-Their tokenizers are made on the spot, or are the demo model's.
+Their tokenizers are built here, or are the demo model's.
 """
 
 from collections.abc import Iterator
@@ -8,28 +8,29 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from deployments.engines.diffusion.diffusers_engine import DiffusersEngine
 from deployments.engines.diffusion.pipeline_loading import find_denoiser
+from deployments.engines.diffusion.pipelines import Pipelines
 
 SHAPES = Path(__file__).resolve().parents[2] / "scripts" / "demo" / "shapes"
+"""The demo's image model."""
 CLIP_TOKENS = 77
 T5_TOKENS = 96
 SCALE = 2
-"""Pixels to one element of the latents."""
+"""Pixels per latent, along each side."""
 VAE_TILE_PX = 32
 
 
 @contextmanager
-def counted_rows(engine: DiffusersEngine) -> Iterator[list[int]]:
-    """How many rows the denoiser computes in each of the passes that begin within the block."""
+def counted_rows(pipelines: Pipelines) -> Iterator[list[int]]:
+    """Collect how many rows the denoiser computes in each pass that begins within the block."""
     rows: list[int] = []
 
-    def note(_: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        denoised = args[0] if args else kwargs["hidden_states"]
-        rows.append(len(denoised))
+    def record(_: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        latents = args[0] if args else kwargs["hidden_states"]
+        rows.append(len(latents))
 
-    denoiser = find_denoiser(engine._pipelines.base)
-    hook = denoiser.register_forward_pre_hook(note, with_kwargs=True)
+    denoiser = find_denoiser(pipelines.base)
+    hook = denoiser.register_forward_pre_hook(record, with_kwargs=True)
     try:
         yield rows
     finally:
@@ -37,7 +38,7 @@ def counted_rows(engine: DiffusersEngine) -> Iterator[list[int]]:
 
 
 def write_flux(folder: Path, *, is_guided: bool = True) -> str:
-    """A FluxPipeline, with guidance as an input of its transformer or without any."""
+    """Write a Flux; its transformer takes guidance as an input unless `is_guided` is false."""
     from diffusers import FluxPipeline, FluxTransformer2DModel
 
     _seed()
@@ -65,7 +66,7 @@ def write_flux(folder: Path, *, is_guided: bool = True) -> str:
 
 
 def write_sd3(folder: Path) -> str:
-    """A StableDiffusion3Pipeline with all three text encoders."""
+    """Write a Stable Diffusion 3 with all three text encoders."""
     from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
     from transformers import CLIPTextModelWithProjection
 
@@ -97,7 +98,7 @@ def write_sd3(folder: Path) -> str:
 
 
 def write_qwen(folder: Path) -> str:
-    """A Qwen-Image: its VAE is one of films, and its tokenizer adds nothing to a text."""
+    """Write a Qwen-Image: a video VAE, and a tokenizer that adds no special tokens."""
     import diffusers
     from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
@@ -149,7 +150,7 @@ def write_qwen(folder: Path) -> str:
 
 
 def write_z_image(folder: Path) -> str:
-    """A Z-Image: no size stands in it, and its transformer takes lists of pictures and prompts."""
+    """Write a Z-Image: no configured size, and a transformer of lists of images and prompts."""
     import diffusers
     from transformers import Qwen3Config, Qwen3Model
 
@@ -186,7 +187,7 @@ def write_z_image(folder: Path) -> str:
 
 
 def _qwen_tokenizer() -> Any:
-    """One that reads bytes."""
+    """A tokenizer of bytes."""
     from transformers import Qwen2Tokenizer
     from transformers.convert_slow_tokenizer import bytes_to_unicode
 
@@ -262,7 +263,7 @@ def _t5(d_model: int = 32) -> Any:
 
 
 def _t5_tokenizer() -> Any:
-    """One that reads letters."""
+    """A tokenizer of letters."""
     from transformers import T5Tokenizer
 
     letters = [(letter, -3.0) for letter in "abcdefghijklmnopqrstuvwxyz"]

@@ -1,70 +1,143 @@
-"""From a request to a recipe: the model's defaults filled in, what it does not have refused."""
+"""From a request to batch settings: fills in the model's defaults, refuses what it cannot do."""
 
-from dataclasses import replace
+from dataclasses import dataclass
+from typing import Literal, Protocol
 
 from api.errors import InvalidRequestError, UnsupportedParameterError
-from api.ports.images import ImageRequest
+from api.ports.images import ImageRequest, Lora
 from deployments.config.diffusion import DiffusionOptions
-from deployments.engines.diffusion.batcher import Mode, Recipe
 from deployments.engines.diffusion.loras import check_loras
-from deployments.engines.diffusion.pipelines import Pipelines
+
+Mode = Literal["text2img", "img2img", "inpaint"]
 
 
-def to_recipe(
+@dataclass(frozen=True, slots=True)
+class BatchSettings:
+    """What images must have in common to be generated in one batch."""
+
+    mode: Mode
+    width_px: int
+    height_px: int
+    steps: int
+    """Diffusers' `num_inference_steps`."""
+    steps_taken: int
+    """Denoising steps that are really taken: fewer than `steps` where `strength` is below 1."""
+    guidance: float | None
+    """None if the model does not use guidance."""
+    true_cfg: float | None = None
+    """Weight of the negative prompt, for models where `guidance` means something else."""
+    scheduler: str | None = None
+    strength: float = 1.0
+    loras: tuple[Lora, ...] = ()
+    """Sorted by name, so that their order in the request makes no difference."""
+    has_negative: bool = False
+    """Some pipelines treat a missing negative prompt unlike an empty one."""
+
+
+class PipelineFeatures(Protocol):
+    """What is known of a model's pipelines before a request is accepted."""
+
+    @property
+    def can_edit(self) -> bool:
+        """Whether the model can start from an image."""
+
+    @property
+    def can_preview(self) -> bool:
+        """Whether unfinished latents can be decoded, and parts of them replaced."""
+
+    @property
+    def has_guidance(self) -> bool:
+        """Whether `guidance_scale` has an effect."""
+
+    def accepts(self, parameter: str, mode: Mode = "text2img") -> bool:
+        """Whether the pipeline of this mode has a parameter of that name."""
+
+    def has_scale_noise(self, scheduler: str | None) -> bool:
+        """Whether a scheduler is of diffusers' flow-matching classes; None is the model's own."""
+
+
+def to_batch_settings(
     request: ImageRequest,
     size: tuple[int, int],
-    pipelines: Pipelines,
+    pipelines: PipelineFeatures,
     options: DiffusionOptions,
-) -> Recipe:
-    """What a request's images have in common with those that they may be drawn together with.
+) -> BatchSettings:
+    """Derive the settings of a request's images.
+
+    Args:
+        request: the request.
+        size: width and height in pixels, valid for the model.
+        pipelines: what the model can do.
+        options: the model's defaults.
 
     Raises:
-        UnsupportedParameterError: the model has no such thing.
-        InvalidRequestError: it has, but not of this value.
+        UnsupportedParameterError: the model does not have this parameter.
+        InvalidRequestError: the model has the parameter, but does not take this value.
     """
     mode = _to_mode(request)
     _check_parameters(request, mode, pipelines)
     guidance = _to_guidance(request, pipelines, options)
     true_cfg = _to_true_cfg(request, mode, pipelines, options)
     _check_negative(request, guidance, true_cfg)
-    recipe = Recipe(
+    steps = options.find_steps(request.num_inference_steps, request.quality)
+    scheduler = _check_scheduler(request.scheduler, options)
+    loras = check_loras(request.loras, options.loras)
+    strength = 1.0
+    if request.edit is not None and pipelines.accepts("strength", mode):
+        strength = request.edit.strength or options.strength
+    is_flow = mode != "text2img" and pipelines.has_scale_noise(scheduler)
+    steps_taken = count_steps_taken(steps, strength, is_flow=is_flow)
+    if steps_taken < 1:
+        raise InvalidRequestError(
+            f"Invalid value for 'strength': {strength:g} of {steps} steps is less than one step.",
+            param="strength",
+        )
+    return BatchSettings(
         mode=mode,
         width_px=size[0],
         height_px=size[1],
-        steps=options.find_steps(request.num_inference_steps, request.quality),
+        steps=steps,
+        steps_taken=steps_taken,
         guidance=guidance,
         true_cfg=true_cfg,
-        scheduler=_check_scheduler(request.scheduler, options),
-        loras=check_loras(request.loras, options.loras),
+        scheduler=scheduler,
+        strength=strength,
+        loras=loras,
         has_negative=bool(request.negative_prompt),
     )
-    if request.edit is not None and pipelines.accepts("strength", mode):
-        recipe = replace(recipe, strength=request.edit.strength or options.strength)
-    if pipelines.count_steps(recipe) < 1:
-        raise InvalidRequestError(
-            f"Invalid value for 'strength': {recipe.strength:g} of {recipe.steps} steps is "
-            "less than one step.",
-            param="strength",
-        )
-    return recipe
+
+
+def count_steps_taken(steps: int, strength: float, *, is_flow: bool = False) -> int:
+    """Count the denoising steps that a pipeline takes: with less strength it starts later.
+
+    Source: diffusers 0.42, `get_timesteps` of the img2img pipelines. Those of flow-matching models
+    round up where the others round down.
+
+    Args:
+        steps: `num_inference_steps`.
+        strength: from 0 to 1; 1 takes every step.
+        is_flow: whether the pipeline is img2img with a flow-matching scheduler.
+    """
+    taken = min(steps * strength, steps)
+    return steps - int(max(steps - taken, 0)) if is_flow else int(taken)
 
 
 def _to_mode(request: ImageRequest) -> Mode:
     if request.edit is None:
-        return "new"
-    return "redraw" if request.edit.mask is None else "inpaint"
+        return "text2img"
+    return "img2img" if request.edit.mask is None else "inpaint"
 
 
-def _check_parameters(request: ImageRequest, mode: Mode, pipelines: Pipelines) -> None:
-    """Refuse what the pipeline would take no notice of."""
+def _check_parameters(request: ImageRequest, mode: Mode, pipelines: PipelineFeatures) -> None:
+    """Refuse parameters that the pipeline would ignore."""
     edit = request.edit
     if edit is not None and not pipelines.can_edit:
         raise _unsupported("image")
-    if edit is not None and edit.mask is not None and not pipelines.can_look_inside:
+    if edit is not None and edit.mask is not None and not pipelines.can_preview:
         raise _unsupported("mask")
     if edit is not None and edit.strength is not None and not pipelines.accepts("strength", mode):
         raise _unsupported("strength")
-    if request.previews and not pipelines.can_look_inside:
+    if request.previews and not pipelines.can_preview:
         raise _unsupported("partial_images")
     if request.guidance_scale is not None and not pipelines.has_guidance:
         raise _unsupported("guidance_scale")
@@ -73,19 +146,19 @@ def _check_parameters(request: ImageRequest, mode: Mode, pipelines: Pipelines) -
 
 
 def _check_negative(request: ImageRequest, guidance: float | None, true_cfg: float | None) -> None:
-    """Guidance leads away from it, which begins above 1."""
-    strength = guidance if true_cfg is None else true_cfg
-    if request.negative_prompt and strength is not None and strength <= 1:
+    """Refuse a negative prompt without effect: guidance away from it begins above 1."""
+    scale = guidance if true_cfg is None else true_cfg
+    if request.negative_prompt and scale is not None and scale <= 1:
         name = "guidance_scale" if true_cfg is None else "true_cfg_scale"
         raise InvalidRequestError(
-            f"Invalid value for 'negative_prompt': it is only heeded with a '{name}' above 1, and "
-            f"here it is {strength:g}.",
+            f"Invalid value for 'negative_prompt': it only has an effect with a '{name}' above 1, "
+            f"and here it is {scale:g}.",
             param="negative_prompt",
         )
 
 
 def _to_guidance(
-    request: ImageRequest, pipelines: Pipelines, options: DiffusionOptions
+    request: ImageRequest, pipelines: PipelineFeatures, options: DiffusionOptions
 ) -> float | None:
     if not pipelines.has_guidance:
         return None
@@ -93,9 +166,9 @@ def _to_guidance(
 
 
 def _to_true_cfg(
-    request: ImageRequest, mode: Mode, pipelines: Pipelines, options: DiffusionOptions
+    request: ImageRequest, mode: Mode, pipelines: PipelineFeatures, options: DiffusionOptions
 ) -> float | None:
-    """Without it, these pipelines take no notice of a negative prompt; nor of it without one."""
+    """Return the scale where there is a negative prompt; neither has an effect alone."""
     if not pipelines.accepts("true_cfg_scale", mode):
         if request.true_cfg_scale is not None:
             raise _unsupported("true_cfg_scale")

@@ -1,188 +1,117 @@
-"""Images of many requests, drawn together where they can be: one batch at a time, in a thread.
+"""Generates images of many requests in batches, one batch at a time, in a thread.
 
-Images of one recipe form a batch. The oldest image that waits decides which recipe is next, so none
-is passed over, and nothing waits for a batch to be full. Only those who were drawn together a
-moment ago are waited for, and only for a window: they are likely to ask again.
+Images of equal settings form a batch. The oldest waiting image decides which settings are next, so
+none is starved, and no image waits for a batch to fill. The one exception: clients whose images
+were in the last batch are likely to ask again, and are waited for, but only for a short window.
 """
 
 import asyncio
 import logging
-import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
 
 from api.errors import ApiError, EngineError
-from api.ports.images import Lora
-from deployments.engines.cancellable_thread import CancellableThread, Cancellation, WorkCancelledError
+from deployments.engines.cancellable_thread import (
+    CancellableThread,
+    Cancellation,
+    WorkCancelledError,
+)
+from deployments.engines.diffusion.image_job import ImageEvent, ImageJob
+from deployments.engines.stall_watch import StallWatch
 
 logger = logging.getLogger(__name__)
 
-Mode = Literal["new", "redraw", "inpaint"]
+RunBatch = Callable[[Sequence[ImageJob]], None]
+"""Generates all images of a batch, skips cancelled jobs, and lets each job emit its events."""
 
 
-@dataclass(frozen=True, slots=True)
-class Recipe:
-    """What images must have in common to be drawn together."""
+class ImageBatcher:
+    """A queue of images, and a thread that generates them in batches."""
 
-    mode: Mode
-    width_px: int
-    height_px: int
-    steps: int
-    guidance: float | None
-    """None if the model has no use for it."""
-    true_cfg: float | None = None
-    """How strongly the negative prompt is kept away from, where that is apart from `guidance`."""
-    scheduler: str | None = None
-    strength: float = 1.0
-    loras: tuple[Lora, ...] = ()
-    """By name, so that their order makes no difference."""
-    has_negative: bool = False
-    """Some pipelines treat no negative prompt unlike an empty one."""
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """What has become of one image: `picture` is (H, W, 3) uint8 RGB, if there is one to see."""
-
-    index: int
-    step: int
-    picture: Any = None
-    is_final: bool = False
-
-
-@dataclass(slots=True, eq=False)
-class Canvas:
-    """One image: what to draw, and how far it is."""
-
-    index: int
-    recipe: Recipe
-    prompt: str
-    negative_prompt: str | None
-    seed: int
-    image: Any = None
-    """What to begin with, a PIL image of the recipe's size."""
-    mask: Any = None
-    """Where to draw, white on black."""
-    preview_steps: frozenset[int] = frozenset()
-    """After which steps somebody wants to look, counted from 1."""
-    is_watched: bool = False
-    """Whether somebody wants to hear of the other steps too."""
-    steps_done: int = 0
-    steps_told: int = 0
-    """What is drawn a second time is behind this for a while."""
-    is_wanted: bool = True
-    """False once nobody waits for it: read by the thread between two steps."""
-    tell: Callable[[Event | BaseException], object] = field(default=lambda event: None)
-    """From any thread."""
-
-    @property
-    def is_looked_at(self) -> bool:
-        """Whether somebody wants to see it as it is after this step, and has not yet."""
-        return self.steps_done in self.preview_steps and self.steps_done > self.steps_told
-
-    def tell_step(self, picture: Any = None) -> None:
-        """Tell those who want to know how far it is, unless it was as far before."""
-        if self.steps_done > self.steps_told:
-            self.steps_told = self.steps_done
-            if not self.is_watched and picture is None:
-                return  # to wake the event loop takes time from the next step
-            self.tell(Event(self.index, self.steps_done, picture))
-
-
-Draw = Callable[[Sequence[Canvas]], None]
-"""Draws all, and tells each canvas; leaves out those that are not wanted any more."""
-
-
-class Batches:
-    """Takes images, and has them drawn in a thread of its own."""
-
-    def __init__(self, draw: Draw, max_images: int, max_pixels: int, window_s: float) -> None:
-        """Draw by `draw`, so many images and pixels at once.
+    def __init__(
+        self,
+        run_batch: RunBatch,
+        max_images: int,
+        max_pixels: int,
+        window_s: float,
+        stall_watch: StallWatch,
+    ) -> None:
+        """Start no thread before the first image.
 
         Args:
-            draw: runs in the thread.
-            max_images: of a batch.
-            max_pixels: of a batch; one image may have more.
-            window_s: how long those are waited for who were in the last batch.
+            run_batch: runs in the thread.
+            max_images: limit of images per batch.
+            max_pixels: limit of pixels per batch, all images together; a larger image is alone.
+            window_s: how long to wait for clients of the last batch to ask again.
+            stall_watch: is told of batches and their steps.
         """
-        self._draw = draw
+        self._run_batch = run_batch
         self._max_images = max_images
         self._max_pixels = max_pixels
         self._window_s = window_s
-        self._worker = CancellableThread("diffusion")
-        self._waiting: deque[Canvas] = deque()
+        self._stall_watch = stall_watch
+        self._thread = CancellableThread("diffusion")
+        self._waiting: deque[ImageJob] = deque()
         self._arrival = asyncio.Event()
-        self._company = 0
-        self._drawing: Sequence[Canvas] = ()
-        self._begun = 0
-        self._mark = (0, 0)
-        self._moved_s = 0.0
+        self._last_batch_size = 0
+        """Images of the last batch and those that waited behind it."""
         self._running: asyncio.Task[None] | None = None
 
     @property
     def waiting(self) -> int:
-        """Images that wait."""
+        """Number of images that wait."""
         return len(self._waiting)
 
-    def stalled_s(self) -> float:
-        """For how long the batch that is drawn has made no step, as far as earlier calls saw."""
-        now_s = time.monotonic()
-        mark = (self._begun, sum(canvas.steps_done for canvas in self._drawing))
-        if not self._drawing or mark != self._mark:
-            self._mark, self._moved_s = mark, now_s
-        return now_s - self._moved_s
-
-    async def draw(self, canvases: Sequence[Canvas]) -> AsyncGenerator[Event]:
-        """Draw the images of one request; closing the iterator leaves the batch.
+    async def generate(self, jobs: Sequence[ImageJob]) -> AsyncGenerator[ImageEvent]:
+        """Generate the images of one request; closing the iterator cancels its jobs.
 
         Raises:
-            ApiError: one of them cannot be drawn.
+            ApiError: one of the images failed.
         """
         loop = asyncio.get_running_loop()
-        news: asyncio.Queue[Event | BaseException] = asyncio.Queue()
-        for canvas in canvases:
-            canvas.tell = lambda event: loop.call_soon_threadsafe(news.put_nowait, event)
-        self._add(canvases)
-        unfinished = len(canvases)
+        events: asyncio.Queue[ImageEvent | BaseException] = asyncio.Queue()
+        for job in jobs:
+            job.emit = lambda event: loop.call_soon_threadsafe(events.put_nowait, event)
+            job.on_step = self._stall_watch.record_progress
+        self._add(jobs)
+        unfinished = len(jobs)
         try:
             while unfinished:
-                event = await news.get()
+                event = await events.get()
                 if isinstance(event, BaseException):
                     raise event
                 unfinished -= event.is_final
                 yield event
         finally:
-            for canvas in canvases:
-                canvas.is_wanted = False
-            self._waiting = deque(canvas for canvas in self._waiting if canvas.is_wanted)
+            for job in jobs:
+                job.is_cancelled = True
+            self._waiting = deque(job for job in self._waiting if not job.is_cancelled)
 
     def shut_down(self) -> None:
-        """Take no more work."""
+        """Start no further batch."""
         if self._running is not None:
             self._running.cancel()
-        self._worker.shut_down()
+        self._thread.shut_down()
 
-    def _add(self, canvases: Sequence[Canvas]) -> None:
-        self._waiting.extend(canvases)
+    def _add(self, jobs: Sequence[ImageJob]) -> None:
+        self._waiting.extend(jobs)
         self._arrival.set()
         if self._running is None or self._running.done():
             self._running = asyncio.create_task(self._run())
 
     async def _run(self) -> None:
-        """Draw until nothing waits."""
+        """Run batches until no image waits."""
         self._arrival = asyncio.Event()
         while self._waiting:
-            await self._gather()
-            batch = self._pick()
+            await self._wait_for_arrivals()
+            batch = self._take_batch()
             if batch:
-                await self._draw_batch(batch)
-                self._company = len(batch) + len(self._waiting)
+                await self._generate_batch(batch)
+                self._last_batch_size = len(batch) + len(self._waiting)
 
-    async def _gather(self) -> None:
-        """Let those come who have just been here; a single client is never waited for."""
-        expected = min(self._company, self._max_images)
+    async def _wait_for_arrivals(self) -> None:
+        """Wait until clients of the last batch have asked again; a single client never waits."""
+        expected = min(self._last_batch_size, self._max_images)
         try:
             async with asyncio.timeout(self._window_s):
                 while 0 < len(self._waiting) < expected:
@@ -191,54 +120,51 @@ class Batches:
         except TimeoutError:
             return
 
-    def _pick(self) -> list[Canvas]:
-        """Take out the oldest image, and those that go with it."""
-        batch: list[Canvas] = []
-        rest: deque[Canvas] = deque()
-        for canvas in self._waiting:
-            (batch if self._fits(canvas, batch) else rest).append(canvas)
+    def _take_batch(self) -> list[ImageJob]:
+        """Remove the oldest image from the queue, and those that fit into its batch."""
+        batch: list[ImageJob] = []
+        rest: deque[ImageJob] = deque()
+        for job in self._waiting:
+            (batch if self._fits(job, batch) else rest).append(job)
         self._waiting = rest
         return batch
 
-    def _fits(self, canvas: Canvas, batch: Sequence[Canvas]) -> bool:
+    def _fits(self, job: ImageJob, batch: Sequence[ImageJob]) -> bool:
         if not batch:
             return True
-        recipe = batch[0].recipe
-        pixels = recipe.width_px * recipe.height_px * (len(batch) + 1)
+        settings = batch[0].settings
+        pixels = settings.width_px * settings.height_px * (len(batch) + 1)
         has_room = len(batch) < self._max_images and pixels <= self._max_pixels
-        return has_room and canvas.recipe == recipe
+        return has_room and job.settings == settings
 
-    async def _draw_batch(self, batch: Sequence[Canvas]) -> None:
-        """Draw them together; if that fails, each by itself, so that only the cause fails."""
-        failure = await self._try_to_draw(batch)
+    async def _generate_batch(self, batch: Sequence[ImageJob]) -> None:
+        """Run a batch; if it fails, run each image alone, so that only the cause fails."""
+        failure = await self._try_batch(batch)
         if failure is None:
             return
         if len(batch) == 1:
-            batch[0].tell(failure)
+            batch[0].emit(failure)
             return
-        logger.warning("a batch of %d images failed; each is drawn alone", len(batch))
-        for canvas in batch:
-            if canvas.is_wanted and (failure := await self._try_to_draw([canvas])) is not None:
-                canvas.tell(failure)
+        logger.warning("a batch of %d images failed; each is generated alone", len(batch))
+        for job in batch:
+            if not job.is_cancelled and (failure := await self._try_batch([job])) is not None:
+                job.emit(failure)
 
-    async def _try_to_draw(self, batch: Sequence[Canvas]) -> ApiError | None:
-        """What went wrong; None if nothing did, or if nobody wants any of them."""
+    async def _try_batch(self, batch: Sequence[ImageJob]) -> ApiError | None:
+        """Run a batch, and return its error; None if it succeeded or all jobs are cancelled."""
 
-        def draw(cancellation: Cancellation) -> None:
-            if any(canvas.is_wanted for canvas in batch):
-                self._draw(batch)
+        def run(cancellation: Cancellation) -> None:
+            if not all(job.is_cancelled for job in batch):
+                self._run_batch(batch)
 
-        self._drawing = batch
-        self._begun += 1
         try:
-            await self._worker.run(draw)
+            with self._stall_watch.working():
+                await self._thread.run(run)
         except WorkCancelledError:
-            return None  # all of them have left
+            return None
         except ApiError as error:
             return error
-        except Exception:  # the library's own, whatever it is
+        except Exception:  # the library's own, of any type
             logger.exception("a batch of %d images failed", len(batch))
-            return EngineError("The model failed to draw this image.")
-        finally:
-            self._drawing = ()
+            return EngineError("The model failed to generate this image.")
         return None

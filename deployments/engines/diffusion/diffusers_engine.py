@@ -1,4 +1,8 @@
-"""Any diffusers text-to-image pipeline: requests in, files out, everything slow in threads."""
+"""The engine for diffusers' text-to-image pipelines: requests in, image files out.
+
+A request is validated on the event loop and turned into one job per image. Everything slow runs in
+threads: the batcher's runs the pipeline, and encoding files takes one for each image.
+"""
 
 import asyncio
 import copy
@@ -9,84 +13,87 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from api.errors import InvalidRequestError, ReplicaLostError
+from api.errors import InvalidRequestError
 from api.ports.images import Edit, Image, ImageRequest, Images
-from api.ports.stream import Delta, Extra, ImageProgress, Usage
+from api.ports.stream import ImageProgress, Usage
 from deployments.config.diffusion import DiffusionOptions
-from deployments.engines.diffusion.batch_settings import to_recipe
-from deployments.engines.diffusion.batcher import Batches, Canvas, Event, Recipe
-from deployments.engines.diffusion.inpainting import put_back
+from deployments.engines.diffusion.batch_settings import BatchSettings, to_batch_settings
+from deployments.engines.diffusion.batcher import ImageBatcher
+from deployments.engines.diffusion.image_job import ImageEvent, ImageJob
+from deployments.engines.diffusion.inpainting import composite
 from deployments.engines.diffusion.pipelines import Pipelines
-from deployments.engines.diffusion.prompt_lengths import PromptReader
+from deployments.engines.diffusion.prompt_lengths import PromptTokenCounter
 from deployments.engines.diffusion.sizes import check_size, fit_size
-from deployments.engines.images.reader import PictureReader
-from deployments.engines.images.writer import flatten, to_mask, write_picture
+from deployments.engines.images.reader import ImageReader
+from deployments.engines.images.writer import flatten, to_mask, write_image
 from deployments.engines.protocol import RequestProgress
+from deployments.engines.stall_watch import StallWatch
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PilImage
 
 _SEED_BITS = 32
 _MAX_PREVIEW_PX = 2048
-"""Longest side of a preview: a message of the token channel takes no file of any size."""
+"""Longest side of a preview, because messages of the token channel are limited in size."""
 
-Emit = Callable[[Delta], None]
+Emit = Callable[[ImageProgress], None]
 
 
 @dataclass(frozen=True, slots=True)
-class _Sources:
-    """What an edit begins with, in the size of the answer."""
+class _EditInputs:
+    """The decoded files of an edit, both scaled to the size to generate."""
 
     image: "PilImage"
+    """RGB."""
     mask: "PilImage | None"
+    """Mode L, white where to change the image."""
 
 
 class DiffusersEngine:
-    """One set of weights, drawing for many requests at once."""
+    """One set of weights that generates images of many requests in batches."""
 
     def __init__(
         self,
-        model: str,
+        pipelines: Pipelines,
         options: DiffusionOptions,
         name: str = "",
         stall_timeout_s: float = math.inf,
     ) -> None:
-        """Load the model; takes seconds to minutes, and blocks.
+        """Build an engine around a loaded model.
 
         Args:
-            model: a local folder in diffusers' layout.
+            pipelines: the model.
             options: how to run it, and the defaults of requests.
-            name: of the model, for the provenance of files.
-            stall_timeout_s: after so long without a step of what is drawn, `check_health` fails.
-
-        Raises:
-            Exception: whatever diffusers raises when it cannot load the model.
+            name: the model's id, stored in the provenance of files.
+            stall_timeout_s: `check_health` fails if a batch makes no step for this long.
         """
         self._name = name
-        self._stall_timeout_s = stall_timeout_s
-        self._pipelines = Pipelines(model, options)
-        multiple_px = math.lcm(options.size_multiple_px, self._pipelines.multiple_px)
+        self._pipelines = pipelines
+        multiple_px = math.lcm(options.size_multiple_px, pipelines.multiple_px)
         self._options = options.model_copy(update={"size_multiple_px": multiple_px})
-        self._native_px = self._pipelines.native_px
-        base = self._pipelines.base
-        self._reader = PromptReader(base, self._pipelines.get_default("max_sequence_length"))
+        self._native_px = pipelines.native_px
+        base = pipelines.base
+        max_sequence_length = pipelines.get_default("max_sequence_length")
+        self._token_counter = PromptTokenCounter(base, max_sequence_length)
         self._health_ids = copy.deepcopy(base.tokenizer)("a", return_tensors="pt").input_ids
-        self._pictures = PictureReader(options.max_input_pixels)
-        self._batches = Batches(
-            self._pipelines.draw,
+        self._image_reader = ImageReader(options.max_input_pixels)
+        self._stall_watch = StallWatch(stall_timeout_s)
+        self._batcher = ImageBatcher(
+            pipelines.run,
             options.max_batch_images,
             options.max_batch_pixels,
             options.batch_window_ms / 1000,
+            self._stall_watch,
         )
 
     @property
     def capacity(self) -> int:
-        """Images that are let in: those of one batch, and those that the next is made of."""
+        """How many images are admitted at once: those of one batch and of the next."""
         return 2 * self._options.max_batch_images
 
     @property
     def capabilities(self) -> dict[str, Any]:
-        """What clients may ask of this model."""
+        """Members of the model card in `/v1/models`."""
         options = self._options
         return {
             "size": f"{self._native_px}x{self._native_px}",
@@ -103,150 +110,160 @@ class DiffusersEngine:
         }
 
     async def generate(
-        self, request: ImageRequest, work: RequestProgress | None = None, emit: Emit | None = None
+        self,
+        request: ImageRequest,
+        progress: RequestProgress | None = None,
+        emit: Emit | None = None,
     ) -> Images:
-        """Draw all images. Cancelling this call stops the work after the current step.
+        """Generate all images. Cancelling this call takes them out of their batch at the next step.
 
         Args:
-            request: what to draw.
-            work: told what it takes.
-            emit: gets a delta for each step, with a preview where the request wants one.
+            request: what to generate.
+            progress: of this request; one unit of capacity per image.
+            emit: receives the progress of each step, with previews where the request wants them.
 
         Raises:
-            InvalidRequestError: the request does not fit this model.
-            OverloadedError: `work.begin` says so.
+            InvalidRequestError: a parameter does not suit the model.
+            InvalidImageFileError: a file of an edit cannot be decoded.
+            RateLimitError, OverloadedError: from `progress.begin`.
+            EngineError: the pipeline failed.
         """
-        work = work or RequestProgress()
-        sources = None
+        progress = progress or RequestProgress()
+        inputs = None
         if request.edit is not None:
-            sources = await self._read_sources(request, request.edit)
-        width_px, height_px = self._to_size(request, sources)
-        prompt_tokens = self._reader.count(request.prompt, "prompt")
+            inputs = await self._read_inputs(request, request.edit)
+        width_px, height_px = self._to_size(request, inputs)
+        prompt_tokens = self._token_counter.count(request.prompt, "prompt")
         if request.negative_prompt:
-            prompt_tokens += self._reader.count(request.negative_prompt, "negative_prompt")
-        recipe = to_recipe(request, (width_px, height_px), self._pipelines, self._options)
-        canvases = self._to_canvases(request, recipe, sources, emit is not None)
-        total = self._pipelines.count_steps(recipe)
-        work.count_steps_left = lambda: sum(total - each.steps_done for each in canvases)
-        await work.begin(tokens=0, size=request.n)  # its key's limits count pictures
-        work.usage = Usage(prompt_tokens)
+            prompt_tokens += self._token_counter.count(request.negative_prompt, "negative_prompt")
+        settings = to_batch_settings(request, (width_px, height_px), self._pipelines, self._options)
+        jobs = _to_jobs(request, settings, inputs, wants_progress=emit is not None)
+        progress.count_steps_left = lambda: sum(
+            settings.steps_taken - job.steps_done for job in jobs
+        )
+        await progress.begin(tokens=0, size=request.n)  # keys' limits count images, not tokens
+        progress.usage = Usage(prompt_tokens)
         try:
-            images = await self._draw(request, canvases, emit)
+            images = await self._generate(request, jobs, emit)
         finally:
-            steps = sum(canvas.steps_done for canvas in canvases)
-            work.record_steps(1, steps, width_px * height_px)
+            steps = sum(job.steps_done for job in jobs)
+            progress.record_steps(1, steps, width_px * height_px)
         latents = (width_px // self._pipelines.scale) * (height_px // self._pipelines.scale)
-        work.usage = usage = Usage(prompt_tokens, completion_tokens=latents * request.n)
-        work.images = request.n
+        progress.usage = usage = Usage(prompt_tokens, completion_tokens=latents * request.n)
+        progress.images = request.n
         return Images(images, width_px, height_px, usage)
 
-    async def _draw(
-        self, request: ImageRequest, canvases: Sequence[Canvas], emit: Emit | None
+    async def _generate(
+        self, request: ImageRequest, jobs: Sequence[ImageJob], emit: Emit | None
     ) -> tuple[Image, ...]:
-        total = self._pipelines.count_steps(canvases[0].recipe)
-        pictures: dict[int, PilImage] = {}
-        async with aclosing(self._batches.draw(canvases)) as events:
+        total = jobs[0].settings.steps_taken
+        finished: dict[int, PilImage] = {}
+        async with aclosing(self._batcher.generate(jobs)) as events:
             async for event in events:
-                if event.is_final:
-                    pictures[event.index] = event.picture
+                if event.is_final and event.image is not None:
+                    finished[event.index] = event.image
                 elif emit is not None:
-                    emit(Delta(event.index, "", extra=await self._to_extra(request, event, total)))
+                    emit(await self._to_progress(request, event, total))
         return tuple(
             await asyncio.gather(
-                *(
-                    asyncio.to_thread(self._write, request, canvas, pictures[canvas.index])
-                    for canvas in canvases
-                )
+                *(asyncio.to_thread(self._write, request, job, finished[job.index]) for job in jobs)
             )
         )
 
-    async def _to_extra(self, request: ImageRequest, event: Event, total: int) -> Extra:
+    async def _to_progress(
+        self, request: ImageRequest, event: ImageEvent, total: int
+    ) -> ImageProgress:
         preview = b""
-        if event.picture is not None:
-            event.picture.thumbnail((_MAX_PREVIEW_PX, _MAX_PREVIEW_PX))
-            preview = await asyncio.to_thread(write_picture, event.picture, request.file)
-        return Extra(sketch=ImageProgress(min(event.step, total), total, preview))
+        if event.image is not None:
+            event.image.thumbnail((_MAX_PREVIEW_PX, _MAX_PREVIEW_PX))
+            preview = await asyncio.to_thread(write_image, event.image, request.file)
+        return ImageProgress(min(event.step, total), total, preview)
 
-    def _write(self, request: ImageRequest, canvas: Canvas, picture: "PilImage") -> Image:
-        if canvas.mask is not None:
-            picture = put_back(picture, canvas.image, canvas.mask)
-        recipe = canvas.recipe
+    def _write(self, request: ImageRequest, job: ImageJob, image: "PilImage") -> Image:
+        """Encode a finished image; runs in a thread."""
+        if job.image is not None and job.mask is not None:
+            image = composite(image, job.image, job.mask)
+        settings = job.settings
         provenance: dict[str, Any] = {
             "model": self._name,
-            "seed": canvas.seed,
-            "steps": recipe.steps,
-            "guidance": recipe.guidance,
+            "seed": job.seed,
+            "steps": settings.steps,
+            "guidance": settings.guidance,
         }
-        if recipe.loras:
-            provenance["loras"] = {lora.name: lora.scale for lora in recipe.loras}
-        said = provenance if self._options.provenance else None
-        return Image(write_picture(picture, request.file, said), canvas.seed)
+        if settings.loras:
+            provenance["loras"] = {lora.name: lora.scale for lora in settings.loras}
+        stored = provenance if self._options.provenance else None
+        return Image(write_image(image, request.file, stored), job.seed)
 
-    async def _read_sources(self, request: ImageRequest, edit: Edit) -> _Sources:
-        """Decode what is to be edited."""
-        image = await self._pictures.read(edit.image, "image")
-        mask = None if edit.mask is None else await self._pictures.read(edit.mask, "mask")
+    async def _read_inputs(self, request: ImageRequest, edit: Edit) -> _EditInputs:
+        """Decode the files of an edit, and scale them."""
+        image = await self._image_reader.read(edit.image, "image")
+        mask = None if edit.mask is None else await self._image_reader.read(edit.mask, "mask")
         if mask is not None and mask.size != image.size:
             raise InvalidRequestError(
                 "Invalid value for 'mask': it must be as large as the image, which is "
                 f"{image.width}x{image.height}.",
                 param="mask",
             )
-        wanted = fit_size(image.size, self._options)
+        size = fit_size(image.size, self._options)
         if request.width_px and request.height_px:
-            wanted = request.width_px, request.height_px
-        check_size(*wanted, self._options)
-        return await asyncio.to_thread(_to_sources, image, mask, wanted)
+            size = request.width_px, request.height_px
+        check_size(*size, self._options)
+        return await asyncio.to_thread(_scale_inputs, image, mask, size)
 
-    def _to_size(self, request: ImageRequest, sources: _Sources | None) -> tuple[int, int]:
-        """The size to draw in: the one asked for, the picture's, or the model's own."""
-        if sources is not None:
-            return sources.image.size
+    def _to_size(self, request: ImageRequest, inputs: _EditInputs | None) -> tuple[int, int]:
+        """Return the size to generate: the requested one, the input image's, or the model's own."""
+        if inputs is not None:
+            return inputs.image.size
         width_px = request.width_px or self._native_px
         height_px = request.height_px or self._native_px
         check_size(width_px, height_px, self._options)
         return width_px, height_px
 
-    def _to_canvases(
-        self, request: ImageRequest, recipe: Recipe, sources: _Sources | None, is_watched: bool
-    ) -> list[Canvas]:
-        """One an image, each with its seed: the one asked for and those after it, or any."""
-        first = secrets.randbits(_SEED_BITS) if request.seed is None else request.seed
-        total, previews = self._pipelines.count_steps(recipe), request.previews
-        looks = {total * (look + 1) // (previews + 1) for look in range(previews)} - {0, total}
-        return [
-            Canvas(
-                index=number,
-                recipe=recipe,
-                prompt=request.prompt,
-                negative_prompt=request.negative_prompt,
-                seed=(first + number) % 2**63,
-                image=sources.image if sources else None,
-                mask=sources.mask if sources else None,
-                preview_steps=frozenset(looks),
-                is_watched=is_watched,
-            )
-            for number in range(request.n)
-        ]
-
     def check_health(self) -> None:
-        """Prove that drawing goes on, and that the text encoder still computes.
+        """Check that the batch under way makes steps, and run the text encoder once.
 
         Raises:
-            ReplicaLostError: what is drawn has made no step for too long.
+            ReplicaLostError: no step for `stall_timeout_s`.
+            Exception: what torch raises when the device has failed.
         """
-        stalled_s = self._batches.stalled_s()
-        if stalled_s > self._stall_timeout_s:
-            raise ReplicaLostError(f"The model has made no step for {stalled_s:.0f} seconds.")
+        self._stall_watch.check()
         self._pipelines.encode(self._health_ids)
 
     def shut_down(self) -> None:
-        """Take no more work."""
-        self._pictures.shut_down()
-        self._batches.shut_down()
+        """End the threads and the decoder process; does not wait for requests."""
+        self._image_reader.shut_down()
+        self._batcher.shut_down()
 
 
-def _to_sources(image: "PilImage", mask: "PilImage | None", size: tuple[int, int]) -> _Sources:
-    return _Sources(
+def _to_jobs(
+    request: ImageRequest,
+    settings: BatchSettings,
+    inputs: _EditInputs | None,
+    *,
+    wants_progress: bool,
+) -> list[ImageJob]:
+    """Make one job per image; seeds count up from the requested one, or from a random one."""
+    seed = secrets.randbits(_SEED_BITS) if request.seed is None else request.seed
+    total, previews = settings.steps_taken, request.previews
+    preview_steps = {total * number // (previews + 1) for number in range(1, previews + 1)}
+    return [
+        ImageJob(
+            index=number,
+            settings=settings,
+            prompt=request.prompt,
+            negative_prompt=request.negative_prompt,
+            seed=(seed + number) % 2**63,
+            image=inputs.image if inputs else None,
+            mask=inputs.mask if inputs else None,
+            preview_steps=frozenset(preview_steps - {0, total}),
+            wants_progress=wants_progress,
+        )
+        for number in range(request.n)
+    ]
+
+
+def _scale_inputs(image: "PilImage", mask: "PilImage | None", size: tuple[int, int]) -> _EditInputs:
+    return _EditInputs(
         flatten(image).resize(size), None if mask is None else to_mask(mask).resize(size)
     )

@@ -1,4 +1,4 @@
-"""LoRA adapters of an image model: all are loaded with it, and switched between two batches."""
+"""LoRA adapters of an image model: all are loaded at start, and switched between two batches."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -12,80 +12,80 @@ from deployments.engines.sources import SourceError, resolve_source
 _USUAL_FILE = "pytorch_lora_weights.safetensors"
 
 
-def check_loras(wanted: Sequence[Lora], known: Iterable[str]) -> tuple[Lora, ...]:
-    """The adapters of a request, in the one order that images need to be drawn together.
+def check_loras(requested: Sequence[Lora], known: Iterable[str]) -> tuple[Lora, ...]:
+    """Return a request's adapters sorted by name, so that equal sets can share a batch.
 
     Raises:
-        UnsupportedParameterError: the model has none at all.
-        InvalidRequestError: it has others.
+        UnsupportedParameterError: the model has no adapters.
+        InvalidRequestError: the model does not have one of these.
     """
     names = list(known)
-    if wanted and not names:
+    if requested and not names:
         raise UnsupportedParameterError(
             "The parameter 'loras' is not supported by this model, which has none.", param="loras"
         )
-    for number, lora in enumerate(wanted):
+    for number, lora in enumerate(requested):
         if lora.name not in names:
             param = f"loras[{number}].name"
             raise InvalidRequestError(
                 f"Invalid value for '{param}': it must be one of: {', '.join(names)}.", param=param
             )
-    return tuple(sorted(wanted, key=lambda lora: lora.name))
+    return tuple(sorted(requested, key=lambda lora: lora.name))
 
 
 class Loras:
     """The adapters of one pipeline."""
 
     def __init__(self, pipeline: Any, adapters: Mapping[str, LoraArgs]) -> None:
-        """Load all of them, and switch them off.
+        """Load all adapters, and switch them off.
 
         Raises:
-            SourceError: one of them is not there, or does not fit the model.
+            SourceError: an adapter does not exist or does not fit the model.
         """
         self._pipeline = pipeline
-        # A name of ours may hold what a name inside of a model must not, such as a dot.
-        self._inner = {name: f"lora_{number}" for number, name in enumerate(adapters)}
+        # Configured names may contain what torch forbids in names of modules, such as dots.
+        self._module_names = {name: f"lora_{number}" for number, name in enumerate(adapters)}
         for name, adapter in adapters.items():
-            _load(pipeline, f"loras.{name}", adapter, self._inner[name])
+            _load(pipeline, f"loras.{name}", adapter, self._module_names[name])
         self._active: tuple[Lora, ...] | None = None
-        """None while nobody knows: switching broke off half-way."""
+        """None if the state is unknown, because switching failed half-way."""
         self.switch_to(())
 
-    def switch_to(self, wanted: tuple[Lora, ...]) -> None:
-        """Draw with these from now on; without any, as if none had ever been loaded."""
-        if not self._inner or wanted == self._active:
+    def switch_to(self, loras: tuple[Lora, ...]) -> None:
+        """Activate exactly these adapters; with none, the model computes as without LoRA."""
+        if not self._module_names or loras == self._active:
             return
         from diffusers.utils import set_adapter_layers
 
         self._active = None
-        if wanted:
-            names = [self._inner[lora.name] for lora in wanted]
-            self._pipeline.set_adapters(names, [lora.scale for lora in wanted])
-        # Not the pipeline's own `disable_lora`: it fails where a part of it has no adapter.
+        if loras:
+            names = [self._module_names[lora.name] for lora in loras]
+            self._pipeline.set_adapters(names, [lora.scale for lora in loras])
+        # Not the pipeline's `disable_lora`, which fails where one of its parts has no adapter.
         for part in self._pipeline.get_list_adapters():
-            set_adapter_layers(getattr(self._pipeline, part), enabled=bool(wanted))
-        self._active = wanted
+            set_adapter_layers(getattr(self._pipeline, part), enabled=bool(loras))
+        self._active = loras
 
 
-def _load(pipeline: Any, name: str, adapter: LoraArgs, inner: str) -> None:
+def _load(pipeline: Any, name: str, adapter: LoraArgs, module_name: str) -> None:
     if not hasattr(pipeline, "load_lora_weights"):
         raise SourceError(name, adapter.source, "this kind of model takes no LoRA adapters")
     file = _find_file(name, adapter)
-    # diffusers passes over what it finds no place for, so it is looked for afterwards. Copied into
-    # the model, and not put in its place, the weights take its precision.
+    # `low_cpu_mem_usage=False` copies the weights, and so converts them to the model's dtype.
     pipeline.load_lora_weights(
         str(file.parent),
         weight_name=file.name,
-        adapter_name=inner,
+        adapter_name=module_name,
         local_files_only=True,
         low_cpu_mem_usage=False,
     )
-    if not any(inner in adapters for adapters in pipeline.get_list_adapters().values()):
+    # diffusers skips weights that fit nowhere, without an error.
+    if not any(module_name in adapters for adapters in pipeline.get_list_adapters().values()):
         raise SourceError(name, adapter.source, "nothing in it fits this model")
 
 
 def _find_file(name: str, adapter: LoraArgs) -> Path:
-    """The one file with the weights; never a pickle, which runs code when loaded."""
+    """Find the one file with the weights; never a pickle, which runs code when loaded."""
     folder = resolve_source(name, adapter.source)
     found = sorted(path.name for path in folder.glob("*.safetensors"))
     file = adapter.file or (_USUAL_FILE if _USUAL_FILE in found else None)

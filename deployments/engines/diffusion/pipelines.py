@@ -1,32 +1,34 @@
-"""diffusers' pipelines around one set of weights, run for one batch.
+"""diffusers' pipelines around one set of weights, run for one batch at a time.
 
-A pipeline keeps state while it runs, so one thread runs them, one batch at a time. For what leaves
-a batch between two steps nothing is computed any more, unless the denoiser is compiled: for another
-number of images it would be compiled anew.
+A pipeline keeps state while it runs, so one thread runs them all. Images whose clients have left
+are not computed any more, unless the denoiser is compiled: another batch size would recompile it.
 """
 
-import functools
 import gc
 import inspect
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from deployments.config.diffusion import DiffusionOptions
 from deployments.engines.cancellable_thread import WorkCancelledError
-from deployments.engines.diffusion.batch_pruning import Attendance
-from deployments.engines.diffusion.batcher import Canvas, Event, Mode, Recipe
-from deployments.engines.diffusion.inpainting import Keeping, is_flowing
-from deployments.engines.diffusion.latents import decode, find_multiple_px, is_readable
+from deployments.engines.diffusion.batch_pruning import BatchPruner
+from deployments.engines.diffusion.batch_settings import Mode
+from deployments.engines.diffusion.image_job import ImageJob
+from deployments.engines.diffusion.inpainting import MaskedLatents
+from deployments.engines.diffusion.latents import can_decode, decode, find_multiple_px
 from deployments.engines.diffusion.loras import Loras
 from deployments.engines.diffusion.pipeline_loading import (
-    build_redrawing,
-    build_schedulers,
-    check_fitness,
+    build_img2img,
+    check_supported,
+    configure,
     find_denoiser,
     find_native_px,
     load_pipeline,
-    tune,
+)
+from deployments.engines.diffusion.schedulers import (
+    build_schedulers,
+    has_scale_noise,
+    per_image_noise,
 )
 
 if TYPE_CHECKING:
@@ -34,43 +36,45 @@ if TYPE_CHECKING:
 
 
 class Pipelines:
-    """What draws: from nothing, or from a picture."""
+    """The text-to-image pipeline of a model, and its img2img pipeline if there is one."""
 
     def __init__(self, model: str, options: DiffusionOptions) -> None:
-        """Load; takes seconds to minutes.
+        """Load the model; takes seconds to minutes, and blocks.
 
         Args:
             model: a local folder in diffusers' layout.
-            options: how to run it.
+            options: how to run the model.
 
         Raises:
-            Exception: whatever diffusers raises when it cannot load the model.
+            ValueError: the model or an option is not supported.
+            SourceError: a LoRA adapter does not exist or does not fit.
+            Exception: what diffusers raises when it cannot load the model.
         """
         self.base: Any = load_pipeline(model, options)
-        check_fitness(self.base)
+        check_supported(self.base)
         self._vae_dtype = self.base.vae.dtype
-        # Before anything is moved to where it computes: adapters go with what they adapt.
+        # Before the model moves to its device, so that the adapters move with it.
         self._loras = Loras(self.base, options.loras)
-        tune(self.base, options)
-        self._attendance = None if options.compile else Attendance(find_denoiser(self.base))
+        configure(self.base, options)
+        self._pruner = None if options.compile else BatchPruner(find_denoiser(self.base))
         self._is_out_of_memory = False
         self._is_offloaded = options.offload != "none"
         self._schedulers = build_schedulers(self.base, options.schedulers)
-        redrawing = build_redrawing(self.base)
+        img2img = build_img2img(self.base)
         self._by_mode: dict[Mode, Any] = {
-            "new": self.base,
-            "redraw": redrawing,
-            "inpaint": redrawing,
+            "text2img": self.base,
+            "img2img": img2img,
+            "inpaint": img2img,
         }
 
     @property
     def scale(self) -> int:
-        """Pixels to one element of the latents, along each side."""
+        """Pixels per latent, along each side."""
         return int(self.base.vae_scale_factor)
 
     @property
     def native_px(self) -> int:
-        """The side of the images that the model was trained on."""
+        """Side in pixels of the images that the model was trained on."""
         return find_native_px(self.base)
 
     @property
@@ -78,182 +82,178 @@ class Pipelines:
         """What width and height must be multiples of."""
         return find_multiple_px(self.base)
 
-    def count_steps(self, recipe: Recipe) -> int:
-        """The steps that are really taken: redrawing begins in the middle."""
-        steps = recipe.steps * recipe.strength
-        if recipe.mode != "new" and is_flowing(self._schedulers[recipe.scheduler]):
-            return recipe.steps - int(max(recipe.steps - min(steps, recipe.steps), 0))
-        return min(int(steps), recipe.steps)
-
-    def accepts(self, parameter: str, mode: Mode = "new") -> bool:
-        """Whether the pipeline has a parameter of that name."""
+    def accepts(self, parameter: str, mode: Mode = "text2img") -> bool:
+        """Whether the pipeline of this mode has a parameter of that name."""
         return parameter in inspect.signature(self._by_mode[mode].__call__).parameters
 
     def get_default(self, parameter: str) -> Any:
-        """What the pipeline takes for a parameter that it is not given; None if it has none."""
+        """Return the default of one of the pipeline's parameters; None if it does not have it."""
         found = inspect.signature(self.base.__call__).parameters.get(parameter)
         return found.default if found is not None else None
 
     @property
     def can_edit(self) -> bool:
-        """Whether it draws from a picture too."""
-        return self._by_mode["redraw"] is not None
+        """Whether the model can start from an image."""
+        return self._by_mode["img2img"] is not None
 
     @property
-    def can_look_inside(self) -> bool:
-        """Whether unfinished pictures can be looked at, and parts of them replaced."""
-        return is_readable(self.base)
+    def can_preview(self) -> bool:
+        """Whether unfinished latents can be decoded, and parts of them replaced."""
+        return can_decode(self.base)
 
     @property
     def has_guidance(self) -> bool:
-        """Whether `guidance_scale` means anything: some transformers are trained without it."""
+        """Whether `guidance_scale` has an effect: some transformers are trained without it."""
         transformer = getattr(self.base, "transformer", None)
         config = transformer.config if transformer is not None else {}
         return self.accepts("guidance_scale") and config.get("guidance_embeds") is not False
 
-    def draw(self, batch: Sequence[Canvas]) -> None:
-        """Draw images of one recipe, and tell each canvas.
+    def has_scale_noise(self, scheduler: str | None) -> bool:
+        """Whether a scheduler is of diffusers' flow-matching classes; None is the model's own."""
+        return has_scale_noise(self._schedulers[scheduler])
+
+    def run(self, batch: Sequence[ImageJob]) -> None:
+        """Generate one batch of images of the same settings; each job emits its own events.
 
         Raises:
-            WorkCancelledError: nobody wants any of them.
-            Exception: whatever the pipeline raises.
+            WorkCancelledError: all jobs have been cancelled.
+            Exception: what the pipeline raises.
         """
         import torch
 
         if self._is_out_of_memory:
-            _make_room()
+            _free_memory()
             self._is_out_of_memory = False
         try:
-            self._draw(batch)
+            self._run(batch)
         except BaseException as error:
-            # To be made up for by the next: until this one has been handled, it holds tensors.
+            # Memory is freed by the next call: as long as it is handled, the error holds tensors.
             self._is_out_of_memory = isinstance(error, torch.OutOfMemoryError)
-            self._put_in_order()
+            self._restore_state()
             raise
 
-    def _put_in_order(self) -> None:
-        """What pipelines do at their end only, which they have not reached."""
-        self.base.maybe_free_model_hooks()  # brings what is offloaded back to where it waits
+    def _restore_state(self) -> None:
+        """Do what pipelines do at their end only, after one that did not reach it."""
+        self.base.maybe_free_model_hooks()  # moves offloaded parts back to main memory
         if self.base.vae.dtype != self._vae_dtype:
-            self.base.vae.to(self._vae_dtype)  # SDXL's computes in float32 for a while
+            self.base.vae.to(self._vae_dtype)  # SDXL upcasts it to float32 while it decodes
 
-    def _draw(self, batch: Sequence[Canvas]) -> None:
-        mode = batch[0].recipe.mode
-        pipeline = self._by_mode[mode]
-        pipeline.scheduler = self._schedulers[batch[0].recipe.scheduler]
-        self._loras.switch_to(batch[0].recipe.loras)
-        run = _Run(pipeline, batch, self.count_steps(batch[0].recipe), self._attendance)
-        with _seeded(pipeline.scheduler, run.generators):
-            drawn = pipeline(**self._to_arguments(run, mode))
-        for canvas, picture in zip(run.canvases, drawn.images, strict=True):
-            if canvas.is_wanted:
-                canvas.tell(Event(canvas.index, canvas.steps_done, picture, is_final=True))
+    def _run(self, batch: Sequence[ImageJob]) -> None:
+        settings = batch[0].settings
+        pipeline = self._by_mode[settings.mode]
+        pipeline.scheduler = self._schedulers[settings.scheduler]
+        self._loras.switch_to(settings.loras)
+        run = _Run(pipeline, batch, self._pruner)
+        with per_image_noise(pipeline.scheduler, run.generators):
+            output = pipeline(**self._to_arguments(run))
+        for job, image in zip(run.jobs, output.images, strict=True):
+            job.finish(image)
 
     def encode(self, token_ids: "torch.Tensor") -> None:
-        """Prove that the text encoder still computes."""
+        """Run the text encoder once, to prove that it still computes.
+
+        Args:
+            token_ids: (N, T) int64, on any device.
+
+        Raises:
+            Exception: what torch raises when the device has failed.
+        """
         import torch
 
         if self._is_offloaded:
-            return  # the thread that draws may be moving it at this moment
+            return  # the thread that runs the pipeline may be moving the encoder right now
         with torch.inference_mode():
             self.base.text_encoder(token_ids.to(self.base.text_encoder.device))
 
-    def _to_arguments(self, run: "_Run", mode: Mode) -> dict[str, Any]:
-        recipe, canvases = run.canvases[0].recipe, run.canvases
+    def _to_arguments(self, run: "_Run") -> dict[str, Any]:
+        settings, jobs = run.jobs[0].settings, run.jobs
         arguments: dict[str, Any] = {
-            "prompt": [canvas.prompt for canvas in canvases],
-            "num_inference_steps": recipe.steps,
+            "prompt": [job.prompt for job in jobs],
+            "num_inference_steps": settings.steps,
             "generator": run.generators,
             "callback_on_step_end": run.after_step,
             "callback_on_step_end_tensor_inputs": ["latents"],
             "output_type": "pil",
         }
-        if recipe.guidance is not None:
-            arguments["guidance_scale"] = recipe.guidance
-        if recipe.true_cfg is not None:
-            arguments["true_cfg_scale"] = recipe.true_cfg
-        if recipe.has_negative:
-            arguments["negative_prompt"] = [canvas.negative_prompt or "" for canvas in canvases]
-        sizes = {"width": recipe.width_px, "height": recipe.height_px}
-        arguments |= {name: px for name, px in sizes.items() if self.accepts(name, mode)}
-        if self.accepts("use_resolution_binning", mode):
-            arguments["use_resolution_binning"] = False  # the size is what was asked for
-        if mode != "new":
-            arguments["image"] = [canvas.image for canvas in canvases]
-            if self.accepts("strength", mode):
-                arguments["strength"] = recipe.strength
+        if settings.guidance is not None:
+            arguments["guidance_scale"] = settings.guidance
+        if settings.true_cfg is not None:
+            arguments["true_cfg_scale"] = settings.true_cfg
+        if settings.has_negative:
+            arguments["negative_prompt"] = [job.negative_prompt or "" for job in jobs]
+        sizes = {"width": settings.width_px, "height": settings.height_px}
+        arguments |= {name: px for name, px in sizes.items() if self.accepts(name, settings.mode)}
+        if self.accepts("use_resolution_binning", settings.mode):
+            arguments["use_resolution_binning"] = False  # it would change the size
+        if settings.mode != "text2img":
+            arguments["image"] = [job.image for job in jobs]
+            if self.accepts("strength", settings.mode):
+                arguments["strength"] = settings.strength
         return arguments
 
 
 class _Run:
-    """One batch under way: who is in it, and what happens between two steps."""
+    """One batch in progress: its jobs, and what happens between two steps."""
 
     def __init__(
-        self, pipeline: Any, batch: Sequence[Canvas], steps: int, attendance: Attendance | None
+        self, pipeline: Any, batch: Sequence[ImageJob], pruner: BatchPruner | None
     ) -> None:
         import torch
 
-        self._steps = steps
-        self.canvases = [canvas for canvas in batch if canvas.is_wanted]
-        # On the CPU whatever the device, so that a seed means the same picture everywhere.
-        self.generators = [torch.Generator("cpu").manual_seed(c.seed) for c in self.canvases]
-        self._keeping = Keeping(pipeline, self.canvases) if batch[0].mask is not None else None
-        self._attendance = attendance
-        if attendance is not None:
-            attendance.begin(len(self.canvases))
+        self.jobs = [job for job in batch if not job.is_cancelled]
+        if not self.jobs:
+            raise WorkCancelledError
+        seeds = [job.seed for job in self.jobs]
+        # On the CPU whatever the device, so that a seed yields the same image everywhere.
+        self.generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
+        images = [job.image for job in self.jobs if job.image is not None]
+        masks = [job.mask for job in self.jobs if job.mask is not None]
+        self._masked_latents = MaskedLatents(pipeline, images, masks, seeds) if masks else None
+        self._pruner = pruner
+        if pruner is not None:
+            pruner.begin(len(self.jobs))
 
     def after_step(
         self, pipeline: Any, step: int, timestep: Any, values: dict[str, Any]
     ) -> dict[str, Any]:
-        kept = [number for number, canvas in enumerate(self.canvases) if canvas.is_wanted]
-        if not kept:
+        """Handle diffusers' `callback_on_step_end`.
+
+        Args:
+            pipeline: the running pipeline.
+            step: the pass of the denoiser just made, counted from 0.
+            timestep: unused.
+            values: has `latents`, (N, C, h, w) or packed (N, h/2 · w/2, 4C).
+
+        Raises:
+            WorkCancelledError: all jobs have been cancelled.
+        """
+        active_rows = [row for row, job in enumerate(self.jobs) if not job.is_cancelled]
+        if not active_rows:
             raise WorkCancelledError
-        if self._attendance is not None:
-            self._attendance.keep(kept)
+        if self._pruner is not None:
+            self._pruner.set_active_rows(active_rows)
         latents = values["latents"]
-        if self._keeping is not None:
-            latents = self._keeping.restore(pipeline, step, latents)
-        for number in kept:
-            canvas = self.canvases[number]
-            # Some schedulers call for two or more passes a step.
-            canvas.steps_done = round((step + 1) * self._steps / pipeline.num_timesteps)
-            row = latents[number : number + 1]
-            canvas.tell_step(_look(pipeline, row, canvas) if canvas.is_looked_at else None)
-        if step + 1 == pipeline.num_timesteps:  # what follows is for the pictures alone
-            latents = latents[kept]
-            self.canvases = [self.canvases[number] for number in kept]
+        if self._masked_latents is not None:
+            latents = self._masked_latents.restore(pipeline, step, latents)
+        for row in active_rows:
+            job = self.jobs[row]
+            # Some schedulers make two or more passes per step.
+            passes = pipeline.num_timesteps
+            job.record_step(round((step + 1) * job.settings.steps_taken / passes))
+            preview = None
+            if job.wants_preview:
+                size = job.settings.width_px, job.settings.height_px
+                preview = decode(pipeline, latents[row : row + 1], *size)
+            job.report_step(preview)
+        if step + 1 == pipeline.num_timesteps:  # only the VAE follows: decode active rows only
+            latents = latents[active_rows]
+            self.jobs = [self.jobs[row] for row in active_rows]
         return {**values, "latents": latents}
 
 
-@contextmanager
-def _seeded(scheduler: Any, generators: "list[torch.Generator]") -> Iterator[None]:
-    """Noise that a scheduler adds is of each image's own seed, where a pipeline forgets to say so.
-
-    Those that flow do, and would take it from PyTorch's generator of all (diffusers 0.42).
-    """
-    step = scheduler.step
-    if "generator" not in inspect.signature(step).parameters:
-        yield
-        return
-
-    @functools.wraps(step)  # pipelines ask for its parameters
-    def seeded(*args: Any, **kwargs: Any) -> Any:
-        return step(*args, **{"generator": generators, **kwargs})
-
-    scheduler.step = seeded
-    try:
-        yield
-    finally:
-        del scheduler.step
-
-
-def _make_room() -> None:
-    """Give back what a failed drawing has left: other sizes of tensors may not fit between."""
+def _free_memory() -> None:
+    """Release cached memory: its fragments may not fit the next batch's tensors."""
     import torch
 
     gc.collect()
     torch.cuda.empty_cache()
-
-
-def _look(pipeline: Any, row: "torch.Tensor", canvas: Canvas) -> Any:
-    return decode(pipeline, row, canvas.recipe.width_px, canvas.recipe.height_px)

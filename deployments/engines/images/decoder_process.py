@@ -1,13 +1,13 @@
-"""A program that decodes the pictures clients send, one after the other, and may die of them.
+"""The program that decodes clients' images one at a time, and that a malicious file may kill.
 
-`PictureReader` starts it. It imports Pillow and nothing else, so it is there in a fraction of a
-second; its memory and its time for each picture are limited; it has no environment, no files but
-its three pipes, and may open no more than a codec's module. It ends with the pipe it reads from,
-and so with the replica, whatever ends that.
+`ImageReader` starts it. It imports only Pillow, so it starts in a fraction of a second. Its memory
+and its CPU time per image are limited; its environment is empty; it has no open files except its
+three pipes, and may open only a codec's module. It exits when its input pipe closes, and so with
+the replica, however that ends.
 
-    replica → program    <QQ>  most pixels, bytes of the file; then the file
+    replica → program    <QQ>  maximum pixels, size of the file in bytes; then the file
     program → replica    <B>   READY, once, when all limits are set
-                         <BII> result, width, height; then, of RGB and RGBA, the pixels
+                         <BII> result, width, height; then the pixels, for RGB and RGBA
 """
 
 import contextlib
@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, BinaryIO
 if TYPE_CHECKING:
     from PIL.Image import Image as PilImage
 
-ASKED = struct.Struct("<QQ")
+REQUEST = struct.Struct("<QQ")
 READY = b"+"
 RESULT = struct.Struct("<BII")
 RGB, RGBA, UNREADABLE, TOO_LARGE, TOO_SMALL = range(5)
@@ -33,50 +33,50 @@ _FORMATS = ("PNG", "JPEG", "WEBP")
 _MAX_FILES = 16
 
 Result = tuple[int, int, int, bytes]
-"""What has become of it, width, height, pixels."""
+"""Result code, width in pixels, height in pixels, pixel bytes."""
 
 
 def decode(data: bytes, max_pixels: int) -> Result:
-    """A file's first frame, upright, as RGB or RGBA."""
+    """Decode a file's first frame, upright, as RGB or RGBA."""
     from PIL import Image
 
     try:
-        # The header only: nothing is decoded before the size is known.
-        with Image.open(io.BytesIO(data), formats=_FORMATS) as picture:
-            width_px, height_px = picture.size
+        # Opening reads the header only: nothing is decoded before the size is known.
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+            width_px, height_px = image.size
             if width_px * height_px > max_pixels:
                 return TOO_LARGE, width_px, height_px, b""
             if min(width_px, height_px) < MIN_SIDE_PX:
                 return TOO_SMALL, width_px, height_px, b""
-            picture.verify()  # which leaves it unusable
-        with Image.open(io.BytesIO(data), formats=_FORMATS) as picture:
-            return _to_result(picture)
-    except Exception:  # Pillow's readers raise whatever they stumble over, MemoryError too
+            image.verify()  # an image cannot be used after `verify`
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+            return _to_result(image)
+    except Exception:  # Pillow's readers raise many types, MemoryError included
         return UNREADABLE, 0, 0, b""
 
 
-def _to_result(picture: "PilImage") -> Result:
+def _to_result(image: "PilImage") -> Result:
     from PIL import ImageOps
 
-    picture.load()
-    if picture.mode.startswith("I"):  # 16 bits of grey, which `convert` would cut off at white
-        picture.info.pop("transparency", None)
-        picture = picture.point(lambda value: value * (1 / 256)).convert("L")
-    is_clear = picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info
-    ImageOps.exif_transpose(picture, in_place=True)
-    mode = "RGBA" if is_clear else "RGB"
-    # `picture` holds its first frame until its caller lets go: here it is not copied for nothing.
-    pixels = picture if picture.mode == mode else picture.convert(mode)
-    return (RGBA if is_clear else RGB), *pixels.size, pixels.tobytes()
+    image.load()
+    if image.mode.startswith("I"):  # 16-bit grey, which `convert` would clip at white
+        image.info.pop("transparency", None)
+        image = image.point(lambda value: value * (1 / 256)).convert("L")
+    is_transparent = image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info
+    ImageOps.exif_transpose(image, in_place=True)
+    mode = "RGBA" if is_transparent else "RGB"
+    # The caller keeps `image` alive, so an unneeded `convert` would hold its pixels twice.
+    pixels = image if image.mode == mode else image.convert(mode)
+    return (RGBA if is_transparent else RGB), *pixels.size, pixels.tobytes()
 
 
 def _prepare(max_memory_bytes: int) -> None:
-    """Load what is needed; then, what no picture needs, none may have."""
+    """Import the codecs, then take away every resource that decoding does not need."""
     from PIL import Image, ImageOps, JpegImagePlugin, PngImagePlugin, WebPImagePlugin  # noqa: F401 - codecs
 
-    Image.MAX_IMAGE_PIXELS = None  # `decode` says itself how large a picture may be
+    Image.MAX_IMAGE_PIXELS = None  # `decode` checks the size itself
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the replica, and that this program
-    with contextlib.suppress(OSError):  # where memory is short, this goes before the replica
+    with contextlib.suppress(OSError):  # under memory pressure, kill this process first
         fd = os.open("/proc/self/oom_score_adj", os.O_WRONLY)
         os.write(fd, b"1000")
         os.close(fd)
@@ -86,30 +86,30 @@ def _prepare(max_memory_bytes: int) -> None:
         resource.setrlimit(forbidden, (0, 0))
 
 
-def _allow(cpu_s: int) -> None:
-    """Processor time for one picture; the kernel ends who takes more."""
+def _limit_cpu_time(cpu_s: int) -> None:
+    """Allow `cpu_s` more seconds of CPU time; the kernel kills a process that exceeds its limit."""
     _, hard = resource.getrlimit(resource.RLIMIT_CPU)
     resource.setrlimit(resource.RLIMIT_CPU, (int(time.process_time()) + 1 + cpu_s, hard))
 
 
-def serve(inbox: BinaryIO, outbox: BinaryIO, cpu_s: int) -> None:
-    """Answer until there is nobody to answer to."""
-    outbox.write(READY)
-    outbox.flush()
-    while len(head := inbox.read(ASKED.size)) == ASKED.size:
-        max_pixels, size = ASKED.unpack(head)
-        data = inbox.read(size)
+def serve(requests: BinaryIO, results: BinaryIO, cpu_s: int) -> None:
+    """Decode files until `requests` is closed."""
+    results.write(READY)
+    results.flush()
+    while len(head := requests.read(REQUEST.size)) == REQUEST.size:
+        max_pixels, size = REQUEST.unpack(head)
+        data = requests.read(size)
         if len(data) < size:
             return
-        _allow(cpu_s)
+        _limit_cpu_time(cpu_s)
         result, width_px, height_px, pixels = decode(data, max_pixels)
-        outbox.write(RESULT.pack(result, width_px, height_px))
-        outbox.write(pixels)
-        outbox.flush()
+        results.write(RESULT.pack(result, width_px, height_px))
+        results.write(pixels)
+        results.flush()
 
 
 if __name__ == "__main__":
     _prepare(int(sys.argv[1]))
     with contextlib.suppress(BrokenPipeError):
         serve(sys.stdin.buffer, sys.stdout.buffer, int(sys.argv[2]))
-    os._exit(0)  # nothing is left to flush, and nobody reads it
+    os._exit(0)  # skip Python's exit, which would flush to a pipe that may be closed

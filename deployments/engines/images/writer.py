@@ -1,4 +1,4 @@
-"""Pictures for clients are written to files; those from clients, once read, made ready."""
+"""Converts decoded input images and masks, and encodes images as files."""
 
 import io
 import json
@@ -13,42 +13,49 @@ if TYPE_CHECKING:
 _PROVENANCE_KEY = "triptych"
 
 
-def flatten(picture: "PilImage") -> "PilImage":
-    """Without transparency: what is clear becomes white."""
+def flatten(image: "PilImage") -> "PilImage":
+    """Return an RGB image, with transparent pixels blended onto white."""
     from PIL import Image
 
-    if picture.mode == "RGB":
-        return picture
-    ground = Image.new("RGBA", picture.size, "white")
-    return Image.alpha_composite(ground, picture).convert("RGB")
+    if image.mode == "RGB":
+        return image
+    ground = Image.new("RGBA", image.size, "white")
+    return Image.alpha_composite(ground, image).convert("RGB")
 
 
-def to_mask(picture: "PilImage") -> "PilImage":
-    """White where to draw: OpenAI's masks are clear there, others' are white.
+def to_mask(image: "PilImage") -> "PilImage":
+    """Convert a client's mask to mode L, white where the image is to be edited.
 
+    OpenAI's masks are transparent there; other clients' masks have no alpha, and are white there.
     Source: OpenAI openapi.yaml, `CreateImageEditRequest.mask`.
     """
     from PIL import ImageOps
 
-    if picture.mode == "RGBA":
-        return ImageOps.invert(picture.getchannel("A"))
-    return picture.convert("L")
+    if image.mode == "RGBA":
+        return ImageOps.invert(image.getchannel("A"))
+    return image.convert("L")
 
 
-def write_picture(
-    picture: "PilImage", file: ImageEncoding, provenance: Mapping[str, Any] | None = None
+def write_image(
+    image: "PilImage", file: ImageEncoding, provenance: Mapping[str, Any] | None = None
 ) -> bytes:
-    """Encode; a PNG file says where it comes from."""
+    """Encode an image as a file.
+
+    Args:
+        image: RGB.
+        file: format and compression.
+        provenance: how the image was made, stored as JSON in a text chunk of a PNG file.
+    """
     from PIL.PngImagePlugin import PngInfo
 
     buffer = io.BytesIO()
     if file.format == "png":
-        said = PngInfo()
+        info = PngInfo()
         if provenance is not None:
-            said.add_text(_PROVENANCE_KEY, json.dumps(provenance))
-        picture.save(buffer, format="PNG", pnginfo=said)
+            info.add_text(_PROVENANCE_KEY, json.dumps(provenance))
+        image.save(buffer, format="PNG", pnginfo=info)
     else:
-        # At JPEG's 100 files grow and nothing is seen of it (Pillow's documentation of `quality`).
-        kept = min(file.compression, 95) if file.format == "jpeg" else file.compression
-        picture.save(buffer, format=file.format.upper(), quality=kept)
+        # Above 95, a JPEG grows with hardly any gain (Pillow's documentation of `quality`).
+        quality = min(file.compression, 95) if file.format == "jpeg" else file.compression
+        image.save(buffer, format=file.format.upper(), quality=quality)
     return buffer.getvalue()

@@ -30,7 +30,7 @@ async def test_run_raises_what_the_work_raises(thread: CancellableThread) -> Non
         await thread.run(lambda cancellation: 1 // 0)
 
 
-async def test_all_work_runs_in_one_thread_other_than_the_callers(
+async def test_all_work_runs_in_one_other_thread(
     thread: CancellableThread,
 ) -> None:
     first = await thread.run(lambda cancellation: threading.get_ident())

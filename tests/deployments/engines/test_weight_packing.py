@@ -10,7 +10,7 @@ x86 = pytest.mark.skipif(platform.machine() != "x86_64", reason="weights are pre
 @pytest.mark.parametrize("name", ["float32", "bfloat16"])
 @pytest.mark.parametrize("shape", [(3, 24), (2, 5, 24), (40, 300, 24)])
 @pytest.mark.parametrize("has_bias", [True, False])
-def test_prepacked_linear_computes_what_the_plain_layer_does(
+def test_prepacked_linear_computes_the_same(
     name: str, shape: tuple[int, ...], has_bias: bool
 ) -> None:
     import torch
@@ -45,7 +45,7 @@ def test_prepacked_linear_computes_what_the_plain_layer_does(
         {"kernel_size": 3, "padding": 1, "padding_mode": "reflect"},
     ],
 )
-def test_prepacked_convolution_computes_what_the_plain_layer_does(
+def test_prepacked_convolution_computes_the_same(
     name: str, options: dict[str, Any]
 ) -> None:
     import torch

@@ -1,4 +1,4 @@
-"""Rows that are left out, of every form of argument that diffusers' denoisers take."""
+"""Pruning, with every form of argument that diffusers' denoisers take."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -6,13 +6,13 @@ from typing import Any
 import pytest
 import torch  # noqa: TID253
 
-from deployments.engines.diffusion.batch_pruning import Attendance
+from deployments.engines.diffusion.batch_pruning import BatchPruner
 
-COUNT, KEPT = 3, [0, 2]
+COUNT, ACTIVE = 3, [0, 2]
 
 
 class Denoiser(torch.nn.Module):
-    """Notes what it is given, and doubles it."""
+    """Records its inputs, and doubles them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -26,30 +26,30 @@ class Denoiser(torch.nn.Module):
 @pytest.fixture
 def both() -> SimpleNamespace:
     denoiser = Denoiser()
-    attendance = Attendance(denoiser)
-    attendance.begin(COUNT)
-    return SimpleNamespace(denoiser=denoiser, attendance=attendance)
+    pruner = BatchPruner(denoiser)
+    pruner.begin(COUNT)
+    return SimpleNamespace(denoiser=denoiser, pruner=pruner)
 
 
 def numbered(rows: int, *shape: int) -> torch.Tensor:
-    """Every row is its number, counted from 1."""
-    places = (rows, *[1] * len(shape))
-    return torch.arange(1.0, rows + 1).reshape(places).expand(rows, *shape)
+    """(rows, *shape), where every row holds its number, counted from 1."""
+    axes = (rows, *[1] * len(shape))
+    return torch.arange(1.0, rows + 1).reshape(axes).expand(rows, *shape)
 
 
 def rows_of(value: torch.Tensor) -> list[float]:
     return value.reshape(value.shape[0], -1)[:, 0].tolist()
 
 
-def test_all_are_computed_while_all_are_there(both: SimpleNamespace) -> None:
+def test_whole_batch_is_computed_while_all_rows_are_active(both: SimpleNamespace) -> None:
     output, _ = both.denoiser(numbered(COUNT, 4, 2))
 
     assert rows_of(both.denoiser.given["hidden_states"]) == [1, 2, 3]
     assert rows_of(output) == [2, 4, 6]
 
 
-def test_who_has_left_is_not_computed_and_comes_out_as_zeros(both: SimpleNamespace) -> None:
-    both.attendance.keep(KEPT)
+def test_inactive_row_is_not_computed_and_comes_out_as_zeros(both: SimpleNamespace) -> None:
+    both.pruner.set_active_rows(ACTIVE)
 
     output, rest = both.denoiser(numbered(COUNT, 4, 2))
 
@@ -58,8 +58,8 @@ def test_who_has_left_is_not_computed_and_comes_out_as_zeros(both: SimpleNamespa
     assert rest == "unchanged"
 
 
-def test_guidance_has_a_block_with_prompts_and_one_without(both: SimpleNamespace) -> None:
-    both.attendance.keep(KEPT)
+def test_guidance_blocks_with_and_without_prompts_are_both_pruned(both: SimpleNamespace) -> None:
+    both.pruner.set_active_rows(ACTIVE)
 
     output, _ = both.denoiser(numbered(2 * COUNT, 4, 2))
 
@@ -67,8 +67,8 @@ def test_guidance_has_a_block_with_prompts_and_one_without(both: SimpleNamespace
     assert rows_of(output) == [2, 0, 6, 8, 0, 12]
 
 
-def test_all_that_has_a_row_an_image_is_cut_and_nothing_else(both: SimpleNamespace) -> None:
-    both.attendance.keep(KEPT)
+def test_only_arguments_with_one_row_per_image_are_pruned(both: SimpleNamespace) -> None:
+    both.pruner.set_active_rows(ACTIVE)
 
     both.denoiser(
         hidden_states=numbered(COUNT, 4, 2),
@@ -92,7 +92,7 @@ def test_all_that_has_a_row_an_image_is_cut_and_nothing_else(both: SimpleNamespa
     assert rows_of(given["places"]) == list(range(1, 9))
 
 
-def test_pictures_and_prompts_in_lists_are_cut_alike(both: SimpleNamespace) -> None:
+def test_lists_of_images_and_prompts_are_pruned_alike(both: SimpleNamespace) -> None:
     given: tuple[Any, ...] = ()
 
     def double(*args: Any, **more: Any) -> tuple[list[torch.Tensor]]:
@@ -101,11 +101,11 @@ def test_pictures_and_prompts_in_lists_are_cut_alike(both: SimpleNamespace) -> N
         return ([2 * each for each in args[0]],)
 
     both.denoiser.forward = double
-    both.attendance.keep(KEPT)
-    pictures = list(numbered(COUNT, 4, 1, 2))
+    both.pruner.set_active_rows(ACTIVE)
+    images = list(numbered(COUNT, 4, 1, 2))
     prompts = [torch.full((length, 5), length) for length in (1, 2, 3)]
 
-    (output,) = both.denoiser(pictures, numbered(COUNT), prompts, scale=3.0)
+    (output,) = both.denoiser(images, numbered(COUNT), prompts, scale=3.0)
 
     assert rows_of(torch.stack(given[0])) == [1, 3]
     assert given[1].tolist() == [1, 3]
@@ -113,20 +113,20 @@ def test_pictures_and_prompts_in_lists_are_cut_alike(both: SimpleNamespace) -> N
     assert rows_of(torch.stack(output)) == [2, 0, 6]
 
 
-def test_what_is_named_stays_named(both: SimpleNamespace) -> None:
+def test_output_keeps_its_class(both: SimpleNamespace) -> None:
     from diffusers.models.modeling_outputs import Transformer2DModelOutput
 
     both.denoiser.forward = lambda rows: Transformer2DModelOutput(sample=2 * rows)
-    both.attendance.keep(KEPT)
+    both.pruner.set_active_rows(ACTIVE)
 
     assert rows_of(both.denoiser(numbered(COUNT, 4, 2)).sample) == [2, 0, 6]
 
 
-def test_the_next_batch_is_whole_again(both: SimpleNamespace) -> None:
-    both.attendance.keep(KEPT)
+def test_next_batch_starts_with_all_rows_active(both: SimpleNamespace) -> None:
+    both.pruner.set_active_rows(ACTIVE)
     both.denoiser(numbered(COUNT, 4, 2))
 
-    both.attendance.begin(2)
+    both.pruner.begin(2)
     output, _ = both.denoiser(numbered(2, 4, 2))
 
     assert rows_of(output) == [2, 4]

@@ -6,71 +6,81 @@ import pytest
 from api.errors import InvalidRequestError, UnsupportedParameterError
 from api.ports.images import Edit, ImageRequest
 from deployments.config.diffusion import DiffusionOptions
-from deployments.engines.diffusion.batch_settings import to_recipe
-from deployments.engines.diffusion.batcher import Mode, Recipe
+from deployments.engines.diffusion.batch_settings import (
+    BatchSettings,
+    Mode,
+    count_steps_taken,
+    to_batch_settings,
+)
 
 OPTIONS = DiffusionOptions(num_inference_steps=4, guidance_scale=3.0, strength=0.5)
-PICTURE = b"a picture"
+IMAGE = b"an image"
 
 
 @dataclass
-class Having:
-    """Pipelines that have all but what a test takes away."""
+class FakePipelines:
+    """Pipelines with every feature that a test does not take away."""
 
     can_edit: bool = True
-    can_look_inside: bool = True
+    can_preview: bool = True
     has_guidance: bool = True
+    is_flow: bool = False
     parameters: set[str] = field(default_factory=lambda: {"strength", "negative_prompt"})
 
-    def accepts(self, parameter: str, mode: Mode = "new") -> bool:
+    def accepts(self, parameter: str, mode: Mode = "text2img") -> bool:
         return parameter in self.parameters
 
-    def count_steps(self, recipe: Recipe) -> int:
-        return int(recipe.steps * recipe.strength)
+    def has_scale_noise(self, scheduler: str | None) -> bool:
+        return self.is_flow
 
 
-def read(having: Having, **more: Any) -> Recipe:
-    return to_recipe(ImageRequest("r", "a dot", **more), (8, 8), having, OPTIONS)  # type: ignore[arg-type]
+def to_settings(pipelines: FakePipelines, **more: Any) -> BatchSettings:
+    return to_batch_settings(ImageRequest("r", "a dot", **more), (8, 8), pipelines, OPTIONS)
 
 
-def test_defaults_are_the_models() -> None:
-    recipe = read(Having())
+def test_missing_values_are_the_models_defaults() -> None:
+    settings = to_settings(FakePipelines())
 
-    assert (recipe.mode, recipe.steps, recipe.guidance, recipe.true_cfg) == ("new", 4, 3.0, None)
-    assert read(Having(), edit=Edit(PICTURE)).strength == 0.5
+    assert (settings.mode, settings.steps, settings.guidance, settings.true_cfg) == (
+        "text2img",
+        4,
+        3.0,
+        None,
+    )
+    assert to_settings(FakePipelines(), edit=Edit(IMAGE)).strength == 0.5
 
 
 @pytest.mark.parametrize(
-    ("having", "more", "param"),
+    ("pipelines", "more", "param"),
     [
-        (Having(can_edit=False), {"edit": Edit(PICTURE)}, "image"),
-        (Having(can_look_inside=False), {"edit": Edit(PICTURE, PICTURE)}, "mask"),
-        (Having(can_look_inside=False), {"previews": 1}, "partial_images"),
-        (Having(has_guidance=False), {"guidance_scale": 0.0}, "guidance_scale"),
-        (Having(parameters=set()), {"edit": Edit(PICTURE, None, 0.5)}, "strength"),
-        (Having(parameters=set()), {"negative_prompt": "a line"}, "negative_prompt"),
-        (Having(), {"negative_prompt": "a line", "true_cfg_scale": 2.0}, "true_cfg_scale"),
+        (FakePipelines(can_edit=False), {"edit": Edit(IMAGE)}, "image"),
+        (FakePipelines(can_preview=False), {"edit": Edit(IMAGE, IMAGE)}, "mask"),
+        (FakePipelines(can_preview=False), {"previews": 1}, "partial_images"),
+        (FakePipelines(has_guidance=False), {"guidance_scale": 0.0}, "guidance_scale"),
+        (FakePipelines(parameters=set()), {"edit": Edit(IMAGE, None, 0.5)}, "strength"),
+        (FakePipelines(parameters=set()), {"negative_prompt": "a line"}, "negative_prompt"),
+        (FakePipelines(), {"negative_prompt": "a line", "true_cfg_scale": 2.0}, "true_cfg_scale"),
     ],
 )
-def test_what_the_pipeline_would_not_notice_is_refused(
-    having: Having, more: dict[str, Any], param: str
+def test_parameter_without_effect_is_refused(
+    pipelines: FakePipelines, more: dict[str, Any], param: str
 ) -> None:
     with pytest.raises(UnsupportedParameterError) as failure:
-        read(having, **more)
+        to_settings(pipelines, **more)
 
     assert failure.value.param == param
 
 
-def test_pipeline_without_strength_draws_all_steps_of_an_edit() -> None:
-    assert read(Having(parameters=set()), edit=Edit(PICTURE)).strength == 1.0
+def test_edit_by_a_pipeline_without_strength_takes_all_steps() -> None:
+    assert to_settings(FakePipelines(parameters=set()), edit=Edit(IMAGE)).strength == 1.0
 
 
-def test_negative_prompt_has_a_weight_where_guidance_is_something_else() -> None:
-    having = Having(parameters={"negative_prompt", "true_cfg_scale"})
+def test_negative_prompt_has_a_true_cfg_scale_where_the_pipeline_has_one() -> None:
+    pipelines = FakePipelines(parameters={"negative_prompt", "true_cfg_scale"})
 
-    assert read(having).true_cfg is None
-    assert read(having, negative_prompt="a line").true_cfg == OPTIONS.true_cfg_scale
-    assert read(having, negative_prompt="a line", true_cfg_scale=2.0).true_cfg == 2.0
+    assert to_settings(pipelines).true_cfg is None
+    assert to_settings(pipelines, negative_prompt="a line").true_cfg == OPTIONS.true_cfg_scale
+    assert to_settings(pipelines, negative_prompt="a line", true_cfg_scale=2.0).true_cfg == 2.0
 
 
 @pytest.mark.parametrize(
@@ -81,15 +91,45 @@ def test_negative_prompt_has_a_weight_where_guidance_is_something_else() -> None
         ({"negative_prompt", "true_cfg_scale"}, {"true_cfg_scale": 1.0}, "true_cfg_scale"),
     ],
 )
-def test_negative_prompt_without_guidance_away_from_it_is_refused(
+def test_negative_prompt_with_guidance_of_at_most_1_is_refused(
     parameters: set[str], more: dict[str, Any], named: str
 ) -> None:
     with pytest.raises(InvalidRequestError, match=f"'{named}' above 1") as failure:
-        read(Having(parameters=parameters), negative_prompt="a line", **more)
+        to_settings(FakePipelines(parameters=parameters), negative_prompt="a line", **more)
 
     assert failure.value.param == "negative_prompt"
 
 
-def test_weak_guidance_needs_no_negative_prompt() -> None:
-    assert read(Having(), guidance_scale=1.0).guidance == 1.0
-    assert read(Having(), guidance_scale=1.5, negative_prompt="a line").has_negative
+def test_weak_guidance_without_a_negative_prompt_is_allowed() -> None:
+    assert to_settings(FakePipelines(), guidance_scale=1.0).guidance == 1.0
+    assert to_settings(FakePipelines(), guidance_scale=1.5, negative_prompt="a line").has_negative
+
+
+def test_strength_of_less_than_one_step_is_refused() -> None:
+    with pytest.raises(InvalidRequestError, match=r"0\.1 of 4 steps is less than one") as failure:
+        to_settings(FakePipelines(), edit=Edit(IMAGE, None, 0.1))
+
+    assert failure.value.param == "strength"
+
+
+@pytest.mark.parametrize(
+    ("is_flow", "edit", "steps_taken"),
+    [
+        (False, None, 4),
+        (True, None, 4),
+        (False, Edit(IMAGE, None, 0.6), 2),
+        (True, Edit(IMAGE, None, 0.6), 3),
+        (True, Edit(IMAGE, None, 0.1), 1),
+    ],
+)
+def test_flow_matching_rounds_an_edits_steps_up_and_others_down(
+    is_flow: bool, edit: Edit | None, steps_taken: int
+) -> None:
+    assert to_settings(FakePipelines(is_flow=is_flow), edit=edit).steps_taken == steps_taken
+
+
+@pytest.mark.parametrize(
+    ("steps", "strength", "taken"), [(30, 1.0, 30), (30, 0.8, 24), (3, 0.5, 1)]
+)
+def test_fewer_steps_are_taken_with_less_strength(steps: int, strength: float, taken: int) -> None:
+    assert count_steps_taken(steps, strength) == taken

@@ -16,30 +16,32 @@ from api.ports.images import ImageRequest, Lora
 from deployments.config.diffusion import DiffusionOptions, LoraArgs
 from deployments.engines.diffusion.diffusers_engine import DiffusersEngine
 from deployments.engines.diffusion.loras import check_loras
+from deployments.engines.diffusion.pipelines import Pipelines
 from deployments.engines.sources import SourceError
+from tests.helpers.generated_images import SAME, difference, generate
 from tests.helpers.tiny_loras import write_lora
+from tests.helpers.tiny_pipelines import SHAPES
 
 pytestmark = pytest.mark.e2e
 
-MODEL = Path(__file__).resolve().parents[4] / "scripts" / "demo" / "shapes"
 PROMPT = "a red circle on a white background"
 INK, OIL, WORDS = Lora("ink-1.5"), Lora("oil", 0.5), Lora("words")
 
 
-def load(loras: dict[str, LoraArgs], dtype: str = "float32") -> DiffusersEngine:
+def load(loras: dict[str, LoraArgs]) -> DiffusersEngine:
     options = DiffusionOptions(
-        dtype=dtype,
+        dtype="float32",
         num_inference_steps=4,
         guidance_scale=3.0,
         batch_window_ms=50,
         loras=loras,
-        pack_weights=False,  # as with adapters: the last bits are the same only then
+        pack_weights=False,  # as with adapters, so that all bits are equal
     )
-    return DiffusersEngine(str(MODEL), options, "shapes")
+    return DiffusersEngine(Pipelines(str(SHAPES), options), options, "shapes")
 
 
 @pytest.fixture(scope="module")
-def bare() -> Iterator[DiffusersEngine]:
+def plain() -> Iterator[DiffusersEngine]:
     engine = load({})
     yield engine
     engine.shut_down()
@@ -48,80 +50,76 @@ def bare() -> Iterator[DiffusersEngine]:
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DiffusersEngine]:
     folder = tmp_path_factory.mktemp("loras")
-    write_lora(folder / "oil", MODEL, 3, name="other.safetensors")
+    write_lora(folder / "oil", SHAPES, 3, name="other.safetensors")
     engine = load(
         {
-            "ink-1.5": LoraArgs(source=write_lora(folder / "ink", MODEL, 1)),
+            "ink-1.5": LoraArgs(source=write_lora(folder / "ink", SHAPES, 1)),
             "oil": LoraArgs(
-                source=write_lora(folder / "oil", MODEL, 2, name="oil.safetensors"),
+                source=write_lora(folder / "oil", SHAPES, 2, name="oil.safetensors"),
                 file="oil.safetensors",
             ),
-            "words": LoraArgs(source=write_lora(folder / "words", MODEL, 4, text=True)),
+            "words": LoraArgs(source=write_lora(folder / "words", SHAPES, 4, text=True)),
         }
     )
     yield engine
     engine.shut_down()
 
 
-async def draw(engine: DiffusersEngine, *loras: Lora, seed: int = 1) -> np.ndarray:
-    images = await engine.generate(ImageRequest("r", PROMPT, seed=seed, loras=loras))
-    with Image.open(io.BytesIO(images.images[0].data)) as picture:
-        return np.asarray(picture, dtype=float)  # (H, W, 3)
+async def generate_with(engine: DiffusersEngine, *loras: Lora, seed: int = 1) -> np.ndarray:
+    return await generate(engine, ImageRequest("r", PROMPT, seed=seed, loras=loras))
 
 
-def difference(one: np.ndarray, other: np.ndarray) -> float:
-    return float(np.abs(one - other).mean())
-
-
-async def test_image_without_adapters_is_that_of_a_model_without_any(
-    engine: DiffusersEngine, bare: DiffusersEngine
+async def test_image_without_adapters_is_that_of_the_plain_model(
+    engine: DiffusersEngine, plain: DiffusersEngine
 ) -> None:
-    expected = await draw(bare)
-    before = await draw(engine)
-    await draw(engine, INK, WORDS)
-    after = await draw(engine)
+    expected = await generate_with(plain)
+    before = await generate_with(engine)
+    await generate_with(engine, INK, WORDS)
+    after = await generate_with(engine)
 
     assert np.array_equal(before, expected)
     assert np.array_equal(after, expected)
 
 
-async def test_every_adapter_and_its_scale_change_the_image(engine: DiffusersEngine) -> None:
+async def test_each_adapter_and_scale_changes_the_image(engine: DiffusersEngine) -> None:
     images = [
-        await draw(engine),
-        await draw(engine, INK),
-        await draw(engine, Lora(INK.name, 0.5)),
-        await draw(engine, OIL),
-        await draw(engine, WORDS),
-        await draw(engine, INK, OIL),
+        await generate_with(engine),
+        await generate_with(engine, INK),
+        await generate_with(engine, Lora(INK.name, 0.5)),
+        await generate_with(engine, OIL),
+        await generate_with(engine, WORDS),
+        await generate_with(engine, INK, OIL),
     ]
 
     for number, image in enumerate(images):
         assert all(difference(image, other) > 1.0 for other in images[:number])
 
 
-async def test_scale_of_zero_is_no_adapter(engine: DiffusersEngine) -> None:
-    assert difference(await draw(engine, Lora(INK.name, 0.0)), await draw(engine)) < 1.0
+async def test_scale_of_zero_has_no_effect(engine: DiffusersEngine) -> None:
+    plain, scaled = await generate_with(engine), await generate_with(engine, Lora(INK.name, 0.0))
+
+    assert difference(plain, scaled) < SAME
 
 
-async def test_images_are_the_same_in_any_company(engine: DiffusersEngine) -> None:
-    wanted = [(), (INK,), (OIL,), (INK, OIL), (OIL, INK), (INK,), (WORDS,), ()]
-    alone = [await draw(engine, *loras, seed=seed) for seed, loras in enumerate(wanted)]
+async def test_image_does_not_depend_on_its_batch(engine: DiffusersEngine) -> None:
+    sets = [(), (INK,), (OIL,), (INK, OIL), (OIL, INK), (INK,), (WORDS,), ()]
+    alone = [await generate_with(engine, *loras, seed=seed) for seed, loras in enumerate(sets)]
 
     together = await asyncio.gather(
-        *(draw(engine, *loras, seed=seed) for seed, loras in enumerate(wanted))
+        *(generate_with(engine, *loras, seed=seed) for seed, loras in enumerate(sets))
     )
 
-    assert max(map(difference, alone, together)) < 1.0
+    assert max(map(difference, alone, together)) < SAME
 
 
-async def test_switching_adapters_leaves_nothing_behind(engine: DiffusersEngine) -> None:
+async def test_switching_adapters_leaks_no_tensors(engine: DiffusersEngine) -> None:
     import torch
 
     async def count_tensors() -> int:
         for number in range(2):
-            await draw(engine, Lora(INK.name, number / 10))
-            await draw(engine, INK, Lora(OIL.name, number / 10))
-            await draw(engine)
+            await generate_with(engine, Lora(INK.name, number / 10))
+            await generate_with(engine, INK, Lora(OIL.name, number / 10))
+            await generate_with(engine)
         gc.collect()
         return sum(isinstance(each, torch.Tensor) for each in gc.get_objects())
 
@@ -130,43 +128,32 @@ async def test_switching_adapters_leaves_nothing_behind(engine: DiffusersEngine)
     assert await count_tensors() <= before
 
 
-async def test_file_says_which_adapters_made_it(engine: DiffusersEngine) -> None:
+async def test_png_stores_its_adapters(engine: DiffusersEngine) -> None:
     images = await engine.generate(ImageRequest("r", PROMPT, loras=(OIL, INK)))
 
-    with Image.open(io.BytesIO(images.images[0].data)) as picture:
-        said = json.loads(picture.info["triptych"])
-    assert said["loras"] == {"ink-1.5": 1.0, "oil": 0.5}
+    with Image.open(io.BytesIO(images.images[0].data)) as image:
+        provenance = json.loads(image.info["triptych"])
+    assert provenance["loras"] == {"ink-1.5": 1.0, "oil": 0.5}
 
 
-async def test_model_tells_its_adapters(engine: DiffusersEngine, bare: DiffusersEngine) -> None:
+def test_capabilities_list_the_adapters(engine: DiffusersEngine, plain: DiffusersEngine) -> None:
     assert engine.capabilities["loras"] == ["ink-1.5", "oil", "words"]
-    assert bare.capabilities["loras"] == []
+    assert plain.capabilities["loras"] == []
 
 
 async def test_unknown_adapter_is_refused_before_its_turn(engine: DiffusersEngine) -> None:
     with pytest.raises(InvalidRequestError) as failure:
-        await draw(engine, INK, Lora("../ink"))
+        await generate_with(engine, INK, Lora("../ink"))
 
     assert failure.value.param == "loras[1].name"
     assert "one of: ink-1.5, oil, words" in failure.value.message
 
 
-def test_adapter_of_a_model_without_any_is_refused() -> None:
+def test_adapter_is_refused_by_a_model_without_adapters() -> None:
     with pytest.raises(UnsupportedParameterError) as failure:
         check_loras([INK], [])
 
     assert failure.value.param == "loras"
-
-
-async def test_adapter_takes_the_precision_of_the_model(tmp_path: Path) -> None:
-    source = write_lora(tmp_path, MODEL, 1)
-
-    engine = load({"ink": LoraArgs(source=source)}, "bfloat16")
-
-    unet = engine._pipelines.base.unet
-    assert {str(weights.dtype) for weights in unet.parameters()} == {"torch.bfloat16"}
-    assert any("lora" in name for name, _ in unet.named_parameters())
-    engine.shut_down()
 
 
 @pytest.mark.parametrize(
@@ -179,7 +166,7 @@ async def test_adapter_takes_the_precision_of_the_model(tmp_path: Path) -> None:
         (["a.safetensors"], None, "nothing in it fits this model"),
     ],
 )
-def test_adapter_that_cannot_be_loaded_says_why(
+def test_adapter_that_cannot_be_loaded_is_refused_with_the_reason(
     tmp_path: Path, files: list[str], file: str | None, reason: str
 ) -> None:
     import torch
@@ -192,6 +179,6 @@ def test_adapter_that_cannot_be_loaded_says_why(
         load({"ink": LoraArgs(source=str(tmp_path), file=file)})
 
 
-def test_adapters_and_compile_do_not_go_together() -> None:
+def test_compile_with_adapters_is_refused() -> None:
     with pytest.raises(ValueError, match="compile does not go together with loras"):
         DiffusionOptions(compile=True, loras={"ink": LoraArgs(source="org/ink")})

@@ -1,106 +1,110 @@
-"""Which of diffusers' pipelines are served, and how."""
+"""Which of diffusers' pipelines are supported, and the options of how they run."""
 
-from types import SimpleNamespace
-from typing import Any
+import asyncio
+from functools import partial
+from pathlib import Path
 
+import numpy as np
 import pytest
 
+from api.ports.images import Edit, ImageRequest
+from deployments.config.diffusion import DiffusionOptions
+from deployments.engines.diffusion.diffusers_engine import DiffusersEngine
 from deployments.engines.diffusion.pipeline_loading import (
-    build_redrawing,
-    build_schedulers,
-    check_fitness,
+    build_img2img,
+    check_supported,
 )
+from deployments.engines.diffusion.pipelines import Pipelines
+from tests.helpers.generated_images import SAME, difference, to_pixels
+from tests.helpers.tiny_pipelines import SHAPES, VAE_TILE_PX, write_flux
 
 
-class Watched:
-    """As most are."""
+class WithCallback:
+    """As most pipelines are."""
 
     num_timesteps = 0
 
     def __call__(self, prompt: str, callback_on_step_end: object = None) -> None:
-        """Draw."""
+        """Generate."""
 
 
-class Unwatched:
-    """As PixArt's: nothing can be heard of it, nor can it be stopped."""
+class WithoutCallback:
+    """As PixArt's, which cannot be stopped."""
 
     num_timesteps = 0
 
     def __call__(self, prompt: str, callback: object = None) -> None:
-        """Draw."""
+        """Generate."""
 
 
-class Uncounted:
-    """As PRX's: nobody knows how many steps it takes."""
+class WithoutStepCount:
+    """As PRX's, which does not say how many steps it takes."""
 
     def __call__(self, prompt: str, callback_on_step_end: object = None) -> None:
-        """Draw."""
+        """Generate."""
 
 
-def test_pipeline_that_can_be_watched_is_served() -> None:
-    check_fitness(Watched())
+def test_pipeline_with_a_step_callback_is_supported() -> None:
+    check_supported(WithCallback())
 
 
-@pytest.mark.parametrize("kind", [Unwatched, Uncounted])
-def test_pipeline_that_cannot_be_watched_is_refused_by_name(kind: type) -> None:
+@pytest.mark.parametrize("kind", [WithoutCallback, WithoutStepCount])
+def test_pipeline_that_cannot_be_stopped_is_refused_by_name(kind: type) -> None:
     with pytest.raises(ValueError, match=f"{kind.__name__} is not supported"):
-        check_fitness(kind())
+        check_supported(kind())
 
 
 @pytest.mark.parametrize("name", ["Flux2Pipeline", "Flux2KleinPipeline"])
-def test_pipeline_that_draws_from_everybodys_pictures_draws_from_none(name: str) -> None:
-    base = type(name, (Watched,), {})()
+def test_pipeline_that_mixes_the_input_images_of_a_batch_has_no_img2img(name: str) -> None:
+    base = type(name, (WithCallback,), {})()
 
-    assert build_redrawing(base) is None
-
-
-def pipeline_with(scheduler: str, **settings: Any) -> Any:
-    import diffusers
-
-    return SimpleNamespace(scheduler=getattr(diffusers, scheduler)(**settings))
+    assert build_img2img(base) is None
 
 
-@pytest.mark.parametrize(
-    ("own", "name"),
-    [
-        ("PNDMScheduler", "LCMScheduler"),
-        ("EulerDiscreteScheduler", "UniPCMultistepScheduler"),
-        ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler"),
-    ],
-)
-def test_scheduler_of_the_models_kind_is_allowed(own: str, name: str) -> None:
-    schedulers = build_schedulers(pipeline_with(own), [name])
-
-    assert type(schedulers[name]).__name__ == name
-
-
-def test_scheduler_that_is_set_to_follow_a_flow_is_of_that_kind() -> None:
-    own = pipeline_with(
-        "DPMSolverMultistepScheduler", use_flow_sigmas=True, prediction_type="flow_prediction"
-    )
-
-    assert len(build_schedulers(own, ["UniPCMultistepScheduler"])) == 2
+async def generate_all(
+    model: str = str(SHAPES), size_px: int | None = None, **more: bool
+) -> list[np.ndarray]:
+    """Two images of one batch, and an edit."""
+    options = DiffusionOptions(dtype="float32", num_inference_steps=2, **more)
+    engine = DiffusersEngine(Pipelines(model, options), options)
+    sizes = {"width_px": size_px, "height_px": size_px}
+    try:
+        requests = [ImageRequest("r", "a red circle", seed=seed, **sizes) for seed in range(2)]
+        images = await asyncio.gather(*(engine.generate(request) for request in requests))
+        edit = Edit(images[0].images[0].data)
+        images.append(await engine.generate(ImageRequest("r", "a square", seed=2, edit=edit)))
+    finally:
+        engine.shut_down()
+    return [to_pixels(each.images[0].data) for each in images]
 
 
-@pytest.mark.parametrize(
-    ("own", "name"),
-    [
-        ("FlowMatchEulerDiscreteScheduler", "UniPCMultistepScheduler"),
-        ("DDIMScheduler", "FlowMatchEulerDiscreteScheduler"),
-    ],
-)
-def test_scheduler_of_the_other_kind_is_refused_by_name(own: str, name: str) -> None:
-    with pytest.raises(ValueError, match=f"{name} does not fit the model, whose own is {own}"):
-        build_schedulers(pipeline_with(own), [name])
+@pytest.mark.e2e
+@pytest.mark.parametrize("option", ["attention_slicing", "vae_slicing", "compile"])
+async def test_option_does_not_change_the_images(
+    option: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    # Traces and guards as always, but generates no code, which would take minutes.
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+
+    plain, with_option = await generate_all(), await generate_all(**{option: True})
+
+    assert max(map(difference, plain, with_option)) < SAME
 
 
-@pytest.mark.parametrize("name", ["CogVideoXDPMScheduler", "RePaintScheduler", "SCMScheduler"])
-def test_scheduler_for_pipelines_of_its_own_is_refused_by_name(name: str) -> None:
-    with pytest.raises(ValueError, match=f"{name} is not for pipelines of this kind"):
-        build_schedulers(pipeline_with("DDIMScheduler"), [name])
+@pytest.mark.e2e
+async def test_vae_tiling_decodes_large_images_in_tiles(tmp_path: Path) -> None:
+    model, size_px = write_flux(tmp_path), 2 * VAE_TILE_PX
+
+    plain = await generate_all(model, size_px)
+    tiled = await generate_all(model, size_px, vae_tiling=True)
+
+    assert [image.shape for image in tiled] == [(size_px, size_px, 3)] * 3
+    assert min(map(difference, plain, tiled)) > 0.0
 
 
-@pytest.mark.parametrize("name", ["EulerScheduler", "UNet2DModel", "utils"])
-def test_what_is_no_scheduler_is_refused_by_name(name: str) -> None:
-    with pytest.raises(ValueError, match=f"diffusers has none of the name {name}"):
-        build_schedulers(pipeline_with("DDIMScheduler"), [name])
+@pytest.mark.e2e
+def test_vae_that_cannot_be_tiled_is_refused() -> None:
+    with pytest.raises(ValueError, match="vae_tiling"):
+        Pipelines(str(SHAPES), DiffusionOptions(vae_tiling=True))

@@ -8,12 +8,12 @@ OPTIONS = DiffusionOptions(size_multiple_px=16, min_size_px=32, max_size_px=128,
 
 
 @pytest.mark.parametrize("size", [(32, 32), (128, 64), (64, 128)])
-def test_size_within_all_rules_passes(size: tuple[int, int]) -> None:
+def test_size_within_all_limits_is_valid(size: tuple[int, int]) -> None:
     check_size(*size, OPTIONS)
 
 
 @pytest.mark.parametrize(
-    ("size", "rule"),
+    ("size", "limit"),
     [
         ((40, 64), "multiples of 16"),
         ((64, 40), "multiples of 16"),
@@ -22,8 +22,8 @@ def test_size_within_all_rules_passes(size: tuple[int, int]) -> None:
         ((128, 128), "limit of 8192 pixels"),
     ],
 )
-def test_broken_rule_is_named(size: tuple[int, int], rule: str) -> None:
-    with pytest.raises(InvalidRequestError, match=rule) as failure:
+def test_broken_limit_is_named(size: tuple[int, int], limit: str) -> None:
+    with pytest.raises(InvalidRequestError, match=limit) as failure:
         check_size(*size, OPTIONS)
 
     assert failure.value.param == "size"
@@ -39,6 +39,8 @@ def test_broken_rule_is_named(size: tuple[int, int], rule: str) -> None:
         ((8, 8), (32, 32)),
     ],
 )
-def test_fitted_size_passes_and_is_near(size: tuple[int, int], fitted: tuple[int, int]) -> None:
+def test_fitted_size_is_valid_and_near_the_images(
+    size: tuple[int, int], fitted: tuple[int, int]
+) -> None:
     assert fit_size(size, OPTIONS) == fitted
     check_size(*fitted, OPTIONS)

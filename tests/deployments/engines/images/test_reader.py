@@ -1,4 +1,4 @@
-"""The real process, and what takes it down."""
+"""With the real decoder process, and files that attack it."""
 
 import asyncio
 import io
@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -18,31 +18,41 @@ import pytest
 from PIL import Image
 
 from api.errors import InvalidImageError, InvalidImageFileError
-from deployments.engines.images import decoder_process as picture_decoder
-from deployments.engines.images import reader as picture_reader
-from deployments.engines.images.reader import PictureReader
+from deployments.engines.images import decoder_process
+from deployments.engines.images.reader import ImageReader
+from tests.helpers.service import wait_until
 
-MOST = 20_000_000
+MAX_PIXELS = 20_000_000
 ROOT = Path(__file__).resolve().parents[4]
 
 
 @pytest.fixture(scope="module")
-def reader() -> Iterator[PictureReader]:
-    reader = PictureReader(MOST)
+def reader() -> Iterator[ImageReader]:
+    reader = ImageReader(MAX_PIXELS)
     yield reader
     reader.shut_down()
 
 
-def to_spent_s(reader: PictureReader) -> float:
-    """Processor time, here and in the process; by the clock, others may have the cores."""
-    assert reader._process is not None
-    there = psutil.Process(reader._process.pid).cpu_times()
-    return time.process_time() + there.user + there.system
+def cpu_time_s(reader: ImageReader) -> float:
+    """CPU time of both processes: wall-clock time depends on what else the machine does."""
+    child = psutil.Process(reader.pid).cpu_times()
+    return time.process_time() + child.user + child.system
 
 
-def to_file(picture: Image.Image, format: str = "PNG", **more) -> bytes:
+def start_of_decoding(decoder: psutil.Process) -> Callable[[], bool]:
+    """Return a check of whether the process has begun to work on an image since this call."""
+
+    def spent_s() -> float:
+        times = decoder.cpu_times()
+        return times.user + times.system
+
+    before_s = spent_s()
+    return lambda: spent_s() - before_s > 0.03
+
+
+def to_file(image: Image.Image, format: str = "PNG", **more) -> bytes:
     buffer = io.BytesIO()
-    picture.save(buffer, format=format, **more)
+    image.save(buffer, format=format, **more)
     return buffer.getvalue()
 
 
@@ -53,14 +63,14 @@ def to_chunk(kind: bytes, body: bytes) -> bytes:
 def to_png(
     width: int, height: int, data: bytes, *more: tuple[bytes, bytes], depth: int = 8
 ) -> bytes:
-    """A PNG that says one size, whatever is in it."""
+    """A PNG whose header gives this size, whatever its data hold."""
     header = struct.pack(">IIBBBBB", width, height, depth, 0 if depth == 1 else 2, 0, 0, 0)
     chunks = [(b"IHDR", header), *more, (b"IDAT", data), (b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(to_chunk(*chunk) for chunk in chunks)
 
 
 def to_webp(width: int, height: int) -> bytes:
-    """An animated WebP that says one size, and has a frame of another."""
+    """An animated WebP whose header gives this size, with a frame of 16 by 16."""
     frame = to_file(Image.new("RGB", (16, 16)), "WEBP")[12:]
     sides = b"".join((side - 1).to_bytes(3, "little") for side in (width, height))
     small = b"".join((16 - 1).to_bytes(3, "little") for _ in range(2))
@@ -82,48 +92,48 @@ NOISE = Image.effect_noise((64, 64), 90).convert("RGB")
 
 
 @pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP"])
-async def test_three_formats_are_read(reader: PictureReader, format: str) -> None:
-    picture = await reader.read(to_file(Image.new("RGB", (16, 8), "red"), format), "image")
+async def test_png_jpeg_and_webp_are_decoded(reader: ImageReader, format: str) -> None:
+    image = await reader.read(to_file(Image.new("RGB", (16, 8), "red"), format), "image")
 
-    red, green, blue = picture.getpixel((5, 5))
-    assert (picture.size, picture.mode) == ((16, 8), "RGB")
+    red, green, blue = image.getpixel((5, 5))
+    assert (image.size, image.mode) == ((16, 8), "RGB")
     assert (red > 250, green < 5, blue < 5) == (True, True, True)
 
 
-async def test_pixels_are_those_of_the_file(reader: PictureReader) -> None:
+async def test_lossless_pixels_are_unchanged(reader: ImageReader) -> None:
     clear = NOISE.copy()
     clear.putalpha(Image.effect_noise((64, 64), 90))
 
-    pictures = [await reader.read(to_file(picture), "image") for picture in (NOISE, clear)]
+    images = [await reader.read(to_file(image), "image") for image in (NOISE, clear)]
 
-    assert [picture.mode for picture in pictures] == ["RGB", "RGBA"]
-    assert [picture.tobytes() for picture in pictures] == [NOISE.tobytes(), clear.tobytes()]
+    assert [image.mode for image in images] == ["RGB", "RGBA"]
+    assert [image.tobytes() for image in images] == [NOISE.tobytes(), clear.tobytes()]
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "1", "I;16", "CMYK"])
-async def test_other_modes_become_rgb(reader: PictureReader, mode: str) -> None:
+async def test_other_modes_become_rgb(reader: ImageReader, mode: str) -> None:
     format = "JPEG" if mode == "CMYK" else "PNG"
 
     assert (await reader.read(to_file(Image.new(mode, (9, 9)), format), "image")).mode == "RGB"
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA"])
-async def test_transparency_is_kept(reader: PictureReader, mode: str) -> None:
+async def test_transparency_is_kept(reader: ImageReader, mode: str) -> None:
     assert (await reader.read(to_file(Image.new(mode, (9, 9))), "image")).mode == "RGBA"
 
 
 @pytest.mark.parametrize("format", ["WEBP", "PNG"])
-async def test_first_frame_of_many_is_taken(reader: PictureReader, format: str) -> None:
+async def test_animation_yields_its_first_frame(reader: ImageReader, format: str) -> None:
     frames = [Image.new("RGB", (9, 9), colour) for colour in ("red", "blue", "lime")]
     more = {"lossless": True} if format == "WEBP" else {}
     data = to_file(frames[0], format, save_all=True, append_images=frames[1:], **more)
 
-    picture = await reader.read(data, "image")
+    image = await reader.read(data, "image")
 
-    assert picture.convert("RGB").getpixel((4, 4)) == (255, 0, 0)
+    assert image.convert("RGB").getpixel((4, 4)) == (255, 0, 0)
 
 
-async def test_picture_is_turned_upright(reader: PictureReader) -> None:
+async def test_exif_orientation_is_applied(reader: ImageReader) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     data = to_file(Image.new("RGB", (16, 8)), "JPEG", exif=exif)
@@ -131,8 +141,8 @@ async def test_picture_is_turned_upright(reader: PictureReader) -> None:
     assert (await reader.read(data, "image")).size == (8, 16)
 
 
-async def test_largest_picture_is_read(reader: PictureReader) -> None:
-    """So the limit of memory is not too low for what is allowed."""
+async def test_image_of_the_maximum_size_is_decoded(reader: ImageReader) -> None:
+    """The memory limit leaves room for every allowed size."""
     data = to_file(Image.new("RGBA", (5000, 4000), "red"), "WEBP", lossless=True, method=0)
 
     assert (await reader.read(data, "image")).size == (5000, 4000)
@@ -170,14 +180,14 @@ async def test_largest_picture_is_read(reader: PictureReader) -> None:
         to_webp(2**24, 2**24),
     ],
 )
-async def test_what_cannot_be_read_is_refused_at_once(reader: PictureReader, data: bytes) -> None:
-    await reader.read(to_file(SQUARE), "image")  # its process is there
-    spent_s = to_spent_s(reader)
+async def test_unreadable_file_is_refused_at_once(reader: ImageReader, data: bytes) -> None:
+    await reader.read(to_file(SQUARE), "image")  # starts the decoder
+    spent_s = cpu_time_s(reader)
 
     with pytest.raises(InvalidImageFileError) as failure:
         await reader.read(data, "mask")
 
-    assert to_spent_s(reader) - spent_s < 0.5
+    assert cpu_time_s(reader) - spent_s < 0.5
     assert failure.value.param == "mask"
     assert "0x" not in failure.value.message
 
@@ -186,42 +196,42 @@ async def test_what_cannot_be_read_is_refused_at_once(reader: PictureReader, dat
     ("width", "height", "depth"),
     [(5000, 5000, 8), (50_000, 50_000, 1), (65_535, 65_535, 8), (2**31 - 1, 2**31 - 1, 8)],
 )
-async def test_bomb_is_refused_before_it_is_decoded(
-    reader: PictureReader, width: int, height: int, depth: int
+async def test_decompression_bomb_is_refused_before_decoding(
+    reader: ImageReader, width: int, height: int, depth: int
 ) -> None:
     await reader.read(to_file(SQUARE), "image")
-    process = reader._process
-    assert process is not None
-    before = psutil.Process(process.pid).memory_info().rss
-    spent_s = to_spent_s(reader)
+    decoder = psutil.Process(reader.pid)
+    before = decoder.memory_info().rss
+    spent_s = cpu_time_s(reader)
 
-    with pytest.raises(InvalidImageFileError, match=f"{width} by {height} is more than {MOST}"):
+    with pytest.raises(
+        InvalidImageFileError, match=f"{width} by {height} is more than {MAX_PIXELS}"
+    ):
         await reader.read(to_png(width, height, ZEROS, depth=depth), "image")
 
-    assert to_spent_s(reader) - spent_s < 0.5
-    assert psutil.Process(process.pid).memory_info().rss - before < 20 * 1024**2
+    assert cpu_time_s(reader) - spent_s < 0.5
+    assert decoder.memory_info().rss - before < 20 * 1024**2
 
 
-async def test_tiny_picture_is_refused(reader: PictureReader) -> None:
+async def test_too_small_image_is_refused(reader: ImageReader) -> None:
     with pytest.raises(InvalidImageFileError, match="7 by 64 pixels: each side"):
         await reader.read(to_file(Image.new("RGB", (7, 64))), "image")
 
 
-async def test_error_is_the_one_asked_for() -> None:
-    reader = PictureReader(100, InvalidImageError)
+async def test_configured_error_class_is_raised() -> None:
+    reader = ImageReader(100, InvalidImageError)
 
     with pytest.raises(InvalidImageError, match="64 by 64 is more than 100 pixels"):
         await reader.read(to_file(SQUARE), "messages")
     reader.shut_down()
 
 
-async def test_hundred_bombs_leave_no_memory_behind(reader: PictureReader) -> None:
-    """Nor in this process: nothing of a picture that is refused comes back."""
+async def test_hundred_bombs_leak_no_memory(reader: ImageReader) -> None:
+    """Neither in the decoder nor here, because no pixels of a refused image come back."""
     bombs = [to_png(4000, 4900, ZEROS), to_png(64, 64, ZEROS, (b"zTXt", b"a\0\0" + ZEROS))]
     await reader.read(to_file(SQUARE), "image")
-    process = reader._process
-    assert process is not None
-    both = [psutil.Process(), psutil.Process(process.pid)]
+    pid = reader.pid
+    both = [psutil.Process(), psutil.Process(pid)]
     before = [each.memory_info().rss for each in both]
 
     refused = await asyncio.gather(
@@ -231,32 +241,31 @@ async def test_hundred_bombs_leave_no_memory_behind(reader: PictureReader) -> No
     grown = [each.memory_info().rss - rss for each, rss in zip(both, before, strict=True)]
     assert {type(result) for result in refused} == {InvalidImageFileError}
     assert max(grown) < 100 * 1024**2
-    assert reader._process is process
+    assert reader.pid == pid
 
 
-async def test_memory_is_limited_whatever_a_header_says() -> None:
-    """A picture that gets past the check of its size finds no room to be decoded in."""
-    reader = PictureReader(10_000)
+async def test_decoder_memory_is_limited_whatever_the_header_says() -> None:
+    """An image that passes the size check but needs more memory is refused, and kills nothing."""
+    reader = ImageReader(100_000_000, max_memory_bytes=256 * 1024**2)
     await reader.read(to_file(SQUARE), "image")
-    process = reader._process
-    reader._max_pixels = 100_000_000  # the process was started for fewer
+    pid = reader.pid
 
     with pytest.raises(InvalidImageFileError, match="can be read"):
         await reader.read(to_file(Image.new("RGB", (9000, 9000))), "image")
 
     assert (await reader.read(to_file(SQUARE), "image")).size == (64, 64)
-    assert reader._process is process
+    assert reader.pid == pid
     reader.shut_down()
 
 
 def endless_jpeg() -> bytes:
-    """A small file of many scans; each takes the whole picture's time."""
+    """A small file of many scans, each of which costs a pass over the whole image."""
     data = to_file(Image.new("L", (4000, 4000)), "JPEG", progressive=True)
     last = data.rindex(b"\xff\xda")
     return data[:-2] + data[last:-2] * 4000 + data[-2:]
 
 
-async def test_jpeg_of_many_scans_is_refused_at_once(reader: PictureReader) -> None:
+async def test_jpeg_of_many_scans_is_refused_at_once(reader: ImageReader) -> None:
     with pytest.raises(InvalidImageFileError, match="more than 100 scans"):
         await reader.read(endless_jpeg(), "image")
     progressive = to_file(SQUARE, "JPEG", progressive=True)
@@ -264,35 +273,32 @@ async def test_jpeg_of_many_scans_is_refused_at_once(reader: PictureReader) -> N
     assert (await reader.read(progressive, "image")).size == (64, 64)
 
 
-async def test_scans_are_those_before_the_end_of_the_picture(reader: PictureReader) -> None:
-    """Phones put a film behind it, in which any two bytes are found by chance."""
+async def test_scan_markers_behind_the_end_of_the_image_do_not_count(reader: ImageReader) -> None:
+    """Phones append a video, in which any two bytes occur by chance."""
     film = random.Random(0).randbytes(9_000_000)
 
     assert film.count(b"\xff\xda") > 100
     assert (await reader.read(to_file(SQUARE, "JPEG") + film, "image")).size == (64, 64)
 
 
-async def test_jpeg_of_endless_segments_is_refused_at_once(reader: PictureReader) -> None:
+async def test_jpeg_of_endless_segments_is_refused_at_once(reader: ImageReader) -> None:
     with pytest.raises(InvalidImageFileError):
         await reader.read(b"\xff\xd8" + b"\xff\xfe\0\2" * 2_000_000, "image")
 
 
-async def test_grey_of_16_bits_stays_grey(reader: PictureReader) -> None:
+async def test_16_bit_grey_keeps_its_brightness(reader: ImageReader) -> None:
     ramp = Image.new("I;16", (8, 8))
     ramp.putdata([column * 32 * 256 for column in range(8)] * 8)
 
-    picture = await reader.read(to_file(ramp), "image")
+    image = await reader.read(to_file(ramp), "image")
 
-    assert [picture.getpixel((column, 0)) for column in range(8)] == [
+    assert [image.getpixel((column, 0)) for column in range(8)] == [
         (column * 32,) * 3 for column in range(8)
     ]
 
 
-async def test_picture_that_takes_too_long_ends_its_process_and_no_other_picture(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(picture_reader, "_MAX_SCANS", 10_000)
-    reader = PictureReader(MOST, cpu_s=1)
+async def test_image_over_the_cpu_limit_fails_alone() -> None:
+    reader = ImageReader(MAX_PIXELS, cpu_s=1, max_scans=10_000)
     began_s = time.process_time()
 
     with pytest.raises(InvalidImageFileError):
@@ -300,21 +306,18 @@ async def test_picture_that_takes_too_long_ends_its_process_and_no_other_picture
     took_s = time.process_time() - began_s
     following = await reader.read(to_file(SQUARE), "image")
 
-    assert took_s < 1  # none of it was spent here
+    assert took_s < 1  # the CPU time was spent in the decoder, not here
     assert following.size == (64, 64)
     reader.shut_down()
 
 
-async def test_process_that_is_killed_in_the_middle_is_replaced(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(picture_reader, "_MAX_SCANS", 10_000)
-    reader = PictureReader(MOST)
+async def test_decoder_killed_while_decoding_is_replaced() -> None:
+    reader = ImageReader(MAX_PIXELS, max_scans=10_000)
     await reader.read(to_file(SQUARE), "image")
-    first = reader._process
-    assert first is not None
+    first = psutil.Process(reader.pid)
+    is_decoding = start_of_decoding(first)
     reading = asyncio.create_task(reader.read(endless_jpeg(), "image"))
-    await asyncio.sleep(0.2)
+    await asyncio.to_thread(wait_until, is_decoding, 20)
 
     first.kill()
     with pytest.raises(InvalidImageFileError):
@@ -322,48 +325,47 @@ async def test_process_that_is_killed_in_the_middle_is_replaced(
     following = await reader.read(to_file(SQUARE), "image")
 
     assert following.size == (64, 64)
-    assert reader._process is not first
+    assert reader.pid != first.pid
     reader.shut_down()
 
 
-async def test_process_that_died_between_two_pictures_is_no_pictures_fault() -> None:
-    reader = PictureReader(MOST)
+async def test_decoder_that_died_while_idle_fails_no_image() -> None:
+    reader = ImageReader(MAX_PIXELS)
     await reader.read(to_file(SQUARE), "image")
-    process = reader._process
-    assert process is not None
-    process.kill()
-    process.wait()
+    decoder = psutil.Process(reader.pid)
+    decoder.kill()
+    decoder.wait()
 
     assert (await reader.read(to_file(SQUARE), "image")).size == (64, 64)
     reader.shut_down()
 
 
-async def test_who_leaves_wedges_nothing() -> None:
-    reader = PictureReader(MOST)
+async def test_cancelled_reads_do_not_block_the_next() -> None:
+    reader = ImageReader(MAX_PIXELS)
     await reader.read(to_file(SQUARE), "image")
-    process = reader._process
+    pid = reader.pid
     large = to_file(Image.new("RGB", (4000, 4000)), "JPEG")
+    is_decoding = start_of_decoding(psutil.Process(pid))
     reading = [asyncio.create_task(reader.read(large, "image")) for _ in range(50)]
-    await asyncio.sleep(0.05)
+    await asyncio.to_thread(wait_until, is_decoding, 20)
     for task in reading:
         task.cancel()
     await asyncio.wait(reading)
     began_s = time.monotonic()
 
-    picture = await reader.read(to_file(NOISE), "image")
+    image = await reader.read(to_file(NOISE), "image")
 
-    assert picture.tobytes() == NOISE.tobytes()
-    assert reader._process is process
-    assert time.monotonic() - began_s < 5  # one of the fifty was being read
+    assert image.tobytes() == NOISE.tobytes()
+    assert reader.pid == pid
+    assert time.monotonic() - began_s < 5  # at most one of the fifty was still being decoded
     reader.shut_down()
 
 
-async def test_process_has_no_secrets_no_sockets_and_none_of_ours(monkeypatch) -> None:
+async def test_decoder_has_no_secrets_no_sockets_and_no_heavy_library(monkeypatch) -> None:
     monkeypatch.setenv("TRIPTYCH_API_KEYS", "sk-secret")
-    reader = PictureReader(MOST)
+    reader = ImageReader(MAX_PIXELS)
     await reader.read(to_file(SQUARE), "image")
-    assert reader._process is not None
-    process = psutil.Process(reader._process.pid)
+    process = psutil.Process(reader.pid)
 
     libraries = {Path(each.path).name.split(".")[0] for each in process.memory_maps()}
     assert set(process.environ()) <= {"LD_LIBRARY_PATH", "LC_CTYPE"}
@@ -374,36 +376,34 @@ async def test_process_has_no_secrets_no_sockets_and_none_of_ours(monkeypatch) -
     reader.shut_down()
 
 
-def test_decoder_imports_nothing_of_ours() -> None:
-    """It is started by its path, where none of our packages can be found."""
-    source = Path(picture_decoder.__file__).read_text()
+def test_decoder_imports_none_of_our_packages() -> None:
+    """It is started by path, where our packages cannot be found."""
+    source = Path(decoder_process.__file__).read_text()
 
     assert [
         line for line in source.splitlines() if "import" in line and "deployments" in line
     ] == []
 
 
-def test_process_ends_with_a_replica_that_is_killed(tmp_path: Path) -> None:
-    """Even in the middle of a picture."""
-    file = tmp_path / "picture.jpeg"
+def test_decoder_exits_when_its_replica_is_killed_while_decoding(tmp_path: Path) -> None:
+    file = tmp_path / "image.jpeg"
     file.write_bytes(endless_jpeg())
     code = f"""
 import asyncio, pathlib
-from deployments.engines.images.reader import PictureReader
+from deployments.engines.images.reader import ImageReader
 async def main():
-    reader = PictureReader({MOST}, cpu_s=1)
+    reader = ImageReader({MAX_PIXELS}, cpu_s=1, max_scans=10_000)
     try:
         await reader.read(b"", "image")
     except Exception:
-        print(reader._process.pid, flush=True)
+        print(reader.pid, flush=True)
     await reader.read(pathlib.Path({str(file)!r}).read_bytes(), "image")
 asyncio.run(main())
 """
     parent = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE)
     assert parent.stdout is not None
     child = psutil.Process(int(parent.stdout.readline()))
-    time.sleep(0.2)
-    assert child.is_running()
+    wait_until(start_of_decoding(child), 20)
 
     os.kill(parent.pid, signal.SIGKILL)
     parent.wait()
