@@ -27,7 +27,7 @@ async def find_ledger() -> LedgerAddress | None:
     name = find_ledger_application(await fetch_details())
     if name is None:
         return None
-    from ray import serve  # heavy, and tools that need no cluster import this module too
+    from ray import serve  # here, so that users of the client alone need not import Ray
 
     handle = serve.get_deployment_handle(LEDGER, app_name=name, _check_exists=False)
     async with asyncio.timeout(_TIMEOUT_S):

@@ -37,7 +37,7 @@ from deployments.ledger.limits.store import Reservation
 logger = logging.getLogger(__name__)
 
 _TIMEOUT_S = 1.0
-"""For one answer of Redis; a client's request waits for it."""
+"""A client's request waits as long for an answer of Redis."""
 
 _CONNECTIONS = 32
 """Calls beyond these queue; Redis runs one script at a time anyway."""
@@ -47,18 +47,19 @@ _BACKOFF_S = 0.05
 _QUOTAS_KEPT = {"day_s": 3 * 86_400, "month_s": 63 * 86_400}
 
 
-def connect(url: str) -> Redis:
+def connect(url: str, *, timeout_s: float = _TIMEOUT_S) -> Redis:
     """Prepare connections to Redis, which are opened when they are needed.
 
     Args:
         url: in redis-py's form; it may contain a password.
+        timeout_s: for a free connection, to connect, and for an answer.
     """
     pool = BlockingConnectionPool.from_url(
         url,
         max_connections=_CONNECTIONS,
-        timeout=_TIMEOUT_S,
-        socket_timeout=_TIMEOUT_S,
-        socket_connect_timeout=_TIMEOUT_S,
+        timeout=timeout_s,
+        socket_timeout=timeout_s,
+        socket_connect_timeout=timeout_s,
         # One retry replaces a connection that a restart of Redis has broken.
         retry=Retry(ConstantBackoff(_BACKOFF_S), 1),
         decode_responses=True,

@@ -44,7 +44,8 @@ async def open_accounts(redis_port: int, prefix: str) -> AsyncIterator[Opener]:
     async with contextlib.AsyncExitStack() as stack:
 
         async def open_one() -> RedisAccounts:
-            redis = await stack.enter_async_context(connect(f"redis://127.0.0.1:{redis_port}"))
+            redis = connect(f"redis://127.0.0.1:{redis_port}", timeout_s=10)
+            await stack.enter_async_context(redis)
             accounts = RedisAccounts(redis, prefix)
             await accounts.set_limits(LIMITS)
             return accounts

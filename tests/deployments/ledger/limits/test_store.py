@@ -104,10 +104,10 @@ async def test_refusal_tells_the_limit_and_when_to_retry(store: LimitStore):
 async def test_reservation_larger_than_the_limit_has_no_retry_time(store: LimitStore):
     await store.set_limits({"k": KeyLimits(images_per_minute=3, concurrent_requests=0)})
     images = exceeded_in(await store.reserve("s", "1", "k", Amounts(images=4)))
-    slots = exceeded_in(await store.reserve("s", "1", "k", Amounts(concurrent=1)))
+    concurrent = exceeded_in(await store.reserve("s", "1", "k", Amounts(concurrent=1)))
 
     assert (images.limit_name, images.retry_after_s) == ("images", None)
-    assert (slots.limit_name, slots.retry_after_s) == ("concurrent", None)
+    assert (concurrent.limit_name, concurrent.retry_after_s) == ("concurrent", None)
 
 
 async def test_concurrency_refusal_retries_in_a_second(store: LimitStore):

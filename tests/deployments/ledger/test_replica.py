@@ -1,0 +1,96 @@
+"""The ledger's replica, without Ray."""
+
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from api.errors import KeyNotFoundError, UnavailableError
+from api.ports.administration import UsageQuery
+from deployments.config.ledger import LedgerArgs
+from deployments.ledger import replica as ledger_replica
+from deployments.ledger.client import LedgerClient
+from deployments.ledger.protocol import KeySet
+from deployments.ledger.replica import LedgerReplica
+from tests.helpers.ledger_cluster import make_record, until
+from tests.helpers.replicas import running_replica
+
+
+@pytest.fixture(autouse=True)
+def home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A home folder, and neither Ray nor its logs."""
+
+    async def fetch_details() -> dict[str, Any]:
+        return {"applications": {}}
+
+    monkeypatch.setenv("TRIPTYCH_HOME", str(tmp_path))
+    monkeypatch.delenv("TRIPTYCH_DATABASE_URL", raising=False)
+    monkeypatch.setattr(ledger_replica, "fetch_details", fetch_details)
+    monkeypatch.setattr(ledger_replica, "configure_logs", lambda: None)
+    return tmp_path
+
+
+@contextlib.asynccontextmanager
+async def open_ledger() -> AsyncIterator[tuple[LedgerReplica, LedgerClient, list[KeySet]]]:
+    """A replica, a client of it, and the key sets that the client has received, at least one."""
+    async with running_replica(LedgerReplica, LedgerArgs(poll_interval_s=0.02)) as replica:
+        seen: list[KeySet] = []
+        client = LedgerClient(replica.address, seen.append)
+        client.start()
+        await until(lambda: seen)
+        try:
+            yield replica, client, seen
+        finally:
+            client.shut_down()
+
+
+async def test_created_key_is_published_to_clients():
+    async with open_ledger() as (replica, _, seen):
+        new = await replica.administer("create_key", {"name": "app"})
+        await until(lambda: seen[-1].keys)
+
+        assert seen[-1].keys[0].key == new.key
+        assert await replica.administer("list_keys") == [new.key]
+
+
+async def test_deleted_key_is_published_to_clients():
+    async with open_ledger() as (replica, _, seen):
+        await replica.administer("create_key", {"name": "app"})
+        await until(lambda: seen[-1].keys)
+        await replica.administer("delete_key", "app")
+        await until(lambda: not seen[-1].keys)
+
+
+async def test_errors_of_the_store_reach_the_caller():
+    async with open_ledger() as (replica, _, _):
+        with pytest.raises(KeyNotFoundError):
+            await replica.administer("get_key", "app")
+
+
+async def test_finished_request_is_in_the_usage_report():
+    record = make_record(prompt_tokens=3)
+    async with open_ledger() as (replica, client, _):
+        client.finish(record)
+        await until(lambda: client.stats()["unrecorded"] == 0)
+        query = UsageQuery(record.time_s, record.time_s + 1, group_by=())
+        (row,) = await replica.administer("report_usage", query)
+
+    assert (row.requests, row.prompt_tokens) == (1, 3)
+
+
+async def test_unusable_database_raises_unavailable(home: Path):
+    args = LedgerArgs(database=f"sqlite:///{home / 'pepper' / 'x.db'}")
+    async with running_replica(LedgerReplica, args) as replica:
+        with pytest.raises(UnavailableError, match="Keys and usage"):
+            await replica.administer("list_keys")
+
+
+async def test_counters_are_zero_at_rest():
+    async with open_ledger() as (replica, _, _):
+        stats = await replica.stats()
+
+    assert stats.pop("pid")
+    assert stats.pop("clients") == 1
+    assert set(stats.values()) == {0}
