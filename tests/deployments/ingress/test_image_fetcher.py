@@ -57,6 +57,15 @@ def test_any_other_url_is_refused(url: str) -> None:
         to_target(url, HOSTS)
 
 
+def test_checking_accepts_an_allowed_url_without_a_look_up() -> None:
+    HttpsImages(HOSTS, PublicResolver(names())).check("https://good.example/a.png")
+
+
+def test_checking_refuses_any_other_url_without_the_reason() -> None:
+    with pytest.raises(InvalidImageError, match=r"^An image URL cannot be used\.$"):
+        HttpsImages(HOSTS).check("https://other.example/")
+
+
 def names(*addresses: str) -> Callable[[str], Any]:
     async def look_up(host: str) -> list[str]:
         return list(addresses)
