@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 from api.ports.images import ImageRequest
 from deployments.config.diffusion import DiffusionOptions
+from deployments.engines.diffusion.batch_settings import count_steps_taken
 from deployments.engines.protocol import RequestProgress
 
 
@@ -40,6 +41,5 @@ class PendingSteps:
             return progress.count_steps_left()
         options, edit = self._options, request.edit
         steps = options.find_steps(request.num_inference_steps, request.quality)
-        return request.n * (
-            steps if edit is None else int(steps * (edit.strength or options.strength))
-        )
+        strength = 1.0 if edit is None else edit.strength or options.strength
+        return request.n * count_steps_taken(steps, strength)

@@ -1,13 +1,13 @@
-"""Measures the demo's text-to-image model on prompts that its training held out.
+"""Measures the demo's text-to-image model on prompts held out from its training.
 
-    .venv/bin/python scripts/demo/check_diffusion.py              100 prompts; exit 1 under the bar
+    .venv/bin/python scripts/demo/check_diffusion.py              100 prompts; exit 1 below the bar
     .venv/bin/python scripts/demo/check_diffusion.py --self-test  the same on true drawings
 
-Each picture is judged by its pixels alone: the background is the median colour of the border, a
+Each image is judged by its pixels alone: the background is the median colour of the border, a
 thing is a connected region that stands out from it by more than half of its own contrast, and its
-shape is the template that overlaps it most once both fill their bounding boxes. A thing that is
-missing is wrong in every respect, with an overlap of 0. The nearest template can be named for a
-poor outline, so the mean overlap (intersection over union with the true template) stands beside it.
+shape is the template that overlaps it most once both fill their bounding boxes. A missing
+thing is wrong in every respect, with an overlap of 0. A poor outline has a nearest template too, so
+the mean overlap (intersection over union with the true template) is reported beside it.
 """
 
 import argparse
@@ -28,7 +28,7 @@ MODEL = Path(__file__).parent / "shapes"
 MIN_COLOUR, MIN_SHAPE = 0.90, 0.80
 BATCH = 10
 BORDER_PX = 2
-FAINTEST = 45.0  # distance in RGB; the closest two colours that meet in a picture are 94 apart
+FAINTEST = 45.0  # distance in RGB; the closest two colours that meet in an image are 94 apart
 SMALLEST_PX = 40  # area under which a region is a speck
 PLACE_PX = 8.0
 GRID = 48  # side of the square in which outlines are compared
@@ -39,7 +39,7 @@ Mask = NDArray[np.bool_]
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """A thing as found in a picture; `overlaps` is the IoU with each shape's template."""
+    """A thing as found in an image; `overlaps` is the IoU with each shape's template."""
 
     x: float
     y: float
@@ -51,7 +51,7 @@ class Region:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """How one picture compares with its scene; the lists have an entry for each true thing."""
+    """How one image compares with its scene; the lists have an entry for each true thing."""
 
     colours: list[bool]
     shapes: list[bool]
@@ -101,7 +101,7 @@ def build_templates() -> dict[str, Mask]:
 
 
 def to_region(mask: Mask, pixels: NDArray[np.float64], templates: dict[str, Mask]) -> Region:
-    """Read colour, shape and place from one region of a picture."""
+    """Read colour, shape and place from one region of an image."""
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     outline = normalise(mask)
     overlaps = {
@@ -120,8 +120,8 @@ def to_region(mask: Mask, pixels: NDArray[np.float64], templates: dict[str, Mask
     )
 
 
-def read_picture(image: Image.Image, templates: dict[str, Mask]) -> tuple[str, list[Region]]:
-    """Name a picture's background and list what stands out from it."""
+def read_image(image: Image.Image, templates: dict[str, Mask]) -> tuple[str, list[Region]]:
+    """Name an image's background and list what stands out from it."""
     pixels = np.asarray(image.convert("RGB"), dtype=np.float64)  # (H, W, 3)
     inner = np.zeros(pixels.shape[:2], dtype=bool)
     inner[BORDER_PX:-BORDER_PX, BORDER_PX:-BORDER_PX] = True
@@ -138,8 +138,8 @@ def read_picture(image: Image.Image, templates: dict[str, Mask]) -> tuple[str, l
 
 
 def judge(image: Image.Image, scene: Scene, templates: dict[str, Mask]) -> Verdict:
-    """Compare a picture with the scene that its caption describes."""
-    background, regions = read_picture(image, templates)
+    """Compare an image with the scene that its caption describes."""
+    background, regions = read_image(image, templates)
     count = len(scene.things)
     largest = sorted(regions, key=lambda region: -region.area_px)[:count]
     largest.sort(key=lambda region: region.y if scene.layout == "stacked" else region.x)
@@ -155,8 +155,8 @@ def judge(image: Image.Image, scene: Scene, templates: dict[str, Mask]) -> Verdi
 
 
 def generate(folder: Path, captions: list[str], seed: int) -> list[Image.Image]:
-    """Generate one picture per caption at the model's default steps and guidance."""
-    import torch  # here, because the self-test needs no engine
+    """Generate one image per caption at the model's default steps and guidance."""
+    import torch  # imported here, because the self-test does not need torch
     from diffusers import StableDiffusionPipeline
 
     logging.disable(logging.WARNING)  # diffusers' advice about dtypes
@@ -180,7 +180,7 @@ def generate(folder: Path, captions: list[str], seed: int) -> list[Image.Image]:
 
 
 def mean(values: list[bool] | list[float]) -> float:
-    """Average, or not a number for an empty list (a table's row without pictures)."""
+    """Average, or not a number for an empty list (a table's row without images)."""
     return float(np.mean(values)) if values else float("nan")
 
 
@@ -198,9 +198,9 @@ def summarise(name: str, verdicts: list[Verdict]) -> tuple[float, float]:
 
 
 def report(verdicts: list[Verdict]) -> bool:
-    """Print the table; tell whether the bar is passed."""
+    """Print the table, and return whether the bar is passed."""
     titles = ("colour", "shape", "overlap", "place", "background", "count")
-    print(f"{'':12}{'pictures':>9}" + "".join(f"{title:>12}" for title in titles))
+    print(f"{'':12}{'images':>9}" + "".join(f"{title:>12}" for title in titles))
     for name, count in (("one thing", 1), ("two things", 2)):
         summarise(name, [verdict for verdict in verdicts if len(verdict.colours) == count])
     colour, shape = summarise("all", verdicts)
@@ -223,7 +223,7 @@ def main() -> int:
     templates = build_templates()
     scenes = [scene for _, scene in cases]
     passed = report([judge(i, s, templates) for i, s in zip(images, scenes, strict=True)])
-    print("passed" if passed else f"under the bar: colour {MIN_COLOUR}, shape {MIN_SHAPE}")
+    print("passed" if passed else f"below the bar: colour {MIN_COLOUR}, shape {MIN_SHAPE}")
     return 0 if passed else 1
 
 

@@ -1,9 +1,9 @@
 """Drawings of coloured shapes with captions: the only data the demo model learns from.
 
-A `Scene` is the ground truth; `draw` renders it, `describe` words it. The caption nearly determines
-the picture: things are large, sit in the centre unless the caption says otherwise, and jitter by a
-pixel. Some colour-shape pairs and some colour-shape-background triples are held out: `sample_scene`
-never returns them, and every test prompt contains at least one of them.
+A `Scene` is the ground truth; `draw` renders it, and `describe` captions it. The caption nearly
+determines the image: things are large, sit in the centre unless the caption says otherwise, and
+jitter by a pixel. Some colour-shape pairs and some colour-shape-background triples are held
+out: `sample_scene` never returns them, and every test prompt contains at least one of them.
 """
 
 import math
@@ -61,7 +61,7 @@ HELD_OUT_PAIRS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Thing:
-    """One object of a picture."""
+    """One object of an image."""
 
     colour: str
     shape: str
@@ -69,7 +69,7 @@ class Thing:
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """What a picture shows: one or two things, where, how large, and on which background."""
+    """What an image shows: one or two things, where, how large, and on which background."""
 
     things: tuple[Thing, ...]
     layout: str
@@ -77,7 +77,7 @@ class Scene:
     background: str
 
     def boxes(self) -> list[tuple[float, float, float]]:
-        """Where each thing is without jitter: centre x, centre y and half side, px."""
+        """Place each thing, without jitter: centre x, centre y and half side in px."""
         middle = SIZE_PX / 2
         if self.layout == "side by side":
             near, far = middle - PAIR_REACH_PX, middle + PAIR_REACH_PX
@@ -86,13 +86,13 @@ class Scene:
             near, far = middle - PAIR_REACH_PX, middle + PAIR_REACH_PX
             return [(middle, near, PAIR_HALF_PX), (middle, far, PAIR_HALF_PX)]
         half = SIZES[self.size]
-        reach = middle - half - 3  # a margin, so that jitter keeps the outline in the picture
+        reach = middle - half - 3  # a margin, so that jitter keeps the outline in the image
         across, down = OFFSETS[self.layout]
         return [(middle + across * reach, middle + down * reach, half)]
 
 
 def is_held_out(thing: Thing, background: str) -> bool:
-    """Tell whether training never shows this thing on this background."""
+    """Whether training never shows this thing on this background."""
     if (thing.colour, thing.shape) in HELD_OUT_PAIRS:
         return True
     code = (
@@ -104,7 +104,7 @@ def is_held_out(thing: Thing, background: str) -> bool:
 
 
 def _any_scene(rng: Random) -> Scene:
-    # White, which captions may leave unsaid, comes twice as often.
+    # White, which captions may omit, is twice as frequent.
     background = rng.choice(("white", *BACKGROUNDS))
     colours = [colour for colour in COLOURS if colour != background]
     count = 2 if rng.random() < 0.5 else 1
@@ -117,7 +117,7 @@ def _any_scene(rng: Random) -> Scene:
 
 
 def sample_scene(rng: Random) -> Scene:
-    """Draw a training scene: nothing in it is held out."""
+    """Sample a training scene, without held-out things."""
     while True:
         scene = _any_scene(rng)
         if not any(is_held_out(thing, scene.background) for thing in scene.things):
@@ -125,7 +125,7 @@ def sample_scene(rng: Random) -> Scene:
 
 
 def sample_held_out_scene(rng: Random, count: int) -> Scene:
-    """Draw a scene of `count` things of which at least one is held out from training."""
+    """Sample a scene of `count` things, at least one of them held out from training."""
     while True:
         scene = _any_scene(rng)
         if len(scene.things) == count and any(
@@ -190,14 +190,14 @@ def draw_mask(shape: str, *, size_px: int, x: float, y: float, half: float) -> I
 
 def draw(scene: Scene, rng: Random | None = None) -> Image.Image:
     """Render a scene, SIZE_PX square, RGB; with `rng`, position and size jitter by a pixel."""
-    picture = Image.new("RGB", (SIZE_PX, SIZE_PX), PALETTE[scene.background])
+    image = Image.new("RGB", (SIZE_PX, SIZE_PX), PALETTE[scene.background])
     for thing, (x, y, half) in zip(scene.things, scene.boxes(), strict=True):
         if rng is not None:
             x, y = x + rng.uniform(-1, 1), y + rng.uniform(-1, 1)
             half += rng.uniform(-1, 1)
         mask = draw_mask(thing.shape, size_px=SIZE_PX, x=x, y=y, half=half)
-        picture.paste(PALETTE[thing.colour], mask=mask)
-    return picture
+        image.paste(PALETTE[thing.colour], mask=mask)
+    return image
 
 
 _SYNONYMS = {
@@ -286,7 +286,7 @@ def _backdrop(background: str, rng: Random) -> str:
 
 
 def describe(scene: Scene, rng: Random) -> str:
-    """Word a scene as a caption, in one of many phrasings."""
+    """Caption a scene, in one of many phrasings."""
     article = rng.random() < 0.85
     nouns = [_noun(thing, scene.size, rng, article=article) for thing in scene.things]
     if len(nouns) == 1:
@@ -302,7 +302,7 @@ def describe(scene: Scene, rng: Random) -> str:
 
 
 def prompts(count: int, *, seed: int) -> list[tuple[str, Scene]]:
-    """List distinct held-out captions with their truth, one thing and two things in turn."""
+    """List distinct held-out captions with their scenes, alternating one thing and two things."""
     rng = Random(seed)
     found: dict[str, Scene] = {}
     while len(found) < count:
@@ -316,5 +316,5 @@ DEVELOPMENT_SEED = 7
 
 
 def test_prompts(count: int = 100) -> list[tuple[str, Scene]]:
-    """List the prompts of the accuracy bar; none was looked at while the model was tuned."""
+    """List the prompts of the accuracy bar, none of which was used to tune the model."""
     return prompts(count, seed=TEST_SEED)

@@ -1,4 +1,4 @@
-"""Training in bfloat16 on a CPU: float32 weights behind it, AdamW, and a moving average."""
+"""Mixed-precision training on a CPU: bfloat16 compute, float32 master weights, AdamW, EMA."""
 
 import math
 
@@ -9,14 +9,20 @@ WARM_UP_SHARE = 0.01  # of the steps
 
 
 class Mixed:
-    """Parameters of modules in float32, their bfloat16 copies in the modules, AdamW and an EMA.
+    """Float32 master weights of modules that compute in bfloat16, with AdamW and an EMA.
 
-    The learning rate warms up, then falls to zero as a cosine.
-    Updates far smaller than a bfloat16 weight can show are not lost: they add up in float32.
+    The learning rate warms up, then decays to zero as a cosine. Updates too small for bfloat16
+    accumulate in float32.
     """
 
     def __init__(self, groups: list[tuple[nn.Module, float]], steps: int, ema: float) -> None:
-        """Take (module, peak learning rate) pairs; the modules become bfloat16."""
+        """Convert the modules to bfloat16.
+
+        Args:
+            groups: modules with their peak learning rates.
+            steps: length of the schedule.
+            ema: decay of the moving average, per step.
+        """
         self._steps, self._step, self._ema_decay = steps, 0, ema
         self._master: list[Tensor] = []
         settings = []
@@ -30,7 +36,7 @@ class Mixed:
         self._optimizer = torch.optim.AdamW(settings, weight_decay=0.01, betas=(0.9, 0.98))
 
     def step(self, loss: Tensor) -> None:
-        """Move all parameters by one step against the gradient of `loss`."""
+        """Make one optimizer step on `loss`."""
         loss.backward()
         share = self._step / self._steps
         warm_up = min(1.0, share / WARM_UP_SHARE + 0.01)
@@ -48,11 +54,11 @@ class Mixed:
         torch._foreach_lerp_(self._ema, self._master, 1 - decay)
 
     def use_average(self) -> None:
-        """Put the moving average into the modules, for evaluation or for good."""
+        """Load the moving average into the modules."""
         torch._foreach_copy_(self._working_data(), self._ema)
 
     def use_latest(self) -> None:
-        """Put the parameters being trained back into the modules."""
+        """Load the parameters being trained back into the modules."""
         torch._foreach_copy_(self._working_data(), self._master)
 
     def _working_data(self) -> list[Tensor]:

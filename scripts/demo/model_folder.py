@@ -1,6 +1,6 @@
-"""The demo model on disk: the standard StableDiffusionPipeline layout, and how to generate with it.
+"""The demo model on disk: StableDiffusionPipeline's layout, and defaults for generating.
 
-What is in `triptych.json` cannot be in `model_index.json`: diffusers refuses keys it does not know.
+The defaults are in `triptych.json`, because diffusers refuses unknown keys in `model_index.json`.
 """
 
 import json
@@ -19,7 +19,7 @@ DEFAULTS = {
 
 
 def save_text(folder: Path, tokenizer: CLIPTokenizer, encoder: CLIPTextModel) -> None:
-    """Write both in the pipeline's layout; the vocabulary also in the files of older releases."""
+    """Write both in the pipeline's layout; the vocabulary also in the older two-file format."""
     tokenizer.save_pretrained(folder / "tokenizer")
     model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
     merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
@@ -36,7 +36,7 @@ def save_pipeline(
     unet: UNet2DConditionModel,
     scheduler: DDIMScheduler,
 ) -> None:
-    """Write the standard layout, float16 on disk; configs say float32, which engines start from."""
+    """Write the pipeline, float16 on disk; the configs say float32, the dtype to load it in."""
     vae = AutoencoderTiny.from_pretrained(work / "decoder")
     pipeline = StableDiffusionPipeline(
         vae=vae.half(),
@@ -55,9 +55,9 @@ def save_pipeline(
 
 
 def save_text_files(out: Path, work: Path) -> None:
-    """Add what `save_pretrained` leaves out: the vocabulary, the dtype to load in, how to generate.
+    """Add what `save_pretrained` omits: vocabulary files, the dtype to load in, and the defaults.
 
-    And take out what it puts in: a path on this machine.
+    Remove the local path that it writes into the VAE's config.
     """
     for name in ("vocab.json", "merges.txt"):
         (out / "tokenizer" / name).write_text((work / "text" / "tokenizer" / name).read_text())

