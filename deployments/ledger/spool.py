@@ -78,7 +78,11 @@ class OrphanedSpool:
         """
         self._path = path
         self._file = file
-        self.records = list(_read(path))
+        try:
+            self.records = list(_read(path))
+        except BaseException:
+            os.close(file)  # a lock that is kept makes the file look alive to other replicas
+            raise
 
     def remove(self) -> None:
         """Delete the file, once the ledger has all its records."""

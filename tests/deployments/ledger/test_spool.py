@@ -80,6 +80,18 @@ def test_closed_orphan_is_found_again(tmp_path):
     again.close()
 
 
+def test_file_that_cannot_be_read_is_unlocked_again(tmp_path):
+    path = tmp_path / "x.jsonl"
+    path.mkdir()  # a folder can be opened and locked, but not read
+
+    with pytest.raises(OSError, match="directory"):
+        list(find_orphaned_spools(tmp_path))
+
+    descriptor = os.open(path, os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    os.close(descriptor)
+
+
 def test_truncated_record_is_skipped(tmp_path):
     whole = make_record()
     write_orphan_spool(tmp_path, to_spool_line(whole), to_spool_line(make_record())[:-30])
