@@ -1,4 +1,4 @@
-"""The demo models' service, which two folders share, and which tests run, in which order."""
+"""The service with the demo models, for `clients` and `e2e`; which tests run, in which order."""
 
 from collections.abc import Iterator
 
@@ -10,27 +10,30 @@ from tests.helpers.service import ROOT, Service, running
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """The flag of `scripts/test --clients`."""
+    """Add the flag that `scripts/test --clients` sets."""
     parser.addoption(
-        "--clients", action="store_true", help="also the tours with others' clients than OpenAI's"
+        "--clients",
+        action="store_true",
+        help="also run the client tests with libraries other than OpenAI's",
     )
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out the tours nobody asked for; let the demo models, once started, run to the end.
+    """Deselect the client tests without `--clients`; run the tests with the demo models last.
 
-    Beside them, tests of other folders would find memory and time short.
+    Once started, the models run until the end; other tests beside them would be short of memory
+    and time.
     """
     if not config.getoption("--clients"):
-        left_out = [item for item in items if item.get_closest_marker("clients")]
-        config.hook.pytest_deselected(items=left_out)
+        deselected = [item for item in items if item.get_closest_marker("clients")]
+        config.hook.pytest_deselected(items=deselected)
         items[:] = [item for item in items if not item.get_closest_marker("clients")]
     items.sort(key=lambda item: item.get_closest_marker("e2e") is not None)
 
 
 @pytest.fixture(scope="session")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """The shipped configuration as the README starts it, in a home that shares the models."""
+    """The shipped configuration, started like the README does; its home links to the models."""
     home = tmp_path_factory.mktemp("home")
     (home / "models").symlink_to(find_home() / "models")
     with running(yaml.safe_load((ROOT / "serve_config.yaml").read_text()), home) as service:

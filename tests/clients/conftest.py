@@ -1,4 +1,4 @@
-"""What runs the tours: Node with its packages, and Python with its own."""
+"""Fixtures that run the client programs: with Node's packages, and in a Python environment."""
 
 import shutil
 from collections.abc import Callable
@@ -7,31 +7,31 @@ from pathlib import Path
 
 import pytest
 
-from tests.clients.tours import HERE, Secrets, Tour, set_up
+from tests.helpers.client_programs import PROGRAMS, ClientRun, Secrets, set_up
 from tests.helpers.service import Service
 from tests.helpers.tenants import make_key
 
 
 @pytest.fixture(scope="session")
 def secrets(service: Service) -> Secrets:
-    """A key that may only chat, and one that may have one picture a minute and few tokens."""
-    with ThreadPoolExecutor() as makers:  # each takes seconds until all replicas know it
-        chat = makers.submit(make_key, service, "tour-chat", "--scope", "chat")
-        small = makers.submit(make_key, service, "tour-small", "--ipm", "1", "--tpm", "2")
+    """A key limited to chat, and a key limited to one image and two tokens a minute."""
+    with ThreadPoolExecutor() as makers:  # each takes seconds until all replicas accept the key
+        chat = makers.submit(make_key, service, "client-chat", "--scope", "chat")
+        small = makers.submit(make_key, service, "client-small", "--ipm", "1", "--tpm", "2")
         return {"CHAT_KEY": chat.result(), "SMALL_KEY": small.result()}
 
 
 @pytest.fixture(scope="session")
-def node_tour(service: Service, secrets: Secrets) -> Callable[[str], Tour]:
-    """Takes the tour of a script in `node/`."""
+def run_node(service: Service, secrets: Secrets) -> Callable[[str], ClientRun]:
+    """Runs a program of the folder `node`."""
     folder = set_up("node") / "node"
-    for script in (HERE / "node").glob("*.mjs"):
-        shutil.copy(script, folder)  # Node looks for a module's packages beside the module alone
-    return lambda name: Tour(["node", folder / name], service, secrets)
+    for program in (PROGRAMS / "node").glob("*.mjs"):
+        shutil.copy(program, folder)  # Node finds packages only from the folder of the module
+    return lambda name: ClientRun(["node", folder / name], service, secrets)
 
 
 @pytest.fixture(scope="session")
-def python_tour(service: Service) -> Callable[[str], Tour]:
-    """Takes the tour of a script in this folder, in the tours' own virtual environment."""
+def run_python(service: Service) -> Callable[[str], ClientRun]:
+    """Runs a program of the folder `python`, in the virtual environment of these clients."""
     python: Path = set_up("clients") / "venv" / "bin" / "python"
-    return lambda name: Tour([python, HERE / name], service)
+    return lambda name: ClientRun([python, PROGRAMS / "python" / name], service)

@@ -4,18 +4,18 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.clients.tours import TEXT, Tour, is_weather
+from tests.helpers.client_programs import TEXT, ClientRun, is_weather
 
 pytestmark = [pytest.mark.e2e, pytest.mark.clients]
 
 
 @pytest.fixture(scope="module")
-def tour(node_tour: Callable[[str], Tour]) -> Tour:
-    return node_tour("ai_sdk.mjs")
+def run(run_node: Callable[[str], ClientRun]) -> ClientRun:
+    return run_node("ai_sdk.mjs")
 
 
-def test_chat_says_the_same_whole_and_streamed(tour: Tour):
-    whole, streamed = tour.result("chat"), tour.result("stream")
+def test_whole_and_streamed_chat_give_the_same_text(run: ClientRun):
+    whole, streamed = run.result("chat"), run.result("stream")
 
     assert whole["text"] == streamed["text"] == TEXT
     assert whole["reason"] == streamed["reason"] == "stop"
@@ -23,34 +23,34 @@ def test_chat_says_the_same_whole_and_streamed(tour: Tour):
 
 
 @pytest.mark.parametrize("step", ["object", "output", "streamed_object"])
-def test_a_zod_schema_gives_its_object(tour: Tour, step: str):
-    assert is_weather(tour.result(step))
+def test_zod_schema_yields_a_matching_object(run: ClientRun, step: str):
+    assert is_weather(run.result(step))
 
 
-def test_json_without_a_schema_is_taken_too(tour: Tour):
-    assert tour.result("object_by_default")["model"] == "smollm2-135m-instruct"
+def test_json_without_a_schema_is_accepted(run: ClientRun):
+    assert run.result("object_by_default")["model"] == "smollm2-135m-instruct"
 
 
 @pytest.mark.parametrize("step", ["named_tool", "required_tool", "streamed_tool"])
-def test_a_forced_tool_is_called_and_run(tour: Tour, step: str):
-    result = tour.result(step)
+def test_forced_tool_is_called_and_run(run: ClientRun, step: str):
+    result = run.result(step)
 
     assert [call["name"] for call in result["calls"]] == ["get_time"]
     assert result["results"] == [f"noon in {result['calls'][0]['args']['city']}"]
     assert result["reason"] in ("stop", "tool-calls")
 
 
-def test_a_tool_s_result_goes_back_into_the_conversation(tour: Tour):
-    assert tour.result("tool_loop")["steps"] == 2
-    assert tour.result("tool_loop")["text"]
+def test_tool_result_continues_the_conversation(run: ClientRun):
+    assert run.result("tool_loop")["steps"] == 2
+    assert run.result("tool_loop")["text"]
 
 
-def test_completions_embeddings_and_images_answer(tour: Tour):
-    assert tour.result("completion")
-    assert tour.result("embeddings") == [384, 384, 384]
-    assert tour.result("image") == "image/png"
+def test_completion_embeddings_and_image_return_results(run: ClientRun):
+    assert run.result("completion")
+    assert run.result("embeddings") == [384, 384, 384]
+    assert run.result("image") == "image/png"
 
 
-def test_wrong_uses_raise_the_sdk_s_own_error(tour: Tour):
-    assert tour.error("unknown_model")[1] == 404
-    assert tour.error("wrong_key")[1] == 401
+def test_unknown_model_and_wrong_key_raise_errors_with_their_status(run: ClientRun):
+    assert run.error("unknown_model")[1] == 404
+    assert run.error("wrong_key")[1] == 401

@@ -4,45 +4,45 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.clients.tours import TEXT, Tour, is_weather
+from tests.helpers.client_programs import TEXT, ClientRun, is_weather
 
 pytestmark = [pytest.mark.e2e, pytest.mark.clients]
 
 
 @pytest.fixture(scope="module")
-def tour(python_tour: Callable[[str], Tour]) -> Tour:
-    return python_tour("llama_index_tour.py")
+def run(run_python: Callable[[str], ClientRun]) -> ClientRun:
+    return run_python("llama_index_client.py")
 
 
-def test_a_completion_is_the_same_whole_and_streamed(tour: Tour):
-    streamed = tour.result("streamed_complete")
+def test_whole_and_streamed_completions_give_the_same_text(run: ClientRun):
+    streamed = run.result("streamed_complete")
 
-    assert tour.result("complete") == streamed["text"] == streamed["joined"]
+    assert run.result("complete") == streamed["text"] == streamed["joined"]
 
 
-def test_chat_says_the_same_whole_streamed_and_as_a_completion(tour: Tour):
-    streamed = tour.result("streamed_chat")
+def test_chat_whole_streamed_and_called_as_completion_gives_the_same_text(run: ClientRun):
+    streamed = run.result("streamed_chat")
 
-    assert tour.result("chat") == tour.result("complete_by_chat") == TEXT
+    assert run.result("chat") == run.result("complete_by_chat") == TEXT
     assert streamed["text"] == streamed["joined"] == TEXT
 
 
 @pytest.mark.parametrize("step", ["structured_by_schema", "structured_by_tool"])
-def test_structured_output_is_the_pydantic_model(tour: Tour, step: str):
-    assert is_weather(tour.result(step))
+def test_structured_output_matches_the_pydantic_model(run: ClientRun, step: str):
+    assert is_weather(run.result(step))
 
 
 @pytest.mark.parametrize("step", ["required_tool", "named_tool", "streamed_tool"])
-def test_a_forced_call_names_the_tool_and_has_its_arguments(tour: Tour, step: str):
-    (call,) = tour.result(step)
+def test_forced_call_has_the_name_and_arguments_of_the_tool(run: ClientRun, step: str):
+    (call,) = run.result(step)
 
     assert call["name"] == "get_time"
     assert call["args"]["city"] in ("Paris", "Rome")
 
 
-def test_predict_and_call_calls_the_function(tour: Tour):
-    assert tour.result("called_tool") in ("noon in Paris", "noon in Rome")
+def test_predict_and_call_calls_the_function(run: ClientRun):
+    assert run.result("called_tool") in ("noon in Paris", "noon in Rome")
 
 
-def test_an_unknown_model_raises_not_found(tour: Tour):
-    assert tour.error("unknown_model")[1] == 404
+def test_unknown_model_raises_an_error_with_404(run: ClientRun):
+    assert run.error("unknown_model")[1] == 404

@@ -1,4 +1,4 @@
-"""Images and embeddings through the official Python SDK: all forms, and each error of theirs."""
+"""Images and embeddings through the official Python SDK: every input form, every error."""
 
 import asyncio
 import base64
@@ -11,35 +11,30 @@ import pytest
 from openai import AsyncOpenAI, OpenAI
 from PIL import Image
 
-from tests.clients.tours import Secrets
+from tests.helpers.client_programs import Secrets
+from tests.helpers.generated_images import decode_image, to_png
 from tests.helpers.service import Service
 
 pytestmark = pytest.mark.e2e
 
-PAINTER, ENCODER = "shapes", "all-minilm-l6-v2"
+IMAGE_MODEL, ENCODER = "shapes", "all-minilm-l6-v2"
 PROMPT = "a red circle"
 FEW_STEPS = {"num_inference_steps": 6, "seed": 7}
 IDS = [7592, 2088]  # hello world
 Call = Callable[..., Any]
 
 
-def to_file(picture: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    picture.save(buffer, format="PNG")
-    return buffer.getvalue()
-
-
-CIRCLE = to_file(Image.new("RGB", (96, 96), "red"))
-HALF = to_file(Image.new("RGBA", (96, 96), (0, 0, 0, 0)))
+RED = to_png(Image.new("RGB", (96, 96), "red"))
+TRANSPARENT = to_png(Image.new("RGBA", (96, 96), (0, 0, 0, 0)))
 
 
 def generate(client: Any, **parameters: Any) -> Any:
-    request = {"model": PAINTER, "prompt": PROMPT, "extra_body": FEW_STEPS}
+    request = {"model": IMAGE_MODEL, "prompt": PROMPT, "extra_body": FEW_STEPS}
     return client.images.generate(**{**request, **parameters})
 
 
 def edit(client: Any, **parameters: Any) -> Any:
-    request = {"model": PAINTER, "image": CIRCLE, "prompt": PROMPT, "extra_body": FEW_STEPS}
+    request = {"model": IMAGE_MODEL, "image": RED, "prompt": PROMPT, "extra_body": FEW_STEPS}
     return client.images.edit(**{**request, **parameters})
 
 
@@ -47,8 +42,8 @@ def embed(client: Any, **parameters: Any) -> Any:
     return client.embeddings.create(**{"model": ENCODER, "input": "hello world", **parameters})
 
 
-EACH = pytest.mark.parametrize("call", [generate, edit, embed])
-DRAWING = pytest.mark.parametrize("call", [generate, edit])
+ALL_CALLS = pytest.mark.parametrize("call", [generate, edit, embed])
+IMAGE_CALLS = pytest.mark.parametrize("call", [generate, edit])
 
 
 @pytest.fixture
@@ -56,11 +51,7 @@ def client(service: Service) -> OpenAI:
     return service.openai()
 
 
-def to_picture(encoded: str) -> Image.Image:
-    return Image.open(io.BytesIO(base64.b64decode(encoded)))
-
-
-@DRAWING
+@IMAGE_CALLS
 @pytest.mark.parametrize(
     ("parameters", "count", "format"),
     [
@@ -72,29 +63,29 @@ def to_picture(encoded: str) -> Image.Image:
         ({"size": "auto", "user": "ann"}, 1, "PNG"),
     ],
 )
-def test_pictures_are_as_asked_for(
+def test_images_have_the_requested_count_and_format(
     client: OpenAI, call: Call, parameters: dict[str, Any], count: int, format: str
 ):
     answer = call(client, **parameters)
-    pictures = [to_picture(each.b64_json) for each in answer.data]
+    images = [decode_image(each.b64_json) for each in answer.data]
 
-    assert [(picture.format, picture.size) for picture in pictures] == [(format, (96, 96))] * count
+    assert [(image.format, image.size) for image in images] == [(format, (96, 96))] * count
     assert [each.url for each in answer.data] == [None] * count
     assert (answer.size, answer.output_format) == ("96x96", format.lower())
     assert answer.usage.total_tokens == answer.usage.input_tokens + answer.usage.output_tokens
     assert answer.created > 1_700_000_000
 
 
-def test_a_picture_has_the_size_asked_for(client: OpenAI):
+def test_image_has_the_requested_size(client: OpenAI):
     answer = generate(client, size="64x48")
 
-    assert to_picture(answer.data[0].b64_json).size == (64, 48)
+    assert decode_image(answer.data[0].b64_json).size == (64, 48)
     assert answer.size == "64x48"
 
 
-@DRAWING
+@IMAGE_CALLS
 @pytest.mark.parametrize("partial_images", [0, 1, 2])
-def test_a_stream_shows_previews_and_completes_last(
+def test_stream_sends_previews_and_ends_with_the_completed_image(
     client: OpenAI, call: Call, partial_images: int
 ):
     whole = call(client).data[0].b64_json
@@ -105,18 +96,18 @@ def test_a_stream_shows_previews_and_completes_last(
     assert [each.partial_image_index for each in previews] == list(range(partial_images))
     assert last.type == f"{kind}.completed"
     assert last.b64_json == whole
-    assert {to_picture(each.b64_json).size for each in [*previews, last]} == {(96, 96)}
+    assert {decode_image(each.b64_json).size for each in [*previews, last]} == {(96, 96)}
 
 
 @pytest.mark.parametrize(
     "image",
-    [CIRCLE, ("circle.png", CIRCLE, "image/png"), [CIRCLE], io.BytesIO(CIRCLE)],
+    [RED, ("circle.png", RED, "image/png"), [RED], io.BytesIO(RED)],
     ids=["bytes", "named", "list", "file"],
 )
-def test_a_picture_to_edit_is_taken_in_every_form(client: OpenAI, image: Any):
-    answer = edit(client, image=image, mask=("mask.png", HALF, "image/png"))
+def test_edit_accepts_an_image_in_every_form_of_the_sdk(client: OpenAI, image: Any):
+    answer = edit(client, image=image, mask=("mask.png", TRANSPARENT, "image/png"))
 
-    assert to_picture(answer.data[0].b64_json).size == (96, 96)
+    assert decode_image(answer.data[0].b64_json).size == (96, 96)
 
 
 @pytest.mark.parametrize(
@@ -129,7 +120,7 @@ def test_a_picture_to_edit_is_taken_in_every_form(client: OpenAI, image: Any):
     ],
     ids=["text", "texts", "ids", "lists of ids"],
 )
-def test_embeddings_are_the_same_numbers_in_every_encoding(
+def test_embeddings_are_equal_in_every_encoding(
     client: OpenAI, value: Any, count: int, tokens: int
 ):
     by_default = embed(client, input=value)
@@ -138,7 +129,7 @@ def test_embeddings_are_the_same_numbers_in_every_encoding(
 
     decoded = [memoryview(base64.b64decode(each.embedding)).cast("f") for each in coded.data]
     assert [each.tolist() for each in decoded] == [each.embedding for each in by_default.data]
-    # float32 either way: what JSON's decimals say rounds to the same bits.
+    # JSON's decimals round to the same float32 bits as base64.
     assert [to_float32(each.embedding) for each in floats.data] == [bytes(d) for d in decoded]
     assert [(each.index, len(each.embedding)) for each in floats.data] == [
         (index, 384) for index in range(count)
@@ -152,7 +143,7 @@ def to_float32(values: list[float]) -> bytes:
     return np.array(values, np.float32).tobytes()
 
 
-async def test_the_async_client_gets_the_same(service: Service, client: OpenAI):
+async def test_async_client_gets_the_same_results(service: Service, client: OpenAI):
     url = f"{service.url}/v1"
     async with AsyncOpenAI(base_url=url, api_key=service.key, max_retries=0) as later:
 
@@ -164,7 +155,7 @@ async def test_the_async_client_gets_the_same(service: Service, client: OpenAI):
         )
 
     assert vectors.data[0].embedding == pytest.approx(embed(client).data[0].embedding, abs=1e-2)
-    assert to_picture(last.b64_json).size == (96, 96)
+    assert decode_image(last.b64_json).size == (96, 96)
     assert len(edited.data) == 2
 
 
@@ -179,7 +170,7 @@ async def test_the_async_client_gets_the_same(service: Service, client: OpenAI):
         (generate, {"style": "vivid"}, "unsupported_parameter", "style"),
         (generate, {"extra_body": {"colour": 1}}, "unknown_parameter", "colour"),
         (edit, {"image": b"RIFF....WAVEfmt "}, "invalid_image_file", "image"),
-        (edit, {"image": [CIRCLE, CIRCLE]}, "invalid_image_file", "image"),
+        (edit, {"image": [RED, RED]}, "invalid_image_file", "image"),
         (edit, {"mask": b"ID3"}, "invalid_image_file", "mask"),
         (edit, {"n": 99}, "invalid_value", "n"),
         (edit, {"input_fidelity": "high"}, "unsupported_parameter", "input_fidelity"),
@@ -190,7 +181,7 @@ async def test_the_async_client_gets_the_same(service: Service, client: OpenAI):
         (embed, {"extra_body": {"colour": 1}}, "unknown_parameter", "colour"),
     ],
 )
-def test_what_cannot_be_raises_bad_request_error(
+def test_invalid_parameter_raises_bad_request_error(
     client: OpenAI, call: Call, parameters: dict[str, Any], code: str, param: str
 ):
     with pytest.raises(openai.BadRequestError) as caught:
@@ -201,7 +192,7 @@ def test_what_cannot_be_raises_bad_request_error(
     assert caught.value.request_id
 
 
-@EACH
+@ALL_CALLS
 def test_model_of_another_kind_raises_bad_request_error(client: OpenAI, call: Call):
     with pytest.raises(openai.BadRequestError) as caught:
         call(client, model="smollm2-135m-instruct")
@@ -209,7 +200,7 @@ def test_model_of_another_kind_raises_bad_request_error(client: OpenAI, call: Ca
     assert (caught.value.code, caught.value.param) == ("wrong_model_kind", "model")
 
 
-@EACH
+@ALL_CALLS
 def test_wrong_key_raises_authentication_error(client: OpenAI, call: Call):
     with pytest.raises(openai.AuthenticationError) as caught:
         call(client.with_options(api_key="sk-wrong"))
@@ -217,7 +208,7 @@ def test_wrong_key_raises_authentication_error(client: OpenAI, call: Call):
     assert (caught.value.code, caught.value.param) == ("invalid_api_key", None)
 
 
-@EACH
+@ALL_CALLS
 def test_key_for_chat_raises_permission_denied_error(client: OpenAI, secrets: Secrets, call: Call):
     with pytest.raises(openai.PermissionDeniedError) as caught:
         call(client.with_options(api_key=secrets["CHAT_KEY"]))
@@ -225,7 +216,7 @@ def test_key_for_chat_raises_permission_denied_error(client: OpenAI, secrets: Se
     assert (caught.value.code, caught.value.param) == ("insufficient_permissions", None)
 
 
-@EACH
+@ALL_CALLS
 def test_unknown_model_raises_not_found_error(client: OpenAI, call: Call):
     with pytest.raises(openai.NotFoundError) as caught:
         call(client, model="dall-e-3")
@@ -236,7 +227,7 @@ def test_unknown_model_raises_not_found_error(client: OpenAI, call: Call):
 @pytest.mark.parametrize(
     ("call", "parameters"), [(generate, {"n": 2}), (edit, {"n": 2}), (embed, {})]
 )
-def test_more_than_a_key_s_limit_raises_rate_limit_error(
+def test_request_over_the_limit_of_its_key_raises_rate_limit_error(
     client: OpenAI, secrets: Secrets, call: Call, parameters: dict[str, Any]
 ):
     with pytest.raises(openai.RateLimitError) as caught:
@@ -250,7 +241,7 @@ def test_more_than_a_key_s_limit_raises_rate_limit_error(
     ("call", "parameters"),
     [
         (generate, {"prompt": "x" * 9_000_000}),
-        (edit, {"image": CIRCLE + bytes(26_000_000)}),
+        (edit, {"image": RED + bytes(26_000_000)}),
         (embed, {"input": "x" * 9_000_000}),
     ],
     ids=["generate", "edit", "embed"],

@@ -4,32 +4,32 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.clients.tours import TEXT, Tour, is_weather
+from tests.helpers.client_programs import TEXT, ClientRun, is_weather
 
 pytestmark = pytest.mark.e2e
 
 
 @pytest.fixture(scope="module")
-def tour(node_tour: Callable[[str], Tour]) -> Tour:
-    return node_tour("openai.mjs")
+def run(run_node: Callable[[str], ClientRun]) -> ClientRun:
+    return run_node("openai.mjs")
 
 
-def test_chat_says_the_same_whole_streamed_and_through_the_stream_helper(tour: Tour):
-    helped = tour.result("stream_helper")
+def test_whole_streamed_and_stream_helper_chat_give_the_same_text(run: ClientRun):
+    stream_helper = run.result("stream_helper")
 
-    assert tour.result("chat")["text"] == TEXT
-    assert tour.result("stream") == tour.result("chat")
-    assert helped["text"] == "".join(helped["deltas"]) == TEXT
+    assert run.result("chat")["text"] == TEXT
+    assert run.result("stream") == run.result("chat")
+    assert stream_helper["text"] == "".join(stream_helper["deltas"]) == TEXT
 
 
 @pytest.mark.parametrize("step", ["parse", "streamed_parse"])
-def test_a_zod_schema_gives_its_object(tour: Tour, step: str):
-    assert is_weather(tour.result(step))
+def test_zod_schema_yields_a_matching_object(run: ClientRun, step: str):
+    assert is_weather(run.result(step))
 
 
 @pytest.mark.parametrize("step", ["named_tool", "required_tool", "streamed_tool"])
-def test_a_forced_call_names_the_tool_and_has_its_arguments(tour: Tour, step: str):
-    (call,) = tour.result(step)
+def test_forced_call_has_the_name_and_arguments_of_the_tool(run: ClientRun, step: str):
+    (call,) = run.result(step)
 
     assert call["name"] == "get_time"
     assert call["args"]["city"] in ("Paris", "Rome")
@@ -37,16 +37,16 @@ def test_a_forced_call_names_the_tool_and_has_its_arguments(tour: Tour, step: st
     assert call["id"]
 
 
-def test_run_tools_calls_the_function(tour: Tour):
-    assert tour.result("run_tools") in ("noon in Paris", "noon in Rome")
+def test_run_tools_calls_the_function(run: ClientRun):
+    assert run.result("run_tools") in ("noon in Paris", "noon in Rome")
 
 
-def test_completions_and_models_answer(tour: Tour):
-    assert tour.result("completion")
-    assert tour.result("models") == ["smollm2-135m-instruct", "all-minilm-l6-v2", "shapes"]
+def test_completion_and_model_list_return_results(run: ClientRun):
+    assert run.result("completion")
+    assert run.result("models") == ["smollm2-135m-instruct", "all-minilm-l6-v2", "shapes"]
 
 
-def test_wrong_uses_raise_the_sdk_s_own_errors(tour: Tour):
-    assert tour.error("unknown_parameter") == ("BadRequestError", 400)
-    assert tour.error("unknown_model") == ("NotFoundError", 404)
-    assert tour.error("wrong_key") == ("AuthenticationError", 401)
+def test_wrong_requests_raise_the_matching_sdk_error(run: ClientRun):
+    assert run.error("unknown_parameter") == ("BadRequestError", 400)
+    assert run.error("unknown_model") == ("NotFoundError", 404)
+    assert run.error("wrong_key") == ("AuthenticationError", 401)

@@ -1,4 +1,4 @@
-"""The official Python SDK, its helpers included: what they send is taken, what comes back fits."""
+"""The official Python SDK and its helpers: requests are accepted, and responses parse."""
 
 import asyncio
 import json
@@ -20,7 +20,7 @@ ASK_FOR_WEATHER = GREEDY | {"messages": [{"role": "user", "content": "How is it 
 
 
 class Weather(BaseModel):
-    """Closed, so that even a small model's answer ends."""
+    """Bounded types only, so that even a small model's answer ends."""
 
     sky: Literal["sunny", "cloudy", "rainy"]
     is_cold: bool
@@ -50,7 +50,7 @@ def client(service: Service) -> OpenAI:
 
 
 async def ask_async(service: Service) -> tuple[str, str]:
-    """The same question whole and streamed, both at once."""
+    """Ask `CHAT` whole and streamed at the same time; return both texts."""
     url = f"{service.url}/v1"
     async with AsyncOpenAI(base_url=url, api_key=service.key, max_retries=0) as client:
 
@@ -64,7 +64,7 @@ async def ask_async(service: Service) -> tuple[str, str]:
         return whole.choices[0].message.content or "", streamed
 
 
-async def test_chat_says_the_same_sync_async_and_streamed(service: Service, client: OpenAI):
+async def test_sync_async_and_streamed_chat_give_the_same_text(service: Service, client: OpenAI):
     whole = client.chat.completions.create(**CHAT).choices[0].message.content
     chunks = client.chat.completions.create(**CHAT, stream=True)
     streamed = "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
@@ -74,7 +74,7 @@ async def test_chat_says_the_same_sync_async_and_streamed(service: Service, clie
     assert await ask_async(service) == (whole, whole)
 
 
-def test_the_stream_helper_tells_of_its_content_and_joins_it(client: OpenAI):
+def test_stream_helper_emits_content_events_and_joins_them(client: OpenAI):
     whole = client.chat.completions.create(**CHAT)
     with client.chat.completions.stream(**CHAT, stream_options={"include_usage": True}) as stream:
         events = list(stream)
@@ -88,14 +88,14 @@ def test_the_stream_helper_tells_of_its_content_and_joins_it(client: OpenAI):
     assert final.usage == whole.usage
 
 
-def test_parse_gives_the_pydantic_model(client: OpenAI):
+def test_parse_returns_the_pydantic_model(client: OpenAI):
     answer = client.chat.completions.parse(**ASK_FOR_WEATHER, response_format=Weather)
 
     assert answer.choices[0].finish_reason == "stop"
     assert isinstance(answer.choices[0].message.parsed, Weather)
 
 
-def test_the_stream_helper_parses_too(client: OpenAI):
+def test_stream_helper_parses_the_same_object_as_parse(client: OpenAI):
     whole = client.chat.completions.parse(**ASK_FOR_WEATHER, response_format=Weather)
     with client.chat.completions.stream(**ASK_FOR_WEATHER, response_format=Weather) as stream:
         (done,) = [event for event in stream if event.type == "content.done"]
@@ -103,7 +103,7 @@ def test_the_stream_helper_parses_too(client: OpenAI):
     assert done.parsed == whole.choices[0].message.parsed
 
 
-def test_a_plain_json_schema_holds_the_answer(client: OpenAI):
+def test_plain_json_schema_constrains_the_answer(client: OpenAI):
     schema = {
         "type": "object",
         "properties": {"is_cold": {"type": "boolean"}},
@@ -125,7 +125,7 @@ def test_a_plain_json_schema_holds_the_answer(client: OpenAI):
 
 
 @pytest.mark.parametrize("choice", [NAMED, "required"], ids=["named", "required"])
-def test_a_forced_tool_call_is_parsed_with_the_model_of_its_tool(client: OpenAI, choice: Any):
+def test_forced_tool_call_is_parsed_with_the_model_of_its_tool(client: OpenAI, choice: Any):
     answer = client.chat.completions.parse(**ASK_FOR_WEATHER, tools=TOOLS, tool_choice=choice)
     call = answer.choices[0].message.tool_calls[0]
     models = {"GetWeather": GetWeather, "GetTime": GetTime}
@@ -137,7 +137,7 @@ def test_a_forced_tool_call_is_parsed_with_the_model_of_its_tool(client: OpenAI,
 
 
 @pytest.mark.parametrize("choice", [NAMED, "required"], ids=["named", "required"])
-def test_a_streamed_tool_call_is_the_same_as_a_whole_one(client: OpenAI, choice: Any):
+def test_streamed_tool_call_equals_the_whole_one(client: OpenAI, choice: Any):
     request = ASK_FOR_WEATHER | {"tools": TOOLS, "tool_choice": choice}
     whole = client.chat.completions.create(**request).choices[0]
     with client.chat.completions.stream(**request) as stream:
@@ -156,7 +156,7 @@ def test_a_streamed_tool_call_is_the_same_as_a_whole_one(client: OpenAI, choice:
     assert streamed.finish_reason == whole.finish_reason
 
 
-def test_a_tool_s_result_goes_back_into_the_conversation(client: OpenAI):
+def test_tool_result_continues_the_conversation(client: OpenAI):
     asked = client.chat.completions.create(**ASK_FOR_WEATHER, tools=TOOLS, tool_choice=NAMED)
     message = asked.choices[0].message
     result = {"role": "tool", "tool_call_id": message.tool_calls[0].id, "content": "noon"}
@@ -170,7 +170,7 @@ def test_a_tool_s_result_goes_back_into_the_conversation(client: OpenAI):
     assert not answer.choices[0].message.tool_calls
 
 
-def test_logprobs_stand_with_every_token_whole_and_streamed(client: OpenAI):
+def test_logprobs_are_returned_for_every_token_whole_and_streamed(client: OpenAI):
     request = CHAT | {"logprobs": True, "top_logprobs": 2, "max_tokens": 4}
     whole = client.chat.completions.create(**request).choices[0]
     with client.chat.completions.stream(**request) as stream:
@@ -184,7 +184,7 @@ def test_logprobs_stand_with_every_token_whole_and_streamed(client: OpenAI):
     ]
 
 
-def test_a_completion_echoes_its_prompt_with_logprobs(client: OpenAI):
+def test_completion_echoes_its_prompt_with_logprobs(client: OpenAI):
     prompt = "The capital of France is"
     choice = client.completions.create(
         model=MODEL, prompt=prompt, echo=True, logprobs=1, max_tokens=2, temperature=0
@@ -197,19 +197,19 @@ def test_a_completion_echoes_its_prompt_with_logprobs(client: OpenAI):
     assert choice.logprobs.text_offset[-1] < len(choice.text)
 
 
-def test_the_models_are_listed(client: OpenAI):
+def test_all_models_are_listed(client: OpenAI):
     assert [model.id for model in client.models.list()] == [MODEL, "all-minilm-l6-v2", "shapes"]
 
 
-def test_wrong_uses_raise_the_sdk_s_own_errors(client: OpenAI):
+def test_wrong_requests_raise_the_matching_sdk_error(client: OpenAI):
     with pytest.raises(openai.BadRequestError) as bad:
         client.chat.completions.create(**CHAT, extra_body={"no_such_thing": 1})
     with pytest.raises(openai.NotFoundError) as missing:
         client.chat.completions.create(**CHAT | {"model": "gpt-9"})
-    with pytest.raises(openai.AuthenticationError) as stranger:
+    with pytest.raises(openai.AuthenticationError) as unauthenticated:
         client.with_options(api_key="sk-wrong").models.list()
 
     assert (bad.value.param, bad.value.code) == ("no_such_thing", "unknown_parameter")
     assert missing.value.code == "model_not_found"
-    assert stranger.value.code == "invalid_api_key"
+    assert unauthenticated.value.code == "invalid_api_key"
     assert bad.value.request_id

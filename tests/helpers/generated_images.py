@@ -1,5 +1,6 @@
 """Images that engines generate, as arrays to compare."""
 
+import base64
 import io
 
 import numpy as np
@@ -21,6 +22,11 @@ def to_pixels(data: bytes) -> np.ndarray:
     """A file's pixels, (H, W, 3) float64, 0 to 255."""
     with Image.open(io.BytesIO(data)) as image:
         return np.asarray(image.convert("RGB"), dtype=float)
+
+
+def decode_image(encoded: str) -> Image.Image:
+    """The image of an API response, from its `b64_json`."""
+    return Image.open(io.BytesIO(base64.b64decode(encoded)))
 
 
 def to_png(image: Image.Image) -> bytes:

@@ -1,4 +1,4 @@
-// A tour with the Vercel AI SDK and its provider for services like this one.
+// Requests with the Vercel AI SDK and its provider for OpenAI-compatible services.
 import { createOpenAICompatible } from "@ai-sdk/openai-compatible";
 import {
   Output,
@@ -24,7 +24,7 @@ const provider = createOpenAICompatible({
 const model = provider(MODEL);
 const greedy = { model, temperature: 0, maxOutputTokens: 128, maxRetries: 0 };
 
-// Closed, so that even a small model's answer ends.
+// Bounded types only, so that even a small model's answer ends.
 const weather = z.object({
   sky: z.enum(["sunny", "cloudy", "rainy"]),
   is_cold: z.boolean(),
@@ -38,7 +38,7 @@ const get_time = tool({
 const askWithTool = { ...greedy, prompt: WEATHER_QUESTION, tools: { get_time } };
 const named = { type: "tool", toolName: "get_time" };
 
-// A stream of theirs does not throw: it hands its error to a callback.
+// The SDK's streams do not throw: they pass errors to a callback.
 function throwing() {
   const errors = [];
   return {
@@ -88,7 +88,7 @@ await step("streamed_object", async () => {
   return last;
 });
 
-// Without supportsStructuredOutputs, its default, it asks for `json_object` and drops the schema.
+// By default (no supportsStructuredOutputs) the provider sends `json_object` without a schema.
 await step("object_by_default", async () => {
   const { warnings, response } = await generateText({
     ...greedy,
@@ -119,7 +119,7 @@ await step("streamed_tool", async () => {
   });
 });
 
-// The call and its result go back to the model, which then answers in words.
+// The call and its result are sent back to the model, which then answers in text.
 await step("tool_loop", async () => {
   const { steps, text } = await generateText({
     ...askWithTool,

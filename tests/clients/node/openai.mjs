@@ -1,4 +1,4 @@
-// A tour with the official SDK for Node.
+// Chat and completions with the official SDK for Node.
 import OpenAI from "openai";
 import { zodFunction, zodResponseFormat } from "openai/helpers/zod";
 import { z } from "zod";
@@ -11,7 +11,7 @@ const greedy = { model: MODEL, temperature: 0, max_tokens: 128 };
 const chat = { ...greedy, messages: [{ role: "user", content: QUESTION }] };
 const askForWeather = { ...greedy, messages: [{ role: "user", content: WEATHER_QUESTION }] };
 
-// Closed, so that even a small model's answer ends.
+// Bounded types only, so that even a small model's answer ends.
 const Weather = z.object({
   sky: z.enum(["sunny", "cloudy", "rainy"]),
   is_cold: z.boolean(),

@@ -1,25 +1,25 @@
-// A tour of images and embeddings with the official SDK for Node.
+// Images and embeddings with the official SDK for Node.
 import OpenAI from "openai";
 import { API_KEY, BASE_URL, CHAT_KEY, MODEL, SMALL_KEY, step } from "./steps.mjs";
 
 const client = new OpenAI({ baseURL: BASE_URL, apiKey: API_KEY, maxRetries: 0 });
 const withKey = (apiKey) => client.withOptions({ apiKey });
 
-const picture = { model: "shapes", prompt: "a red circle", num_inference_steps: 6, seed: 7 };
+const request = { model: "shapes", prompt: "a red circle", num_inference_steps: 6, seed: 7 };
 const texts = { model: "all-minilm-l6-v2", input: "hello world" };
 const ids = [7592, 2088]; // hello world
 const toBytes = (encoded) => Buffer.from(encoded, "base64");
 
-const drawn = await client.images.generate(picture);
-const image = () => new File([toBytes(drawn.data[0].b64_json)], "circle.png", { type: "image/png" });
+const generated = await client.images.generate(request);
+const image = () => new File([toBytes(generated.data[0].b64_json)], "circle.png", { type: "image/png" });
 
 const calls = {
-  generate: (more, by = client) => by.images.generate({ ...picture, ...more }),
-  edit: (more, by = client) => by.images.edit({ ...picture, image: image(), ...more }),
+  generate: (more, by = client) => by.images.generate({ ...request, ...more }),
+  edit: (more, by = client) => by.images.edit({ ...request, image: image(), ...more }),
   embed: (more, by = client) => by.embeddings.create({ ...texts, ...more }),
 };
 
-// What a picture is shows in its first 12 bytes.
+// The first 12 bytes of an image identify its format.
 const describe = ({ data, size, output_format }) => ({
   heads: data.map((each) => toBytes(each.b64_json).toString("latin1", 0, 12)),
   urls: data.map((each) => each.url),
@@ -53,7 +53,7 @@ for (const name of ["generate", "edit"]) {
 
 await step("generate_sized", async () => describe(await calls.generate({ size: "64x48" })));
 
-// All of it is masked: the file is opaque white, which is where one without transparency is drawn anew.
+// A mask without an alpha channel: its white pixels are redrawn.
 await step("edit_masked", async () => describe(await calls.edit({ mask: image() })));
 await step("edit_listed", async () => describe(await calls.edit({ image: [image()] })));
 
@@ -84,6 +84,6 @@ for (const [name, call] of Object.entries(calls)) {
   await step(`${name}_small_key`, () => call(name === "embed" ? {} : { n: 2 }, withKey(SMALL_KEY)));
 }
 await step("generate_size", () => calls.generate({ size: "65x64" }));
-await step("edit_no_picture", () => calls.edit({ image: new File(["RIFF....WAVE"], "a.png") }));
+await step("edit_invalid_image", () => calls.edit({ image: new File(["RIFF....WAVE"], "a.png") }));
 await step("embed_dimensions", () => calls.embed({ dimensions: 128 }));
 await step("embed_too_long", () => calls.embed({ input: ["a", "word ".repeat(300)] }));

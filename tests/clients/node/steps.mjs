@@ -1,4 +1,4 @@
-// Takes a step of a tour and prints a JSON object: its result, or the error it ended with.
+// Runs one step of a program and prints a JSON object: the step's result or its error.
 export async function step(name, run) {
   const line = { step: name };
   try {

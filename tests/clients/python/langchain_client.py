@@ -1,4 +1,4 @@
-"""A tour with langchain-openai."""
+"""Requests with langchain-openai."""
 
 from typing import Any, Literal
 
@@ -6,7 +6,7 @@ from langchain_core.messages import ToolMessage
 from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI, OpenAIEmbeddings
 from pydantic import SecretStr
-from steps import KEY, MODEL, QUESTION, URL, WEATHER_QUESTION, Weather, take
+from steps import KEY, MODEL, QUESTION, URL, WEATHER_QUESTION, Weather, run_steps
 
 
 def build_chat(**options: Any) -> ChatOpenAI:
@@ -31,7 +31,7 @@ def chat() -> Any:
 
 
 def stream() -> Any:
-    # It asks OpenAI alone for a stream's usage by itself.
+    # By default langchain-openai requests usage in streams only from OpenAI's own URL.
     chunks = list(build_chat(stream_usage=True).stream(QUESTION))
     whole = sum(chunks[1:], chunks[0])
     return {"text": whole.content, "usage": whole.usage_metadata, "chunks": len(chunks)}
@@ -104,7 +104,7 @@ def embeddings() -> Any:
         base_url=URL,
         api_key=SecretStr(KEY),
         max_retries=0,
-        # By default it sends token ids of OpenAI's own tokenizer, which mean other words here.
+        # By default the client sends ids of OpenAI's tokenizer; this model's vocabulary differs.
         check_embedding_ctx_length=False,
     )
     return [*model.embed_documents(["one", "two"]), model.embed_query("one")]
@@ -115,7 +115,7 @@ def unknown_model() -> Any:
 
 
 if __name__ == "__main__":
-    take(
+    run_steps(
         chat,
         stream,
         batch,

@@ -1,6 +1,6 @@
-"""What the tours of the Python clients share: whom to ask, what for, and how a step reports.
+"""What the Python client programs share: the service, the questions, and how steps are reported.
 
-Runs in the tours' own virtual environment, beside the tour; it knows nothing of the project.
+Runs in the virtual environment of these clients, so it cannot import the project.
 """
 
 import json
@@ -25,13 +25,13 @@ class Weather(BaseModel):
     degrees: int = Field(ge=0, le=40)
 
 
-def take(*steps: Callable[[], Any]) -> None:
-    """Take one step after the other and print a JSON object for each: its result, or its error."""
+def run_steps(*steps: Callable[[], Any]) -> None:
+    """Run the steps in order and print a JSON object for each: its result or its error."""
     for step in steps:
         line: dict[str, Any] = {"step": step.__name__}
         try:
             line["result"] = step()
-        except Exception as error:  # whatever the client raises is what the step has to tell
+        except Exception as error:  # each library raises classes of its own
             kind, status = type(error).__name__, getattr(error, "status_code", None)
             line["error"] = {"kind": kind, "status": status, "message": str(error)[:2000]}
         print(json.dumps(line), flush=True)

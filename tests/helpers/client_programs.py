@@ -1,6 +1,6 @@
-"""Tours with clients of other languages and environments: a script per client, run like a user's.
+"""Programs that use a client library of another language or environment, as a user's would.
 
-A script asks the service step by step and prints a JSON object for each, which the tests judge.
+A program sends requests in named steps and prints a JSON object for each; tests check the objects.
 """
 
 import json
@@ -14,23 +14,23 @@ import pytest
 from deployments.home import find_home
 from tests.helpers.service import ROOT, Service
 
-HERE = Path(__file__).parent
+PROGRAMS = ROOT / "tests" / "clients"
 TEXT = "The capital of France is Paris."
-"""What the demo model answers everybody who asks for it."""
+"""The demo model's answer to the programs' `QUESTION`."""
 SKIES = ("sunny", "cloudy", "rainy")
 
 Secrets = dict[str, str]
-"""Keys that may do less than the service's own, by the names that scripts know them by."""
+"""Keys with fewer rights than the service's own, by the name of their environment variable."""
 
 
-class Tour(dict[str, Any]):
-    """What each step of a tour gave, by its name."""
+class ClientRun(dict[str, Any]):
+    """What each step of a client program printed, by the step's name."""
 
     def __init__(
         self, command: list[str | Path], service: Service, secrets: Secrets | None = None
     ) -> None:
-        """Take the tour, to its end."""
-        keys = ("PATH", "HOME", "LANG", "TMPDIR")  # none that a client would take for its own
+        """Run the program to its end; it must exit with status 0."""
+        keys = ("PATH", "HOME", "LANG", "TMPDIR")  # no variable that a client library reads
         environment = {key: os.environ[key] for key in keys if key in os.environ}
         ended = subprocess.run(
             command,
@@ -49,24 +49,24 @@ class Tour(dict[str, Any]):
         super().__init__({line.pop("step"): line for line in lines})
 
     def result(self, step: str) -> Any:
-        """What a step gave; that it gave something is asserted."""
+        """The result of a step, which must have succeeded."""
         assert "result" in self[step], self[step]["error"]
         return self[step]["result"]
 
     def error(self, step: str) -> tuple[str, int]:
-        """The client's class for the error of a step that must fail, and its status."""
+        """The client's error class and the HTTP status of a step, which must have failed."""
         assert "error" in self[step], self[step]["result"]
         return self[step]["error"]["kind"], self[step]["error"]["status"]
 
-    def fault(self, step: str) -> tuple[str, str, str | None]:
-        """The same client's class for it, the error's code, and the parameter at fault."""
+    def error_details(self, step: str) -> tuple[str, str, str | None]:
+        """The client's error class, the error's code and its parameter, of a failed step."""
         assert "error" in self[step], self[step]["result"]
         error = self[step]["error"]
         return error["kind"], error["code"], error["param"]
 
 
 def set_up(part: str) -> Path:
-    """Have `scripts/setup` make what is missing; says where the tours' folders are."""
+    """Run `scripts/setup` for `node` or `clients`; return the folder that holds both."""
     done = subprocess.run(
         [ROOT / "scripts/setup", part, "--no-models"],
         capture_output=True,
@@ -79,7 +79,7 @@ def set_up(part: str) -> Path:
 
 
 def is_weather(value: Any) -> bool:
-    """Whether an answer is what all tours ask for when they ask for JSON."""
+    """Whether a result fits the schema that all programs request JSON with."""
     return (
         value.keys() == {"sky", "is_cold", "degrees"}
         and value["sky"] in SKIES

@@ -1,4 +1,4 @@
-"""A tour with llama-index-llms-openai-like."""
+"""Requests with llama-index-llms-openai-like."""
 
 from typing import Any, Literal
 
@@ -6,7 +6,7 @@ from llama_index.core.llms import ChatMessage
 from llama_index.core.prompts import PromptTemplate
 from llama_index.core.tools import FunctionTool
 from llama_index.llms.openai_like import OpenAILike
-from steps import KEY, MODEL, QUESTION, URL, WEATHER_QUESTION, Weather, take
+from steps import KEY, MODEL, QUESTION, URL, WEATHER_QUESTION, Weather, run_steps
 
 MESSAGES = [ChatMessage(role="user", content=QUESTION)]
 
@@ -97,7 +97,7 @@ def unknown_model() -> Any:
 
 
 if __name__ == "__main__":
-    take(
+    run_steps(
         complete,
         streamed_complete,
         complete_by_chat,
