@@ -1,4 +1,4 @@
-"""Tools, JSON, log probabilities and stops with a real model; wrong uses that reach the engine."""
+"""Tools, JSON schemas, log probabilities, choices and stops with a real model."""
 
 import asyncio
 import json
@@ -48,10 +48,10 @@ def client_of(service: Service) -> AsyncOpenAI:
     return AsyncOpenAI(base_url=f"{service.url}/v1", api_key=service.key, max_retries=0)
 
 
-async def many(service: Service, count: int, **members: Any) -> list[Any]:
-    """So many answers at a temperature at which a free model would go wild."""
+async def ask_many(service: Service, count: int, **members: Any) -> list[Any]:
+    """Send `count` requests at once, too hot for valid JSON without a grammar."""
     async with client_of(service) as client:
-        asking = [
+        requests = [
             client.chat.completions.create(
                 model=MODEL,
                 messages=[{"role": "user", "content": f"How is the weather? {number}"}],
@@ -62,11 +62,11 @@ async def many(service: Service, count: int, **members: Any) -> list[Any]:
             )
             for number in range(count)
         ]
-        return list(await asyncio.gather(*asking))
+        return list(await asyncio.gather(*requests))
 
 
-async def test_a_forced_tool_call_is_valid_50_times_out_of_50(service: Service):
-    answers = await many(service, 50, tools=TOOLS, tool_choice=NAMED)
+async def test_forced_tool_call_is_valid_50_times_out_of_50(service: Service):
+    answers = await ask_many(service, 50, tools=TOOLS, tool_choice=NAMED)
     calls = [answer.choices[0].message.tool_calls[0] for answer in answers]
 
     assert {call.function.name for call in calls} == {"get_weather"}
@@ -74,23 +74,23 @@ async def test_a_forced_tool_call_is_valid_50_times_out_of_50(service: Service):
     assert len({call.id for call in calls}) == 50
 
 
-async def test_json_of_a_schema_is_valid_50_times_out_of_50(service: Service):
+async def test_json_schema_yields_valid_json_50_times_out_of_50(service: Service):
     schema = {"name": "weather", "strict": True, "schema": SCHEMA}
-    answers = await many(
+    answers = await ask_many(
         service, 50, response_format={"type": "json_schema", "json_schema": schema}
     )
 
     assert all(is_valid(answer.choices[0].message.content) for answer in answers)
 
 
-async def test_json_object_may_carry_a_schema(service: Service):
-    answers = await many(service, 5, response_format={"type": "json_object", "schema": SCHEMA})
+async def test_json_object_with_a_schema_yields_valid_json(service: Service):
+    answers = await ask_many(service, 5, response_format={"type": "json_object", "schema": SCHEMA})
 
     assert all(is_valid(answer.choices[0].message.content) for answer in answers)
 
 
 @pytest.mark.parametrize("choice", ["required", NAMED], ids=["required", "named"])
-def test_a_streamed_call_is_the_same_as_a_whole_one(service: Service, choice: Any):
+def test_streamed_tool_call_equals_the_whole_one(service: Service, choice: Any):
     client = service.openai()
     members: Any = {
         "model": MODEL,
@@ -120,8 +120,8 @@ def test_a_streamed_call_is_the_same_as_a_whole_one(service: Service, choice: An
     assert whole.finish_reason == chunks[-1].choices[0].finish_reason == reason
 
 
-def test_calls_that_were_complete_before_the_cut_are_not_lost(service: Service):
-    """A small model goes on calling until it must stop."""
+def test_tool_calls_completed_before_max_tokens_are_kept(service: Service):
+    """The small model repeats tool calls until `max_tokens` stops it."""
     members: Any = {
         "model": MODEL,
         "messages": QUESTION,
@@ -141,8 +141,8 @@ def test_calls_that_were_complete_before_the_cut_are_not_lost(service: Service):
     assert is_valid(pieces[0])
 
 
-def test_log_probabilities_agree_with_transformers(service: Service):
-    """Of the prompt and of the answer, to 0.05 a token on average, in bfloat16."""
+def test_log_probabilities_match_those_of_transformers(service: Service):
+    """For prompt and answer, within 0.05 per token on average, in bfloat16."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -161,23 +161,23 @@ def test_log_probabilities_agree_with_transformers(service: Service):
     prompt = tokenizer.apply_chat_template(
         QUESTION, add_generation_prompt=True, return_dict=False, tokenize=True
     )
-    said = [*tokenizer.encode(choice.message.content), tokenizer.eos_token_id]
-    ids = torch.tensor([[*prompt, *said]])
+    answer_ids = [*tokenizer.encode(choice.message.content), tokenizer.eos_token_id]
+    ids = torch.tensor([[*prompt, *answer_ids]])
     with torch.inference_mode():
         logits = model(ids).logits[0, :-1].float().log_softmax(-1)  # (T - 1, V)
-    known = logits.gather(1, ids[0, 1:, None])[:, 0].tolist()
+    expected = logits.gather(1, ids[0, 1:, None])[:, 0].tolist()
     of_prompt = [entry["logprob"] for entry in choice.model_extra["loglikelihood"]]
     of_answer = [entry.logprob for entry in choice.logprobs.content]
 
     assert len(of_prompt) == len(prompt) - 1 == answer.usage.prompt_tokens - 1
-    assert len(of_answer) == len(said) == answer.usage.completion_tokens
-    assert abs(sum(of_prompt) - sum(known[: len(of_prompt)])) / len(of_prompt) < 0.05
-    assert abs(sum(of_answer) - sum(known[len(of_prompt) :])) / len(of_answer) < 0.05
+    assert len(of_answer) == len(answer_ids) == answer.usage.completion_tokens
+    assert abs(sum(of_prompt) - sum(expected[: len(of_prompt)])) / len(of_prompt) < 0.05
+    assert abs(sum(of_answer) - sum(expected[len(of_prompt) :])) / len(of_answer) < 0.05
     text = b"".join(bytes(entry.bytes) for entry in choice.logprobs.content[:-1])
     assert text.decode() == choice.message.content
 
 
-def test_echo_scores_a_prompt_without_writing(service: Service):
+def test_echo_with_max_tokens_0_returns_logprobs_of_the_prompt(service: Service):
     answer = service.openai().completions.create(
         model=MODEL, prompt="The capital of France", echo=True, logprobs=1, max_tokens=0
     )
@@ -188,7 +188,7 @@ def test_echo_scores_a_prompt_without_writing(service: Service):
     assert logprobs.text_offset == [0, 3, 11, 14]
 
 
-def test_three_choices_interleave_and_are_the_same_as_whole_ones(service: Service):
+def test_three_streamed_choices_interleave_and_equal_the_whole_ones(service: Service):
     members: Any = {
         "model": MODEL,
         "messages": QUESTION,
@@ -211,23 +211,32 @@ def test_three_choices_interleave_and_are_the_same_as_whole_ones(service: Servic
     assert order != sorted(order)
 
 
-@pytest.mark.parametrize("is_streamed", [True, False])
-def test_a_stop_across_tokens_never_leaks(service: Service, is_streamed: bool):
-    """The answer is "The capital of France is Paris."; the stop begins and ends within tokens."""
-    answer: Any = service.openai().chat.completions.create(
-        model=MODEL, messages=QUESTION, temperature=0, stop="tal of Fra", stream=is_streamed
-    )
-    if is_streamed:
-        texts = [chunk.choices[0].delta.content or "" for chunk in answer]
-        assert not any("tal" in "".join(texts[: n + 1]) for n in range(len(texts)))
-        assert "".join(texts) == "The capi"
-    else:
-        assert answer.choices[0].message.content == "The capi"
-        assert answer.choices[0].finish_reason == "stop"
+STOP_WITHIN_TOKENS: Any = {
+    "model": MODEL,
+    "messages": QUESTION,
+    "temperature": 0,
+    "stop": "tal of Fra",
+}
+"""The answer is "The capital of France is Paris."; the stop begins and ends within tokens."""
 
 
-def test_characters_of_several_tokens_never_break(service: Service):
-    """Forced to repeat the bytes of an emoji, which are several tokens."""
+def test_stop_within_tokens_ends_a_whole_answer_before_the_stop(service: Service):
+    answer = service.openai().chat.completions.create(**STOP_WITHIN_TOKENS)
+
+    assert answer.choices[0].message.content == "The capi"
+    assert answer.choices[0].finish_reason == "stop"
+
+
+def test_stop_within_tokens_never_appears_in_a_stream(service: Service):
+    stream = service.openai().chat.completions.create(**STOP_WITHIN_TOKENS, stream=True)
+    texts = [chunk.choices[0].delta.content or "" for chunk in stream]
+
+    assert not any("tal" in "".join(texts[: n + 1]) for n in range(len(texts)))
+    assert "".join(texts) == "The capi"
+
+
+def test_streamed_characters_of_several_tokens_are_whole(service: Service):
+    """The model can only repeat the bytes of characters that are several tokens each."""
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(find_home() / "models" / "smollm2")

@@ -1,4 +1,4 @@
-"""Each seed's own sample request, as it stands in its document but for the model's name."""
+"""Sample requests from the documents of four APIs, unchanged except for the model's name."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from tests.helpers.service import Service, sse_events
 pytestmark = pytest.mark.e2e
 
 MODEL = "smollm2-135m-instruct"
-TALK = (
+MESSAGES_AS_TEXT = (
     r'[{"role": "system", "content": "You are a helpful assistant."},'
     r'{"role": "user", "content": "Hello!"}]'
 )
@@ -23,12 +23,12 @@ def ask(service: Service, path: str, body: dict[str, Any]) -> Any:
     return response.json()
 
 
-def test_first_seed_sends_its_messages_as_a_string_of_json(service: Service):
+def test_messages_as_a_json_string_are_accepted(service: Service):
     answer = ask(
         service,
         "chat/completions",
         {
-            "messages": TALK,
+            "messages": MESSAGES_AS_TEXT,
             "model": MODEL,
             "frequency_penalty": 0,
             "logit_bias": None,
@@ -56,7 +56,7 @@ def test_first_seed_sends_its_messages_as_a_string_of_json(service: Service):
     assert answer["usage"]["prompt_tokens"] > 15
 
 
-def test_second_seed_streams_usage_on_the_last_chunk_with_content(service: Service):
+def test_stream_has_usage_on_its_last_chunk_and_loglikelihood_on_its_first(service: Service):
     body = {
         "messages": [{"role": "user", "content": "Hello!"}],
         "model": MODEL,
@@ -100,7 +100,7 @@ def test_second_seed_streams_usage_on_the_last_chunk_with_content(service: Servi
     assert sum(len(each["content"]) for each in tokens if each) == 8
 
 
-def test_third_seed_completes_prompts(service: Service):
+def test_two_prompts_with_two_choices_each_return_four_choices(service: Service):
     answer = ask(
         service,
         "completions",
@@ -123,7 +123,7 @@ def test_third_seed_completes_prompts(service: Service):
     assert answer["usage"]["completion_tokens"] == 20
 
 
-def test_fourth_seed_chats(service: Service):
+def test_chat_with_a_newline_as_stop_returns_one_line(service: Service):
     answer = ask(
         service,
         "chat/completions",
@@ -151,7 +151,7 @@ def test_fourth_seed_chats(service: Service):
     assert answer["usage"].keys() >= {"prompt_tokens", "completion_tokens", "total_tokens"}
 
 
-def test_fourth_seed_completes(service: Service):
+def test_completion_with_an_empty_logit_bias_is_accepted(service: Service):
     answer = ask(
         service,
         "completions",
@@ -175,7 +175,7 @@ def test_fourth_seed_completes(service: Service):
     assert answer.keys() >= {"id", "created", "object", "model", "usage"}
 
 
-def test_fourth_seed_draws(service: Service):
+def test_image_size_with_an_asterisk_is_accepted(service: Service):
     answer = ask(
         service,
         "images/generations",
@@ -193,7 +193,7 @@ def test_fourth_seed_draws(service: Service):
     assert answer["data"][0]["b64_json"]
 
 
-def test_fourth_seed_embeds(service: Service):
+def test_embedding_response_has_exactly_the_documented_members(service: Service):
     answer = ask(
         service,
         "embeddings",

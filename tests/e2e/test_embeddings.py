@@ -21,8 +21,8 @@ TEXTS = [
     "A much longer text, which makes the others of its batch need padding if they share one.",
 ]
 
-THREE_HUNDRED_THOUSAND_AND_ONE = {"input": [[7] * 148] * 1999 + [[7] * 149]}
-"""Tokens, two of them for the beginning and the end of each input."""
+ONE_TOKEN_TOO_MANY = {"input": [[7] * 148] * 1999 + [[7] * 149]}
+"""300,001 tokens, with two special tokens for each input."""
 
 
 def embed(service: Service, **parameters) -> np.ndarray:
@@ -30,14 +30,14 @@ def embed(service: Service, **parameters) -> np.ndarray:
     return np.array([row.embedding for row in answer.data])  # (N, 384)
 
 
-def test_paraphrases_are_closer_than_strangers(service: Service):
-    first, paraphrase, stranger = embed(service, input=TEXTS[:3])
+def test_paraphrases_are_closer_than_unrelated_texts(service: Service):
+    first, paraphrase, unrelated = embed(service, input=TEXTS[:3])
 
-    assert first @ paraphrase > first @ stranger + 0.2
+    assert first @ paraphrase > first @ unrelated + 0.2
 
 
 def test_vectors_equal_those_of_sentence_transformers(service: Service):
-    """Within 1e-3 in cosine: the service computes in bfloat16 where the CPU does."""
+    """Within 1e-3 in cosine: the service computes in bfloat16 where the CPU supports it."""
     from sentence_transformers import SentenceTransformer
 
     reference = SentenceTransformer(str(find_home() / "models" / "minilm"), device="cpu")
@@ -57,13 +57,13 @@ def test_text_and_its_token_ids_give_the_same_vector(service: Service):
     assert by_ids.usage.prompt_tokens == by_text.usage.prompt_tokens == 4
 
 
-def test_base64_and_floats_are_the_same_numbers(service: Service):
+def test_base64_and_float_embeddings_are_equal(service: Service):
     floats = embed(service, input="hello", encoding_format="float").astype(np.float32)
 
     assert np.array_equal(floats, embed(service, input="hello").astype(np.float32))
 
 
-def test_an_input_that_is_too_long_is_refused_by_number(service: Service):
+def test_too_long_input_is_rejected_by_its_index(service: Service):
     with pytest.raises(openai.BadRequestError) as failure:
         embed(service, input=["fine", "word " * 2000])
 
@@ -71,8 +71,8 @@ def test_an_input_that_is_too_long_is_refused_by_number(service: Service):
     assert failure.value.param == "input[1]"
 
 
-def test_vectors_are_the_same_in_any_company(service: Service):
-    """Many clients at once: each gets what it gets alone, within 1e-3 in cosine."""
+def test_vectors_are_the_same_alone_and_batched_with_other_clients(service: Service):
+    """Within 1e-3 in cosine."""
     texts = [
         " ".join(["word", str(number), "of a text"] * (1 + number % 40)) for number in range(96)
     ]
@@ -85,19 +85,19 @@ def test_vectors_are_the_same_in_any_company(service: Service):
         assert (rows * alone[start::12]).sum(axis=1) == pytest.approx(1, abs=1e-3)
 
 
-def test_input_is_cut_on_demand(service: Service):
-    cut = service.openai().embeddings.create(
+def test_truncate_cuts_the_input_to_max_tokens_of_the_model(service: Service):
+    answer = service.openai().embeddings.create(
         model=MODEL, input="word " * 2000, extra_body={"truncate": True}
     )
 
-    assert cut.usage.prompt_tokens == 256
+    assert answer.usage.prompt_tokens == 256
 
 
 @pytest.mark.parametrize(
     ("parameters", "code", "param"),
     [
         ({"input": ["a"] * 2049}, "invalid_value", "input"),
-        (THREE_HUNDRED_THOUSAND_AND_ONE, "invalid_value", "input"),
+        (ONE_TOKEN_TOO_MANY, "invalid_value", "input"),
         ({"input": []}, "invalid_value", "input"),
         ({"input": [""]}, "invalid_value", "input"),
         ({"input": ["a", 1]}, "invalid_value", "input"),
@@ -115,18 +115,18 @@ def test_input_is_cut_on_demand(service: Service):
         ),
     ],
 )
-def test_what_cannot_be_is_refused_by_name(service: Service, parameters, code, param):
+def test_invalid_parameter_is_rejected_by_name(service: Service, parameters, code, param):
     with pytest.raises(openai.BadRequestError) as failure:
         embed(service, **parameters)
 
     assert (failure.value.code, failure.value.param) == (code, param)
 
 
-def test_its_own_dimensions_may_be_asked_for(service: Service):
+def test_dimensions_equal_to_those_of_the_model_are_accepted(service: Service):
     assert embed(service, input="a", dimensions=384).shape == (1, 384)
 
 
-def test_card_tells_kind_and_limits(service: Service):
+def test_model_card_shows_kind_and_limits(service: Service):
     card = service.openai().models.retrieve(MODEL).model_dump()["triptych"]
 
     assert card == {
@@ -153,7 +153,7 @@ def test_documents_are_ranked_by_similarity(service: Service):
     )
 
 
-def test_pairs_are_scored(service: Service):
+def test_score_is_1_for_equal_texts_and_lower_for_unrelated_ones(service: Service):
     body = {"model": MODEL, "text_1": TEXTS[0], "text_2": [TEXTS[0], TEXTS[2]]}
     answer = service.openai().post("/score", body=body, cast_to=dict[str, Any])
 
@@ -162,8 +162,8 @@ def test_pairs_are_scored(service: Service):
     assert other < same - 0.3
 
 
-def test_text_of_many_megabytes_is_refused_by_the_model(service: Service):
-    """More than Serve's own limit of what travels between ingress and replica."""
+def test_text_of_many_megabytes_is_rejected_by_the_model(service: Service):
+    """Larger than Serve's own limit for messages between ingress and replica."""
     with pytest.raises(openai.BadRequestError) as failure:
         embed(service, input=["[ " * 900_000] * 4)
 

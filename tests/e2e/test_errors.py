@@ -1,4 +1,4 @@
-"""Each wrong use raises the SDK's own class for it, with a message that helps."""
+"""Wrong requests raise the SDK's matching error class, with a message that names the cause."""
 
 import openai
 import pytest
@@ -19,12 +19,12 @@ def test_all_three_models_are_listed(service: Service):
     assert service.openai().models.retrieve(CHAT).id == CHAT
 
 
-def test_a_wrong_key_raises_authentication_error(service: Service):
+def test_wrong_key_raises_authentication_error(service: Service):
     with pytest.raises(openai.AuthenticationError, match="not valid"):
         OpenAI(base_url=f"{service.url}/v1", api_key="sk-wrong", max_retries=0).models.list()
 
 
-def test_an_unknown_model_raises_not_found_error(service: Service):
+def test_unknown_model_raises_not_found_error(service: Service):
     with pytest.raises(openai.NotFoundError, match="'gpt-9' does not exist"):
         service.openai().chat.completions.create(model="gpt-9", messages=MESSAGES)
 
@@ -42,13 +42,13 @@ def test_an_unknown_model_raises_not_found_error(service: Service):
         ({"messages": [{"role": "user", "content": "word " * 5000}]}, "maximum context length"),
     ],
 )
-def test_wrong_use_raises_bad_request_error(service: Service, parameters: dict, message: str):
+def test_wrong_request_raises_bad_request_error(service: Service, parameters: dict, message: str):
     with pytest.raises(openai.BadRequestError, match=message):
         service.openai().chat.completions.create(
             **{"model": CHAT, "messages": MESSAGES, **parameters}
         )
 
 
-def test_a_token_id_out_of_the_vocabulary_is_refused(service: Service):
+def test_token_id_outside_the_vocabulary_is_rejected(service: Service):
     with pytest.raises(openai.BadRequestError, match="token ids end at"):
         service.openai().completions.create(model=CHAT, prompt=[10_000_000])

@@ -27,15 +27,15 @@ def test_chat_knows_the_capital_of_france(service: Service):
     assert answer.usage.total_tokens == answer.usage.prompt_tokens + answer.usage.completion_tokens
 
 
-def test_card_tells_kind_and_limits(service: Service):
+def test_model_card_shows_kind_and_limits(service: Service):
     card = {"kind": "llm", "max_tokens": 4096, "reads_pictures": False}
 
-    # The model is asked for its limits once it is ready, and they are on the card soon after.
+    # The ingress fetches a model's limits once the model is ready; the card shows them soon after.
     retrieve = service.openai().models.retrieve
     wait_until(lambda: retrieve(MODEL).model_extra["triptych"] == card, timeout_s=10)
 
 
-def test_a_streamed_chat_says_the_same_as_a_whole_one(service: Service):
+def test_streamed_chat_equals_the_whole_one(service: Service):
     client = service.openai()
     whole = client.chat.completions.create(model=MODEL, messages=QUESTION, temperature=0)
     chunks = list(
@@ -55,7 +55,7 @@ def test_a_streamed_chat_says_the_same_as_a_whole_one(service: Service):
     assert chunks[-1].usage.prompt_tokens == whole.usage.prompt_tokens
 
 
-async def test_the_async_client_streams_too(service: Service):
+async def test_async_client_streams_chat(service: Service):
     async with AsyncOpenAI(base_url=f"{service.url}/v1", api_key=service.key) as client:
         stream = await client.chat.completions.create(
             model=MODEL, messages=QUESTION, temperature=0, stream=True
@@ -65,7 +65,7 @@ async def test_the_async_client_streams_too(service: Service):
     assert "Paris" in text
 
 
-def test_completions_continue_strings_and_token_ids(service: Service):
+def test_completions_accept_strings_and_token_ids(service: Service):
     client = service.openai()
     by_text = client.completions.create(
         model=MODEL, prompt=["Once upon a time", "The sun"], n=2, max_tokens=4, seed=1
@@ -91,7 +91,7 @@ def test_max_tokens_and_stop_end_the_answer(service: Service):
     assert stopped.choices[0].finish_reason == "stop"
 
 
-def test_ignoring_the_end_goes_on_to_max_tokens(service: Service):
+def test_ignore_eos_generates_max_tokens(service: Service):
     answer = service.openai().chat.completions.create(
         model=MODEL,
         messages=QUESTION,
@@ -103,7 +103,7 @@ def test_ignoring_the_end_goes_on_to_max_tokens(service: Service):
     assert (answer.usage.completion_tokens, answer.choices[0].finish_reason) == (40, "length")
 
 
-def test_the_same_seed_gives_the_same_text(service: Service):
+def test_same_seed_yields_the_same_text_and_another_seed_another(service: Service):
     texts = [
         service.openai()
         .chat.completions.create(
@@ -117,8 +117,8 @@ def test_the_same_seed_gives_the_same_text(service: Service):
     assert texts[0] == texts[1] != texts[2]
 
 
-def test_readers_that_leave_free_the_engine_within_two_seconds(service: Service):
-    """Twenty in a row, and one that waits for a whole answer; the count is vLLM's own."""
+def test_disconnects_free_the_engine_within_two_seconds(service: Service):
+    """Twenty streams in a row, then one whole answer; the requests are counted by vLLM."""
     story = [{"role": "user", "content": "Tell a very long story about the sea."}]
     body = {"model": MODEL, "messages": story, "stream": True, "max_tokens": 3000}
     with service.watching(MODEL) as stats, service.client() as client:
@@ -135,22 +135,22 @@ def test_readers_that_leave_free_the_engine_within_two_seconds(service: Service)
     assert after_whole_s < 2
 
 
-async def test_500_clients_that_leave_at_once_leave_nothing_in_the_engine(service: Service):
+async def test_500_clients_that_disconnect_at_once_leave_no_request_in_the_engine(service: Service):
     with service.watching(MODEL) as stats:
         await connect_and_disconnect(service, 500, model=MODEL, max_tokens=500)
-        left_after_s = await asyncio.to_thread(
+        freed_after_s = await asyncio.to_thread(
             wait_until, lambda: requests_in(stats()[MODEL]) == [0], 20
         )
         results = await read_all(service, [{"model": MODEL, "max_tokens": 2}] * 100)
 
-    assert left_after_s < 5
+    assert freed_after_s < 5
     assert all(result.is_done and not result.errors for result in results)
 
 
 async def read_until_killed(
     service: Service, kill: Callable[[], None]
 ) -> tuple[list[StreamResult], float]:
-    """Twenty streams; once vLLM works on all, something is killed. Says when that was."""
+    """Read twenty streams and call `kill` once vLLM runs all; also return the time of the kill."""
     with service.watching(MODEL) as stats:
         request = {"model": MODEL, "max_tokens": 2000, "ignore_eos": True}
         reading = asyncio.ensure_future(read_all(service, [request] * 20))
@@ -163,7 +163,7 @@ async def read_until_killed(
         return await reading, killed_at_s
 
 
-async def test_an_ingress_that_is_killed_leaves_nothing_in_the_engine(service: Service):
+async def test_killed_ingress_leaves_no_request_in_the_engine(service: Service):
     (pid,) = service.replica_pids()["ingress"]
 
     results, _ = await read_until_killed(service, lambda: os.kill(pid, signal.SIGKILL))
@@ -172,7 +172,7 @@ async def test_an_ingress_that_is_killed_leaves_nothing_in_the_engine(service: S
     assert all(result.is_cut and not result.is_done for result in results)
 
 
-async def test_an_engine_that_is_killed_ends_its_streams_with_an_error(service: Service):
+async def test_killed_engine_ends_its_streams_with_an_error(service: Service):
     (pid,) = service.replica_pids()[MODEL]
 
     results, killed_at_s = await read_until_killed(service, lambda: os.kill(pid, signal.SIGKILL))
