@@ -1,14 +1,17 @@
-"""Tiny models of the flow-matching families, loaded once for all tests of this folder."""
+"""Tiny models of the flow-matching families, loaded once; and a batcher around a fake pipeline."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from deployments.config.diffusion import DiffusionOptions
+from deployments.engines.diffusion.batcher import ImageBatcher
 from deployments.engines.diffusion.diffusers_engine import DiffusersEngine
 from deployments.engines.diffusion.pipelines import Pipelines
+from deployments.engines.stall_watch import StallWatch
+from tests.helpers.image_batches import Clock, FakePipeline
 from tests.helpers.tiny_pipelines import write_flux, write_sd3, write_z_image
 
 OPTIONS = DiffusionOptions(
@@ -56,3 +59,26 @@ def model(request: pytest.FixtureRequest) -> FlowModel:
     """One after another, every family."""
     model: FlowModel = request.getfixturevalue(request.param)
     return model
+
+
+@pytest.fixture
+def pipeline() -> FakePipeline:
+    return FakePipeline()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def stall_watch(clock: Clock) -> StallWatch:
+    return StallWatch(10.0, clock)
+
+
+@pytest.fixture
+async def batcher(pipeline: FakePipeline, stall_watch: StallWatch) -> AsyncIterator[ImageBatcher]:
+    batcher = ImageBatcher(pipeline.run, 4, 8 * 8 * 4, 0.02, stall_watch)
+    yield batcher
+    pipeline.go.release(50)
+    batcher.shut_down()
