@@ -12,14 +12,13 @@ from pydantic import BaseModel
 from deployments.check.deployment_options import deployment_problems, without_policies
 from deployments.check.schema import import_problem, schema_problems, unknown_keys
 from deployments.check.vllm_options import find_vllm_options
-from deployments.config.base import application_name
+from deployments.config.base import FAKE_SOURCE, application_name
 from deployments.config.diffusion import DiffusionArgs
 from deployments.config.embedding import EmbeddingArgs
 from deployments.config.ingress import IngressArgs
 from deployments.config.ledger import LedgerArgs
 from deployments.config.llm import LlmArgs
 from deployments.discovery import DEPLOYMENTS, KINDS, LEDGER, LEDGER_PATH
-from deployments.models.engine_loading import FAKE_SOURCE
 
 _INGRESS = "deployments.app:ingress"
 _LLM = "deployments.app:llm"

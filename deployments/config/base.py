@@ -9,6 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 MODEL_ID = r"[\w.:/@+-]+"
 
+FAKE_SOURCE = "fake:"
+"""Selects an engine without a model; see `deployments.engines.fakes`."""
+
 
 class Args(BaseModel):
     """Base of all argument blocks: unknown keys are errors, and instances are immutable."""

@@ -75,8 +75,6 @@ def _download(model_id: str, source: str) -> Path:
             repository, revision=revision or None, ignore_patterns=_UNSAFE_FILES
         )
     except Exception as error:  # the hub client raises dozens of classes; all mean the same here
-        reason = (
-            f"it is not a folder, and Hugging Face did not provide it ({type(error).__name__})"
-        )
+        reason = f"it is not a folder, and Hugging Face did not provide it ({type(error).__name__})"
         raise SourceError(model_id, source, reason) from error
     return Path(folder)

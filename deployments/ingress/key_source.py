@@ -74,7 +74,7 @@ class KeySource:
     def mark_stale(self) -> None:
         """Note that the ledger cannot be reached; its last known keys stay valid."""
         since = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC"
-        self._warn(f"the ledger cannot be reached since {since}; the keys known then hold")
+        self._warn(f"the ledger cannot be reached since {since}; the keys read before stay valid")
 
     def pop_failures(self) -> int:
         """Number of failed authentications since the last call."""

@@ -4,16 +4,13 @@ import logging
 from collections.abc import Callable
 from typing import TypeVar
 
-from deployments.config.base import ModelArgs
+from deployments.config.base import FAKE_SOURCE, ModelArgs
 from deployments.engines.sources import SourceError, resolve_source
 from deployments.observability.logs import configure_logs
 
 logger = logging.getLogger(__name__)
 
 Engine = TypeVar("Engine")
-
-FAKE_SOURCE = "fake:"
-"""Selects an engine without a model; see `deployments.engines.fakes`."""
 
 
 def load_engine(args: ModelArgs, build: Callable[[str | None], Engine]) -> Engine:

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from deployments.config.base import ModelArgs
+from deployments.config.base import FAKE_SOURCE, ModelArgs
 from deployments.engines.sources import SourceError
-from deployments.models.engine_loading import FAKE_SOURCE, load_engine
+from deployments.models.engine_loading import load_engine
 
 
 @pytest.fixture
