@@ -1,67 +1,70 @@
-"""Every error a client can see; each knows its HTTP status, OpenAI type and code.
+"""Every error that a client can get; each class has its HTTP status, OpenAI type and code.
 
-ApiError                      500 server_error
-├── InvalidRequestError            400 invalid_request_error   invalid_value
-│   ├── MalformedBodyError         400                         invalid_json
-│   ├── MissingParameterError      400                         missing_required_parameter
-│   ├── UnknownParameterError      400                         unknown_parameter
-│   ├── UnsupportedParameterError  400                         unsupported_parameter
-│   ├── ContextLengthExceededError 400                         context_length_exceeded
-│   ├── WrongModelKindError        400                         wrong_model_kind
-│   ├── InvalidImageError          400                         invalid_image_url
-│   ├── InvalidImageFileError      400                         invalid_image_file
-│   ├── InvalidApiKeyError         401                         invalid_api_key
-│   ├── InsufficientPermissionsError 403                       insufficient_permissions
-│   ├── RouteNotFoundError         404                         not_found
-│   ├── ModelNotFoundError         404                         model_not_found
-│   ├── KeyNotFoundError           404                         key_not_found
-│   ├── MethodNotAllowedError      405                         method_not_allowed
-│   ├── BodyTimeoutError           408                         request_timeout
-│   ├── PayloadTooLargeError       413                         payload_too_large
-│   └── UnsupportedMediaTypeError  415                         unsupported_media_type
-├── RateLimitError               429 rate_limit_error        rate_limit_exceeded    retry when it says
-│   └── InsufficientQuotaError     429 insufficient_quota      insufficient_quota     never retried
-├── InternalError             500 server_error            internal_error
-├── EngineError              500 server_error            engine_error
-├── DeadlineExceededError          504 server_error            deadline_exceeded      never retried
-└── UnavailableError               503 service_unavailable_error
-    ├── OverloadedError            503                         server_is_overloaded   retry
-    ├── KeysUnknownError           503                         keys_unknown           retry
-    ├── ModelStartingError         503                         model_starting         retry
-    ├── ModelFailedError           503                         model_unavailable      never retried
-    └── ReplicaLostError           503                         engine_unavailable     retry
+ApiError                              500 server_error               internal_error
+├── InvalidRequestError               400 invalid_request_error      invalid_value
+│   ├── MalformedBodyError            400                            invalid_json
+│   ├── MissingParameterError         400                            missing_required_parameter
+│   ├── UnknownParameterError         400                            unknown_parameter
+│   ├── UnsupportedParameterError     400                            unsupported_parameter
+│   ├── ContextLengthExceededError    400                            context_length_exceeded
+│   ├── WrongModelKindError           400                            wrong_model_kind
+│   ├── InvalidImageError             400                            invalid_image_url
+│   ├── InvalidImageFileError         400                            invalid_image_file
+│   ├── InvalidApiKeyError            401                            invalid_api_key
+│   ├── InsufficientPermissionsError  403                            insufficient_permissions
+│   ├── RouteNotFoundError            404                            not_found
+│   ├── ModelNotFoundError            404                            model_not_found
+│   ├── KeyNotFoundError              404                            key_not_found
+│   ├── MethodNotAllowedError         405                            method_not_allowed
+│   ├── BodyTimeoutError              408                            request_timeout
+│   ├── PayloadTooLargeError          413                            payload_too_large
+│   └── UnsupportedMediaTypeError     415                            unsupported_media_type
+├── RateLimitError                    429 rate_limit_error           rate_limit_exceeded
+│   └── InsufficientQuotaError        429 insufficient_quota         insufficient_quota
+├── InternalError                     500                            internal_error
+├── EngineError                       500                            engine_error
+├── DeadlineExceededError             504                            deadline_exceeded     never
+└── UnavailableError                  503 service_unavailable_error  server_is_overloaded
+    ├── OverloadedError               503                            server_is_overloaded  retry
+    ├── KeysUnknownError              503                            keys_unknown          retry
+    ├── ModelStartingError            503                            model_starting        retry
+    ├── ModelFailedError              503                            model_unavailable     never
+    └── ReplicaLostError              503                            engine_unavailable    retry
+
+A type that is left out is the parent's. `retry`: the response has a `retry-after` header. `never`:
+it has `x-should-retry: false`, which OpenAI's SDKs obey. A RateLimitError has either, depending on
+the limit. Status, types and codes follow OpenAI's published error guide.
 
 The constructor is `(message, *, param=None)` and nothing else, because errors cross deployment
-handles by pickle. Status, types and codes follow OpenAI's published error guide; the retry hints
-are the headers its SDKs obey (`retry-after`, `x-should-retry`).
+handles by pickle.
 """
 
 from typing import Any, Self
 
 
 class ApiError(Exception):
-    """Base of all errors that a client may be shown."""
+    """Base of all errors that may be shown to a client."""
 
     status = 500
     type = "server_error"
     code = "internal_error"
     retry_after_s: int | None = None
-    """Seconds after which a retry makes sense; None says nothing."""
+    """Sent as `retry-after`; None sends no such header."""
     should_retry: bool | None = None
-    """False stops the SDKs from sending the work a second time; None leaves it to them."""
+    """Sent as `x-should-retry`, which OpenAI's SDKs obey; None leaves the decision to them."""
 
     def __init__(self, message: str, *, param: str | None = None) -> None:
-        """Store a message written for the client, and the parameter at fault if there is one."""
+        """Store the message for the client, and the parameter at fault if there is one."""
         super().__init__(message)
         self.message = message
         self.param = param
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle as a call: the default would lose the keyword-only argument."""
+        """Pickle as a call, because the default would lose the keyword-only argument."""
         return _rebuild, (type(self), self.message, self.param), self.__dict__
 
     def body(self) -> dict[str, Any]:
-        """The JSON object of OpenAI's error format, all four keys there.
+        """Build the JSON object of OpenAI's error format, with all four keys.
 
         Source: OpenAI openapi.yaml, schema `Error`.
         """
@@ -75,7 +78,7 @@ class ApiError(Exception):
         }
 
     def headers(self) -> dict[str, str]:
-        """Response headers that this error asks for, beyond the content type."""
+        """Build the response headers of this error, besides the content type."""
         headers = {}
         if self.retry_after_s is not None:
             headers["retry-after"] = str(self.retry_after_s)
@@ -88,13 +91,17 @@ def _rebuild(cls: type[ApiError], message: str, param: str | None) -> ApiError:
     return cls(message, param=param)
 
 
-def quote(text: str, max_chars: int = 64) -> str:
-    """Shorten what a client sent, for an error message; `…` marks the cut."""
+MAX_QUOTED_CHARS = 64
+"""Longest text from a client that an error repeats."""
+
+
+def quote(text: str, max_chars: int = MAX_QUOTED_CHARS) -> str:
+    """Shorten text from a client for an error message; `…` marks the cut."""
     return text if len(text) <= max_chars else text[:max_chars] + "…"
 
 
 class InvalidRequestError(ApiError):
-    """The request cannot be served as it is; repeating it will not help."""
+    """The request is invalid; repeating it does not help."""
 
     status = 400
     type = "invalid_request_error"
@@ -102,12 +109,12 @@ class InvalidRequestError(ApiError):
 
     @classmethod
     def value(cls, param: str, reason: str) -> Self:
-        """Build the error for a parameter whose value is refused for a reason."""
+        """Build the error for an invalid value of a parameter."""
         return cls(f"Invalid value for '{param}': {reason}.", param=param)
 
 
 class MalformedBodyError(InvalidRequestError):
-    """The body is not one JSON object in UTF-8."""
+    """The body is not a JSON object in UTF-8, or not a multipart form."""
 
     code = "invalid_json"
 
@@ -119,7 +126,7 @@ class MissingParameterError(InvalidRequestError):
 
 
 class UnknownParameterError(InvalidRequestError):
-    """The endpoint has no such parameter."""
+    """The endpoint does not have this parameter."""
 
     code = "unknown_parameter"
 
@@ -131,7 +138,7 @@ class UnsupportedParameterError(InvalidRequestError):
 
 
 class ContextLengthExceededError(InvalidRequestError):
-    """The prompt, or the prompt and the answer asked for, do not fit the model's context."""
+    """The prompt, or the prompt plus `max_tokens`, does not fit the model's context."""
 
     code = "context_length_exceeded"
 
@@ -143,65 +150,66 @@ class WrongModelKindError(InvalidRequestError):
 
 
 class InvalidImageError(InvalidRequestError):
-    """A picture in a message cannot be used."""
+    """An image in a message cannot be used."""
 
     code = "invalid_image_url"
 
 
 class InvalidImageFileError(InvalidRequestError):
-    """A picture that was sent to be edited cannot be used."""
+    """An uploaded image or mask cannot be used."""
 
     code = "invalid_image_file"
 
 
 class InvalidApiKeyError(InvalidRequestError):
-    """No key, or not one that this service knows."""
+    """The request has no API key, or an unknown one."""
 
     status = 401
     code = "invalid_api_key"
 
     def headers(self) -> dict[str, str]:
-        """Name the scheme, as RFC 9110 §11.6.1 requires of a 401."""
+        """Name the authentication scheme, as RFC 9110 §11.6.1 requires of a 401."""
         return {"www-authenticate": "Bearer"}
 
 
 class InsufficientPermissionsError(InvalidRequestError):
-    """The key is known, but does not open this."""
+    """The key is valid, but lacks a scope."""
 
     status = 403
     code = "insufficient_permissions"
 
 
 class RouteNotFoundError(InvalidRequestError):
-    """There is no such URL."""
+    """No route has this URL."""
 
     status = 404
     code = "not_found"
 
 
 class ModelNotFoundError(InvalidRequestError):
-    """No model of that id is configured."""
+    """No model with this id is configured."""
 
     status = 404
     code = "model_not_found"
 
 
 class KeyNotFoundError(InvalidRequestError):
-    """There is no API key of that id or name."""
+    """No API key has this id or name."""
 
     status = 404
     code = "key_not_found"
 
 
 class MethodNotAllowedError(InvalidRequestError):
-    """The URL exists, but not for this method."""
+    """The URL does not allow this method."""
 
     status = 405
     code = "method_not_allowed"
     allowed: str = ""
+    """Allowed methods, separated by commas."""
 
     def headers(self) -> dict[str, str]:
-        """Name the methods that it takes, as RFC 9110 §15.5.6 requires of a 405."""
+        """Name the allowed methods, as RFC 9110 §15.5.6 requires of a 405."""
         return {"allow": self.allowed} if self.allowed else {}
 
 
@@ -213,32 +221,32 @@ class BodyTimeoutError(InvalidRequestError):
 
 
 class PayloadTooLargeError(InvalidRequestError):
-    """The body is over the limit."""
+    """The body is larger than the limit."""
 
     status = 413
     code = "payload_too_large"
 
 
 class UnsupportedMediaTypeError(InvalidRequestError):
-    """The body is not sent as plain JSON."""
+    """The body's media type, charset or encoding is not supported."""
 
     status = 415
     code = "unsupported_media_type"
 
 
 class RateLimitError(ApiError):
-    """The key is at one of its limits."""
+    """A rate limit of the key is reached."""
 
     status = 429
     type = "rate_limit_error"
     code = "rate_limit_exceeded"
     retry_after_ms: int | None = None
-    """None if waiting does not help."""
+    """Milliseconds until a retry may succeed; None if waiting does not help."""
     limit_headers: dict[str, str] = {}  # noqa: RUF012  # replaced, never changed
-    """How the key's limits stand."""
+    """`x-ratelimit-…` headers."""
 
     def headers(self) -> dict[str, str]:
-        """When to try again: in seconds for all clients, in milliseconds for OpenAI's SDKs."""
+        """Say when to retry: in seconds for all clients, in milliseconds for OpenAI's SDKs."""
         if self.retry_after_ms is None:
             return {**self.limit_headers, "x-should-retry": "false"}
         return {
@@ -249,24 +257,24 @@ class RateLimitError(ApiError):
 
 
 class InsufficientQuotaError(RateLimitError):
-    """The key's quota of the day or the month is used up."""
+    """The key's daily or monthly quota is used up."""
 
     type = "insufficient_quota"
     code = "insufficient_quota"
 
 
 class InternalError(ApiError):
-    """A fault of ours; the log has the details under the request id."""
+    """An unexpected error; the log has the details under the request id."""
 
 
 class EngineError(ApiError):
-    """The engine gave up on this request."""
+    """The engine failed on this request."""
 
     code = "engine_error"
 
 
 class DeadlineExceededError(ApiError):
-    """The work took longer than the service allows; a retry would take as long again."""
+    """The model took longer than the service allows; a retry would take as long again."""
 
     status = 504
     code = "deadline_exceeded"
@@ -274,7 +282,7 @@ class DeadlineExceededError(ApiError):
 
 
 class UnavailableError(ApiError):
-    """Nothing can serve the request at the moment."""
+    """The request cannot be served at the moment."""
 
     status = 503
     type = "service_unavailable_error"
@@ -282,13 +290,13 @@ class UnavailableError(ApiError):
 
 
 class OverloadedError(UnavailableError):
-    """All slots and all places in the queue are taken."""
+    """The model's queue is full."""
 
     retry_after_s = 1
 
 
 class KeysUnknownError(UnavailableError):
-    """The API keys have not been looked up yet, so nobody can say whether this one opens."""
+    """The API keys are not loaded yet, so an unknown key may turn out to be valid."""
 
     code = "keys_unknown"
     retry_after_s = 2
@@ -302,14 +310,14 @@ class ModelStartingError(UnavailableError):
 
 
 class ModelFailedError(UnavailableError):
-    """The model could not be loaded, and will not be until its configuration changes."""
+    """The model could not be loaded, and cannot be until its configuration changes."""
 
     code = "model_unavailable"
     should_retry = False
 
 
 class ReplicaLostError(UnavailableError):
-    """The replica that held the request went away."""
+    """The replica that served the request died or shut down."""
 
     code = "engine_unavailable"
     retry_after_s = 1
