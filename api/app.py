@@ -1,4 +1,4 @@
-"""The HTTP API on one screen: its routes, and the middleware around them from the outside in."""
+"""The ASGI application: all routes, and the middleware around them from the outside in."""
 
 import logging
 from collections.abc import Callable
@@ -59,12 +59,12 @@ def create_app(
     """Build the application.
 
     Args:
-        models: the models to serve; they may change while the application runs.
-        keys: the API keys, which may change too; None turns authentication off.
-        services: limits, policy and ports that all endpoints use.
-        administration: of keys and usage; without it those routes do not exist.
+        models: may change while the application runs.
+        keys: may change too; None turns authentication off.
+        services: settings and ports of all endpoints.
+        administration: of keys and usage; without it these routes do not exist.
         lifespan: runs from start-up to shutdown.
-        is_request_id_echoed: the server already adds `x-request-id` to responses.
+        is_request_id_echoed: the server itself adds `x-request-id` to responses.
     """
     routes = [
         Route("/health", Health(), methods=["GET"]),
@@ -85,7 +85,7 @@ def create_app(
     app = Starlette(
         routes=routes,
         middleware=middleware,
-        exception_handlers={HTTPException: _raise_ours},
+        exception_handlers={HTTPException: _raise_api_error},
         lifespan=lifespan,
     )
     app.router.redirect_slashes = False
@@ -109,7 +109,7 @@ def _model_routes(models: Models, services: Services) -> list[Route]:
         *post(chat, "/v1/chat/completions"),
         *post(completions, "/v1/completions"),
         *post(embeddings, "/v1/embeddings"),
-        # Clients of Cohere and of vLLM use other paths for these; the bodies are the same.
+        # Clients of Cohere and vLLM use other paths; the bodies are the same.
         *post(rerank, "/v1/rerank", "/v2/rerank", "/rerank"),
         *post(score, "/v1/score", "/score"),
         *post(GenerationDialect(services), "/v1/images/generations"),
@@ -135,11 +135,11 @@ def _administration_routes(administration: Administration, limits: Limits) -> li
     ]
 
 
-async def _raise_ours(request: Request, error: Exception) -> Response:
+async def _raise_api_error(request: Request, error: Exception) -> Response:
     """Translate the router's errors, so that ErrorMiddleware renders them."""
     assert isinstance(error, HTTPException)
     if error.status_code == 405:
-        refusal = MethodNotAllowedError(f"This URL does not take the method {request.method}.")
-        refusal.allowed = (error.headers or {}).get("Allow", "")
-        raise refusal
+        not_allowed = MethodNotAllowedError(f"This URL does not take the method {request.method}.")
+        not_allowed.allowed = (error.headers or {}).get("Allow", "")
+        raise not_allowed
     raise RouteNotFoundError("There is no such URL; the API lives under /v1.")

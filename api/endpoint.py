@@ -34,24 +34,24 @@ from api.services import Services
 logger = logging.getLogger(__name__)
 
 Body = TypeVar("Body")
-"""What is read from the client: the bytes of a JSON document, or a form."""
+"""Type of a request's body: the bytes of a JSON document, or a form."""
 Parsed = TypeVar("Parsed", bound=ParsedRequest[Any])
 Model = TypeVar("Model")
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who sends a request, and how it reached this service."""
+    """The key that sent a request, and the URL by which the request arrived."""
 
     key: Key
     request_id: str
     base_url: str = ""
-    """Scheme and host of the request, without a slash at the end."""
+    """Scheme and host of the request's URL, without a trailing slash."""
 
 
 @dataclass(frozen=True, slots=True)
 class RequestMeta:
-    """What preparing a request needs to know besides its parameters."""
+    """Properties of a request besides its parameters, for `Dialect.prepare`."""
 
     request_id: str
     context: RequestContext
@@ -70,14 +70,14 @@ class ModelStream(Protocol):
 
     @property
     def completion(self) -> Any:
-        """The result of the call, once the iteration has ended."""
+        """The result of the call; available once the iteration has ended."""
 
 
 class StreamRenderer(Protocol):
-    """Renders a streamed answer in one dialect; owns how the stream begins and ends."""
+    """Renders a streamed answer in one dialect, including how the stream begins and ends."""
 
     def render_deltas(self, deltas: Sequence[Any]) -> list[Event]:
-        """Render the events of some deltas, after those that begin the stream if it is new."""
+        """Render the events of some deltas; the first call adds those that begin the stream."""
 
     def render_end(self, result: Any) -> list[Event]:
         """Render the events that complete the stream."""
@@ -96,28 +96,28 @@ class PreparedStream:
 
 @dataclass(frozen=True, slots=True)
 class PreparedRequest:
-    """A valid request, ready to be sent to its model."""
+    """A valid request, ready to be admitted and sent to its model."""
 
     request_id: str
     call: Callable[[], Awaitable[Any]]
-    """Calls the model for a whole answer."""
+    """Calls the model and returns its whole result."""
     render: Callable[[Any], Awaitable[bytes]]
-    """Renders a whole answer as JSON."""
+    """Renders the whole result as JSON."""
     stream: PreparedStream | None = None
-    """None if the client did not ask for a stream."""
+    """None if the client did not request a stream."""
     headers: Mapping[str, str] = field(default_factory=dict)
-    """Response headers that the request asks for."""
+    """Additional response headers."""
     images: int = 0
     """Images that count against the key's limits."""
 
 
 class Dialect(Protocol[Body, Parsed, Model]):
-    """What one endpoint does in its own way."""
+    """The steps that differ between endpoints."""
 
     endpoint: str
     """The path without `/v1/`."""
     key_scope: KeyScope
-    """What a key must be allowed to do."""
+    """The scope that a key must have."""
 
     async def read_body(self, scope: Scope, receive: Receive) -> Body:
         """Read the body within the limits of size and time."""
@@ -184,7 +184,7 @@ class Endpoint(Generic[Body, Parsed, Model]):
             return answer
 
     def _prepare(self, body: Body, caller: Caller) -> PreparedRequest:
-        """Parse, resolve, prepare: everything that can find the request invalid."""
+        """Parse, resolve and prepare: all checks of the request."""
         dialect = self._dialect
         parsed = dialect.parse(body)
         model = dialect.resolve(self._models.for_key(caller.key), parsed.request)
@@ -215,7 +215,7 @@ class Endpoint(Generic[Body, Parsed, Model]):
         permit: Permit,
         events: EventStream,
     ) -> None:
-        """Before the first event an error has a status of its own; after it, it is an event."""
+        """Stream the answer; an error after the first event becomes an event itself."""
         try:
             await self._send_events(stream, events)
             permit.delivered_images = prepared.images

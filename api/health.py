@@ -1,4 +1,4 @@
-"""`GET /health`: this process answers. `GET /ready`: every model does."""
+"""`GET /health`: whether this process is alive. `GET /ready`: whether every model is ready."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from api.registry import Models
 
 
 class Health:
-    """200 for as long as the ingress is alive; nothing is looked up."""
+    """Always answers 200, without any check."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -18,7 +18,7 @@ class Health:
 
 
 class Ready:
-    """200 when keys are known and every model takes requests, else 503; the body says why not."""
+    """Answers 200 when keys are loaded and every model takes requests, else 503 with reasons."""
 
     def __init__(self, models: Models, keys: Keys | None) -> None:
         """Report on `models`, and on `keys` unless authentication is off."""
@@ -46,7 +46,7 @@ class Ready:
 
 
 def _to_state(keys: Keys) -> str:
-    """Keys that may be out of date serve on, so these do not make the service unready."""
+    """Return the state of the keys; stale keys still work, so the service stays ready."""
     if not keys.is_known:
         return "unknown"
     return "known" if keys.note is None else "stale"

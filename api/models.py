@@ -1,4 +1,4 @@
-"""`GET /v1/models` and `GET /v1/models/{id}`, whose ids may hold slashes."""
+"""`GET /v1/models` and `GET /v1/models/{id}`; an id may contain slashes."""
 
 from starlette.types import Receive, Scope, Send
 
@@ -8,7 +8,7 @@ from api.registry import Models, model_not_found
 
 
 class ListModels:
-    """All models that the key may use, whatever their state: `/ready` tells that."""
+    """Lists the models that the key may use, in any state; `/ready` reports the states."""
 
     def __init__(self, models: Models) -> None:
         """List `models`."""
@@ -21,7 +21,7 @@ class ListModels:
 
 
 class RetrieveModel:
-    """One model by its id."""
+    """Shows one model."""
 
     def __init__(self, models: Models) -> None:
         """Look up in `models`."""
@@ -31,7 +31,7 @@ class RetrieveModel:
         """Answer one request.
 
         Raises:
-            ModelNotFoundError: there is no model of that id, or not for this key.
+            ModelNotFoundError: no model has this id, or the key may not use it.
         """
         model_id = scope["path_params"]["model_id"]
         card = self._models.for_key(get_key(scope)).find_card(model_id)

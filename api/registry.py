@@ -1,48 +1,52 @@
-"""Which models there are: id → kind, card, state and backend.
+"""The configured models: id → kind, card, state and backend.
 
-The registry is immutable and swapped whole, so that a request sees one consistent set of models
-from start to end, however often the set changes while it runs.
+The registry is immutable and replaced as a whole, so a request sees one consistent set of models
+from start to end, even if the set changes meanwhile.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, cast
 
-from api.errors import ModelFailedError, ModelNotFoundError, ModelStartingError, WrongModelKindError
+from api.errors import (
+    ModelFailedError,
+    ModelNotFoundError,
+    ModelStartingError,
+    WrongModelKindError,
+    quote,
+)
 from api.ports.embeddings import EmbeddingBackend
 from api.ports.images import ImageBackend
 from api.ports.tenancy import Key, ModelKind
 from api.ports.text import LlmBackend
 
 State = Literal["ready", "idle", "starting", "failed"]
-"""`idle` has no replica because it is scaled to zero: a request wakes it."""
+"""`idle`: scaled to zero replicas; a request starts one."""
 
 _ENDPOINTS: dict[ModelKind, str] = {
     "llm": "/v1/chat/completions and /v1/completions",
     "embedding": "/v1/embeddings, /v1/rerank and /v1/score",
     "diffusion": "/v1/images/generations and /v1/images/edits",
 }
-_MAX_ID_IN_MESSAGE = 64
-
 
 UsagePlacement = Literal["own_chunk", "last_chunk"]
-"""Where a stream's usage goes: a chunk of its own as at OpenAI, or the last one with content."""
+"""Where a stream's usage goes: a chunk of its own as at OpenAI, or the last chunk with content."""
 Backend = LlmBackend | EmbeddingBackend | ImageBackend
 
 
 @dataclass(frozen=True, slots=True)
 class TextOptions:
-    """What an LLM is to clients, beyond its name."""
+    """What the endpoints need to know about an LLM."""
 
     adapters: tuple[str, ...] = ()
     """Names of its LoRA adapters."""
     default_max_tokens: int | None = None
-    """What a request gets that does not say; None leaves it to the endpoint."""
+    """Used when a request has no `max_tokens`; None leaves the default to the endpoint."""
     usage_placement: UsagePlacement = "own_chunk"
     unsupported: frozenset[str] = frozenset()
-    """Parameters that this service honours, but not with this model."""
+    """Parameters that this service supports, but this model does not."""
     fingerprint: str = "fp_unknown"
-    """Changes with whatever could change its answers."""
+    """Changes with everything that could change the model's answers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,18 +75,18 @@ class ModelEntry:
     state: State
     backend: Backend
     created_s: int
-    """Unix time at which it was deployed."""
+    """Unix time of its deployment."""
     message: str | None = None
-    """Why it is not ready, in one line; None when it is."""
+    """Why the model is not ready, in one line; None when it is."""
     text: TextOptions = field(default_factory=TextOptions)
-    """For an LLM."""
+    """For LLMs only."""
     capabilities: Mapping[str, Any] = field(default_factory=dict)
-    """Its limits as its card tells them, such as dimensions or sizes."""
+    """Members of the model's card, such as dimensions or sizes."""
     is_hidden: bool = False
-    """Whether it is there for its adapters only, because a key may use these and not itself."""
+    """The key may use adapters of this model, but not the model itself."""
 
     def card(self) -> dict[str, Any]:
-        """The model object of `/v1/models`, and our extension of it.
+        """Render the model object of `/v1/models`, with the extension `triptych`.
 
         Source: OpenAI openapi.yaml, schema `Model`.
         """
@@ -95,7 +99,7 @@ class ModelEntry:
         }
 
     def cards(self) -> list[dict[str, Any]]:
-        """Its own card, and those of its adapters, with `parent` and `root` as vLLM has them."""
+        """Render the cards of the model and its adapters, with `parent` and `root` as in vLLM."""
         card = self.card()
         own = [] if self.is_hidden else [card]
         adapters = [
@@ -104,7 +108,10 @@ class ModelEntry:
         return [*own, *adapters]
 
     def for_key(self, key: Key) -> "ModelEntry | None":
-        """What a key may use of it; an adapter is allowed by its own name or by `model:adapter`."""
+        """Reduce the entry to what a key may use; None if that is nothing.
+
+        An adapter is allowed by its own name or by `model:adapter`.
+        """
         names = self.text.adapters
         adapters = tuple(
             name for name in names if key.may_use(name) or key.may_use(f"{self.id}:{name}")
@@ -116,10 +123,10 @@ class ModelEntry:
 
 
 class Registry:
-    """The models of one moment, in the order of the configuration."""
+    """An immutable set of models, in the order of the configuration."""
 
     def __init__(self, entries: Iterable[ModelEntry] = ()) -> None:
-        """Index the entries by id, and adapters by every name that they go by."""
+        """Index the entries by id, and adapters by `adapter` and `model:adapter`."""
         self._all = {entry.id: entry for entry in entries}
         self._entries = {id: entry for id, entry in self._all.items() if not entry.is_hidden}
         self._views: dict[tuple[str, ...], Registry] = {}
@@ -130,29 +137,29 @@ class Registry:
                 self._adapters[f"{entry.id}:{name}"] = (entry, name)
 
     def __iter__(self) -> Iterator[ModelEntry]:
-        """Iterate over the entries."""
+        """Iterate over the entries that are not hidden."""
         return iter(self._entries.values())
 
     def for_key(self, key: Key) -> "Registry":
-        """The models that a key may use, as if there were no others."""
+        """Return the registry of the models that a key may use."""
         if "*" in key.models:
             return self
         view = self._views.get(key.models)
         if view is None:
-            seen = [entry.for_key(key) for entry in self._all.values()]
-            view = self._views[key.models] = Registry(filter(None, seen))
+            entries = [entry.for_key(key) for entry in self._all.values()]
+            view = self._views[key.models] = Registry(filter(None, entries))
         return view
 
     def cards(self) -> list[dict[str, Any]]:
-        """The cards of all models and adapters."""
+        """Render the cards of all models and adapters."""
         return [card for entry in self._all.values() for card in entry.cards()]
 
     def find(self, model_id: str) -> ModelEntry | None:
-        """Look a model up, whatever its kind and state."""
+        """Look up a model of any kind and state."""
         return self._entries.get(model_id)
 
     def find_card(self, model_id: str) -> dict[str, Any] | None:
-        """The card of a model or adapter."""
+        """Render the card of a model or adapter; None if there is none."""
         entry = self.find(model_id)
         if entry is not None:
             return entry.card()
@@ -161,14 +168,14 @@ class Registry:
         return next((card for card in cards if card["id"] == name), None)
 
     def get_llm(self, model_id: str, peft: str | None = None) -> Llm:
-        """An LLM by its id, or by a LoRA adapter's.
+        """Look up an LLM by its id or by the name of a LoRA adapter.
 
-        Three dialects name an adapter: by itself, as `model:adapter`, and beside the model as
-        `peft`. A name of a model always means the model.
+        Clients name an adapter in one of three ways: alone, as `model:adapter`, or beside the
+        model as `peft`. A name that is also a model's means the model.
 
         Raises:
-            ModelNotFoundError: no such id, or the model has no such adapter.
-            Others as `get`.
+            ModelNotFoundError: no model has this id, or the model does not have the adapter.
+            WrongModelKindError, ModelStartingError, ModelFailedError: as `get`.
         """
         entry, adapter = self._entries.get(model_id), peft
         if entry is None and model_id in self._adapters:
@@ -183,22 +190,22 @@ class Registry:
         return Llm(backend, entry.text, adapter)
 
     def get_embedding(self, model_id: str) -> EmbeddingBackend:
-        """The encoder of that id; raises what `get` raises."""
+        """Look up an embedding model; raises what `get` raises."""
         return cast(EmbeddingBackend, self.get(model_id, "embedding"))
 
     def get_diffusion(self, model_id: str) -> ImageModel:
-        """The image model of that id; raises what `get` raises."""
+        """Look up an image model; raises what `get` raises."""
         backend = cast(ImageBackend, self.get(model_id, "diffusion"))
         return ImageModel(backend, self._entries[model_id].capabilities)
 
     def get(self, model_id: str, kind: ModelKind) -> Backend:
-        """Look a model up for use.
+        """Look up the backend of a model.
 
         Raises:
-            ModelNotFoundError: no such id.
-            WrongModelKindError: it serves another endpoint.
-            ModelStartingError: it is still being loaded.
-            ModelFailedError: it could not be loaded.
+            ModelNotFoundError: no model has this id.
+            WrongModelKindError: the model serves other endpoints.
+            ModelStartingError: the model is still being loaded.
+            ModelFailedError: the model could not be loaded.
         """
         entry = self._entries.get(model_id)
         if entry is None:
@@ -221,27 +228,27 @@ def _get_backend(entry: ModelEntry, kind: ModelKind) -> Backend:
 
 
 def model_not_found(model_id: str, param: str = "model") -> ModelNotFoundError:
-    """The error for an id that is not configured."""
-    shown = model_id[:_MAX_ID_IN_MESSAGE] + ("…" if len(model_id) > _MAX_ID_IN_MESSAGE else "")
+    """Build the error for an id that is not configured, or not for this key."""
     return ModelNotFoundError(
-        f"The model '{shown}' does not exist; GET /v1/models lists those that do.", param=param
+        f"The model '{quote(model_id)}' does not exist; GET /v1/models lists those that do.",
+        param=param,
     )
 
 
 class Models:
-    """Where the current registry is to be had: one writer swaps it, requests read it."""
+    """Holds the current registry: one writer swaps it, requests read it."""
 
     def __init__(self, current: Registry | None = None) -> None:
-        """Start with the given registry, or with none known."""
+        """Start with a registry, or with an empty one that is not known yet."""
         self.current = current or Registry()
         self.is_known = current is not None
-        """False until the models have been looked up once."""
+        """False until the models have been loaded once."""
 
     def swap(self, registry: Registry) -> None:
-        """Replace the registry for all requests that begin from now on."""
+        """Replace the registry for all later requests."""
         self.current = registry
         self.is_known = True
 
     def for_key(self, key: Key) -> Registry:
-        """The current registry, as a key may see it."""
+        """Return the part of the current registry that a key may use."""
         return self.current.for_key(key)

@@ -1,4 +1,4 @@
-"""What all endpoints share besides the models: limits, policy and optional services."""
+"""Settings and optional services that all endpoints share."""
 
 from dataclasses import dataclass, field
 
@@ -11,7 +11,7 @@ from api.settings import Limits, Policy
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """Settings and ports; a service that is None is switched off."""
+    """Settings and ports; a port that is None is switched off."""
 
     limits: Limits = field(default_factory=Limits)
     policy: Policy = field(default_factory=Policy)

@@ -1,4 +1,4 @@
-"""Admission of a request by the limits of its key, the same for every endpoint."""
+"""Admission of requests by the limits of their key."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -13,14 +13,19 @@ class Permit:
     """Permission to run one request."""
 
     headers: dict[str, str] = field(default_factory=dict)
-    """Response headers with the status of the key's limits."""
+    """Response headers with the state of the key's limits."""
     delivered_images: int = 0
-    """Images that were sent to the client; the rest of the reserved images is released."""
+    """Images that were sent to the client; all others are released when the permit ends."""
 
 
 @asynccontextmanager
 async def rate_limited(limiter: Limiter | None, key: Key, images: int = 0) -> AsyncIterator[Permit]:
-    """Hold a permit while the block runs; keys without limits need no limiter.
+    """Hold a permit while the block runs; a key without limits always gets one.
+
+    Args:
+        limiter: None switches limits off.
+        key: the key that sends the request.
+        images: how many images the request wants.
 
     Raises:
         RateLimitError, InsufficientQuotaError, UnavailableError: as `Limiter.admit`.

@@ -1,4 +1,4 @@
-"""The API keys in force: secrets are looked up by digest, and the ring is swapped as a whole."""
+"""The API keys in force: looked up by digest, and replaced as a whole."""
 
 import hmac
 from collections.abc import Callable, Iterable
@@ -12,15 +12,15 @@ _MAX_KEY_CHARS = 256
 
 @dataclass(frozen=True, slots=True)
 class KeyDigest:
-    """One secret that opens for a key; a key that is being rotated has two."""
+    """The digest of one secret of a key; a key that is being rotated has two secrets."""
 
     key: Key
     digest: bytes = field(repr=False)
     until_s: float | None = None
-    """Unix time at which this secret ends, whatever the key."""
+    """Unix time at which this secret expires; the key may expire earlier."""
 
     def is_active_at(self, now_s: float) -> bool:
-        """Whether it lets anyone in."""
+        """Return whether the secret authenticates at a Unix time."""
         return (self.until_s is None or now_s < self.until_s) and self.key.is_valid_at(now_s)
 
 
@@ -28,25 +28,26 @@ _NO_MATCH = KeyDigest(Key("", "", "", is_disabled=True), bytes(32))
 
 
 class KeyRing:
-    """Who may enter, at one moment; never changed, only replaced."""
+    """An immutable set of secrets."""
 
     def __init__(self, entries: Iterable[KeyDigest], pepper: bytes) -> None:
-        """Index entries whose digests were made with `pepper`."""
+        """Index digests that were made with `pepper`."""
         self._entries = {entry.digest: entry for entry in entries}
         self._pepper = pepper
 
     def __len__(self) -> int:
-        """How many secrets there are."""
+        """Return the number of secrets."""
         return len(self._entries)
 
     def __repr__(self) -> str:
-        """Show how many there are, and nothing of what they are."""
+        """Show the number of secrets and nothing else."""
         return f"KeyRing({len(self)})"
 
     def find(self, offered: str, now_s: float) -> Key | None:
-        """The key that a secret opens for.
+        """Return the key that a secret authenticates at a Unix time.
 
-        Whatever is offered, and whether it is known, costs one digest and one comparison.
+        Every look-up costs one digest and one comparison, so its time does not tell which
+        secrets exist.
         """
         if not _is_well_formed(offered):
             return None
@@ -58,10 +59,10 @@ class KeyRing:
 
 
 def to_entries(secrets: Iterable[str], pepper: bytes) -> list[KeyDigest]:
-    """Entries for bare secrets: they open all models, without limits, and administer nothing.
+    """Build keys for bare secrets: for all models, without limits and without the scope `admin`.
 
     Raises:
-        ValueError: there is none, or one that no client could offer.
+        ValueError: there is no secret, or one that does not fit into a header.
     """
     secrets = list(secrets)
     if not secrets:
@@ -71,10 +72,10 @@ def to_entries(secrets: Iterable[str], pepper: bytes) -> list[KeyDigest]:
     return [_to_entry(digest(pepper, secret)) for secret in secrets]
 
 
-def _to_entry(made: bytes) -> KeyDigest:
-    # Nothing but the digest tells these keys apart, and a part of it opens nothing.
-    name = f"env-{made.hex()[:8]}"
-    return KeyDigest(Key(name, name, "default", may_log_prompts=True), made)
+def _to_entry(secret_digest: bytes) -> KeyDigest:
+    # These keys have no other name, and a part of the digest does not authenticate.
+    name = f"env-{secret_digest.hex()[:8]}"
+    return KeyDigest(Key(name, name, "default", may_log_prompts=True), secret_digest)
 
 
 def _is_well_formed(secret: str) -> bool:
@@ -82,35 +83,24 @@ def _is_well_formed(secret: str) -> bool:
 
 
 class Keys:
-    """Where the current key ring is to be had: one writer swaps it, requests read it."""
+    """Holds the current key ring: one writer swaps it, requests read it."""
 
     def __init__(self, current: KeyRing, on_failure: Callable[[], None] | None = None) -> None:
-        """Start with keys that need no looking up.
+        """Start with the keys that need not be loaded.
 
         Args:
-            current: opens at once; whoever is not on it cannot be told yet.
+            current: authenticates at once; secrets that it lacks get 503 until the first swap.
             on_failure: called for each request that is refused with a 401.
         """
         self.current = current
         self.is_known = False
-        """False until the keys have been looked up once."""
+        """False until the keys have been loaded once."""
         self.note: str | None = None
-        """Why the current ring may be out of date."""
+        """Why the current ring may be stale."""
         self.on_failure = on_failure
 
-    @classmethod
-    def of_environment(cls, secrets: Iterable[str], pepper: bytes) -> "Keys":
-        """Bare secrets, and nothing to look up.
-
-        Raises:
-            ValueError: as `to_entries`.
-        """
-        keys = cls(KeyRing(to_entries(secrets, pepper), pepper))
-        keys.is_known = True
-        return keys
-
     def swap(self, ring: KeyRing) -> None:
-        """Replace the ring for all requests that begin from now on."""
+        """Replace the ring for all later requests."""
         self.current = ring
         self.is_known = True
         self.note = None

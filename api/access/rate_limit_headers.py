@@ -1,4 +1,4 @@
-"""Rate limits as clients see them: headers and errors like OpenAI's."""
+"""Response headers and errors of rate limits, in OpenAI's format."""
 
 import math
 
@@ -21,7 +21,7 @@ _QUOTA_RENEWALS: dict[LimitName, str] = {
 
 
 def to_headers(status: RateLimitStatus) -> dict[str, str]:
-    """The `x-ratelimit-…` headers of the limits that the key has."""
+    """Build the `x-ratelimit-…` headers of the limits that the key has."""
     return {
         **_to_window_headers("requests", status.requests),
         **_to_window_headers("tokens", status.tokens),
@@ -29,7 +29,7 @@ def to_headers(status: RateLimitStatus) -> dict[str, str]:
 
 
 def to_error(exceeded: LimitExceeded) -> RateLimitError:
-    """The error to raise: InsufficientQuotaError for a quota, else RateLimitError."""
+    """Build the error to raise: InsufficientQuotaError for a quota, else RateLimitError."""
     title = _TITLES[exceeded.limit_name]
     counts = f"limit {exceeded.limit}, used {exceeded.used}, requested {exceeded.requested}."
     error: RateLimitError
@@ -63,12 +63,12 @@ def _to_window_headers(name: str, window: Window | None) -> dict[str, str]:
 
 
 def _to_ms(seconds: float) -> int:
-    """Round up, so that a retry is never early; ignore the last digits, which are float noise."""
+    """Round up to whole milliseconds, but not for float noise; a retry must not be early."""
     return math.ceil(round(seconds * 1000, 3))
 
 
 def _to_duration(milliseconds: int) -> str:
-    """Like OpenAI: `0s`, `12ms`, `1.5s`, `6m0s`."""
+    """Format as OpenAI does: `0s`, `12ms`, `1.5s`, `6m0s`."""
     if 0 < milliseconds < 1000:
         return f"{milliseconds}ms"
     minutes, rest_ms = divmod(milliseconds, 60_000)

@@ -1,4 +1,4 @@
-"""The context of a request, which travels with it to the model."""
+"""Builds the context of a request, which is sent to the model with the request."""
 
 from collections.abc import Callable
 from typing import Protocol
@@ -8,11 +8,11 @@ from api.ports.tenancy import Key, RequestContext
 _MAX_USER_CHARS = 256
 
 CacheSalt = Callable[[str], str]
-"""Tenant → the salt that separates its cached prefixes from other tenants'."""
+"""Tenant → salt that keeps its cached prompt prefixes apart from other tenants'."""
 
 
 class ModelRequest(Protocol):
-    """The parameters that requests of all model endpoints have."""
+    """The parameters that the requests of all model endpoints share."""
 
     @property
     def model(self) -> str:
@@ -20,7 +20,7 @@ class ModelRequest(Protocol):
 
     @property
     def user(self) -> str | None:
-        """The client's own name for its end user."""
+        """The client's name for its end user."""
 
     @property
     def stream(self) -> bool:
@@ -30,7 +30,14 @@ class ModelRequest(Protocol):
 def build_request_context(
     key: Key, request: ModelRequest, *, endpoint: str, cache_salt: CacheSalt | None
 ) -> RequestContext:
-    """Build the context of one request to `endpoint`, a path without `/v1/`."""
+    """Build the context of one request.
+
+    Args:
+        key: the key that sends the request.
+        request: the request as parsed.
+        endpoint: the path without `/v1/`.
+        cache_salt: None lets all tenants share cached prefixes.
+    """
     return RequestContext(
         key_id=key.id,
         tenant=key.tenant,
@@ -45,5 +52,5 @@ def build_request_context(
 
 
 def _to_user(user: str | None) -> str | None:
-    # It is stored in a database, and PostgreSQL's texts cannot hold NUL.
+    # The usage database stores it, and PostgreSQL's texts cannot contain NUL.
     return (user or "")[:_MAX_USER_CHARS].replace("\0", "") or None

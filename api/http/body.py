@@ -1,10 +1,12 @@
-"""One HTTP exchange: reading a body within its limits, noticing a client that leaves, writing JSON.
+"""Receives request bodies within limits of size, time and media type.
 
-Raw ASGI on purpose: Starlette's `Request` and `Response` cannot watch for a disconnect while the
-answer is being computed, and that is what frees the engine.
+Raw ASGI, because Starlette's `Request` has no limits, and cannot notice a disconnect while the
+answer is being computed.
 """
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
@@ -17,36 +19,31 @@ _CHARSETS = frozenset({"charset=utf-8", 'charset="utf-8"', "charset=utf8"})
 
 
 async def read_json_body(scope: Scope, receive: Receive, limits: Limits) -> bytes:
-    """Read the whole body of a request that must carry JSON.
+    """Read the whole body of a request that must be JSON.
 
     Raises:
-        UnsupportedMediaTypeError: it is declared as something else, or compressed.
-        PayloadTooLargeError: it is, or says it is, larger than `limits.max_body_bytes`.
-        BodyTimeoutError: it did not arrive within `limits.body_timeout_s`.
-        ClientDisconnect: the client left.
+        UnsupportedMediaTypeError: the body has another media type or charset, or is compressed.
+        PayloadTooLargeError: the body is, or claims to be, over `limits.max_body_bytes`.
+        BodyTimeoutError: the body did not arrive within `limits.body_timeout_s`.
+        ClientDisconnect: the client disconnected.
     """
     headers = Headers(scope=scope)
     check_media_type(headers, "application/json")
-    check_size(_declared_bytes(headers), limits.max_body_bytes)
-    try:
-        async with asyncio.timeout(limits.body_timeout_s):
-            return await _read_body(receive, limits)
-    except TimeoutError:  # nothing inside raises one of its own
-        raise BodyTimeoutError(
-            f"The request body did not arrive within {limits.body_timeout_s:g} seconds."
-        ) from None
+    _check_size(_read_content_length(headers), limits.max_body_bytes)
+    async with body_deadline(limits):
+        return b"".join([chunk async for chunk in receive_chunks(receive, limits.max_body_bytes)])
 
 
-def check_media_type(headers: Headers, wanted: str) -> None:
-    """Take bodies of one media type only, and as they are.
+def check_media_type(headers: Headers, media_type: str) -> None:
+    """Check that a body has a media type, is in UTF-8 and is not compressed.
 
     Raises:
-        UnsupportedMediaTypeError: it is declared as something else, not in UTF-8, or compressed.
+        UnsupportedMediaTypeError: it does not, or is not.
     """
-    media_type, *parameters = headers.get("content-type", "").lower().split(";")
-    if media_type.strip() != wanted:
-        raise UnsupportedMediaTypeError(f"The header 'content-type' must be '{wanted}'.")
-    # Starlette decodes forms as they say, and with some of Python's codecs a field takes minutes.
+    declared, *parameters = headers.get("content-type", "").lower().split(";")
+    if declared.strip() != media_type:
+        raise UnsupportedMediaTypeError(f"The header 'content-type' must be '{media_type}'.")
+    # Starlette decodes form fields with any codec of Python's, and some take minutes per field.
     charsets = [each.strip() for each in parameters if each.strip().startswith("charset")]
     if not all(each in _CHARSETS for each in charsets):
         raise UnsupportedMediaTypeError("The request body must be in UTF-8.")
@@ -54,36 +51,51 @@ def check_media_type(headers: Headers, wanted: str) -> None:
         raise UnsupportedMediaTypeError("Compressed request bodies are not supported.")
 
 
-def _declared_bytes(headers: Headers) -> int:
-    """What `content-length` says; 0 where it says nothing, for the body is counted anyway."""
-    length = headers.get("content-length", "")
-    # `int` takes more signs than a header may hold, and raises at thousands of digits.
-    return int(length[:18]) if length.isascii() and length.isdigit() else 0
-
-
-def check_size(size_bytes: int, most_bytes: int) -> None:
-    """Bound what a body may hold.
+@asynccontextmanager
+async def body_deadline(limits: Limits) -> AsyncIterator[None]:
+    """Limit the time of the block to `limits.body_timeout_s`.
 
     Raises:
-        PayloadTooLargeError: it holds more.
+        BodyTimeoutError: the block took longer and was cancelled.
     """
-    if size_bytes > most_bytes:
-        raise PayloadTooLargeError(
-            f"The request body is larger than the limit of {most_bytes} bytes."
-        )
+    try:
+        async with asyncio.timeout(limits.body_timeout_s):
+            yield
+    except TimeoutError:  # always this timer's: receiving a body raises no other
+        raise BodyTimeoutError(
+            f"The request body did not arrive within {limits.body_timeout_s:g} seconds."
+        ) from None
 
 
-async def _read_body(receive: Receive, limits: Limits) -> bytes:
-    chunks = []
+async def receive_chunks(receive: Receive, max_bytes: int) -> AsyncIterator[bytes]:
+    """Yield the chunks of a body as they arrive.
+
+    Raises:
+        PayloadTooLargeError: the chunks together exceed `max_bytes`.
+        ClientDisconnect: the client disconnected.
+    """
     size_bytes = 0
-    more = True
-    while more:
+    has_more = True
+    while has_more:
         message = await receive()
         if message["type"] == "http.disconnect":
             raise ClientDisconnect
         chunk = message.get("body", b"")
         size_bytes += len(chunk)
-        check_size(size_bytes, limits.max_body_bytes)
-        chunks.append(chunk)
-        more = message.get("more_body", False)
-    return b"".join(chunks)
+        _check_size(size_bytes, max_bytes)
+        yield chunk
+        has_more = message.get("more_body", False)
+
+
+def _read_content_length(headers: Headers) -> int:
+    """Read the header `content-length`, in bytes; 0 if it is absent or not a number."""
+    length = headers.get("content-length", "")
+    # `int` accepts signs that the header must not have, and raises at thousands of digits.
+    return int(length[:18]) if length.isascii() and length.isdigit() else 0
+
+
+def _check_size(size_bytes: int, max_bytes: int) -> None:
+    if size_bytes > max_bytes:
+        raise PayloadTooLargeError(
+            f"The request body is larger than the limit of {max_bytes} bytes."
+        )

@@ -1,4 +1,4 @@
-"""How long a request may run: until its client disconnects or its deadline passes."""
+"""Bounds the lifetime of a request: its client may disconnect, and its deadline may pass."""
 
 import asyncio
 from collections.abc import AsyncIterator, Coroutine
@@ -14,39 +14,39 @@ from api.settings import Limits
 T = TypeVar("T")
 
 
-async def while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
-    """Run `work` for as long as the client stays; its result or exception is passed on.
+async def while_connected(receive: Receive, answer: Coroutine[Any, Any, T]) -> T:
+    """Run `answer` while the client is connected, and return its result.
 
     Raises:
-        ClientDisconnect: the client left; `work` was cancelled and has ended.
+        ClientDisconnect: the client disconnected; `answer` was cancelled and has ended.
     """
-    working = asyncio.ensure_future(work)
-    leaving = asyncio.ensure_future(_disconnected(receive))
+    answering = asyncio.ensure_future(answer)
+    disconnecting = asyncio.ensure_future(_wait_for_disconnect(receive))
     try:
-        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        if working.done():
-            return working.result()
+        await asyncio.wait({answering, disconnecting}, return_when=asyncio.FIRST_COMPLETED)
+        if answering.done():
+            return answering.result()
         raise ClientDisconnect
     finally:
-        leaving.cancel()
-        working.cancel()
-        # Whoever is told that the work has stopped may rely on it.
-        await asyncio.wait({working, leaving})
-        if not working.cancelled():
-            working.exception()  # marks it as seen, should it have failed while being cancelled
+        disconnecting.cancel()
+        answering.cancel()
+        # Wait until the tasks have really ended before returning.
+        await asyncio.wait({answering, disconnecting})
+        if not answering.cancelled():
+            answering.exception()  # asyncio warns of exceptions that are never retrieved
 
 
-async def _disconnected(receive: Receive) -> None:
+async def _wait_for_disconnect(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
 
 
 @asynccontextmanager
 async def deadline(limits: Limits) -> AsyncIterator[None]:
-    """Bound the time that a model may take.
+    """Limit the time of the block to `limits.request_timeout_s`.
 
     Raises:
-        DeadlineExceededError: it took longer than `limits.request_timeout_s`.
+        DeadlineExceededError: the block took longer and was cancelled.
     """
     timer = asyncio.timeout(limits.request_timeout_s)
     try:
@@ -54,7 +54,7 @@ async def deadline(limits: Limits) -> AsyncIterator[None]:
             yield
     except TimeoutError:
         if not timer.expired():
-            raise  # somebody else's, such as a socket's
+            raise  # not this timer's, but a socket's, for example
         raise DeadlineExceededError(
             f"The model did not answer within {limits.request_timeout_s:g} seconds."
         ) from None

@@ -1,6 +1,6 @@
-"""Multipart forms within limits: counted and timed while they arrive, never stored elsewhere.
+"""Reads multipart forms within limits; files stay in memory.
 
-What a client says of its files (name, type, further headers) is not looked at.
+What a client says about a file besides its field (name, type, further headers) is ignored.
 """
 
 import asyncio
@@ -9,17 +9,17 @@ from dataclasses import dataclass
 
 from starlette.datastructures import Headers
 from starlette.formparsers import MultiPartException, MultiPartParser
-from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope
 
-from api.errors import BodyTimeoutError, InvalidRequestError, MalformedBodyError
-from api.http.body import check_media_type, check_size
+from api.errors import MAX_QUOTED_CHARS, InvalidRequestError, MalformedBodyError, quote
+from api.http.body import body_deadline, check_media_type, receive_chunks
 from api.settings import Limits
 
 _MAX_FIELDS = 64
 _MAX_FILES = 16
 _MAX_FIELD_BYTES = 256 * 1024
 _SLICE_BYTES = 64 * 1024
+"""Parsed at a time; other tasks run between two slices."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,34 +39,30 @@ class Form:
 
 
 async def read_form(scope: Scope, receive: Receive, limits: Limits) -> Form:
-    """Read the whole body of a request that must carry a form.
+    """Read the whole body of a request that must be a multipart form.
 
     Raises:
-        UnsupportedMediaTypeError: it is declared as something else, or compressed.
-        PayloadTooLargeError: it is larger than `limits.max_upload_bytes`.
-        BodyTimeoutError: it did not arrive within `limits.body_timeout_s`.
-        MalformedBodyError: it is not a form, or has too many parts.
-        InvalidRequestError: a field is there twice.
-        ClientDisconnect: the client left.
+        UnsupportedMediaTypeError: the body has another media type or charset, or is compressed.
+        PayloadTooLargeError: the body is over `limits.max_upload_bytes`.
+        BodyTimeoutError: the body did not arrive within `limits.body_timeout_s`.
+        MalformedBodyError: the body is not a form, or has too many parts.
+        InvalidRequestError: a field is repeated.
+        ClientDisconnect: the client disconnected.
     """
     headers = Headers(scope=scope)
     check_media_type(headers, "multipart/form-data")
-    # The parser writes files of more than this to the disk; ours are counted, and stay in memory.
     parser = MultiPartParser(
         headers,
-        _arriving(receive, limits),
+        _receive_slices(receive, limits),
         max_files=_MAX_FILES,
         max_fields=_MAX_FIELDS,
         max_part_size=_MAX_FIELD_BYTES,
     )
+    # The parser writes larger files to the disk; no file of an allowed form is larger.
     parser.spool_max_size = limits.max_upload_bytes + 1
     try:
-        async with asyncio.timeout(limits.body_timeout_s):
+        async with body_deadline(limits):
             return await _parse(parser)
-    except TimeoutError:  # nothing inside raises one of its own
-        raise BodyTimeoutError(
-            f"The request body did not arrive within {limits.body_timeout_s:g} seconds."
-        ) from None
     except MultiPartException:
         raise MalformedBodyError(
             f"The request body is not a multipart form of at most {_MAX_FIELDS} fields and "
@@ -74,21 +70,12 @@ async def read_form(scope: Scope, receive: Receive, limits: Limits) -> Form:
         ) from None
 
 
-async def _arriving(receive: Receive, limits: Limits) -> AsyncGenerator[bytes, None]:
-    """The body as it comes, in pieces that do not hold up others for long."""
-    size_bytes = 0
-    more = True
-    while more:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientDisconnect
-        body = message.get("body", b"")
-        size_bytes += len(body)
-        check_size(size_bytes, limits.max_upload_bytes)
-        for begin in range(0, len(body), _SLICE_BYTES):
-            yield body[begin : begin + _SLICE_BYTES]
+async def _receive_slices(receive: Receive, limits: Limits) -> AsyncGenerator[bytes, None]:
+    """Yield the body in slices, and let other tasks run after each slice is parsed."""
+    async for chunk in receive_chunks(receive, limits.max_upload_bytes):
+        for begin in range(0, len(chunk), _SLICE_BYTES):
+            yield chunk[begin : begin + _SLICE_BYTES]
             await asyncio.sleep(0)
-        more = message.get("more_body", False)
 
 
 async def _parse(parser: MultiPartParser) -> Form:
@@ -101,7 +88,7 @@ async def _parse(parser: MultiPartParser) -> Form:
                 files.append(Upload(name, await value.read()))
             elif name in fields:
                 raise InvalidRequestError(
-                    f"The field '{name[:64]}' is there twice.", param=name[:64]
+                    f"The field '{quote(name)}' is there twice.", param=name[:MAX_QUOTED_CHARS]
                 )
             else:
                 fields[name] = value

@@ -1,4 +1,4 @@
-"""Bytes → a validated request, or an error that names the parameter at fault."""
+"""Parses a body into a validated request, or an error that names the parameter at fault."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -8,6 +8,7 @@ from typing import Any, Generic, Self, TypeVar
 from pydantic import ValidationError
 
 from api.errors import (
+    MAX_QUOTED_CHARS,
     InvalidRequestError,
     MalformedBodyError,
     MissingParameterError,
@@ -20,7 +21,6 @@ from api.settings import Parameters
 
 RequestModel = TypeVar("RequestModel", bound=Request, covariant=True)
 
-_MAX_NAME_IN_MESSAGE = 64
 _MAX_NAMES_IN_HEADER = 64
 _MAX_ERRORS = 10_000
 """Most validation errors collected per request; only the first is reported."""
@@ -40,11 +40,14 @@ class ParsedRequest(Generic[RequestModel]):
     """The body as the client sent it, if the prompt log needs it."""
 
     def add_without_effect(self, *names: str) -> Self:
-        """The same request with further parameters that have no effect."""
+        """Return a copy with further parameters that have no effect."""
         return replace(self, without_effect=(*self.without_effect, *names))
 
     def headers(self) -> dict[str, str]:
-        """Report them in a response header; names that do not fit into a header are left out."""
+        """Build the response header that lists the parameters without effect.
+
+        Names that a header cannot contain are left out.
+        """
         names = [name for name in self.without_effect if name.isascii() and name.isprintable()]
         if len(names) > _MAX_NAMES_IN_HEADER:
             names[_MAX_NAMES_IN_HEADER:] = [f"and {len(names) - _MAX_NAMES_IN_HEADER} more"]
@@ -55,8 +58,8 @@ def read_json_object(body: bytes) -> dict[str, Any]:
     """Decode a body that must be one JSON object in UTF-8, without NaN or infinity.
 
     Raises:
-        MalformedBodyError: it is anything else, is nested too deeply, or has a member twice.
-        InvalidRequestError: it has far too many arrays and objects.
+        MalformedBodyError: it is anything else, is nested too deeply, or repeats a member.
+        InvalidRequestError: it has too many arrays and objects.
     """
     if _has_more_containers(body, _MAX_CONTAINERS):
         raise InvalidRequestError(
@@ -65,9 +68,9 @@ def read_json_object(body: bytes) -> dict[str, Any]:
     try:
         value = read_json(body)
     except DuplicateKeyError:
-        raise MalformedBodyError("The request body has an object with a member twice.") from None
+        raise MalformedBodyError("The request body has an object with a repeated member.") from None
     except ValueError:
-        # The parser's own message quotes nothing, but its wording is not ours to promise.
+        # The parser's message is not passed on, because it may change with its version.
         raise MalformedBodyError("The request body is not valid JSON in UTF-8.") from None
     if not isinstance(value, dict):
         raise MalformedBodyError("The request body must be a JSON object.")
@@ -75,7 +78,7 @@ def read_json_object(body: bytes) -> dict[str, Any]:
 
 
 def _has_more_containers(body: bytes, count: int) -> bool:
-    """Whether JSON has more than `count` arrays and objects; brackets in strings do not count."""
+    """Return whether JSON has more than `count` arrays and objects, brackets in strings aside."""
     if body.count(b"[") + body.count(b"{") <= count:
         return False
     plain = _STRING.sub(b"", body)
@@ -85,11 +88,11 @@ def _has_more_containers(body: bytes, count: int) -> bool:
 def read_request(
     body: bytes, model: type[RequestModel], parameters: Parameters = "strict"
 ) -> ParsedRequest[RequestModel]:
-    """Turn a body into a request of the given schema.
+    """Parse a body into a request of the given schema.
 
     Raises:
         MalformedBodyError: the body is not a JSON object.
-        MissingParameterError, UnknownParameterError, UnsupportedParameterError, InvalidRequestError: by parameter.
+        InvalidRequestError: as `read_members`.
     """
     return read_members(read_json_object(body), model, parameters)
 
@@ -97,11 +100,18 @@ def read_request(
 def read_members(
     members: dict[str, Any], model: type[RequestModel], parameters: Parameters = "strict"
 ) -> ParsedRequest[RequestModel]:
-    """Turn decoded members into a request of the given schema.
+    """Validate decoded members as a request of the given schema.
+
+    Args:
+        members: changed in place: parameters that are left out are removed.
+        model: the schema.
+        parameters: the policy for parameters that cannot be honoured.
 
     Raises:
-        MissingParameterError, UnknownParameterError, UnsupportedParameterError, InvalidRequestError: by parameter,
-            unless there are far too many of them.
+        MissingParameterError: a required parameter is absent or null.
+        UnknownParameterError: the schema does not have a parameter.
+        UnsupportedParameterError: a parameter cannot be honoured.
+        InvalidRequestError: a value is invalid, or there are too many parameters or errors.
     """
     _check_count(members, model)
     ignored = [name for name in members if name in model.reported and members[name] is not None]
@@ -142,16 +152,16 @@ def _check_count(members: Mapping[str, Any], model: type[Request]) -> None:
 def _ignorable(
     details: Sequence[Mapping[str, Any]], members: dict[str, Any]
 ) -> list[tuple[int | str, ...]]:
-    """The paths of parameters that may be left out; none if there are other errors too."""
+    """Return the paths of the parameters to leave out; none if any error has another cause."""
     paths = [detail["loc"] for detail in details]
-    can_all = all(detail["type"] in ("extra_forbidden", "unsupported") for detail in details)
-    # Messages may be sent as a string of JSON; their members are not in the body.
-    is_there = can_all and all(path[-1] in _find(members, path[:-1]) for path in paths)
-    return paths if is_there else []
+    are_unknown = all(detail["type"] in ("extra_forbidden", "unsupported") for detail in details)
+    # Messages may be sent as a string of JSON, whose members cannot be removed from the body.
+    are_in_body = are_unknown and all(path[-1] in _find(members, path[:-1]) for path in paths)
+    return paths if are_in_body else []
 
 
 def _find(members: Any, path: tuple[int | str, ...]) -> dict[Any, Any]:
-    """The object at a path; empty if there is none."""
+    """Return the object at a path; empty if there is none."""
     for part in path:
         try:
             members = members[part]
@@ -176,13 +186,13 @@ def _to_invalid_request(detail: Mapping[str, Any]) -> InvalidRequestError:
         return UnsupportedParameterError(f"{detail['msg']}.", param=param)
     reason = str(detail["msg"]).removeprefix("Value error, ")
     if detail["type"] == "model_type":
-        reason = "input should be an object"  # pydantic's message names our class
+        reason = "input should be an object"  # pydantic's message shows the name of the class
     return InvalidRequestError.value(param, f"{reason[0].lower()}{reason[1:]}")
 
 
 def _to_param(location: tuple[int | str, ...]) -> str:
-    """`("messages", 0, "role")` → `messages[0].role`, as OpenAI writes it."""
+    """Format a path as OpenAI does: `("messages", 0, "role")` → `messages[0].role`."""
     path = ""
     for part in location:
-        path += f"[{part}]" if isinstance(part, int) else f".{part[:_MAX_NAME_IN_MESSAGE]}"
+        path += f"[{part}]" if isinstance(part, int) else f".{part[:MAX_QUOTED_CHARS]}"
     return path.removeprefix(".")

@@ -1,7 +1,9 @@
-"""Responses of server-sent events; the only module that writes `data: `.
+"""Sends responses of server-sent events; the only module that writes `data: `.
 
-Source: WHATWG HTML §9.2 (event streams). Payloads are JSON in ASCII, so they cannot contain a line
-break that some clients split at (U+2028, U+0085, …).
+Payloads are JSON in ASCII, because some clients split events at non-ASCII line breaks (U+2028,
+U+0085, …).
+
+Source: WHATWG HTML §9.2 (event streams).
 """
 
 from collections.abc import Iterable
@@ -9,10 +11,10 @@ from collections.abc import Iterable
 from starlette.types import Send
 
 Event = tuple[str | None, bytes]
-"""The event's name, None for unnamed events, and its payload."""
+"""The event's name or None, and its payload."""
 
 COMMENT = ":"
-"""Use as an event's name: clients skip comments, but the connection does not look idle."""
+"""As an event's name: a comment, which clients skip, and which keeps the connection from idling."""
 
 _HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -22,27 +24,28 @@ _HEADERS = [
 
 
 class EventStream:
-    """An event stream on one response; nothing is sent before the first event."""
+    """One response of events; the response starts with the first event."""
 
     def __init__(
         self, send: Send, unwrapped_send: Send | None = None, headers: dict[str, str] | None = None
     ) -> None:
-        """Write to the ASGI `send` of the response.
+        """Prepare the response.
 
         Args:
             send: sends the start of the response, which all middleware must see.
-            unwrapped_send: sends the rest without middleware, which costs as much per event as
-                rendering a chunk.
-            headers: response headers besides those of every event stream.
+            unwrapped_send: sends the rest without middleware, which would cost as much per event
+                as rendering a chunk.
+            headers: additional response headers.
         """
-        own = [(name.encode(), value.encode("latin-1")) for name, value in (headers or {}).items()]
-        self._headers = [*_HEADERS, *own]
+        items = (headers or {}).items()
+        added = [(name.encode(), value.encode("latin-1")) for name, value in items]
+        self._headers = [*_HEADERS, *added]
         self._send = send
         self._unwrapped_send = unwrapped_send or send
         self.is_started = False
 
     async def write(self, events: Iterable[Event]) -> None:
-        """Send events in one ASGI message; none if there are no events."""
+        """Send all events in one ASGI message; without events, send nothing."""
         body = b"".join(
             [
                 b"data: " + payload + b"\n\n" if name is None else _encode_named(name, payload)
@@ -58,7 +61,7 @@ class EventStream:
         await self._unwrapped_send({"type": "http.response.body", "body": body, "more_body": True})
 
     async def close(self) -> None:
-        """End the response; the last event has told the client that it is the last."""
+        """End the response; the events must have told the client that the stream is complete."""
         await self._unwrapped_send({"type": "http.response.body", "body": b""})
 
 

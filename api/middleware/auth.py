@@ -1,4 +1,4 @@
-"""Bearer keys: everything is private unless its exact path is listed as public."""
+"""Authentication by bearer keys: every path is private unless it is listed as public."""
 
 import re
 import time
@@ -15,11 +15,11 @@ from api.ports.tenancy import Key, Scope
 _SCOPE_KEY = "triptych.key"
 
 ANONYMOUS = Key("anonymous", "anonymous", "default", may_log_prompts=True)
-"""Who asks where authentication is off."""
+"""The key of all requests when authentication is off."""
 
 
 class AuthMiddleware:
-    """Middleware: let a request pass when it is public, or carries a key that opens."""
+    """Middleware: passes requests that have a valid key or a public path."""
 
     def __init__(
         self,
@@ -31,10 +31,10 @@ class AuthMiddleware:
         """Wrap an ASGI application.
 
         Args:
-            app: what is to be protected.
+            app: the application to protect.
             keys: None turns authentication off.
-            public_paths: exact ones.
-            public_pattern: of whole paths that are secrets themselves.
+            public_paths: exact paths that need no key.
+            public_pattern: matches whole paths that need no key, because they are secret.
         """
         self._app = app
         self._keys = keys
@@ -42,11 +42,11 @@ class AuthMiddleware:
         self._public_pattern = public_pattern
 
     async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
-        """Check the key, and leave it in the scope.
+        """Check the key and store it in the scope.
 
         Raises:
-            InvalidApiKeyError: there is none, or it opens nothing.
-            KeysUnknownError: nobody can tell yet.
+            InvalidApiKeyError: the key is missing, unknown, expired or disabled.
+            KeysUnknownError: the key is unknown, and the keys are not loaded yet.
         """
         if scope["type"] == "http" and not self._is_public(scope["path"]):
             scope[_SCOPE_KEY] = ANONYMOUS if self._keys is None else _check(scope, self._keys)
@@ -54,8 +54,8 @@ class AuthMiddleware:
 
     def _is_public(self, path: str) -> bool:
         pattern = self._public_pattern
-        is_secret = pattern is not None and pattern.fullmatch(path) is not None
-        return path in self._public_paths or is_secret
+        matches = pattern is not None and pattern.fullmatch(path) is not None
+        return path in self._public_paths or matches
 
 
 def _check(scope: AsgiScope, keys: Keys) -> Key:
@@ -79,22 +79,22 @@ def _read_secret(scope: AsgiScope) -> str:
             "No API key was given; send it in the header 'Authorization: Bearer YOUR_KEY'."
         )
     scheme, _, secret = authorizations[0].partition(" ")
-    # Of two headers a proxy in front may have checked the other one.
+    # A proxy in front of the service may have checked the other of two headers.
     if len(authorizations) > 1 or scheme.lower() != "bearer":
         raise InvalidApiKeyError("The API key is not valid.")
     return secret
 
 
 def get_key(scope: AsgiScope) -> Key:
-    """The key that this request came with."""
+    """Return the key of a request."""
     return cast(Key, scope[_SCOPE_KEY])
 
 
 def get_key_for(scope: AsgiScope, wanted: Scope) -> Key:
-    """The key that this request came with, if it has a scope.
+    """Return the key of a request that needs a scope.
 
     Raises:
-        InsufficientPermissionsError: it has not.
+        InsufficientPermissionsError: the key lacks the scope.
     """
     key = get_key(scope)
     if wanted not in key.scopes:

@@ -1,4 +1,4 @@
-"""Every response says which request it answers, in `x-request-id`."""
+"""Gives every request an id, and returns it in the response header `x-request-id`."""
 
 import re
 import secrets
@@ -11,20 +11,20 @@ _SCOPE_KEY = "triptych.request_id"
 
 
 class RequestIdMiddleware:
-    """Middleware: take the client's request id if it is harmless, else make one."""
+    """Middleware: uses the client's request id if it is harmless, else generates one."""
 
     def __init__(self, app: ASGIApp, *, is_echoed_outside: bool = False) -> None:
         """Wrap an ASGI application.
 
         Args:
             app: the application.
-            is_echoed_outside: whoever serves it writes the response header already.
+            is_echoed_outside: the server itself adds the response header.
         """
         self._app = app
         self._is_echoed_outside = is_echoed_outside
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Name the request in the scope and in the headers of its response."""
+        """Store the request id in the scope and in the response headers."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -41,5 +41,5 @@ class RequestIdMiddleware:
 
 
 def get_request_id(scope: Scope) -> str:
-    """The id that `RequestId` gave to this request."""
+    """Return the id that RequestIdMiddleware gave to a request."""
     return str(scope[_SCOPE_KEY])

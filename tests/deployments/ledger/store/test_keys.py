@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
-from api.access.key_format import digest, find_id
+from api.access.key_format import digest
 from api.errors import InvalidRequestError, KeyNotFoundError
 from api.ports.tenancy import MODEL_SCOPES, Key, KeyLimits
 from deployments.ledger.audit_log import AuditLog
@@ -57,7 +57,7 @@ async def test_new_key_has_its_own_tenant_and_all_scopes_but_admin(store: KeySto
         new.key.id, "app", "app", scopes=MODEL_SCOPES, created_at_s=new.key.created_at_s
     )
     assert abs(new.key.created_at_s - time.time()) < 60
-    assert find_id(new.secret) == new.key.id
+    assert new.secret.startswith(f"sk-triptych-{new.key.id}-")
 
 
 async def test_every_field_is_stored(store: KeyStore) -> None:
@@ -154,7 +154,7 @@ async def test_rotation_keeps_the_id_and_ends_the_old_secret(store: KeyStore) ->
     new = await store.rotate_key("app", 0)
 
     assert new.key == old.key
-    assert find_id(new.secret) == old.key.id
+    assert new.secret.startswith(f"sk-triptych-{old.key.id}-")
     assert await only(store) == StoredKey(old.key, digest(PEPPER, new.secret), None, None)
 
 
