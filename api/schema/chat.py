@@ -7,7 +7,7 @@ from pydantic import AfterValidator, Field, field_validator
 from api.schema.chat_messages import Messages, check_tool_messages
 from api.schema.common import REFUSED_OF_VLLM, TextRequest, TokenCount, at_most
 from api.schema.json_schema import check_lengths
-from api.schema.tools import MAX_TOOLS, FunctionTool, ResponseFormat, ToolChoiceField, refuse
+from api.schema.tools import MAX_TOOLS, FunctionTool, ResponseFormat, ToolChoiceField, unsupported
 
 _MAX_TOP_LOGPROBS = 20
 _MAX_MODALITIES = 2
@@ -17,7 +17,7 @@ _MAX_TEMPLATE_OPTIONS = 16
 
 def _check_store(value: bool) -> bool:
     if value:
-        raise refuse("The parameter 'store' can only be false: this service keeps no answers")
+        raise unsupported("The parameter 'store' can only be false: this service keeps no answers")
     return value
 
 
@@ -87,7 +87,7 @@ class ChatRequest(TextRequest):
 
     # Extensions of other services.
     loglikelihood: bool = False
-    """Report the log probability of every token of the prompt but the first."""
+    """Report the log probability of each token of the prompt, except the first."""
 
     @field_validator("messages", mode="after")
     @classmethod
@@ -105,15 +105,15 @@ class ChatRequest(TextRequest):
     @field_validator("tool_choice", mode="after")
     @classmethod
     def _names_a_tool(cls, choice: Any, info: Any) -> Any:
-        """Validated after `tools`, in the order of the fields."""
-        tools = info.data.get("tools", [])  # None if not given; absent if wrong itself
+        """Fields are validated in order, so `tools` are known here."""
+        tools = info.data.get("tools", [])  # None if not given; absent if invalid
         if tools is None and choice is not None and choice.type != "none":
             raise ValueError("it is only allowed together with 'tools'")
         names = {tool.function.name for tool in tools or []}
-        wanted = [choice.function] if choice and choice.function else []
+        chosen = [choice.function] if choice and choice.function else []
         if choice and choice.allowed_tools:
-            wanted = [tool.function for tool in choice.allowed_tools.tools]
-        if names and any(function.name not in names for function in wanted):
+            chosen = [tool.function for tool in choice.allowed_tools.tools]
+        if names and any(function.name not in names for function in chosen):
             raise ValueError("it names a function that is not among 'tools'")
         if choice and (choice.type == "required" or choice.allowed_tools):
             check_lengths([tool.function.parameters or {} for tool in tools or []])
@@ -125,6 +125,6 @@ class ChatRequest(TextRequest):
         functions = [tool.function for tool in tools]
         if len({function.name for function in functions}) < len(functions):
             raise ValueError("two functions have the same name")
-        # The engine holds a model to the schemas of these all together.
+        # The engine compiles the schemas of all strict functions into one grammar.
         check_lengths([each.parameters or {} for each in functions if each.strict])
         return tools

@@ -1,4 +1,4 @@
-"""The turns of a conversation. Source: OpenAI openapi.yaml, `ChatCompletionRequestMessage`."""
+"""The messages of a chat. Source: OpenAI openapi.yaml, `ChatCompletionRequestMessage`."""
 
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -18,7 +18,7 @@ _MAX_TOOL_CALLS_TOGETHER = 4096
 
 @dataclass(frozen=True, slots=True)
 class ImageUrl:
-    """A picture by its URL, most often a `data:` one that holds it."""
+    """An image by its URL, usually a `data:` URL that contains it."""
 
     url: str
 
@@ -27,7 +27,7 @@ Content = str | tuple[str | ImageUrl, ...]
 
 
 def _to_content(value: Any, info: ValidationInfo) -> Content | None:
-    """Text parts alone are the concatenation of their texts; with pictures they stay apart."""
+    """Join text parts into one text, unless there are images among them."""
     if value is None:
         if info.data.get("tool_calls") or info.data.get("refusal"):
             return None
@@ -41,7 +41,7 @@ def _to_content(value: Any, info: ValidationInfo) -> Content | None:
     if len(texts) == len(parts):
         return "".join(texts)
     if info.data.get("role", "user") != "user":
-        raise ValueError("only a user message may hold pictures")
+        raise ValueError("only a user message may contain images")
     return tuple(parts)
 
 
@@ -52,7 +52,7 @@ def _to_part(part: Any) -> str | ImageUrl:
     if kind == "image_url":
         image = _to_member(part, "image_url", dict)
         if image.get("detail") not in (None, "auto", "low", "high") or image.keys() - _IMAGE_KEYS:
-            raise ValueError("an 'image_url' holds a 'url' and perhaps a 'detail'")
+            raise ValueError("an 'image_url' has only a 'url' and optionally a 'detail'")
         if not isinstance(image.get("url"), str):
             raise ValueError("an 'image_url' needs a 'url' that is a string")
         return ImageUrl(image["url"])
@@ -62,22 +62,22 @@ def _to_part(part: Any) -> str | ImageUrl:
 _IMAGE_KEYS = {"url", "detail"}
 
 
-def _to_member(part: dict[str, Any], key: str, wanted: type) -> Any:
-    if part.keys() - {"type", key} or not isinstance(part.get(key), wanted):
-        name = "a string" if wanted is str else "an object"
+def _to_member(part: dict[str, Any], key: str, expected: type) -> Any:
+    if part.keys() - {"type", key} or not isinstance(part.get(key), expected):
+        name = "a string" if expected is str else "an object"
         raise ValueError(f"a content part of type '{key}' needs '{key}', {name}, and nothing else")
     return part[key]
 
 
 class FunctionCall(Request):
-    """A call that the model has made."""
+    """A function and its arguments, as the model called it."""
 
     name: FunctionName
     arguments: str
 
 
 class AssistantToolCall(Request):
-    """A call that the model has made, with its id."""
+    """A tool call of the model."""
 
     id: Annotated[str, Field(min_length=1, max_length=256)]
     type: Literal["function"] = "function"
@@ -85,7 +85,7 @@ class AssistantToolCall(Request):
 
 
 def _read_reasoning(value: Any) -> Any:
-    """`reasoning_content` is the older name of `reasoning`, and still what many clients send."""
+    """Accept `reasoning_content`, the older name of `reasoning`, which many clients send."""
     if isinstance(value, dict) and "reasoning_content" in value:
         value = dict(value)
         older = value.pop("reasoning_content")
@@ -94,9 +94,10 @@ def _read_reasoning(value: Any) -> Any:
 
 
 class ChatMessage(Request):
-    """One message; `developer` is OpenAI's newer word for `system`.
+    """One message; `developer` is OpenAI's newer name of `system`.
 
-    What an answer held may be sent back as it came, the members that say nothing included.
+    Clients may send the message of an answer back as it is, so `refusal` and `annotations` are
+    accepted.
     """
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
@@ -111,7 +112,7 @@ class ChatMessage(Request):
     content: Annotated[Content | None, PlainValidator(_to_content)] = Field(
         None, validate_default=True
     )
-    """Last, because what it must be depends on the others."""
+    """The last field, because its validation needs the others."""
 
     _rename = model_validator(mode="before")(_read_reasoning)
 
@@ -126,7 +127,7 @@ class ChatMessage(Request):
 
 
 def _to_messages(value: Any) -> Any:
-    """An array; or, as some services have it, a string that holds one, or is the user's message."""
+    """Convert a string to messages; some services accept JSON in it, or a user message."""
     messages = _read_messages(value) if isinstance(value, str) else value
     if isinstance(messages, list):
         calls = (message.get("tool_calls") for message in messages if isinstance(message, dict))
@@ -143,7 +144,7 @@ def _read_messages(text: str) -> Any:
         messages = read_json(text)
     except DuplicateKeyError:
         if text.lstrip().startswith("["):
-            raise ValueError("has an object with a member twice") from None
+            raise ValueError("has an object with a repeated member") from None
         messages = None
     except ValueError:
         messages = None
@@ -159,10 +160,10 @@ Messages = Annotated[
 
 
 def check_tool_messages(messages: list[ChatMessage]) -> None:
-    """Check that every result answers a call that was made before it.
+    """Check that every tool message follows the message with its tool call.
 
     Raises:
-        ValueError: one does not.
+        ValueError: a tool message does not.
     """
     called: set[str] = set()
     for message in messages:

@@ -1,4 +1,4 @@
-"""What the schemas share: strictness, and the parameters of every text request."""
+"""Parts that several schemas share: the strict base class, and parameters of text requests."""
 
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -6,9 +6,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 MAX_TOKENS = 2**31 - 1
 MAX_TEXTS = 65_536
-"""Of any request, whatever the service's own limits: so many are looked at one by one."""
+"""Most texts of a request, whatever the service's limits: each is validated by itself."""
 _MAX_UNKNOWN = 16
-"""Members of one object; each becomes an error, and then a line of `x-ignored-parameters`."""
+"""Most unknown members of one object: each becomes an error, or part of a response header."""
 _MAX_STOP_SEQUENCES = 4
 _MAX_TOKEN_IDS = 16_384
 _MAX_BIASES = 300
@@ -16,26 +16,26 @@ _MAX_BAD_WORDS = 64
 
 
 class Request(BaseModel):
-    """Base of all requests: no unknown field, no coercion, no NaN."""
+    """Base of all request schemas: no unknown fields, no coercion, no NaN."""
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, strict=True, allow_inf_nan=False, hide_input_in_errors=True
     )
 
     refused: ClassVar[frozenset[str]] = frozenset()
-    """Parameters that exist elsewhere and cannot be honoured here."""
+    """Parameters of other services that this service cannot honour."""
     reported: ClassVar[frozenset[str]] = frozenset()
-    """Parameters that change no answer: taken, and reported as without effect."""
+    """Parameters that are accepted, and reported as without effect."""
 
     @classmethod
     def count_members(cls) -> int:
-        """How many there may be: all that are known by name, and some that are not."""
+        """Return the largest number of members: all known names, and a few unknown ones."""
         return len(cls.model_fields) + len(cls.refused) + len(cls.reported) + _MAX_UNKNOWN
 
     @model_validator(mode="before")
     @classmethod
     def _drop_nulls(cls, value: Any) -> Any:
-        """A null means "absent", known name or not: clients send whole option objects."""
+        """Treat null as absent, even for unknown names: clients send whole option objects."""
         if not isinstance(value, dict):
             return value
         if len(value) > cls.count_members():
@@ -44,10 +44,10 @@ class Request(BaseModel):
 
 
 def at_most(count: int) -> BeforeValidator:
-    """How many an array or object may hold, before any of them is looked at.
+    """Limit the size of an array or object before its items are validated.
 
-    With pydantic's own limit each one that is wrong becomes an error first; a body has room for
-    millions, and nobody else is served meanwhile.
+    Pydantic's own limit comes after the validation of the items, and each invalid item becomes an
+    error; a body has room for millions, which would block the event loop.
     """
 
     def check(value: Any) -> Any:
@@ -67,7 +67,7 @@ StopSequences = Annotated[
     BeforeValidator(_to_list),
     at_most(_MAX_STOP_SEQUENCES),
 ]
-"""A string or up to four. Source: OpenAI openapi.yaml, `StopConfiguration`."""
+"""One string, or up to four. Source: OpenAI openapi.yaml, `StopConfiguration`."""
 
 TokenCount = Annotated[int, Field(ge=1, le=MAX_TOKENS)]
 TokenId = Annotated[int, Field(ge=0, le=MAX_TOKENS)]
@@ -75,15 +75,15 @@ ModelId = Annotated[str, Field(min_length=1)]
 
 
 def check_token_ids(ids: list[Any]) -> tuple[int, ...]:
-    """Accept a non-empty list of token ids as the model's tokenizer counts them."""
-    # There may be millions, and nobody else is served meanwhile: no Python for each.
+    """Check that a list holds token ids and is not empty."""
+    # There may be millions, so there is no Python code per item.
     if set(map(type, ids)) != {int} or min(ids) < 0 or max(ids) > MAX_TOKENS:
         raise ValueError("token ids must be a non-empty array of integers, none of them negative")
     return tuple(ids)
 
 
 def to_texts(value: Any) -> Any:
-    """Normalise OpenAI's four forms (string, strings, token ids, lists of them) to a list."""
+    """Convert OpenAI's four forms (string, strings, token ids, lists of token ids) to a list."""
     if isinstance(value, str):
         return [_to_text(value)]
     if not isinstance(value, list) or not value:
@@ -91,7 +91,7 @@ def to_texts(value: Any) -> Any:
     if type(value[0]) is int:
         return [check_token_ids(value)]
     if len(value) > MAX_TEXTS:
-        raise ValueError(f"{len(value)} texts are more than any request may have ({MAX_TEXTS})")
+        raise ValueError(f"{len(value)} texts are more than the limit of {MAX_TEXTS}")
     if len(set(map(type, value))) > 1:
         raise ValueError("must hold either strings or arrays of token ids")
     return [_to_text(item) for item in value]
@@ -109,7 +109,7 @@ Texts = Annotated[list[str | tuple[int, ...]], BeforeValidator(to_texts)]
 
 
 def _to_biases(value: Any) -> Any:
-    """`{"50256": -100}` → {50256: -100.0}; a null bias is no bias."""
+    """Convert `{"50256": -100}` to {50256: -100.0}, and drop null biases."""
     if not isinstance(value, dict) or len(value) > _MAX_BIASES:
         raise ValueError(f"must be an object of at most {_MAX_BIASES} token ids and biases")
     return {_to_token_id(key): bias for key, bias in value.items() if bias is not None}
@@ -123,7 +123,7 @@ def _to_token_id(key: Any) -> Any:
 
 
 Biases = Annotated[dict[int, Annotated[float, Field(ge=-100, le=100)]], BeforeValidator(_to_biases)]
-"""Token id → what is added to its logit. Source: OpenAI openapi.yaml, `logit_bias`."""
+"""Token id → value added to its logit. Source: OpenAI openapi.yaml, `logit_bias`."""
 
 
 class StreamOptions(Request):
@@ -131,9 +131,9 @@ class StreamOptions(Request):
 
     include_usage: bool = False
     include_obfuscation: bool = False
-    """OpenAI pads its chunks against eavesdroppers who measure them; here they come as they are."""
+    """OpenAI pads chunks to hide their sizes from eavesdroppers; this service does not."""
     usage_placement: Literal["own_chunk", "last_chunk"] | None = None
-    """Ours: where the usage goes; None leaves it to the model's configuration."""
+    """An extension: where the usage goes; None leaves it to the model's configuration."""
 
 
 REFUSED_OF_VLLM = frozenset(
@@ -166,7 +166,7 @@ REFUSED_OF_VLLM = frozenset(
         "watermarking",
     ]
 )
-"""What vLLM's own server takes for both: internals, and what could harm others or reads files."""
+"""Parameters of vLLM's server for chat and completions that are internal, or not safe to allow."""
 
 
 class TextRequest(Request):
@@ -207,4 +207,4 @@ class TextRequest(Request):
     peft: ModelId | None = None
     """A LoRA adapter of `model`."""
     log_prompt: bool = False
-    """Whether the prompt may be kept; see the service's prompt log."""
+    """Whether to write the prompt to the service's prompt log."""

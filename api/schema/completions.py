@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field, field_validator
 
 from api.schema.common import MAX_TOKENS, REFUSED_OF_VLLM, TextRequest, Texts
-from api.schema.tools import refuse
+from api.schema.tools import unsupported
 
 _MAX_LOGPROBS = 5
 
@@ -24,7 +24,7 @@ class CompletionRequest(TextRequest):
     @field_validator("best_of", mode="after")
     @classmethod
     def _is_n(cls, value: Any, info: Any) -> Any:
-        """Validated after `n`, in the order of the fields."""
+        """Fields are validated in order, so `n` is known here."""
         if value is not None and value != info.data.get("n", value):
-            raise refuse("The parameter 'best_of' must equal 'n': answers are not ranked here")
+            raise unsupported("The parameter 'best_of' must equal 'n': answers are not ranked here")
         return value

@@ -10,32 +10,32 @@ from api.schema.common import MAX_TOKENS, ModelId, Request, Texts
 
 def _check_limit(limit: int) -> int:
     if limit == 0 or limit < -1:
-        raise ValueError("must be a number of tokens, or -1 for as many as the model takes")
+        raise ValueError("must be a number of tokens, or -1 for the model's maximum")
     return limit
 
 
 def _to_truncate(value: Any) -> Any:
-    """Cohere's words, which NVIDIA's services take too."""
+    """Accept the names that Cohere and NVIDIA use instead of a boolean."""
     if value == "START":
         raise PydanticCustomError(
-            "unsupported", "Cutting texts at their beginning is not supported, only at the 'END'"
+            "unsupported", "Truncation at the 'START' of texts is not supported, only at the 'END'"
         )
     return {"NONE": False, "END": True}.get(value, value) if isinstance(value, str) else value
 
 
 class EncoderRequest(Request):
-    """What all requests to embedding models have in common."""
+    """The parameters that all requests to embedding models have in common."""
 
     model: ModelId
     user: str | None = None
 
     # Extensions.
     truncate: Annotated[bool, BeforeValidator(_to_truncate)] = False
-    """Whether inputs that are too long for the model are cut, and not refused."""
+    """Whether inputs that are too long for the model are truncated instead of refused."""
     truncate_prompt_tokens: (
         Annotated[int, Field(le=MAX_TOKENS), AfterValidator(_check_limit)] | None
     ) = None
-    """vLLM's name for it: tokens of each input to keep; -1 is the model's maximum."""
+    """vLLM's parameter for it: tokens of each input to keep; -1 is the model's maximum."""
 
     @property
     def stream(self) -> bool:
@@ -55,6 +55,6 @@ class EmbeddingsRequest(EncoderRequest):
 
     # Extensions.
     input_type: InputType | None = None
-    """What the texts are, by names of the model's prompts: `query`, `passage`, `document`."""
+    """Name of one of the model's prompts, such as `query`, `passage` or `document`."""
     task: InputType | None = None
-    """Jina's word for `input_type`."""
+    """Jina's name of `input_type`."""

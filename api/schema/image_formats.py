@@ -1,8 +1,8 @@
-"""The image formats that clients may send, told from a file's first bytes."""
+"""Recognises the image formats that clients may send by a file's first bytes."""
 
 
 def is_known_image(data: bytes) -> bool:
-    """Whether a file begins as one of the three formats does.
+    """Return whether a file has the signature of PNG, JPEG or WebP.
 
     Sources: PNG specification §5.2; ITU-T T.81 §B.1.1.3; WebP container specification.
     """

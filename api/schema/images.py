@@ -1,4 +1,4 @@
-"""The bodies of the two image endpoints. Source: OpenAI openapi.yaml, and what peers add."""
+"""The bodies of the two image endpoints. Source: OpenAI openapi.yaml, with common extensions."""
 
 import re
 from typing import Annotated, Any, ClassVar, Literal
@@ -15,13 +15,13 @@ _MAX_PROMPT_CHARS = 32_000
 _MAX_LORAS = 4
 _MAX_LORA_NAME_CHARS = 128
 _MAX_LORA_SCALE = 4.0
-"""As at fal; those below zero are for adapters that move between two opposites."""
+"""The limit of fal.ai; negative scales are for adapters that move between two opposites."""
 
 Quality = Literal["auto", "low", "medium", "high", "xhigh", "max", "standard", "hd"]
 
 
 def _to_size(value: Any) -> Any:
-    """`"256x128"` or `"256*128"` → (256, 128), width first; `auto` is the model's own size."""
+    """Convert `256x128` to (256, 128), width first, and `auto` to None, the model's own size."""
     if value == "auto":
         return None
     match = _SIZE.fullmatch(value) if isinstance(value, str) else None
@@ -37,20 +37,20 @@ def _to_background(value: Any) -> Any:
 
 
 class LoraRequest(Request):
-    """A LoRA adapter to draw with."""
+    """A LoRA adapter and its weight."""
 
     name: Annotated[str, Field(min_length=1, max_length=_MAX_LORA_NAME_CHARS)]
     scale: Annotated[float, Field(ge=-_MAX_LORA_SCALE, le=_MAX_LORA_SCALE)] = 1.0
 
 
-def _check_twins(loras: list[LoraRequest]) -> list[LoraRequest]:
+def _check_names_differ(loras: list[LoraRequest]) -> list[LoraRequest]:
     if len({lora.name for lora in loras}) < len(loras):
         raise ValueError("must not name an adapter twice")
     return loras
 
 
 class ImagesRequest(Request):
-    """A picture to be drawn."""
+    """Images to generate."""
 
     reported: ClassVar = frozenset(["safety_identifier"])
     refused: ClassVar = frozenset(
@@ -73,15 +73,15 @@ class ImagesRequest(Request):
     guidance_scale: Annotated[float, Field(ge=0, le=100)] | None = None
     true_cfg_scale: Annotated[float, Field(ge=1, le=100)] | None = None
     scheduler: Annotated[str, Field(min_length=1, max_length=128)] | None = None
-    loras: Annotated[list[LoraRequest], at_most(_MAX_LORAS), AfterValidator(_check_twins)] = Field(
-        default_factory=list
-    )
+    loras: Annotated[
+        list[LoraRequest], at_most(_MAX_LORAS), AfterValidator(_check_names_differ)
+    ] = Field(default_factory=list)
     seed: Annotated[int, Field(ge=0, le=2**63 - 1)] | None = None
     user: str | None = None
 
 
 class ImageEditRequest(ImagesRequest):
-    """A picture to be drawn over another; the files are no part of it."""
+    """Images to generate from another image; the form's files are validated elsewhere."""
 
     refused: ClassVar = ImagesRequest.refused | {"input_fidelity"}
 
@@ -89,11 +89,9 @@ class ImageEditRequest(ImagesRequest):
 
     @model_validator(mode="before")
     @classmethod
-    def _read_words(cls, value: Any) -> Any:
-        """The fields of a form are texts, whatever they mean."""
-        if not isinstance(value, dict):
-            return value
-        return {name: _read_word(name, member) for name, member in value.items()}
+    def _read_fields(cls, fields: dict[str, str]) -> dict[str, Any]:
+        """Convert the texts of a form to the types of the fields."""
+        return {name: _read_field(name, text) for name, text in fields.items()}
 
 
 _NUMBERS = {
@@ -107,27 +105,27 @@ _NUMBERS = {
     "strength": float,
 }
 _MAX_LORAS_CHARS = 4096
-_MAX_NUMBER_CHARS = 32  # a seed has 19; `int` takes long over thousands
+_MAX_NUMBER_CHARS = 32  # a seed has 19; `int` is slow for thousands
 _NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]*)?([eE][+-]?[0-9]+)?")
 
 
-def _read_word(name: str, word: Any) -> Any:
-    """What cannot be read stays a text, which the field then refuses."""
+def _read_field(name: str, text: str) -> Any:
+    """Convert a text to the type of a field; an invalid text stays, and the field refuses it."""
     if name == "stream":
-        return {"true": True, "false": False}.get(word, word)
+        return {"true": True, "false": False}.get(text, text)
     if name == "loras":
-        return _read_loras(word)
+        return _read_loras(text)
     number = _NUMBERS.get(name)
-    if number is None or len(word) > _MAX_NUMBER_CHARS or not _NUMBER.fullmatch(word):
-        return word
-    return float(word) if number is float or not word.lstrip("+-").isdigit() else int(word)
+    if number is None or len(text) > _MAX_NUMBER_CHARS or not _NUMBER.fullmatch(text):
+        return text
+    return float(text) if number is float or not text.lstrip("+-").isdigit() else int(text)
 
 
-def _read_loras(word: str) -> Any:
-    """The array as JSON: a form has no other way to nest."""
-    if len(word) > _MAX_LORAS_CHARS:
-        return word
+def _read_loras(text: str) -> Any:
+    """Parse JSON, because a form has no arrays of objects."""
+    if len(text) > _MAX_LORAS_CHARS:
+        return text
     try:
-        return read_json(word)
+        return read_json(text)
     except ValueError:
-        return word
+        return text

@@ -1,8 +1,7 @@
-"""What a JSON schema may be before an engine compiles it: small, shallow, and of plain patterns.
+"""Bounds the cost of JSON schemas before an engine compiles them to grammars.
 
-An engine turns schemas into grammars with code whose cost nobody bounds, and a pattern with nested
-quantifiers or a huge count can keep it busy for minutes. Limits: hardening guide, guard G10; at
-most as deep and as large as OpenAI allows or more.
+Engines do not bound that cost: one pattern with nested quantifiers or a huge count keeps an engine
+busy for minutes.
 """
 
 import json
@@ -23,16 +22,16 @@ _MAX_NODES = 1000
 _MAX_ENUM_VALUES = 500
 _MAX_PATTERN_CHARS = 512
 _MAX_PATTERN_CHARS_TOGETHER = 16 * 1024
-"""Of one request: to read a character takes 3 µs, in which nobody else is served."""
+"""Of one request: checking a pattern blocks the event loop for 3 µs per character."""
 _MAX_COUNT = 1024
-"""The largest `{n,m}`, `maxLength`, `maxItems` and their like: engines unroll them."""
+"""The largest `{n,m}`, `maxLength`, `maxItems` etc.: engines unroll them."""
 
 _LONG, _MAX_LENGTHS = 180, 540
-"""A length of so many characters or more costs xgrammar 0.2.8 about 1.6 s of a slow core, shorter
-ones in proportion; three of the long ones, then."""
+"""A length limit of 180 or more characters costs xgrammar 0.2.8 about 1.6 s on a slow core, a
+shorter one in proportion. The total allows three long ones."""
 
 _MAX_REPEATS = 1024
-"""Parts that the `{n,m}` of all patterns unroll to: each costs it a millisecond."""
+"""Most parts that the `{n,m}` of all patterns unroll to: each costs xgrammar a millisecond."""
 
 _TYPES = frozenset(["string", "number", "integer", "boolean", "object", "array", "null"])
 _COUNTS = (
@@ -46,22 +45,22 @@ _COUNTS = (
     "maxContains",
 )
 _SUBSCHEMA_MAPS = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
-_LOOKS = (regex.ASSERT, regex.ASSERT_NOT, regex.GROUPREF, regex.GROUPREF_EXISTS)
+_LOOKAROUNDS = (regex.ASSERT, regex.ASSERT_NOT, regex.GROUPREF, regex.GROUPREF_EXISTS)
 _REPEATS = (regex.MAX_REPEAT, regex.MIN_REPEAT, regex.POSSESSIVE_REPEAT)
 
 
 @dataclass(slots=True)
-class Allowance:
-    """What the schemas of one request may still have, all together."""
+class Budget:
+    """What is left for the schemas of one request."""
 
     bytes: int = _MAX_BYTES_TOGETHER
     pattern_chars: int = _MAX_PATTERN_CHARS_TOGETHER
 
     def spend(self, size_bytes: int, pattern_chars: int) -> None:
-        """Take from it what one schema has.
+        """Subtract the size of one schema.
 
         Raises:
-            ValueError: there is not so much left.
+            ValueError: the budget is exceeded.
         """
         self.bytes -= size_bytes
         self.pattern_chars -= pattern_chars
@@ -76,16 +75,16 @@ class Allowance:
             )
 
 
-def check_json_schema(schema: dict[str, Any], allowance: Allowance | None = None) -> dict[str, Any]:
-    """Accept a schema that an engine can take at once.
+def check_json_schema(schema: dict[str, Any], budget: Budget | None = None) -> dict[str, Any]:
+    """Check that an engine can compile a schema quickly, and return the schema.
 
     Args:
-        schema: as JSON has it.
-        allowance: for all schemas of one request.
+        schema: as decoded from JSON.
+        budget: shared by all schemas of one request.
 
     Raises:
-        ValueError: it is too large or too deep, or something in it is not a JSON schema or cannot
-            be compiled safely; the message is for the client.
+        ValueError: the schema is invalid, too large or too deep, or would take too long to
+            compile; the message is for the client.
     """
     _check_depth(schema)
     size_bytes = len(msgspec.json.encode(schema))
@@ -96,7 +95,7 @@ def check_json_schema(schema: dict[str, Any], allowance: Allowance | None = None
     if len(nodes) > _MAX_NODES:
         raise ValueError(f"the JSON schema has more than {_MAX_NODES} parts")
     pattern_chars = sum(len(pattern) for pattern in _patterns(nodes) if isinstance(pattern, str))
-    (allowance or Allowance()).spend(size_bytes, pattern_chars)
+    (budget or Budget()).spend(size_bytes, pattern_chars)
     for node in nodes:
         _check_node(node)
     _check_references(nodes)
@@ -105,7 +104,7 @@ def check_json_schema(schema: dict[str, Any], allowance: Allowance | None = None
 
 
 def _check_numbers(schema: dict[str, Any]) -> None:
-    """JSON has no infinity, but 1e999 is one when it has been read."""
+    """Refuse numbers such as 1e999, which are infinite once they are parsed."""
     try:
         json.dumps(schema, allow_nan=False)
     except ValueError:
@@ -133,7 +132,7 @@ def _children(node: Any) -> list[Any]:
 
 
 def _subschemas(schema: Any) -> Iterator[dict[str, Any]]:
-    """The schema and all that stand in it; what merely looks like one, in an enum, does not."""
+    """Yield the schema and all its subschemas, but no values such as those of `enum`."""
     if not isinstance(schema, dict):
         return
     yield schema
@@ -171,10 +170,12 @@ def _check_node(node: dict[str, Any]) -> None:
 
 
 def check_lengths(schemas: list[dict[str, Any]]) -> None:
-    """Bound what the engine unrolls; the same length or pattern in several places costs once.
+    """Bound what the engine unrolls for schemas that it compiles together.
+
+    The same length or pattern in several places counts once, as it costs the engine once.
 
     Raises:
-        ValueError: it is too much for schemas that are compiled together.
+        ValueError: the total is over the limit.
     """
     _check_lengths([node for schema in schemas for node in _subschemas(schema)])
 
@@ -183,35 +184,35 @@ def _check_lengths(nodes: Sequence[dict[str, Any]]) -> None:
     lengths = {(node.get("minLength", 0), node.get("maxLength", 0)) for node in nodes}
     if sum(min(max(pair), _LONG) for pair in lengths) > _MAX_LENGTHS:
         raise ValueError(
-            "the JSON schema has too many different 'minLength' and 'maxLength': it would take the "
-            "engine too long"
+            "the JSON schema has too many different 'minLength' and 'maxLength': compiling it "
+            "would take too long"
         )
     repeats = {pattern: check_pattern(pattern) for pattern in _patterns(nodes)}
     if sum(repeats.values()) > _MAX_REPEATS:
         raise ValueError(
-            f"in the JSON schema, the repeats of all patterns make more than {_MAX_REPEATS} parts"
+            f"in the JSON schema, the repeats of all patterns have more than {_MAX_REPEATS} parts"
         )
 
 
 def _check_references(nodes: Sequence[dict[str, Any]]) -> None:
-    """Each must lead to a part that is checked too, and not straight back to itself."""
+    """Check that each `$ref` leads to a subschema, and that no chain of them is a circle."""
     checked = {id(node) for node in nodes}
-    good: set[str] = set()
+    valid: set[str] = set()
     for node in nodes:
         followed: set[str] = set()
         while "$ref" in node:
             reference = node["$ref"]
             if not isinstance(reference, str) or not (reference + "/").startswith("#/"):
                 raise ValueError("in the JSON schema, a '$ref' must begin with '#/'")
-            if reference in good:
+            if reference in valid:
                 break
             if reference in followed:
                 raise ValueError("in the JSON schema, a '$ref' leads back to itself")
             followed.add(reference)
             node = _follow(reference, nodes[0])
             if id(node) not in checked:
-                raise ValueError("in the JSON schema, a '$ref' leads to what is no schema")
-        good |= followed
+                raise ValueError("in the JSON schema, a '$ref' does not lead to a schema")
+        valid |= followed
 
 
 def _follow(reference: str, root: dict[str, Any]) -> Any:
@@ -225,13 +226,13 @@ def _follow(reference: str, root: dict[str, Any]) -> Any:
 
 
 def check_pattern(pattern: Any) -> int:
-    """Accept a regular expression whose cost is plain: no nested or huge repeats, no look-around.
+    """Check that a pattern is cheap: no nested or huge repeats, no look-around, no references.
 
     Returns:
-        How many parts its `{n,m}` unroll to.
+        The number of parts that its `{n,m}` unroll to.
 
     Raises:
-        ValueError: it is anything else.
+        ValueError: the pattern is not cheap, or not a regular expression.
     """
     if not isinstance(pattern, str) or len(pattern) > _MAX_PATTERN_CHARS:
         raise ValueError(
@@ -253,7 +254,7 @@ def _count_repeats(pattern: str) -> int:
 def _check_pattern_part(part: Any, is_repeated: bool) -> int:
     repeats = 0
     for operation, argument in part:
-        if operation in _LOOKS:
+        if operation in _LOOKAROUNDS:
             raise ValueError("in the JSON schema, a pattern looks around or back")
         is_repeating = is_repeated
         if operation in _REPEATS and argument[1] > 1:
@@ -268,14 +269,14 @@ def _check_pattern_part(part: Any, is_repeated: bool) -> int:
 
 
 def _size(part: Any) -> int:
-    """How many characters or classes of them a part of a pattern has."""
+    """Count the characters and character classes in a part of a pattern."""
     return sum(
         sum(map(_size, _pattern_parts(operation, argument))) or 1 for operation, argument in part
     )
 
 
 def _pattern_parts(operation: Any, argument: Any) -> list[Any]:
-    """What stands in a part of a pattern, as CPython's `re._parser` has it."""
+    """Return the parts of a parsed pattern, in the structure of CPython's `re._parser`."""
     if operation is regex.BRANCH:
         return list(argument[1])
     if operation is regex.ATOMIC_GROUP:

@@ -39,5 +39,5 @@ def to_lines() -> Iterator[str]:
         for name in [*schema.model_fields, *schema.refused, *schema.reported]
     }
     for name in sorted(names):
-        words = [describe(schema, name) for schema in _SCHEMAS.values()]
-        yield f"| `{name}` | " + " | ".join(words) + " |"
+        cells = [describe(schema, name) for schema in _SCHEMAS.values()]
+        yield f"| `{name}` | " + " | ".join(cells) + " |"

@@ -12,7 +12,7 @@ from api.schema.embeddings import EncoderRequest
 
 
 def _to_documents(value: Any) -> Any:
-    """Cohere's documents may be objects with a `text`."""
+    """Accept Cohere's documents, which may be objects with a `text`."""
     if not isinstance(value, list) or not value:
         raise ValueError("must be a non-empty array of texts")
     return [_to_text(item) for item in value]
@@ -31,7 +31,7 @@ def _to_strings(value: Any) -> Any:
 
 
 class RerankRequest(EncoderRequest):
-    """Documents to be put in the order in which they answer a query."""
+    """Documents to sort by their relevance to a query."""
 
     query: Annotated[str, Field(min_length=1)]
     documents: Annotated[list[str], BeforeValidator(_to_documents)]
@@ -40,7 +40,7 @@ class RerankRequest(EncoderRequest):
 
 
 class ScoringRequest(EncoderRequest):
-    """Pairs of texts: one against all, or each against the one of its number."""
+    """Pairs of texts: one text with each of the others, or two lists of the same length."""
 
     text_1: Annotated[list[str], BeforeValidator(_to_strings)]
     text_2: Annotated[list[str], BeforeValidator(_to_strings)]

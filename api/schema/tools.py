@@ -1,4 +1,4 @@
-"""Functions that a model may call, and what its answer must be. Source: OpenAI openapi.yaml."""
+"""Tools, and the format of answers. Source: OpenAI openapi.yaml."""
 
 from typing import Annotated, Any, Literal
 
@@ -6,23 +6,23 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, mod
 from pydantic_core import PydanticCustomError
 
 from api.schema.common import Request, at_most
-from api.schema.json_schema import Allowance, check_json_schema
+from api.schema.json_schema import Budget, check_json_schema
 
 MAX_TOOLS = 128
 FunctionName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
 
 
 def _check_schema(schema: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
-    """One of perhaps many; the context of a validation is one request's."""
+    """Check one schema; all schemas of a request share the context and so the budget."""
     context: dict[str, Any] = {} if info.context is None else info.context
-    return check_json_schema(schema, context.setdefault("allowance", Allowance()))
+    return check_json_schema(schema, context.setdefault("budget", Budget()))
 
 
 JsonSchema = Annotated[dict[str, Any], AfterValidator(_check_schema)]
 
 
 class Function(Request):
-    """A function as its caller knows it."""
+    """A function that the model may call."""
 
     name: FunctionName
     description: Annotated[str, Field(max_length=16_384)] | None = None
@@ -31,27 +31,27 @@ class Function(Request):
 
 
 class FunctionTool(Request):
-    """A tool; OpenAI's `custom` ones have no schema that could hold a model to them."""
+    """A tool; OpenAI's `custom` tools are not supported, because they have no schema."""
 
     type: Literal["function"]
     function: Function
 
 
 class NamedFunction(Request):
-    """A function by its name."""
+    """The name of a function."""
 
     name: FunctionName
 
 
 class NamedTool(Request):
-    """A tool by its name."""
+    """The name of a tool."""
 
     type: Literal["function"]
     function: NamedFunction
 
 
 class AllowedTools(Request):
-    """Some of the tools on offer."""
+    """A choice among some of `tools`."""
 
     mode: Literal["auto", "required"]
     tools: Annotated[list[NamedTool], Field(min_length=1), at_most(MAX_TOOLS)]
@@ -69,7 +69,7 @@ _MODES = ("none", "auto", "required")
 
 
 class ToolChoice(Request):
-    """Which tool is to be called: a word, one tool, or some of them."""
+    """Which tools must or may be called; a bare word is converted to an object."""
 
     type: Literal["none", "auto", "required", "function", "allowed_tools"]
     function: NamedFunction | None = None
@@ -78,9 +78,13 @@ class ToolChoice(Request):
     @model_validator(mode="after")
     def _is_complete(self) -> "ToolChoice":
         if (self.type == "function") != (self.function is not None):
-            raise ValueError("'function' belongs to the type 'function', and must be there")
+            raise ValueError(
+                "'function' is required for the type 'function', and only allowed there"
+            )
         if (self.type == "allowed_tools") != (self.allowed_tools is not None):
-            raise ValueError("'allowed_tools' belongs to the type of that name, and must be there")
+            raise ValueError(
+                "'allowed_tools' is required for the type 'allowed_tools', and only allowed there"
+            )
         return self
 
 
@@ -88,7 +92,7 @@ ToolChoiceField = Annotated[ToolChoice, BeforeValidator(_to_object)]
 
 
 class NamedSchema(Request):
-    """A schema with a name; `strict` or not, the answer is held to it."""
+    """A schema with a name; the answer always matches it, whether or not it is `strict`."""
 
     name: FunctionName
     description: str | None = None
@@ -99,7 +103,7 @@ class NamedSchema(Request):
 
 
 class ResponseFormat(Request):
-    """Text, any JSON object, or JSON of a schema; `json_object` may carry one too."""
+    """Format of the answer; `json_object` may have a schema too."""
 
     type: Literal["text", "json_object", "json_schema"]
     json_schema: NamedSchema | None = None
@@ -108,20 +112,22 @@ class ResponseFormat(Request):
     @model_validator(mode="after")
     def _is_complete(self) -> "ResponseFormat":
         if (self.type == "json_schema") != (self.json_schema is not None):
-            raise ValueError("'json_schema' belongs to the type of that name, and must be there")
+            raise ValueError(
+                "'json_schema' is required for the type 'json_schema', and only allowed there"
+            )
         if self.schema_ is not None and self.type != "json_object":
-            raise ValueError("'schema' belongs to the type 'json_object'")
+            raise ValueError("'schema' is only allowed for the type 'json_object'")
         return self
 
     @property
-    def wanted(self) -> dict[str, Any] | None:
-        """The schema of the answer; None for text."""
+    def answer_schema(self) -> dict[str, Any] | None:
+        """The schema that the answer must match; None for text."""
         if self.type == "json_schema":
             assert self.json_schema is not None
             return self.json_schema.schema_
         return (self.schema_ or {"type": "object"}) if self.type == "json_object" else None
 
 
-def refuse(message: str) -> PydanticCustomError:
-    """A value that OpenAI's API knows and this service cannot honour."""
+def unsupported(message: str) -> PydanticCustomError:
+    """Build the error for a value that OpenAI's API allows and this service does not support."""
     return PydanticCustomError("unsupported", "{message}", {"message": message})

@@ -19,7 +19,7 @@ from api.text.rendering import ResponseMeta, find_usage_placement
 from api.text.sampling import check_text_request, to_sampling
 
 _SERVICE_TIER = "default"
-"""OpenAI answers with the tier that served the request; this service has one tier."""
+"""OpenAI returns the tier that served the request; this service has only one."""
 
 
 def prepare_chat(
@@ -33,7 +33,7 @@ def prepare_chat(
     check_text_request(request, 1, services.limits)
     if request.loglikelihood and request.n > 1:
         raise InvalidRequestError.value(
-            "n", "with 'loglikelihood' it must be 1, for all choices follow the same prompt"
+            "n", "with 'loglikelihood' it must be 1, because all choices share the prompt"
         )
     placement = find_usage_placement(request, llm.options)
     response = ResponseMeta.new("chatcmpl", meta.request_id, request.model, llm.options)
@@ -62,16 +62,16 @@ def to_generation(
     *,
     may_fetch: bool = False,
 ) -> Generation:
-    """Translate what the request asks of the model; images to be fetched stay empty.
+    """Translate a request into a `Generation`; images to be fetched stay empty.
 
-    `max_completion_tokens` wins over `max_tokens`.
+    `max_completion_tokens` has precedence over `max_tokens`.
     """
-    wanted = request.response_format.wanted if request.response_format else None
+    json_schema = request.response_format.answer_schema if request.response_format else None
     sampling = to_sampling(
         request,
         request.max_completion_tokens or request.max_tokens,
         llm.options.default_max_tokens,
-        json_schema=wanted,
+        json_schema=json_schema,
         logprobs=request.top_logprobs if request.logprobs else None,
         prompt_logprobs=0 if request.loglikelihood else None,
     )
@@ -82,8 +82,9 @@ def to_generation(
 class ChatRenderer:
     """Renders OpenAI's `chat.completion` and `chat.completion.chunk` objects.
 
-    Chunks differ in little more than their text, so the rest is rendered once. The first chunk of
-    a choice has its role and empty content, the last one its finish reason and an empty delta.
+    Chunks differ in little more than their text, so everything else is rendered once. The first
+    chunk of a choice has its role and empty content; its last chunk has the finish reason and an
+    empty delta.
     """
 
     def __init__(
@@ -142,7 +143,7 @@ class ChatRenderer:
         return rendered
 
     def _to_logprobs(self, extra: Extra) -> dict[str, Any] | None:
-        """None if they were not requested, or belong to reasoning that is left out."""
+        """Render log probabilities; None if not requested, or of reasoning that is left out."""
         if not extra.logprobs or (extra.reasoning and not self._has_reasoning):
             return None
         return {"content": [to_content_logprob(token) for token in extra.logprobs], "refusal": None}
@@ -198,15 +199,15 @@ class ChatRenderer:
         for part in parts:
             end = b',"logprobs":%b,"finish_reason":null}]' % dump(logprobs)
             chunks.append(head + dump(part) + end + self._tail)
-            logprobs = None  # they belong to the first part
+            logprobs = None  # only the first part carries them
         return chunks
 
     def render_usage_chunk(self, usage: Usage) -> bytes:
-        """Render the last chunk: usage, and no choices."""
+        """Render the usage as a chunk without choices."""
         return self._head + b',"choices":[]' + to_usage_tail(usage)
 
     def render_last_chunks(self, delta: TextDelta, usage: Usage) -> list[bytes]:
-        """Render the last content, its finish reason and the usage as one chunk."""
+        """Render the last delta so that content, finish reason and usage share the last chunk."""
         text = delta.text if delta.extra is None else ""
         rest = replace(delta, text="" if text else delta.text, finish_reason=None)
         before = self.render_chunks(rest)
@@ -226,5 +227,5 @@ def to_content_logprob(token: TokenLogprob) -> dict[str, Any]:
 
 
 def to_likelihood(extra: Extra) -> list[dict[str, Any]]:
-    """The log probabilities of the prompt's tokens but the first, which has none."""
+    """Render the log probabilities of the prompt's tokens, except the first, which has none."""
     return [to_logprob(token) for token in extra.prompt_logprobs[1:]]

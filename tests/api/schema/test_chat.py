@@ -339,7 +339,7 @@ def test_response_format_says_which_schema_the_answer_has(
     read_format = read(response_format=response_format).response_format
 
     assert read_format is not None
-    assert read_format.wanted == wanted
+    assert read_format.answer_schema == wanted
 
 
 def tool_of_length(number: int, *, strict: bool) -> dict[str, Any]:

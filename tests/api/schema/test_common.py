@@ -222,7 +222,7 @@ def test_any_other_form_is_refused(value: Any) -> None:
 
 @pytest.mark.parametrize("item", ["", [], [1], "a"])
 def test_more_texts_than_any_request_may_have_are_refused_unread(item: Any) -> None:
-    with pytest.raises(InvalidRequestError, match="65537 texts are more than any request"):
+    with pytest.raises(InvalidRequestError, match="65537 texts are more than the limit"):
         read_prompt([item] * (MAX_TEXTS + 1))
 
 

@@ -117,7 +117,7 @@ def test_what_stands_in_a_text_cannot_be_left_out() -> None:
 def test_a_conversation_in_a_text_has_no_member_twice() -> None:
     text = '[{"role": "user", "content": "a", "content": "b"}]'
 
-    with pytest.raises(InvalidRequestError, match="a member twice"):
+    with pytest.raises(InvalidRequestError, match="a repeated member"):
         read_members({"model": "m", "messages": text}, ChatRequest)
 
 
