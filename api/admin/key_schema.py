@@ -1,4 +1,4 @@
-"""The wire forms of API keys: what makes one, what changes one, and what is shown of one."""
+"""The JSON of `/v1/keys`: bodies of requests, and key objects of responses."""
 
 import time
 from collections.abc import Mapping
@@ -14,17 +14,17 @@ from api.schema.common import Request
 
 MAX_GRACE_S = 30 * 86_400
 
-_MAX_LIMIT = 2**53 - 1  # the largest whole number that every reader of JSON keeps exactly
-_LAST_MOMENT_S = 253_402_300_799  # the end of the year 9999, where calendars stop
+_MAX_LIMIT = 2**53 - 1  # the largest integer that every JSON parser represents exactly
+_MAX_TIME_S = 253_402_300_799  # the end of the year 9999, the last that Python's datetime has
 _KEY_FIELDS = {"expires_at": "expires_at_s", "disabled": "is_disabled"}
-"""Name on the wire → in `Key`, where they differ."""
+"""Name on the wire → name in `Key`, where they differ."""
 
 
 def _check_name(name: str) -> str:
-    """Names stand in paths of URLs, in tables and in logs."""
+    """Check that a name can be used in paths of URLs, in tables and in logs."""
     if not name.isprintable() or name != name.strip() or "/" in name or not name.strip("."):
         raise ValueError(
-            "must be printable, with no slash and no space at its ends, and more than dots"
+            "must be printable, without slashes or surrounding spaces, and not only dots"
         )
     return name
 
@@ -35,13 +35,13 @@ Globs = Annotated[
     Field(min_length=1, max_length=64),
 ]
 Scopes = Annotated[list[Scope], Field(min_length=1, max_length=len(SCOPES))]
-Moment = Annotated[int, Field(ge=0, le=_LAST_MOMENT_S)]
+UnixTime = Annotated[int, Field(ge=0, le=_MAX_TIME_S)]
 Limit = Annotated[int, Field(ge=1, le=_MAX_LIMIT)]
-"""Not 0: what a key may not do at all, its scopes say."""
+"""Not 0: scopes forbid a kind of request altogether."""
 
 
 class LimitFields(Request):
-    """`KeyLimits`, all of them."""
+    """The limits of a new key; an absent limit is none."""
 
     requests_per_minute: Limit | None = None
     tokens_per_minute: Limit | None = None
@@ -52,7 +52,7 @@ class LimitFields(Request):
 
 
 class LimitChanges(LimitFields):
-    """Some of `KeyLimits`: null takes a limit away, what is absent stays as it is."""
+    """Changes of limits: null removes a limit, an absent limit stays."""
 
     @model_validator(mode="before")
     @classmethod
@@ -61,17 +61,17 @@ class LimitChanges(LimitFields):
 
 
 class _Settings(Request):
-    """What is said alike of a new key and of one that changes."""
+    """The fields that creation and change have in common."""
 
     tenant: Name | None = None
     models: Globs | None = None
     scopes: Scopes | None = None
     priority: PriorityClass | None = None
     may_log_prompts: bool | None = None
-    expires_at: Moment | None = None
+    expires_at: UnixTime | None = None
 
     def to_fields(self) -> dict[str, Any]:
-        """Those that are given, by their names in `Key` and of its types."""
+        """Return the given fields with the names and types of `Key`."""
         members = self.model_dump(exclude_unset=True)
         fields = {_KEY_FIELDS.get(name, name): value for name, value in members.items()}
         if "models" in fields:
@@ -81,28 +81,28 @@ class _Settings(Request):
         return fields
 
 
-def _check_future(moment_s: int) -> int:
-    if moment_s <= time.time():
-        raise ValueError("must be in the future; to end a key that there is, change or delete it")
-    return moment_s
+def _check_future(time_s: int) -> int:
+    if time_s <= time.time():
+        raise ValueError("must be in the future")
+    return time_s
 
 
 class KeyFields(_Settings):
-    """The body of a request for a new key; what it does not say is as `Key` has it."""
+    """The body of a request that creates a key; absent fields have the defaults of `Key`."""
 
     name: Name
-    expires_at: Annotated[Moment, AfterValidator(_check_future)] | None = None
+    expires_at: Annotated[UnixTime, AfterValidator(_check_future)] | None = None
     limits: LimitFields = LimitFields()
 
     def to_fields(self) -> dict[str, Any]:
-        """Fields for `Administration.create_key`."""
+        """Return the fields for `Administration.create_key`."""
         return {**super().to_fields(), "limits": KeyLimits(**self.limits.model_dump())}
 
 
 class KeyChanges(_Settings):
-    """The body of a request for a change: what is absent stays as it is.
+    """The body of a request that changes a key; absent fields stay.
 
-    A null for `limits`, for one of them or for `expires_at` means none.
+    Null removes `expires_at`, all `limits`, or one of the limits.
     """
 
     name: Name | None = None
@@ -120,7 +120,7 @@ class KeyChanges(_Settings):
         }
 
     def to_fields(self) -> dict[str, Any]:
-        """Fields for `Administration.change_key`; `limits` holds only those that change."""
+        """Return the fields for `Administration.change_key`; `limits` has only the changes."""
         fields = super().to_fields()
         if "limits" in fields and fields["limits"] is None:
             fields["limits"] = asdict(KeyLimits())
@@ -128,14 +128,14 @@ class KeyChanges(_Settings):
 
 
 class Rotation(Request):
-    """The body of a request for a new secret."""
+    """The body of a request that rotates a key."""
 
     grace_s: Annotated[float, Field(ge=0, le=MAX_GRACE_S)] = 0.0
-    """For how long the old secret still opens."""
+    """Seconds for which the old secret stays valid."""
 
 
 def apply_changes(key: Key, changes: Mapping[str, Any]) -> Key:
-    """The key with some fields replaced; a mapping for `limits` replaces some of the limits."""
+    """Return a key with some fields replaced; a mapping `limits` replaces only its members."""
     limits = changes.get("limits", key.limits)
     if isinstance(limits, Mapping):
         limits = replace(key.limits, **limits)
@@ -143,7 +143,7 @@ def apply_changes(key: Key, changes: Mapping[str, Any]) -> Key:
 
 
 def to_key_object(key: Key) -> dict[str, Any]:
-    """What anybody who may see the key is shown of it."""
+    """Render a key without its secret."""
     return {
         "object": "key",
         "id": key.id,
@@ -162,5 +162,5 @@ def to_key_object(key: Key) -> dict[str, Any]:
 
 
 def to_new_key_object(new: NewSecret) -> dict[str, Any]:
-    """The same and the secret, which is shown this once."""
+    """Render a new key with its secret, which cannot be shown again."""
     return {**to_key_object(new.key), "key": new.secret}

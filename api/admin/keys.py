@@ -1,4 +1,4 @@
-"""`/v1/keys`: what a key of scope `admin` does with all keys."""
+"""`/v1/keys`: administration of all keys, for keys with the scope `admin`."""
 
 from typing import TypeVar
 
@@ -17,7 +17,7 @@ Body = TypeVar("Body", bound=Request)
 
 
 class AllKeys:
-    """`GET /v1/keys` lists them, `POST /v1/keys` makes one and shows its secret this once."""
+    """`GET /v1/keys` lists all keys, `POST` creates one and shows its secret, only then."""
 
     def __init__(self, administration: Administration, limits: Limits) -> None:
         """Administer the keys of `administration`."""
@@ -37,7 +37,7 @@ class AllKeys:
 
 
 class OneKey:
-    """`GET /v1/keys/{id}` shows a key, `POST` changes it, `DELETE` forgets it."""
+    """`GET /v1/keys/{id}` shows a key, `POST` changes it, `DELETE` deletes it."""
 
     def __init__(self, administration: Administration, limits: Limits) -> None:
         """Administer the keys of `administration`."""
@@ -59,7 +59,7 @@ class OneKey:
 
 
 class RotateKey:
-    """`POST /v1/keys/{id}/rotate`: a new secret, shown this once."""
+    """`POST /v1/keys/{id}/rotate` gives a key a new secret and shows it, only then."""
 
     def __init__(self, administration: Administration, limits: Limits) -> None:
         """Administer the keys of `administration`."""

@@ -1,4 +1,4 @@
-"""`GET /v1/usage`: what has been used, by day, key, model and more."""
+"""`GET /v1/usage`: sums of the recorded usage, by day, key, model and more."""
 
 import re
 from collections.abc import Iterable
@@ -9,7 +9,13 @@ from urllib.parse import parse_qsl
 
 from starlette.types import Receive, Scope, Send
 
-from api.errors import InsufficientPermissionsError, InvalidRequestError, UnknownParameterError
+from api.errors import (
+    MAX_QUOTED_CHARS,
+    InsufficientPermissionsError,
+    InvalidRequestError,
+    UnknownParameterError,
+    quote,
+)
 from api.http.response import send_json
 from api.middleware.auth import get_key
 from api.ports.administration import Administration, GroupBy, UsageQuery, UsageRow
@@ -19,14 +25,13 @@ _PARAMETERS = ("from", "to", "group_by", "key", "tenant", "model")
 _GROUPS: tuple[GroupBy, ...] = get_args(GroupBy)
 _DEFAULT_GROUPS = "day,key,model"
 _DAY = re.compile(r"2[0-9]{3}-[0-9]{2}-[0-9]{2}")
-_MAX_IN_MESSAGE = 64
 
 
 class ReportUsage:
-    """The endpoint: any key sees its own usage, and one of scope `admin` all."""
+    """Reports usage: to a key its own, to a key with the scope `admin` all."""
 
     def __init__(self, administration: Administration) -> None:
-        """Report what `administration` has."""
+        """Report the usage in `administration`."""
         self._administration = administration
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -38,19 +43,21 @@ class ReportUsage:
 
 
 def read_query(query_string: bytes, today: date) -> UsageQuery:
-    """What a query string asks for; `from` and `to` are both counted in.
+    """Parse a query string; the days `from` and `to` are both included.
+
+    Args:
+        query_string: as it is in the URL.
+        today: the default of `to`; `from` defaults to the first day of its month.
 
     Raises:
-        UnknownParameterError, InvalidRequestError: by parameter.
+        UnknownParameterError: there is no such parameter.
+        InvalidRequestError: a value is invalid.
     """
     members = _read_members(query_string)
     first = _to_day(members, "from", today.replace(day=1))
     last = _to_day(members, "to", today)
     if first > last:
-        raise InvalidRequestError(
-            f"Invalid value for 'from': {first} is after the last day, which is {last}.",
-            param="from",
-        )
+        raise InvalidRequestError.value("from", f"{first} is after the last day, which is {last}")
     return UsageQuery(
         from_s=_to_seconds(first),
         to_s=_to_seconds(last) + timedelta(days=1).total_seconds(),
@@ -64,12 +71,13 @@ def read_query(query_string: bytes, today: date) -> UsageQuery:
 def _read_members(query_string: bytes) -> dict[str, str]:
     members: dict[str, str] = {}
     for name, value in parse_qsl(query_string.decode("latin-1"), keep_blank_values=True):
-        shown = name[:_MAX_IN_MESSAGE]
         if name not in _PARAMETERS:
-            raise UnknownParameterError(f"Unknown parameter: '{shown}'.", param=shown)
+            raise UnknownParameterError(
+                f"Unknown parameter: '{quote(name)}'.", param=name[:MAX_QUOTED_CHARS]
+            )
         if name in members or not value or "\0" in value:
-            raise InvalidRequestError(
-                f"Invalid value for '{name}': it must be given once, and be a text.", param=name
+            raise InvalidRequestError.value(
+                name, "it must be a non-empty text, and be given only once"
             )
         members[name] = value
     return members
@@ -82,8 +90,8 @@ def _to_day(members: dict[str, str], name: str, default: date) -> date:
         if _DAY.fullmatch(members[name]):
             return date.fromisoformat(members[name])
     except ValueError:
-        pass  # such as the 31st of a month that has 30 days
-    raise InvalidRequestError(f"Invalid value for '{name}': must be a day, YYYY-MM-DD.", param=name)
+        pass  # no such day, for example the 31st of April
+    raise InvalidRequestError.value(name, "must be a day, YYYY-MM-DD")
 
 
 def _to_seconds(day: date) -> float:
@@ -93,10 +101,9 @@ def _to_seconds(day: date) -> float:
 def _to_groups(value: str) -> tuple[GroupBy, ...]:
     groups = value.split(",")
     if len(set(groups)) < len(groups) or not _are_groups(groups):
-        raise InvalidRequestError(
-            f"Invalid value for 'group_by': must be some of {', '.join(_GROUPS)}, each once, with "
-            "commas between.",
-            param="group_by",
+        raise InvalidRequestError.value(
+            "group_by",
+            f"must be a list of {', '.join(_GROUPS)}, separated by commas, without repetitions",
         )
     return tuple(groups)
 
@@ -106,10 +113,10 @@ def _are_groups(groups: list[str]) -> TypeGuard[list[GroupBy]]:
 
 
 def narrow(query: UsageQuery, key: Key) -> UsageQuery:
-    """Keep to what a key may see.
+    """Restrict a query to what a key may see.
 
     Raises:
-        InsufficientPermissionsError: it asks for another's by name.
+        InsufficientPermissionsError: the query names another key or tenant.
     """
     if "admin" in key.scopes:
         return query
@@ -122,7 +129,7 @@ def narrow(query: UsageQuery, key: Key) -> UsageQuery:
 
 
 def to_response(rows: Iterable[UsageRow], group_by: Iterable[GroupBy]) -> dict[str, Any]:
-    """A list of rows without the fields that were not grouped by."""
+    """Render rows as a list, without the fields that are not grouped by."""
     grouped = set(group_by)
     hidden = {"key_id", "key_name"} if "key" not in grouped else set()
     hidden.update(name for name in _GROUPS if name not in grouped)

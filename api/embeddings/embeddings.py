@@ -17,7 +17,7 @@ from api.settings import Limits
 
 _FLOAT32_BYTES = 4
 _MAX_ON_LOOP = {"float": 131_072, "base64": 1_048_576}
-"""Most numbers rendered on the event loop: under 5 ms, at 29 and 4 ns each."""
+"""Most numbers rendered on the event loop: less than 5 ms, at 29 and 4 ns each."""
 
 
 def prepare_embeddings(request: EmbeddingsRequest, meta: RequestMeta, limits: Limits) -> ModelCall:
@@ -29,7 +29,7 @@ def prepare_embeddings(request: EmbeddingsRequest, meta: RequestMeta, limits: Li
     check_count(len(request.input), "input", limits)
     if request.task is not None and request.input_type not in (None, request.task):
         raise InvalidRequestError(
-            "'task' and 'input_type' are two names of one thing.", param="task"
+            "'task' and 'input_type' are two names of one parameter.", param="task"
         )
     call = EmbeddingRequest(
         request_id=meta.request_id,
@@ -52,7 +52,7 @@ def prepare_embeddings(request: EmbeddingsRequest, meta: RequestMeta, limits: Li
 def to_body(request: EmbeddingsRequest, embeddings: Embeddings) -> bytes:
     """Source: OpenAI openapi.yaml, schema `CreateEmbeddingResponse`.
 
-    Rendered row by row: a row is one call into C, and other threads may run between two rows.
+    Rendered row by row, because a row is one call into C and blocks all other threads.
     """
     tokens = embeddings.usage.prompt_tokens
     rows = b",".join(
@@ -72,5 +72,5 @@ def _to_rows(embeddings: Embeddings, is_base64: bool) -> Iterator[bytes]:
         if is_base64:
             yield b'"%b"' % base64.b64encode(row.data)
         else:
-            # As float64: float32's shorter digits would differ from what base64 decodes to.
+            # As float64, so that the digits are those of the values that base64 decodes to.
             yield orjson.dumps(row.astype("<f8"), option=orjson.OPT_SERIALIZE_NUMPY)

@@ -1,4 +1,4 @@
-"""What the endpoints of embedding models share; each adds its parameters and its answer."""
+"""The `Dialect` that the endpoints of embedding models share."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -76,7 +76,7 @@ class EmbeddingDialect(Generic[Request]):
 
 
 def to_truncation(request: EncoderRequest, limits: Limits) -> Truncation:
-    """Translate what the request says about inputs that are too long."""
+    """Translate how inputs that are too long are treated."""
     limit = request.truncate_prompt_tokens
     return Truncation(
         is_wanted=request.truncate or limit is not None,

@@ -64,8 +64,8 @@ def prepare_score(request: ScoringRequest, meta: RequestMeta, limits: Limits) ->
     if len(first) not in (1, len(second)):
         raise InvalidRequestError.value(
             "text_1",
-            f"{len(first)} texts make no pairs with {len(second)}; one is scored against all of "
-            "'text_2', as many against one each",
+            f"{len(first)} texts cannot be paired with {len(second)}; 'text_1' must hold one text, "
+            "or as many as 'text_2'",
         )
     call = ScoreRequest(
         request_id=meta.request_id,

@@ -1,4 +1,4 @@
-"""`POST /v1/images/edits`: a form with an image, perhaps a mask, and a prompt."""
+"""`POST /v1/images/edits`: a multipart form with an image, a prompt and an optional mask."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from starlette.types import Receive, Scope
 
 from api.endpoint import PreparedRequest, RequestMeta
-from api.errors import InvalidImageFileError, MissingParameterError
+from api.errors import MAX_QUOTED_CHARS, InvalidImageFileError, MissingParameterError
 from api.http.multipart import Form, Upload, read_form
 from api.http.parsing import ParsedRequest, read_members
 from api.images.endpoint import prepare_images
@@ -19,7 +19,7 @@ from api.services import Services
 from api.settings import Limits
 
 _FILES = {"image": "image", "image[]": "image", "mask": "mask"}
-"""Form field → parameter. OpenAI's SDKs send an image by either of the first two names."""
+"""Form field → parameter. OpenAI's SDKs use either of the first two names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,13 +30,13 @@ class ParsedEdit(ParsedRequest[ImageEditRequest]):
 
 
 class EditDialect:
-    """A `Dialect` for images made from an image."""
+    """A `Dialect` for images generated from an image."""
 
     endpoint = "images/edits"
     key_scope: KeyScope = "images"
 
     def __init__(self, services: Services) -> None:
-        """Keep to the limits and policy of `services`."""
+        """Serve with the limits and policy of `services`."""
         self._services = services
 
     async def read_body(self, scope: Scope, receive: Receive) -> Form:
@@ -61,18 +61,19 @@ class EditDialect:
 
 
 def sort_files(form: Form, limits: Limits) -> dict[str, bytes]:
-    """Find the image files of a form by parameter.
+    """Map parameters to the image files of a form.
 
     Raises:
-        InvalidImageFileError: there are too many, one is too large, or is not an image.
+        InvalidImageFileError: a file is unknown, repeated, too large or not an image.
     """
     files: dict[str, bytes] = {}
     for upload in form.files:
         param = _FILES.get(upload.field)
         if param is None:
-            raise InvalidImageFileError.value(upload.field[:64], "this endpoint takes no such file")
+            name = upload.field[:MAX_QUOTED_CHARS]
+            raise InvalidImageFileError.value(name, "this endpoint does not take this file")
         if param in files:
-            raise InvalidImageFileError.value(param, "one file is taken, and there are more")
+            raise InvalidImageFileError.value(param, "only one file is allowed")
         files[param] = _check(upload, param, limits)
     return files
 
@@ -91,7 +92,7 @@ def to_edit(files: Mapping[str, bytes], request: ImageEditRequest) -> Edit:
     """Translate the files and the strength of an edit.
 
     Raises:
-        MissingParameterError: there is no image.
+        MissingParameterError: the image is missing.
     """
     if "image" not in files:
         raise MissingParameterError("Missing required parameter: 'image'.", param="image")

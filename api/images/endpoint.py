@@ -1,4 +1,4 @@
-"""What generations and edits share: an image model, images whole or with previews on the way."""
+"""Checks and translates the requests of both image endpoints, whole or streamed with previews."""
 
 from api.endpoint import ModelStream, PreparedRequest, PreparedStream, RequestMeta
 from api.errors import InvalidRequestError
@@ -21,7 +21,7 @@ def prepare_images(
     """Check what needs the model or several parameters, and translate the request.
 
     Raises:
-        InvalidRequestError: parameters contradict each other, or exceed a limit.
+        InvalidRequestError: parameters contradict each other or exceed a limit.
     """
     request = parsed.request
     check_combinations(request, services)
@@ -47,37 +47,37 @@ def prepare_images(
 
 
 def check_combinations(request: ImagesRequest, services: Services) -> None:
-    """Check the parameters that depend on each other, or on what the service has.
+    """Check the parameters that depend on each other or on the service's settings.
 
     Raises:
-        InvalidRequestError: they contradict each other.
+        InvalidRequestError: a parameter is not allowed in this combination.
     """
     refuse = InvalidRequestError.value
     if request.response_format == "url" and services.image_store is None:
-        raise refuse("response_format", "this service keeps no images; ask for 'b64_json'")
+        raise refuse("response_format", "this service does not store images; use 'b64_json'")
     if request.output_compression is not None and request.output_format == "png":
-        raise refuse("output_compression", "it is for 'webp' and 'jpeg' only")
+        raise refuse("output_compression", "it is only allowed for 'webp' and 'jpeg'")
     if not request.stream:
         if request.partial_images:
             raise refuse("partial_images", "it is only allowed when 'stream' is true")
         return
     if request.n > 1:
-        raise refuse("n", "a stream draws one image")
+        raise refuse("n", "a stream has only one image")
     if request.response_format == "url":
-        raise refuse("response_format", "a stream carries the image itself")
+        raise refuse("response_format", "a stream contains the image itself; use 'b64_json'")
 
 
 def to_image_request(
     request: ImagesRequest, meta: RequestMeta, limits: Limits, edit: Edit | None = None
 ) -> ImageRequest:
-    """Translate what the request asks of the model.
+    """Translate a request for an image model.
 
     Raises:
-        InvalidRequestError: more images, or larger images, than the service allows.
+        InvalidRequestError: the request wants more or larger images than the service allows.
     """
     refuse = InvalidRequestError.value
     if request.n > limits.max_images:
-        raise refuse("n", f"at most {limits.max_images} images may be asked for at once")
+        raise refuse("n", f"it must be at most {limits.max_images}")
     width_px, height_px = request.size or (None, None)
     if width_px and height_px and width_px * height_px > limits.max_image_pixels:
         raise refuse(

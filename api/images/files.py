@@ -1,4 +1,4 @@
-"""`GET /v1/images/files/{name}`: images whose names are secrets, for as long as they are kept."""
+"""`GET /v1/images/files/{name}`: stored images; no key is needed, because names are secret."""
 
 import re
 
@@ -8,28 +8,30 @@ from api.errors import RouteNotFoundError
 from api.ports.images import ImageStore
 
 PUBLIC_PATH = re.compile(r"/v1/images/files/[A-Za-z0-9_-]{22}\.(?:png|webp|jpeg)")
-"""Whoever knows such a path may fetch it: browsers send no keys."""
+"""Paths that need no key, because browsers send none; 128 random bits cannot be guessed."""
 
 
 class ImageFile:
-    """The endpoint."""
+    """Serves one stored image."""
 
     def __init__(self, store: ImageStore) -> None:
-        """Serve what `store` keeps."""
+        """Serve the images in `store`."""
         self._store = store
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request.
 
         Raises:
-            RouteNotFoundError: there is no such file, or no more.
+            RouteNotFoundError: the file does not exist, or has expired.
         """
         name: str = scope["path_params"]["name"]
         data = None
         if PUBLIC_PATH.fullmatch(scope["path"]):
             data = await self._store.find(name)
         if data is None:
-            raise RouteNotFoundError("There is no such image; images are kept for a while only.")
+            raise RouteNotFoundError(
+                "This image does not exist; images are kept for a limited time."
+            )
         headers = [
             (b"content-type", f"image/{name.rpartition('.')[2]}".encode()),
             (b"content-length", str(len(data)).encode()),

@@ -1,4 +1,4 @@
-"""`POST /v1/images/generations`: a JSON body."""
+"""`POST /v1/images/generations`."""
 
 from starlette.types import Receive, Scope
 
@@ -13,13 +13,13 @@ from api.services import Services
 
 
 class GenerationDialect:
-    """A `Dialect` for images from a prompt."""
+    """A `Dialect` for images generated from a prompt."""
 
     endpoint = "images/generations"
     key_scope: KeyScope = "images"
 
     def __init__(self, services: Services) -> None:
-        """Keep to the limits and policy of `services`."""
+        """Serve with the limits and policy of `services`."""
         self._services = services
 
     async def read_body(self, scope: Scope, receive: Receive) -> bytes:

@@ -34,8 +34,8 @@ class ImageRenderer:
             request: the request as parsed.
             call: the request as sent to the model.
             quality: None if the model has no such quality.
-            store: keeps images that are answered by URL.
-            base_url: what URLs begin with unless `store` says otherwise.
+            store: stores the images of answers with URLs.
+            base_url: scheme and host of URLs, unless `store` has its own.
         """
         self._request = request
         self._call = call
@@ -46,10 +46,9 @@ class ImageRenderer:
         self._previews = 0
 
     async def render(self, images: Images) -> bytes:
-        """Render all images, in the body or by URL.
+        """Render all images, as base64 or as URLs.
 
-        Source: OpenAI openapi.yaml, schema `ImagesResponse`; `seed` is an extension that other
-        services have too.
+        Source: OpenAI openapi.yaml, schema `ImagesResponse`; `seed` is a common extension.
         """
         urls = await self._store_images(images)
         quality = {} if self._quality is None else {"quality": self._quality}
@@ -74,13 +73,13 @@ class ImageRenderer:
         )
 
     async def _store_images(self, images: Images) -> list[str] | None:
-        """Store the images and return their URLs; None if the body is to hold the images."""
+        """Store the images and return their URLs; None if the body will contain the images."""
         store = self._store
         if store is None or self._request.response_format == "b64_json":
             return None
         base_url = (store.base_url or self._base_url).rstrip("/")
-        format = self._request.output_format
-        names = [await store.keep(image.data, format) for image in images.images]
+        file_format = self._request.output_format
+        names = [await store.keep(image.data, file_format) for image in images.images]
         return [f"{base_url}/v1/images/files/{name}" for name in names]
 
     def render_deltas(self, deltas: Sequence[ImageProgress]) -> list[Event]:

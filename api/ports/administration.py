@@ -1,4 +1,4 @@
-"""The port to keys and usage: what an administrator does, and what is reported."""
+"""The port to the administration of keys and to the recorded usage."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ GroupBy = Literal["day", "key", "tenant", "user", "model", "kind"]
 
 @dataclass(frozen=True, slots=True)
 class NewSecret:
-    """A key as it has just been made; nobody can show `secret` a second time."""
+    """A key with a new secret, of which only the digest is stored."""
 
     key: Key
     secret: str
@@ -19,12 +19,12 @@ class NewSecret:
 
 @dataclass(frozen=True, slots=True)
 class UsageQuery:
-    """Which records to sum up, and by what. None lets all pass."""
+    """Which records to sum up, and how to group them; None does not filter."""
 
     from_s: float
-    """Unix time of the first moment."""
+    """Unix time, included."""
     to_s: float
-    """Unix time of the first moment after the last."""
+    """Unix time, excluded."""
     group_by: tuple[GroupBy, ...] = ("day", "key", "model")
     key_id: str | None = None
     tenant: str | None = None
@@ -33,13 +33,13 @@ class UsageQuery:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UsageRow:
-    """Sums over the records of one group; a field that was not grouped by is None."""
+    """Sums over the records of one group; fields that are not grouped by are None."""
 
     day: str | None = None
     """`YYYY-MM-DD`, UTC."""
     key_id: str | None = None
     key_name: str | None = None
-    """None also for keys of the environment, and for deleted ones."""
+    """None also for deleted keys and keys from the environment."""
     tenant: str | None = None
     user: str | None = None
     model: str | None = None
@@ -56,44 +56,50 @@ class UsageRow:
 
 
 class KeyAdministration(Protocol):
-    """The API keys, wherever they are stored. Each method raises `ApiError`s for the client."""
+    """Manages the stored API keys; errors are `ApiError`s for the client."""
 
     async def create_key(self, fields: Mapping[str, Any]) -> NewSecret:
-        """Make a key of fields of `Key` (`name` is needed; `tenant` is the name unless given).
+        """Create a key.
+
+        Args:
+            fields: fields of `Key`; `name` is required, and the default of `tenant`.
 
         Raises:
             InvalidRequestError: another key has the name.
         """
 
     async def list_keys(self) -> Sequence[Key]:
-        """All keys, oldest first."""
+        """Return all keys, oldest first."""
 
     async def get_key(self, id_or_name: str) -> Key:
-        """One key.
+        """Return one key.
 
         Raises:
-            KeyNotFoundError: there is none; so raise all methods below.
+            KeyNotFoundError: there is no such key; all methods below raise it too.
         """
 
     async def change_key(self, id_or_name: str, changes: Mapping[str, Any]) -> Key:
-        """Replace some fields of a key, such as `is_disabled`.
+        """Replace some fields of a key.
 
-        A mapping for `limits` replaces those limits that it names; a whole `KeyLimits` all.
+        Args:
+            id_or_name: the key.
+            changes: fields of `Key`; `limits` is a mapping of the limits to replace, or a
+                `KeyLimits` that replaces all.
         """
 
     async def rotate_key(self, id_or_name: str, grace_s: float) -> NewSecret:
-        """Give a key a new secret; the old one opens for `grace_s` more seconds."""
+        """Give a key a new secret; the old one stays valid for `grace_s` seconds."""
 
     async def delete_key(self, id_or_name: str) -> None:
-        """Forget a key; its usage stays."""
+        """Delete a key, but not its usage."""
 
 
 class UsageReporting(Protocol):
-    """The recorded usage, wherever it is stored."""
+    """Reports the recorded usage."""
 
     async def report_usage(self, query: UsageQuery) -> Sequence[UsageRow]:
-        """Sums, in the order of the fields grouped by."""
+        """Return sums, sorted by the fields that they are grouped by."""
 
 
 class Administration(KeyAdministration, UsageReporting, Protocol):
-    """Keys and usage together, as the service offers them."""
+    """Keys and usage together."""

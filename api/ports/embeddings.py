@@ -12,7 +12,7 @@ class Truncation:
     """How inputs that are too long are treated."""
 
     is_wanted: bool = False
-    """Truncate them; else the request is refused."""
+    """True truncates them, False refuses the request."""
     max_tokens: int | None = None
     """Truncate each input to this length; None is the model's own maximum."""
     max_total_tokens: int | None = None
@@ -71,7 +71,7 @@ class EmbeddingBackend(Protocol):
     """A model that turns text into vectors, or pairs of texts into scores."""
 
     async def embed(self, request: EmbeddingRequest) -> Embeddings:
-        """Embed all inputs. Cancelling this call stops the work."""
+        """Embed all inputs. Cancelling the call stops the computation."""
 
     async def score(self, request: ScoreRequest) -> Scores:
-        """Score all pairs. Cancelling this call stops the work."""
+        """Score all pairs. Cancelling the call stops the computation."""

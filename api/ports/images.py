@@ -1,7 +1,7 @@
-"""The port between the HTTP face and the models: what crosses a handle, and who answers.
+"""The ports to image models, and to the storage and fetching of images.
 
-Everything here is plain data (frozen, slotted, picklable) or a Protocol. `deployments.ingress.handles`
-implements the Protocols with Ray Serve; `tests/helpers/fakes.py` implements them with nothing.
+Requests and results are plain data (frozen, slotted, picklable), because they cross deployment
+handles. `deployments.ingress` implements the Protocols; `tests/helpers/fakes.py` fakes them.
 """
 
 from collections.abc import AsyncIterator, Sequence
@@ -12,32 +12,32 @@ from api.ports.stream import ImageProgress, Usage
 from api.ports.tenancy import RequestContext
 
 ImageFormat = Literal["png", "webp", "jpeg"]
-"""How a picture is written to a file."""
+"""Format of an image file."""
 
 
 @dataclass(frozen=True, slots=True)
 class ImageEncoding:
-    """What the files of an answer are to be."""
+    """How to encode the images of an answer."""
 
     format: ImageFormat = "png"
     compression: int = 100
-    """From 0 to 100, for WebP and JPEG: the quality that is kept."""
+    """Quality from 0 to 100, for WebP and JPEG."""
 
 
 @dataclass(frozen=True, slots=True)
 class Edit:
-    """What a picture is to be made from: files that nobody has looked into yet."""
+    """The input of an edit: image files that are not decoded yet."""
 
     image: bytes
     mask: bytes | None = None
-    """Where it is transparent (or white, if nothing in it is), the picture is drawn anew."""
+    """Its transparent pixels are repainted; without any, its white pixels."""
     strength: float | None = None
-    """From 0, which changes nothing, to 1; None leaves it to the model's own default."""
+    """From 0 (changes nothing) to 1; None is the model's default."""
 
 
 @dataclass(frozen=True, slots=True)
 class Lora:
-    """A LoRA adapter of an image model, and how much of it is to be seen."""
+    """A LoRA adapter of an image model, and its weight."""
 
     name: str
     scale: float = 1.0
@@ -45,7 +45,7 @@ class Lora:
 
 @dataclass(frozen=True, slots=True)
 class ImageRequest:
-    """One request for images. None leaves a value to the model's own defaults."""
+    """One request for images; None stands for the model's default."""
 
     request_id: str
     prompt: str
@@ -56,23 +56,23 @@ class ImageRequest:
     num_inference_steps: int | None = None
     guidance_scale: float | None = None
     true_cfg_scale: float | None = None
-    """How strongly the negative prompt is kept away from, where guidance is something else."""
+    """Scale of classifier-free guidance, for models whose `guidance_scale` is distilled."""
     seed: int | None = None
     context: RequestContext = field(default_factory=RequestContext)
     scheduler: str | None = None
     loras: tuple[Lora, ...] = ()
     quality: str | None = None
-    """A word that stands for a number of steps, where the model has one for it."""
+    """Name of a number of steps, which only some models have."""
     edit: Edit | None = None
-    """None draws from nothing."""
+    """None generates an image from the prompt alone."""
     file: ImageEncoding = ImageEncoding()
     previews: int = 0
-    """How many unfinished pictures a stream shows on the way."""
+    """How many unfinished images a stream shows."""
 
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """One file, and the seed that makes it again."""
+    """One image file, and the seed that reproduces it."""
 
     data: bytes
     seed: int
@@ -80,7 +80,7 @@ class Image:
 
 @dataclass(frozen=True, slots=True)
 class Images:
-    """The images of one request, all of one size."""
+    """The images of one request, all of the same size."""
 
     images: tuple[Image, ...]
     width_px: int
@@ -89,51 +89,60 @@ class Images:
 
 
 class ImageStream(Protocol):
-    """A picture being drawn."""
+    """The generation of an image under way."""
 
     def __aiter__(self) -> AsyncIterator[Sequence[ImageProgress]]:
-        """Yield what has arrived since the last iteration.
+        """Yield the progress since the last iteration.
 
-        Raises: ApiError when the drawing fails half-way.
+        Raises:
+            ApiError: the generation failed.
         """
 
     async def aclose(self) -> None:
-        """Give up: the engine stops between two steps. Safe at any time, also after the end."""
+        """Cancel the generation at the next step. Safe at any time, also after the end."""
 
     @property
     def completion(self) -> Images:
-        """What has been drawn; there only once the iteration has ended."""
+        """The image; available once the iteration has ended."""
 
 
 class ImageBackend(Protocol):
-    """A model that draws."""
+    """A model that generates images."""
 
     async def generate(self, request: ImageRequest) -> Images:
-        """Draw all images. Cancelling this call stops the work between two steps."""
+        """Generate all images. Cancelling the call stops the generation at the next step."""
 
     def stream(self, request: ImageRequest) -> ImageStream:
-        """Draw, and tell on the way how far it is."""
+        """Generate an image and stream the progress."""
 
 
 class ImageStore(Protocol):
-    """Keeps images for a while, under names that nobody can guess."""
+    """Stores images for a limited time, under names that cannot be guessed."""
 
     @property
     def base_url(self) -> str | None:
-        """What URLs begin with; None is the request's own host."""
+        """Scheme and host of URLs; None uses those of the request."""
 
     async def keep(self, data: bytes, format: ImageFormat) -> str:
-        """Store a file; gives its name, 128 random bits and the format's ending."""
+        """Store a file and return its name: 128 random bits and the format's extension."""
 
     async def find(self, name: str) -> bytes | None:
-        """The file of that name, if it is still there."""
+        """Return the file with a name; None if it does not exist or has expired."""
 
 
 class ImageFetcher(Protocol):
-    """Fetches pictures from where the operator allows it."""
+    """Fetches images from the hosts that the operator allows."""
 
     def check(self, url: str) -> None:
-        """Check a URL without fetching it; raises InvalidImageError if it is not allowed."""
+        """Check a URL without fetching it.
+
+        Raises:
+            InvalidImageError: the URL is not allowed.
+        """
 
     async def fetch(self, url: str, max_bytes: int) -> bytes:
-        """The bytes at a URL; raises InvalidImageError, which does not say why."""
+        """Return the bytes at a URL.
+
+        Raises:
+            InvalidImageError: the fetch failed; the message does not reveal why.
+        """

@@ -1,10 +1,10 @@
-"""The port to where prompts are kept whose senders allow it."""
+"""The port to the log of prompts."""
 
 from typing import Protocol
 
 
 class PromptLog(Protocol):
-    """Keeps the prompts of requests that say `log_prompt`."""
+    """Logs the prompts of requests with `log_prompt`."""
 
     def keep(self, request_id: str, model: str, body: bytes) -> None:
-        """Keep one request's body, which is JSON; returns at once and never raises."""
+        """Log the JSON body of a request. Returns at once and never raises."""

@@ -11,7 +11,7 @@ LimitName = Literal["requests", "tokens", "images", "concurrent", "day", "month"
 
 @dataclass(frozen=True, slots=True)
 class Amounts:
-    """What one request takes of its key's limits."""
+    """What one request counts against the limits of its key."""
 
     requests: int = 0
     tokens: int = 0
@@ -59,17 +59,17 @@ class Admission(Protocol):
         """Rate-limit headers for the response."""
 
     def release(self, images: int = 0) -> None:
-        """End the request and return what it did not use. Safe to repeat.
+        """End the request and release what it did not use. Safe to repeat.
 
         Args:
-            images: how many were drawn; the others no longer count.
+            images: how many were generated; the others no longer count.
         """
 
 
 class Limiter(Protocol):
     """Enforces the limits of requests, images and concurrency.
 
-    Tokens are counted by the model's replica, which is where their number is known.
+    The model's replica counts tokens, because their number is only known there.
     """
 
     async def admit(self, key: Key, images: int = 0) -> Admission:

@@ -1,4 +1,4 @@
-"""What a model streams back: deltas of text, and the usage of a request."""
+"""The data that models stream: deltas of text, progress of images, and usage."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -9,20 +9,18 @@ FinishReason = Literal["stop", "length", "tool_calls"]
 
 
 class TokenLogprob(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """How likely a token was; `top` holds the likeliest ones in its place, itself as it comes.
-
-    `logprob` is a natural logarithm; None stands for the first token, which follows nothing.
-    `data` is the bytes of the token, which alone need not be valid UTF-8.
-    """
+    """The log probability of a token, and of the most likely tokens at its position."""
 
     text: str
     logprob: float | None
+    """Natural logarithm; None for the first token, which has no context."""
     data: bytes
+    """Bytes of the token, which need not be valid UTF-8."""
     top: "tuple[TokenLogprob, ...]" = ()
 
 
 class ToolCallDelta(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """What a tool call grew by; `id` and `name` come with its first piece only."""
+    """An increment of a tool call; only its first delta has `id` and `name`."""
 
     index: int
     id: str | None
@@ -31,16 +29,18 @@ class ToolCallDelta(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class ImageProgress(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """How many denoising steps of an image are done, sometimes with a preview."""
+    """The progress of an image in denoising steps, sometimes with a preview."""
 
     step: int
+    """Steps that are done."""
     steps: int
+    """Steps in total."""
     preview: bytes = b""
-    """A file in the response's format; empty for most steps."""
+    """An image file in the response's format; empty for most steps."""
 
 
 class Extra(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """What a delta may carry beside text."""
+    """What a delta may carry besides text."""
 
     reasoning: str = ""
     tool_calls: tuple[ToolCallDelta, ...] = ()
@@ -50,7 +50,7 @@ class Extra(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 @dataclass(frozen=True, slots=True)
 class TextDelta:
-    """What one choice grew by; the last one of a choice says why it ended."""
+    """An increment of one choice; the last delta of a choice has the finish reason."""
 
     index: int
     text: str
@@ -60,9 +60,11 @@ class TextDelta:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Exact token counts of one request; `cached_tokens` of the prompt came from a cache."""
+    """Exact token counts of one request."""
 
     prompt_tokens: int
     completion_tokens: int = 0
     cached_tokens: int = 0
+    """Tokens of the prompt that came from the prefix cache."""
     reasoning_tokens: int = 0
+    """Tokens of the completion that are reasoning."""

@@ -1,27 +1,26 @@
-"""Who asks, what they may, and how much of it: data that the HTTP face and the models share."""
+"""Keys, their permissions and limits, and the context of a request: data shared with models."""
 
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Literal, get_args
 
 Scope = Literal["chat", "embeddings", "images", "admin"]
-"""What a key opens; `chat` means text of every kind, and only `admin` the keys and all usage."""
+"""What a key may do. `chat` includes completions; `admin` is for keys and all usage."""
 
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 MODEL_SCOPES: frozenset[Scope] = frozenset(scope for scope in SCOPES if scope != "admin")
 
 PriorityClass = Literal["high", "normal", "low"]
-"""Whose turn comes first where requests have to wait for a model."""
+"""Order in which requests that wait for a model are served."""
 
 PRIORITIES: tuple[PriorityClass, ...] = get_args(PriorityClass)
 
 ModelKind = Literal["llm", "embedding", "diffusion"]
-"""The kinds of models."""
 
 
 @dataclass(frozen=True, slots=True)
 class KeyLimits:
-    """How much one key may use; None is no limit. Minutes slide, days and months are UTC's."""
+    """The limits of one key; None is no limit. Minutes slide, days and months are in UTC."""
 
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
@@ -37,9 +36,9 @@ class KeyLimits:
 
     @property
     def has_tokens(self) -> bool:
-        """Whether any of them counts tokens."""
-        counted = (self.tokens_per_minute, self.tokens_per_day, self.tokens_per_month)
-        return any(limit is not None for limit in counted)
+        """Whether there is a limit of tokens."""
+        token_limits = (self.tokens_per_minute, self.tokens_per_day, self.tokens_per_month)
+        return any(limit is not None for limit in token_limits)
 
 
 _NO_LIMITS = KeyLimits()
@@ -50,44 +49,44 @@ class Key:
     """One API key, without its secret."""
 
     id: str
-    """Eight characters, which stand in the key too."""
+    """Eight characters, which are also part of the secret."""
     name: str
     tenant: str
     models: tuple[str, ...] = ("*",)
-    """Globs over the names of models and of their adapters."""
+    """Globs of the names of models and adapters that the key may use."""
     scopes: frozenset[Scope] = MODEL_SCOPES
     limits: KeyLimits = field(default_factory=KeyLimits)
     priority: PriorityClass = "normal"
     may_log_prompts: bool = False
-    """Whether its requests may say `log_prompt`."""
+    """Whether `log_prompt` has an effect in its requests."""
     created_at_s: float = 0.0
     expires_at_s: float | None = None
     """Unix time."""
     is_disabled: bool = False
 
     def may_use(self, model: str) -> bool:
-        """Whether the name of a model or adapter is among those allowed."""
+        """Return whether the key may use a model or adapter."""
         return any(fnmatchcase(model, glob) for glob in self.models)
 
     def is_valid_at(self, now_s: float) -> bool:
-        """Whether it opens anything."""
+        """Return whether the key is neither disabled nor expired at a Unix time."""
         return not self.is_disabled and (self.expires_at_s is None or now_s < self.expires_at_s)
 
 
 @dataclass(frozen=True, slots=True)
 class RequestContext:
-    """Where a request comes from, as it travels to the model: for turns, limits and metering."""
+    """The origin of a request, sent to the model for queueing, limits and metering."""
 
     key_id: str = ""
     tenant: str = ""
     priority: PriorityClass = "normal"
     has_token_limits: bool = False
     cache_salt: str | None = None
-    """Keeps the prefixes of prompts that are cached apart from other tenants'."""
+    """Keeps cached prompt prefixes apart from other tenants'."""
     user: str | None = None
-    """What the client says of who uses it."""
+    """The client's name for its end user."""
     endpoint: str = ""
     """The path without `/v1/`."""
     model: str = ""
-    """As the client named it."""
+    """The model as the client named it."""
     is_streamed: bool = False

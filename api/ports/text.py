@@ -1,6 +1,6 @@
-"""What is asked of a model that writes text, and what comes back: plain data that crosses handles.
+"""The port to language models; requests and results are plain data that crosses handles.
 
-Numbers are within their ranges and None means "not given": the schema has seen to that.
+Numbers are within their ranges, because the schema has validated them; None means "not given".
 """
 
 from collections.abc import AsyncIterator, Sequence
@@ -13,14 +13,14 @@ from api.ports.tenancy import RequestContext
 
 @dataclass(frozen=True, slots=True)
 class ImageInput:
-    """An encoded picture (PNG, JPEG or WebP) among the texts of a message."""
+    """An image file (PNG, JPEG or WebP) in the content of a message."""
 
     data: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
-    """A call that the model has made; `arguments` is JSON as the model wrote it."""
+    """A tool call of the model; `arguments` is JSON as the model wrote it."""
 
     id: str
     name: str
@@ -29,7 +29,7 @@ class ToolCall:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn of a conversation; `content` is a text, or texts and pictures in order."""
+    """One turn of a conversation; `content` is a text, or texts and images in order."""
 
     role: str
     content: str | tuple[str | ImageInput, ...] | None
@@ -54,19 +54,19 @@ Choice = Literal["none", "auto", "required", "named"]
 
 @dataclass(frozen=True, slots=True)
 class Tools:
-    """The functions on offer, and what is to become of them."""
+    """The functions that the model may call, and which it must call."""
 
     tools: tuple[Tool, ...]
     choice: Choice = "auto"
     name: str | None = None
-    """The one to call, if `choice` is `named`."""
+    """The function to call if `choice` is `named`."""
     is_parallel: bool = True
-    """Whether one answer may hold several calls."""
+    """Whether one answer may contain several calls."""
 
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """Turns to be rendered with the model's own chat template."""
+    """Turns, which the model's chat template renders."""
 
     messages: tuple[Message, ...]
     tools: Tools | None = None
@@ -76,12 +76,12 @@ class Conversation:
 
 
 Prompt = str | tuple[int, ...] | Conversation
-"""Text, token ids as the model's tokenizer counts them, or a conversation."""
+"""A text, token ids of the model's tokenizer, or a conversation."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How to choose tokens. None leaves a value to the model's own generation config."""
+    """How to choose tokens; None stands for the default of the model's generation config."""
 
     temperature: float | None = None
     top_p: float | None = None
@@ -94,7 +94,7 @@ class Sampling:
     include_stop_str_in_output: bool = False
     max_tokens: int | None = None
     default_max_tokens: int | None = None
-    """What `max_tokens` is if it is None, and if so much fits the context; else all that fits."""
+    """Used when `max_tokens` is None, capped to the remaining context; None is all of it."""
     min_tokens: int = 0
     seed: int | None = None
     presence_penalty: float = 0.0
@@ -105,33 +105,33 @@ class Sampling:
     ignore_eos: bool = False
     skip_special_tokens: bool = True
     json_schema: dict[str, Any] | None = None
-    """What the answer must be valid against."""
+    """Schema that the answer must match."""
     logprobs: int | None = None
-    """Report the log probability of each token, and of so many of the likeliest beside it."""
+    """Report the log probability of each token, and of this many most likely tokens."""
     prompt_logprobs: int | None = None
-    """The same for the prompt's tokens, with the first delta of each choice."""
+    """The same for the tokens of the prompt, in the first delta of each choice."""
     echo: bool = False
-    """Begin each choice with the prompt."""
+    """Start each choice with the prompt."""
 
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """One request for text: every prompt is continued `sampling.n` times.
+    """One request for text: `sampling.n` choices for each prompt.
 
-    Choices are numbered prompt-major: `index = prompt_number * n + j`.
+    Choices are numbered by prompt first: `index = prompt_index * n + j`.
     """
 
     request_id: str
     prompts: tuple[Prompt, ...]
     sampling: Sampling
     adapter: str | None = None
-    """The name of a LoRA adapter of the model."""
+    """Name of a LoRA adapter of the model."""
     context: RequestContext = field(default_factory=RequestContext)
 
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """The whole answer. After a stream `choices` is empty: the deltas have carried the text."""
+    """The whole answer; after a stream `choices` is empty, because the deltas had the text."""
 
     choices: tuple[TextDelta, ...]
     usage: Usage
@@ -141,24 +141,25 @@ class TextStream(Protocol):
     """A generation under way."""
 
     def __aiter__(self) -> AsyncIterator[Sequence[TextDelta]]:
-        """Yield what has come since the last look, in order, until all of it has.
+        """Yield the deltas that have arrived since the last iteration, in order.
 
-        Raises: ApiError when the generation fails half-way.
+        Raises:
+            ApiError: the generation failed.
         """
 
     async def aclose(self) -> None:
-        """Give up: the engine stops working on it. Safe at any time, also after the end."""
+        """Cancel the generation. Safe at any time, also after the end."""
 
     @property
     def completion(self) -> Completion:
-        """The final word; there only once the iteration has ended."""
+        """The usage; available once the iteration has ended."""
 
 
 class LlmBackend(Protocol):
-    """A model that writes text."""
+    """A model that generates text."""
 
     async def complete(self, generation: Generation) -> Completion:
-        """Write the whole answer. Cancelling this call stops the work."""
+        """Generate the whole answer. Cancelling the call stops the generation."""
 
     def stream(self, generation: Generation) -> TextStream:
-        """Write the answer piece by piece."""
+        """Generate the answer and stream it."""

@@ -24,7 +24,7 @@ def prepare_completion(
     """Check and translate a request.
 
     Raises:
-        InvalidRequestError: the request exceeds a limit, or asks for no token at all.
+        InvalidRequestError: the request exceeds a limit, or wants neither tokens nor an echo.
     """
     check_text_request(request, len(request.prompt), services.limits)
     if request.max_tokens == 0 and not request.echo:
@@ -36,7 +36,7 @@ def prepare_completion(
 
 
 def to_generation(request: CompletionRequest, llm: Llm, meta: RequestMeta) -> Generation:
-    """Translate what the request asks of the model."""
+    """Translate a request into a `Generation`."""
     sampling = to_sampling(
         request,
         request.max_tokens,
@@ -50,7 +50,7 @@ def to_generation(request: CompletionRequest, llm: Llm, meta: RequestMeta) -> Ge
 
 
 class CompletionRenderer:
-    """Renders OpenAI's `text_completion` object, which is the same whole and as a chunk."""
+    """Renders OpenAI's `text_completion` object, both whole and as a chunk."""
 
     def __init__(self, meta: ResponseMeta, usage_placement: UsagePlacement | None) -> None:
         """Prepare the parts that all chunks share."""
@@ -92,7 +92,7 @@ class CompletionRenderer:
         return self._head + choice % (delta.index, text, logprobs, end)
 
     def render_usage_chunk(self, usage: Usage) -> bytes:
-        """Render the last chunk: usage, and no choices."""
+        """Render the usage as a chunk without choices."""
         return self._head + b',"choices":[]' + to_usage_tail(usage)
 
     def render_last_chunks(self, delta: TextDelta, usage: Usage) -> list[bytes]:

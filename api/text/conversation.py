@@ -15,7 +15,7 @@ def to_conversation(
 
     Args:
         request: the chat request.
-        limits: of images.
+        limits: bound the number and size of images.
         may_fetch: images that must be fetched become empty `ImageInput`s instead of errors.
 
     Raises:

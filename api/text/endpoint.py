@@ -1,4 +1,4 @@
-"""What chat and completions share: a JSON body, a language model, a whole answer or a stream."""
+"""The `Dialect` that chat and completions share: JSON body, language model, optional stream."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -23,14 +23,14 @@ from api.text.rendering import ChunkRenderer, ChunkStreamRenderer
 
 @dataclass(frozen=True, slots=True)
 class PreparedText:
-    """What a request asks of a language model, and how the answer is rendered."""
+    """A request translated for a language model, and the renderer of its answer."""
 
     generation: Generation
     renderer: ChunkRenderer
     usage_placement: UsagePlacement | None = None
     """Where a stream's usage goes; None leaves it out."""
     fetch: Callable[[], Awaitable[Generation]] | None = None
-    """Adds the images that must be fetched first; None if there are none."""
+    """Fetches the images of `generation` and returns a copy with them; None if there are none."""
 
 
 Prepare = Callable[[Any, Llm, RequestMeta, Services], PreparedText]
@@ -131,7 +131,7 @@ async def _render(prepared: PreparedText, completion: Completion) -> bytes:
     sampling = prepared.generation.sampling
     if sampling.logprobs is None and sampling.prompt_logprobs is None:
         return msgspec.json.encode(prepared.renderer.render(completion))
-    # Log probabilities may be millions of objects, which would block the event loop.
+    # There may be millions of log probabilities, which would block the event loop.
     return await asyncio.to_thread(
         lambda: msgspec.json.encode(prepared.renderer.render(completion))
     )

@@ -1,7 +1,7 @@
 """Images in messages: `data:` URLs of three formats, and URLs to be fetched.
 
-A URL that the service would have to fetch is refused unless there is a fetcher: a client that
-chooses the URL could make the service call machines that only the service can reach.
+Without a fetcher, URLs to be fetched are refused: a client could make the service call machines
+that only the service can reach.
 """
 
 import base64
@@ -25,7 +25,7 @@ def read_image(url: str, param: str, limits: Limits) -> bytes:
     """Decode the image file in a `data:` URL.
 
     Raises:
-        InvalidImageError: it is not such a URL, too large, or not a PNG, JPEG or WebP file.
+        InvalidImageError: it is not a `data:` URL, too large, or not a PNG, JPEG or WebP file.
     """
     head = _DATA_URL.match(url)
     if head is None:
@@ -72,25 +72,27 @@ def check_image_count(request: ChatRequest, limits: Limits) -> None:
 
 @dataclass(frozen=True, slots=True)
 class RemoteImage:
-    """The place of an image in a conversation that must be fetched first."""
+    """An image that must be fetched, and its position in the conversation."""
 
     message: int
+    """Index of the message."""
     part: int
+    """Index of the content part in the message."""
     url: str
 
 
 def is_remote(image: ImageUrl) -> bool:
-    """Whether an image is elsewhere and not in its URL."""
+    """Return whether an image must be fetched because its URL does not contain it."""
     return image.url[:5].lower() != "data:"
 
 
 def find_remote_images(request: ChatRequest) -> tuple[RemoteImage, ...]:
     """Find the images that must be fetched."""
     return tuple(
-        RemoteImage(number, place, part.url)
-        for number, message in enumerate(request.messages)
+        RemoteImage(message_index, part_index, part.url)
+        for message_index, message in enumerate(request.messages)
         if isinstance(message.content, tuple)
-        for place, part in enumerate(message.content)
+        for part_index, part in enumerate(message.content)
         if not isinstance(part, str) and is_remote(part)
     )
 
@@ -101,10 +103,10 @@ async def insert_images(
     fetcher: ImageFetcher,
     limits: Limits,
 ) -> Conversation:
-    """Fetch images and put them into their places.
+    """Fetch images and return the conversation with them.
 
     Raises:
-        InvalidImageError: an image may not be fetched, cannot be, or is no image.
+        InvalidImageError: an image is not allowed, cannot be fetched, or is not an image.
     """
     messages = list(conversation.messages)
     for image in remote:

@@ -1,4 +1,4 @@
-"""Pieces of JSON that the answers of chat and completions share."""
+"""Parts of JSON that the answers of chat and completions share."""
 
 import json
 from json.encoder import encode_basestring_ascii
@@ -6,17 +6,17 @@ from typing import Any
 
 from api.ports.stream import TokenLogprob, Usage
 
-_LEAST_LOGPROB = -9999.0
-"""OpenAI's word for a token that was impossible: JSON has no infinity."""
+_MIN_LOGPROB = -9999.0
+"""What OpenAI sends instead of minus infinity, which JSON does not have."""
 
 
 def to_ascii_json(text: str) -> bytes:
-    """A JSON string in ASCII."""
+    """Encode a text as a JSON string in ASCII."""
     return encode_basestring_ascii(text).encode("ascii")
 
 
 def dump(value: Any) -> bytes:
-    """Any JSON in ASCII, without spaces."""
+    """Encode a value as JSON in ASCII, without spaces."""
     return json.dumps(value, separators=(",", ":")).encode("ascii")
 
 
@@ -32,17 +32,17 @@ def to_usage(usage: Usage) -> dict[str, Any]:
 
 
 def to_usage_tail(usage: Usage) -> bytes:
-    """The end of a chunk that carries the usage."""
+    """Render the end of a chunk that carries the usage."""
     return b',"usage":%b}' % dump(to_usage(usage))
 
 
 def to_number(logprob: float | None) -> float | None:
-    """A log probability that JSON can hold."""
-    return None if logprob is None else max(logprob, _LEAST_LOGPROB)
+    """Clip a log probability to what JSON can represent."""
+    return None if logprob is None else max(logprob, _MIN_LOGPROB)
 
 
 def to_logprob(token: TokenLogprob) -> dict[str, Any]:
-    """Source: OpenAI openapi.yaml, schema `ChatCompletionTokenLogprob`, less `top_logprobs`."""
+    """Source: OpenAI openapi.yaml, schema `ChatCompletionTokenLogprob` without `top_logprobs`."""
     return {
         "token": token.text,
         "logprob": to_number(token.logprob),

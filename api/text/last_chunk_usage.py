@@ -1,6 +1,6 @@
-"""The dialect that puts a stream's usage on the last chunk with content, not on a chunk of its own.
+"""Buffer for streams whose usage is on the last chunk with content, not on a chunk of its own.
 
-Only the end of the stream shows which chunk was the last, so each delta waits for the next one.
+Only the end of the stream shows which chunk is the last, so each delta waits for the next one.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ class LastChunkBuffer:
         self.delta: TextDelta | None = None
 
     def push(self, deltas: Sequence[TextDelta]) -> list[TextDelta]:
-        """Add deltas and return all but the last; an empty end is merged into the text before."""
+        """Add deltas and return all but the last; an empty last delta is merged into the text."""
         ready = []
         for delta in deltas:
             held = self.delta

@@ -1,6 +1,6 @@
-"""Streams of OpenAI's text endpoints: chunks, where the usage goes, and `[DONE]`.
+"""Renders the streams of OpenAI's text endpoints: chunks, usage and `[DONE]`.
 
-Chat and completions each write their own chunks; the frame around the chunks is the same.
+Chat and completions differ in their chunks only.
 """
 
 import json
@@ -18,12 +18,12 @@ from api.schema.common import TextRequest
 from api.text.last_chunk_usage import LastChunkBuffer
 
 _DONE: Event = (None, b"[DONE]")
-"""OpenAI's mark of a complete stream."""
+"""Ends a complete stream."""
 
 
 @dataclass(frozen=True, slots=True)
 class ResponseMeta:
-    """What every object of one response repeats."""
+    """The members that all objects of one response share."""
 
     id: str
     model: str
@@ -32,12 +32,12 @@ class ResponseMeta:
 
     @classmethod
     def new(cls, prefix: str, request_id: str, model: str, options: TextOptions) -> "ResponseMeta":
-        """Describe a response that begins now."""
+        """Describe a response created now."""
         return cls(f"{prefix}-{request_id}", model, int(time.time()), options.fingerprint)
 
 
 class ChunkRenderer(Protocol):
-    """Renders the answers of one endpoint."""
+    """Renders answers in the format of one endpoint."""
 
     def render(self, completion: Completion) -> dict[str, Any]:
         """Render the body of a whole answer."""
@@ -46,10 +46,10 @@ class ChunkRenderer(Protocol):
         """Render the chunks of one delta, as JSON in ASCII."""
 
     def render_usage_chunk(self, usage: Usage) -> bytes:
-        """Render the chunk with the usage, which comes after all choices have ended."""
+        """Render the chunk with the usage, which follows all choices."""
 
     def render_last_chunks(self, delta: TextDelta, usage: Usage) -> list[bytes]:
-        """Render the chunks of the last delta; the last chunk carries the usage."""
+        """Render the chunks of the last delta, the last of them with the usage."""
 
 
 class ChunkStreamRenderer:
@@ -68,7 +68,7 @@ class ChunkStreamRenderer:
         return [(None, chunk) for delta in ready for chunk in render_chunks(delta)]
 
     def render_end(self, completion: Completion) -> list[Event]:
-        """Render the usage, if it was asked for, and `[DONE]`."""
+        """Render the usage, if requested, and `[DONE]`."""
         chunks: list[bytes] = []
         if self._buffer and self._buffer.delta:
             chunks = self._chunks.render_last_chunks(self._buffer.delta, completion.usage)
@@ -77,15 +77,15 @@ class ChunkStreamRenderer:
         return [*((None, chunk) for chunk in chunks), _DONE]
 
     def render_error(self, error: ApiError) -> list[Event]:
-        """Render an error and no `[DONE]`: OpenAI's SDK raises it as `APIError`."""
+        """Render an error without `[DONE]`; OpenAI's SDK raises it as `APIError`."""
         return [(None, json.dumps(error.body()).encode())]
 
 
 def find_usage_placement(request: TextRequest, options: TextOptions) -> UsagePlacement | None:
-    """Where a stream's usage goes; None if the client did not ask for it."""
-    asked = request.stream_options
-    if asked is None:
+    """Return where a stream's usage goes; None if the client does not want it."""
+    stream_options = request.stream_options
+    if stream_options is None:
         return None
-    placement = asked.usage_placement or options.usage_placement
-    # The dialect with the usage on the last chunk has no `include_usage`.
-    return placement if asked.include_usage or placement == "last_chunk" else None
+    placement = stream_options.usage_placement or options.usage_placement
+    # Services with the usage on the last chunk have no `include_usage`.
+    return placement if stream_options.include_usage or placement == "last_chunk" else None

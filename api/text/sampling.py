@@ -17,7 +17,7 @@ def to_sampling(
     allowed = request.allowed_token_ids
     return Sampling(
         temperature=request.temperature,
-        # OpenAI allows 0, which means "only the likeliest token"; engines need more than 0.
+        # OpenAI allows 0, which means the likeliest token only; engines refuse it.
         top_p=_SMALLEST_TOP_P if request.top_p == 0 else request.top_p,
         top_k=request.top_k,
         min_p=request.min_p,
