@@ -88,9 +88,8 @@ def to_batch_settings(
     is_flow = mode != "text2img" and pipelines.has_scale_noise(scheduler)
     steps_taken = count_steps_taken(steps, strength, is_flow=is_flow)
     if steps_taken < 1:
-        raise InvalidRequestError(
-            f"Invalid value for 'strength': {strength:g} of {steps} steps is less than one step.",
-            param="strength",
+        raise InvalidRequestError.value(
+            "strength", f"{strength:g} of {steps} steps is less than one step"
         )
     return BatchSettings(
         mode=mode,
@@ -150,10 +149,9 @@ def _check_negative(request: ImageRequest, guidance: float | None, true_cfg: flo
     scale = guidance if true_cfg is None else true_cfg
     if request.negative_prompt and scale is not None and scale <= 1:
         name = "guidance_scale" if true_cfg is None else "true_cfg_scale"
-        raise InvalidRequestError(
-            f"Invalid value for 'negative_prompt': it only has an effect with a '{name}' above 1, "
-            f"and here it is {scale:g}.",
-            param="negative_prompt",
+        raise InvalidRequestError.value(
+            "negative_prompt",
+            f"it only has an effect with a '{name}' above 1, and here it is {scale:g}",
         )
 
 
@@ -176,9 +174,8 @@ def _to_true_cfg(
     if request.negative_prompt:
         return request.true_cfg_scale or options.true_cfg_scale
     if request.true_cfg_scale is not None:
-        raise InvalidRequestError(
-            "Invalid value for 'true_cfg_scale': it is only allowed with a 'negative_prompt'.",
-            param="true_cfg_scale",
+        raise InvalidRequestError.value(
+            "true_cfg_scale", "it is only allowed with a 'negative_prompt'"
         )
     return None
 
@@ -187,9 +184,7 @@ def _check_scheduler(name: str | None, options: DiffusionOptions) -> str | None:
     if name is None or name in options.schedulers:
         return name
     known = ", ".join(options.schedulers) or "none, for this model has only its own"
-    raise InvalidRequestError(
-        f"Invalid value for 'scheduler': it must be one of: {known}.", param="scheduler"
-    )
+    raise InvalidRequestError.value("scheduler", f"it must be one of: {known}")
 
 
 def _unsupported(param: str) -> UnsupportedParameterError:

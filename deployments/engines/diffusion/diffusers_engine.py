@@ -200,10 +200,8 @@ class DiffusersEngine:
         image = await self._image_reader.read(edit.image, "image")
         mask = None if edit.mask is None else await self._image_reader.read(edit.mask, "mask")
         if mask is not None and mask.size != image.size:
-            raise InvalidRequestError(
-                "Invalid value for 'mask': it must be as large as the image, which is "
-                f"{image.width}x{image.height}.",
-                param="mask",
+            raise InvalidRequestError.value(
+                "mask", f"it must be as large as the image, which is {image.width}x{image.height}"
             )
         size = fit_size(image.size, self._options)
         if request.width_px and request.height_px:

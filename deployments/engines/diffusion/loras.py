@@ -26,9 +26,8 @@ def check_loras(requested: Sequence[Lora], known: Iterable[str]) -> tuple[Lora, 
         )
     for number, lora in enumerate(requested):
         if lora.name not in names:
-            param = f"loras[{number}].name"
-            raise InvalidRequestError(
-                f"Invalid value for '{param}': it must be one of: {', '.join(names)}.", param=param
+            raise InvalidRequestError.value(
+                f"loras[{number}].name", f"it must be one of: {', '.join(names)}"
             )
     return tuple(sorted(requested, key=lambda lora: lora.name))
 

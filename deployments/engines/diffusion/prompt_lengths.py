@@ -46,10 +46,8 @@ class PromptTokenCounter:
             text = self._apply_template(text)
         count = len(self._tokenizer(text, truncation=False, verbose=False)["input_ids"])
         if count > self._max_tokens:
-            raise InvalidRequestError(
-                f"Invalid value for '{param}': it has {count} tokens, and this model reads at most "
-                f"{self._max_tokens}.",
-                param=param,
+            raise InvalidRequestError.value(
+                param, f"it has {count} tokens, and this model reads at most {self._max_tokens}"
             )
         return count
 

@@ -26,7 +26,7 @@ def check_size(width_px: int, height_px: int, options: DiffusionOptions) -> None
 
 
 def _refusal(reason: str) -> InvalidRequestError:
-    return InvalidRequestError(f"Invalid value for 'size': {reason}.", param="size")
+    return InvalidRequestError.value("size", reason)
 
 
 def fit_size(size: tuple[int, int], options: DiffusionOptions) -> tuple[int, int]:

@@ -75,8 +75,8 @@ def check_total(sequences: Sequence[Sized], truncation: Truncation, param: str) 
     """
     total = sum(map(len, sequences))
     if truncation.max_total_tokens is not None and total > truncation.max_total_tokens:
-        raise InvalidRequestError(
-            f"Invalid value for '{param}': all inputs together have {total} tokens, more than the "
-            f"limit of {truncation.max_total_tokens} per request.",
-            param=param,
+        raise InvalidRequestError.value(
+            param,
+            f"all inputs together have {total} tokens, more than the limit of "
+            f"{truncation.max_total_tokens} per request",
         )

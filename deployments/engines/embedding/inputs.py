@@ -154,10 +154,8 @@ class InputReader:
 
     def _check_ids(self, ids: Any) -> tuple[int, ...]:
         if max(ids) >= self._vocabulary_size:
-            raise InvalidRequestError(
-                f"Invalid value for 'input': this model's token ids end at "
-                f"{self._vocabulary_size - 1}.",
-                param="input",
+            raise InvalidRequestError.value(
+                "input", f"this model's token ids end at {self._vocabulary_size - 1}"
             )
         checked: tuple[int, ...] = ids
         return checked

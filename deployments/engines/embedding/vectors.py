@@ -80,9 +80,8 @@ class EmbeddingSpec:
                 if sizes == "any"
                 else f"one of {', '.join(map(str, sorted({*sizes, self.size})))}"
             )
-            raise InvalidRequestError(
-                f"Invalid value for 'dimensions': {dimensions}; for this model it is {valid}.",
-                param="dimensions",
+            raise InvalidRequestError.value(
+                "dimensions", f"{dimensions}; for this model it is {valid}"
             )
 
     def to_embeddings(

@@ -124,21 +124,18 @@ class ImageReader:
         from PIL import Image
 
         if data.startswith(_JPEG) and _count_scans(data) > self._max_scans:
-            raise self._refusal(f"it has more than {self._max_scans} scans.", param)
+            raise self._error.value(param, f"it has more than {self._max_scans} scans")
         result, width_px, height_px, pixels = self._decode(data)
         size = width_px, height_px
         if result in (RGB, RGBA):
             return Image.frombytes("RGBA" if result == RGBA else "RGB", size, pixels)
         # "by" rather than "x": "0x…" would look like a memory address.
         reasons = {
-            TOO_LARGE: f"{width_px} by {height_px} is more than {self._max_pixels} pixels.",
-            TOO_SMALL: f"{width_px} by {height_px} pixels: each side must have {MIN_SIDE_PX}.",
+            TOO_LARGE: f"{width_px} by {height_px} is more than {self._max_pixels} pixels",
+            TOO_SMALL: f"{width_px} by {height_px} pixels: each side must have {MIN_SIDE_PX}",
         }
-        reason = reasons.get(result, "it is not a PNG, JPEG or WebP file that can be read.")
-        raise self._refusal(reason, param)
-
-    def _refusal(self, reason: str, param: str) -> InvalidRequestError:
-        return self._error(f"Invalid value for '{param}': {reason}", param=param)
+        reason = reasons.get(result, "it is not a PNG, JPEG or WebP file that can be read")
+        raise self._error.value(param, reason)
 
     def _decode(self, data: bytes) -> Result:
         process = self._ensure_process()

@@ -27,10 +27,8 @@ class PromptTokenizer:
         """
         if isinstance(prompt, tuple):
             if max(prompt) >= self._vocabulary_size:
-                raise InvalidRequestError(
-                    f"Invalid value for 'prompt': this model's token ids end at "
-                    f"{self._vocabulary_size - 1}.",
-                    param="prompt",
+                raise InvalidRequestError.value(
+                    "prompt", f"this model's token ids end at {self._vocabulary_size - 1}"
                 )
             return list(prompt)
         return await self._thread.run(
@@ -86,10 +84,8 @@ def _encode_conversation(tokenizer: Any, conversation: Conversation) -> list[int
             messages, add_generation_prompt=True, tokenize=True, return_dict=False
         )
     except TemplateError:
-        raise InvalidRequestError(
-            "Invalid value for 'messages': this model's chat template does not take this "
-            "sequence of roles.",
-            param="messages",
+        raise InvalidRequestError.value(
+            "messages", "this model's chat template does not take this sequence of roles"
         ) from None
     except ValueError:
         raise InvalidRequestError(

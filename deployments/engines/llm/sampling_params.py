@@ -109,8 +109,5 @@ def find_max_tokens(sampling: Sampling, prompt_tokens: int, context_tokens: int)
     else:
         limit = max(requested, 1)  # 0 asks for the prompt only, but vLLM generates at least one
     if sampling.min_tokens > limit:
-        raise InvalidRequestError(
-            f"Invalid value for 'min_tokens': at most {limit} tokens may be generated.",
-            param="min_tokens",
-        )
+        raise InvalidRequestError.value("min_tokens", f"at most {limit} tokens may be generated")
     return limit

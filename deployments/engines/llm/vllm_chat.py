@@ -107,9 +107,8 @@ class VllmChat:
                 tools by itself.
         """
         if not self._config.is_multimodal_model and _has_images(conversation):
-            raise InvalidRequestError(
-                "Invalid value for 'messages': this model reads text only, and there is an image.",
-                param="messages",
+            raise InvalidRequestError.value(
+                "messages", "this model reads text only, and there is an image"
             )
         for name in conversation.template_options:
             if name not in self._options.template_options:
@@ -279,8 +278,6 @@ def _has_images(conversation: Conversation) -> bool:
 
 
 def _template_error() -> InvalidRequestError:
-    return InvalidRequestError(
-        "Invalid value for 'messages': this model's chat template does not take this sequence of "
-        "messages.",
-        param="messages",
+    return InvalidRequestError.value(
+        "messages", "this model's chat template does not take this sequence of messages"
     )

@@ -31,9 +31,9 @@ def translate_errors(param: str | None = None) -> Iterator[None]:
     except vllm_errors.VLLMClientError as error:
         param = getattr(error, "parameter", None) or param
         if param is None:
-            message = "The model does not accept this request's parameters."
-        else:
-            message = f"Invalid value for '{param}': this model does not accept it."
-        raise InvalidRequestError(message, param=param) from error
+            raise InvalidRequestError(
+                "The model does not accept this request's parameters."
+            ) from error
+        raise InvalidRequestError.value(param, "this model does not accept it") from error
     except vllm_errors.VLLMError as error:
         raise EngineError("The engine failed to answer this request.") from error
