@@ -54,7 +54,7 @@ def test_package_under_test_is_the_one_of_this_repository() -> None:
 
 
 @POSTS
-async def test_endpoint_answers(path: str) -> None:
+async def test_endpoint_returns_200(path: str) -> None:
     response = await request(build_app(), "POST", path, json_body=REQUESTS[path])
 
     assert response.status == 200
@@ -112,7 +112,7 @@ async def test_wrong_method_returns_405(method: str, path: str) -> None:
 
 @POSTS
 @pytest.mark.parametrize("headers", [{}, {"content-type": "text/plain"}])
-async def test_body_that_is_no_json_returns_415(path: str, headers: dict[str, str]) -> None:
+async def test_body_that_is_not_json_returns_415(path: str, headers: dict[str, str]) -> None:
     response = await request(build_app(), "POST", path, chunks=[b"{}"], headers=headers)
 
     assert response.error() == (415, "unsupported_media_type", None)
@@ -149,16 +149,16 @@ async def test_body_counted_too_large_returns_413(path: str) -> None:
 async def test_slow_body_returns_408(path: str) -> None:
     app = build_app(limits=Limits(body_timeout_s=0.01))
     async with Exchange(app, "POST", path, headers=JSON, chunks=None) as exchange:
-        exchange.give(b"{", more=True)
+        exchange.send_chunk(b"{", more=True)
         response = await exchange.end()
 
     assert response.error() == (408, "request_timeout", None)
 
 
 @POSTS
-async def test_client_that_leaves_while_sending_gets_nothing(path: str) -> None:
+async def test_disconnect_during_the_body_sends_nothing(path: str) -> None:
     async with Exchange(build_app(), "POST", path, headers=JSON, chunks=None) as exchange:
-        exchange.give(b"{", more=True)
+        exchange.send_chunk(b"{", more=True)
         exchange.disconnect()
         response = await exchange.end()
 
@@ -206,7 +206,7 @@ async def test_missing_model_returns_400(path: str) -> None:
 
 
 @POSTS
-async def test_starting_model_returns_503_and_asks_for_a_retry(path: str) -> None:
+async def test_starting_model_returns_503_with_retry_after(path: str) -> None:
     response = await request(app_in_state("starting"), "POST", path, json_body=REQUESTS[path])
 
     assert response.error() == (503, "model_starting", None)
@@ -214,7 +214,7 @@ async def test_starting_model_returns_503_and_asks_for_a_retry(path: str) -> Non
 
 
 @POSTS
-async def test_failed_model_returns_503_and_asks_for_none(path: str) -> None:
+async def test_failed_model_returns_503_without_retry(path: str) -> None:
     response = await request(app_in_state("failed"), "POST", path, json_body=REQUESTS[path])
 
     assert response.error() == (503, "model_unavailable", "model")
@@ -222,7 +222,7 @@ async def test_failed_model_returns_503_and_asks_for_none(path: str) -> None:
 
 
 @POSTS
-async def test_idle_model_answers(path: str) -> None:
+async def test_idle_model_returns_200(path: str) -> None:
     response = await request(app_in_state("idle"), "POST", path, json_body=REQUESTS[path])
 
     assert response.status == 200
@@ -231,7 +231,7 @@ async def test_idle_model_answers(path: str) -> None:
 @POSTS
 @given(members=st.dictionaries(st.sampled_from(NAMES) | st.text(max_size=5), VALUES, max_size=3))
 @settings(max_examples=50, deadline=None)
-async def test_no_json_makes_a_fault(path: str, members: dict[str, Any]) -> None:
+async def test_arbitrary_json_returns_200_or_400(path: str, members: dict[str, Any]) -> None:
     response = await request(build_app(), "POST", path, json_body={**REQUESTS[path], **members})
 
     assert response.status in (200, 400)
@@ -241,13 +241,13 @@ async def test_no_json_makes_a_fault(path: str, members: dict[str, Any]) -> None
 @POSTS
 @given(body=st.binary(max_size=200))
 @settings(max_examples=50, deadline=None)
-async def test_no_bytes_make_a_fault(path: str, body: bytes) -> None:
+async def test_arbitrary_bytes_return_400(path: str, body: bytes) -> None:
     response = await request(build_app(), "POST", path, chunks=[body], headers=JSON)
 
     assert response.error()[0] == 400
 
 
-async def test_fault_in_a_backend_is_a_plain_500() -> None:
+async def test_unexpected_error_of_a_backend_is_a_plain_500() -> None:
     app = build_app(encoder=FakeEncoder(error=KeyError("/srv/secret")))
 
     response = await request(app, "POST", "/v1/embeddings", json_body=REQUESTS["/v1/embeddings"])
@@ -272,7 +272,7 @@ async def test_request_under_way_keeps_its_model_when_the_models_change() -> Non
     assert later.error() == (404, "model_not_found", "model")
 
 
-async def test_model_that_is_added_serves_at_once() -> None:
+async def test_added_model_serves_the_next_request() -> None:
     models = Models(Registry())
     app = create_app(models, None, Services())
 
@@ -282,7 +282,7 @@ async def test_model_that_is_added_serves_at_once() -> None:
     assert response.status == 200
 
 
-async def test_request_id_is_left_to_the_server_when_told_so() -> None:
+async def test_request_id_header_is_left_to_the_server_if_configured() -> None:
     app = create_app(Models(Registry()), None, Services(), is_request_id_echoed=True)
 
     response = await request(app, "GET", "/v1/models")

@@ -90,7 +90,7 @@ async def test_answer_without_http_is_admitted_and_released(name: str) -> None:
 
     await setup.answer(BODIES[name])
 
-    assert setup.limiter.asked == [(CALLER.key, images)]
+    assert setup.limiter.calls == [(CALLER.key, images)]
     assert setup.limiter.released == [[images]]
 
 
@@ -117,7 +117,7 @@ async def test_invalid_request_is_not_admitted(
     with pytest.raises(error):
         await setup.answer({**BODIES[name], **change})
 
-    assert setup.limiter.asked == []
+    assert setup.limiter.calls == []
 
 
 @ALL

@@ -23,7 +23,7 @@ async def test_health_is_ok() -> None:
     assert response.headers["x-request-id"]
 
 
-async def test_health_is_ok_whatever_the_models() -> None:
+async def test_health_is_ok_if_a_model_has_failed() -> None:
     models = Models(Registry([entry("a", "failed")]))
 
     response = await request(create_app(models, None, Services()), "GET", "/health")
@@ -54,7 +54,7 @@ async def test_ready_shows_every_model_by_id() -> None:
     }
 
 
-async def test_ready_says_why_a_model_failed() -> None:
+async def test_ready_reports_why_a_model_failed() -> None:
     response = await ask_ready(Models(Registry([entry("a", "failed", "no such folder")])))
 
     assert response.json()["models"]["a"]["message"] == "no such folder"
@@ -79,7 +79,7 @@ async def test_ready_needs_every_model(states: list[State], status: int, word: s
     assert (response.status, response.json()["status"]) == (status, word)
 
 
-async def test_not_ready_before_the_models_are_known() -> None:
+async def test_service_is_not_ready_before_the_models_are_known() -> None:
     response = await ask_ready(Models())
 
     assert response.status == 503
@@ -95,7 +95,7 @@ async def test_not_ready_before_the_models_are_known() -> None:
         (False, "the store does not answer", "unknown", 503, "starting"),
     ],
 )
-async def test_ready_says_how_the_keys_are(
+async def test_ready_reports_the_state_of_the_keys(
     is_known: bool, note: str | None, state: str, status: int, word: str
 ) -> None:
     """Keys that are out of date go on opening, so the service is as ready as before."""
@@ -108,11 +108,11 @@ async def test_ready_says_how_the_keys_are(
     assert response.json()["keys"] == {"state": state, "message": note}
 
 
-async def test_ready_says_nothing_of_keys_that_nobody_needs() -> None:
+async def test_ready_without_authentication_does_not_report_keys() -> None:
     assert "keys" not in (await request(build_app(), "GET", "/ready")).json()
 
 
-async def test_ready_follows_the_models() -> None:
+async def test_ready_changes_with_the_models() -> None:
     models = Models()
     app = create_app(models, None, Services())
 

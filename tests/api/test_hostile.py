@@ -15,7 +15,7 @@ JSON = {"content-type": "application/json"}
 USER = {"role": "user", "content": "Hi"}
 
 
-class Unasked:
+class UnusedModels:
     """An application whose models must not be asked."""
 
     def __init__(self) -> None:
@@ -92,8 +92,10 @@ MALFORMED = [
 
 @pytest.mark.parametrize("path", POSTS)
 @pytest.mark.parametrize("body", MALFORMED, ids=lambda body: repr(body[:16]))
-async def test_t29_t30_t32_what_is_no_json_object_is_refused(path: str, body: bytes) -> None:
-    response = await Unasked().send(path, body)
+async def test_t29_t30_t32_body_that_is_not_a_json_object_is_refused(
+    path: str, body: bytes
+) -> None:
+    response = await UnusedModels().send(path, body)
 
     assert response.error()[:2] == (400, "invalid_json")
 
@@ -139,8 +141,10 @@ async def test_t29_t30_t32_what_is_no_json_object_is_refused(path: str, body: by
     ],
     ids=lambda value: repr(value)[:40],
 )
-async def test_t33_t34_numbers_out_of_range_are_refused_by_name(members: Any, param: str) -> None:
-    status, _, named = await Unasked().chat(**members)
+async def test_t33_t34_numbers_out_of_range_are_refused_with_their_name(
+    members: Any, param: str
+) -> None:
+    status, _, named = await UnusedModels().chat(**members)
 
     assert (status, named) == (400, param)
 
@@ -148,13 +152,13 @@ async def test_t33_t34_numbers_out_of_range_are_refused_by_name(members: Any, pa
 @pytest.mark.parametrize(
     "prompt", ["", [], [[]], [-1], [""], ["a", 1], [1, "a"], [True], [[1], [2**40]], {}, 5]
 )
-async def test_t34_prompts_of_no_form_are_refused(prompt: Any) -> None:
-    assert (await Unasked().complete(prompt=prompt))[::2] == (400, "prompt")
+async def test_t34_prompts_of_invalid_form_are_refused(prompt: Any) -> None:
+    assert (await UnusedModels().complete(prompt=prompt))[::2] == (400, "prompt")
 
 
 @pytest.mark.parametrize(("prompts", "param"), [(60_000, "n"), (100_000, "prompt")])
-async def test_t34_a_fan_out_is_refused(prompts: int, param: str) -> None:
-    assert (await Unasked().complete(prompt=["a"] * prompts))[::2] == (400, param)
+async def test_t34_too_many_choices_are_refused(prompts: int, param: str) -> None:
+    assert (await UnusedModels().complete(prompt=["a"] * prompts))[::2] == (400, param)
 
 
 @pytest.mark.parametrize(
@@ -174,18 +178,18 @@ async def test_t34_a_fan_out_is_refused(prompts: int, param: str) -> None:
     ],
     ids=lambda model: model[:16],
 )
-async def test_t35_names_are_keys_and_never_paths(model: str) -> None:
-    unasked = Unasked()
+async def test_t35_model_ids_are_not_used_as_paths(model: str) -> None:
+    unused = UnusedModels()
 
-    assert await unasked.chat(model=model) == (404, "model_not_found", "model")
+    assert await unused.chat(model=model) == (404, "model_not_found", "model")
     body = json.dumps({"model": model, "messages": [USER]}).encode()
-    assert len((await unasked.send(CHAT, body)).body) < 400
+    assert len((await unused.send(CHAT, body)).body) < 400
 
 
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "PATCH", "TRACE", "OPTIONS", "FOO"])
 @pytest.mark.parametrize("path", POSTS)
 async def test_t36_other_methods_are_refused_with_those_allowed(path: str, method: str) -> None:
-    response = await Unasked().send(path, b"", method)
+    response = await UnusedModels().send(path, b"", method)
 
     assert response.error()[:2] == (405, "method_not_allowed")
     assert response.headers["allow"] == "POST"
@@ -206,8 +210,8 @@ async def test_t36_other_methods_are_refused_with_those_allowed(path: str, metho
         "/openapi.json",
     ],
 )
-async def test_t36_other_urls_are_not_found_and_lead_nowhere(path: str) -> None:
-    response = await Unasked().send(path, b"{}")
+async def test_t36_other_urls_are_not_found_without_redirect(path: str) -> None:
+    response = await UnusedModels().send(path, b"{}")
 
     assert response.error()[:2] == (404, "not_found")
     assert "location" not in response.headers
@@ -226,13 +230,13 @@ async def test_t36_other_urls_are_not_found_and_lead_nowhere(path: str) -> None:
     ids=repr,
 )
 async def test_t36_other_media_types_are_refused(headers: Any) -> None:
-    response = await Unasked().send(CHAT, b"{}", headers=headers)
+    response = await UnusedModels().send(CHAT, b"{}", headers=headers)
 
     assert response.error()[:2] == (415, "unsupported_media_type")
 
 
 @pytest.mark.parametrize("text", ["\0", "😀", "e" + "\u0301" * 100_000, "\u202eabc", "\u2028"])
-async def test_t32_odd_characters_reach_the_model_as_they_are(text: str) -> None:
+async def test_t32_unusual_characters_reach_the_model_unchanged(text: str) -> None:
     llm = FakeLlm()
     body = {"model": LLM, "messages": [{"role": "user", "content": text}]}
 

@@ -21,7 +21,7 @@ def app_with(*model_ids: str) -> Starlette:
     return create_app(Models(Registry(entries)), None, Services())
 
 
-async def test_list_holds_all_models_in_order() -> None:
+async def test_list_has_all_models_in_order() -> None:
     response = await request(build_app(), "GET", "/v1/models")
 
     assert response.status == 200
@@ -40,7 +40,7 @@ async def test_list_holds_all_models_in_order() -> None:
     }
 
 
-async def test_list_holds_models_that_are_not_ready() -> None:
+async def test_list_has_models_that_are_not_ready() -> None:
     response = await request(app_with("a"), "GET", "/v1/models")
 
     assert [card["id"] for card in response.json()["data"]] == ["a"]
@@ -52,7 +52,7 @@ async def test_list_may_be_empty() -> None:
     assert response.json() == {"object": "list", "data": []}
 
 
-async def test_one_model_is_its_card() -> None:
+async def test_single_model_is_its_card() -> None:
     response = await request(build_app(), "GET", f"/v1/models/{LLM}")
 
     assert response.json() == {
@@ -64,7 +64,7 @@ async def test_one_model_is_its_card() -> None:
     }
 
 
-async def test_card_tells_the_limits_of_its_model() -> None:
+async def test_card_has_the_capabilities_of_its_model() -> None:
     entry = ModelEntry("a", "llm", "ready", FakeLlm(), 0, capabilities={"max_tokens": 512})
     app = create_app(Models(Registry([entry])), None, Services())
 
@@ -84,7 +84,7 @@ async def test_card_tells_the_limits_of_its_model() -> None:
         ("%C3%A9", "é"),
     ],
 )
-async def test_id_may_hold_slashes_and_more(path: str, model_id: str) -> None:
+async def test_id_may_contain_slashes_and_unusual_characters(path: str, model_id: str) -> None:
     response = await request(app_with(model_id), "GET", f"/v1/models/{path}")
 
     assert response.json()["id"] == model_id
@@ -97,7 +97,7 @@ async def test_unknown_id_returns_404(path: str) -> None:
     assert response.error() == (404, "model_not_found", "model")
 
 
-async def test_models_are_those_of_the_moment() -> None:
+async def test_list_changes_with_the_models() -> None:
     models = build_models()
     app = create_app(models, None, Services())
 

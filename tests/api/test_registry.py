@@ -27,7 +27,7 @@ def test_card_is_a_model_object() -> None:
     }
 
 
-def test_entries_come_in_the_order_given() -> None:
+def test_entries_keep_their_order() -> None:
     registry = Registry(entry(model_id=model_id) for model_id in "cab")
 
     assert [each.id for each in registry] == ["c", "a", "b"]
@@ -35,7 +35,7 @@ def test_entries_come_in_the_order_given() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("state", ["ready", "idle"])
-def test_ready_or_idle_model_is_to_be_had(kind: ModelKind, state: State) -> None:
+def test_ready_or_idle_model_is_returned(kind: ModelKind, state: State) -> None:
     assert Registry([entry(kind, state)]).get("a", kind) is BACKENDS[kind]
 
 
@@ -53,7 +53,7 @@ def test_id_must_match_exactly(model_id: str) -> None:
         Registry([entry()]).get(model_id, "llm")
 
 
-def test_long_id_is_not_echoed_whole() -> None:
+def test_long_id_is_shortened_in_the_error() -> None:
     with pytest.raises(ModelNotFoundError) as caught:
         Registry().get("x" * 100_000, "llm")
 
@@ -69,7 +69,7 @@ def test_long_id_is_not_echoed_whole() -> None:
         ("diffusion", "llm", "/v1/images/generations"),
     ],
 )
-def test_wrong_kind_says_which_endpoint_serves_it(
+def test_error_of_a_wrong_kind_names_the_right_endpoints(
     kind: ModelKind, wanted: ModelKind, endpoint: str
 ) -> None:
     with pytest.raises(WrongModelKindError) as caught:
@@ -79,12 +79,12 @@ def test_wrong_kind_says_which_endpoint_serves_it(
     assert endpoint in caught.value.message
 
 
-def test_starting_model_is_to_be_tried_again() -> None:
+def test_starting_model_raises_model_starting() -> None:
     with pytest.raises(ModelStartingError, match="'a' is being loaded"):
         Registry([entry(state="starting")]).get("a", "llm")
 
 
-def test_failed_model_does_not_say_why_to_clients() -> None:
+def test_error_of_a_failed_model_hides_the_reason() -> None:
     failed = ModelEntry("a", "llm", "failed", FakeLlm(), 0, "no folder /srv/models/a")
 
     with pytest.raises(ModelFailedError) as caught:
@@ -93,18 +93,18 @@ def test_failed_model_does_not_say_why_to_clients() -> None:
     assert "/srv" not in caught.value.message
 
 
-def test_wrong_kind_is_said_before_the_state() -> None:
+def test_wrong_kind_has_precedence_over_the_state() -> None:
     with pytest.raises(WrongModelKindError):
         Registry([entry("embedding", "starting")]).get("a", "llm")
 
 
-def test_find_does_not_mind_kind_or_state() -> None:
+def test_find_returns_models_of_any_kind_and_state() -> None:
     failed = entry("diffusion", "failed")
 
     assert Registry([failed]).find("a") is failed
 
 
-def test_find_may_find_nothing() -> None:
+def test_find_of_an_unknown_model_returns_none() -> None:
     assert Registry().find("a") is None
 
 
@@ -115,7 +115,7 @@ def test_models_begin_unknown() -> None:
     assert list(models.current) == []
 
 
-def test_models_begun_with_a_registry_are_known() -> None:
+def test_models_with_an_initial_registry_are_known() -> None:
     assert Models(Registry()).is_known
 
 
@@ -135,7 +135,7 @@ def test_swap_makes_models_known() -> None:
     assert models.is_known
 
 
-def test_each_kind_has_a_lookup_of_its_own() -> None:
+def test_each_kind_has_its_own_look_up() -> None:
     registry = Registry(entry(kind, model_id=kind) for kind in KINDS)
 
     assert registry.get_llm("llm").backend is BACKENDS["llm"]
@@ -162,11 +162,11 @@ ADAPTED = Registry([with_adapters("base", "one", "two", "other"), with_adapters(
         ("other:one", None, "one"),
     ],
 )
-def test_an_adapter_goes_by_three_names(model_id: str, peft: str | None, adapter: str) -> None:
+def test_adapter_is_found_by_three_names(model_id: str, peft: str | None, adapter: str) -> None:
     assert ADAPTED.get_llm(model_id, peft).adapter == adapter
 
 
-def test_a_name_of_a_model_means_the_model() -> None:
+def test_name_of_model_and_adapter_means_the_model() -> None:
     llm = ADAPTED.get_llm("other")
 
     assert (llm.adapter, llm.options.adapters) == (None, ("one",))
@@ -182,7 +182,7 @@ def test_a_name_of_a_model_means_the_model() -> None:
         ("other", "two", "peft"),
     ],
 )
-def test_an_unknown_adapter_is_not_found(model_id: str, peft: str | None, param: str) -> None:
+def test_unknown_adapter_is_not_found(model_id: str, peft: str | None, param: str) -> None:
     with pytest.raises(ModelNotFoundError) as caught:
         ADAPTED.get_llm(model_id, peft)
 
@@ -223,14 +223,14 @@ def seen_with(*globs: str) -> Registry:
         ((), []),
     ],
 )
-def test_a_key_sees_the_models_and_adapters_of_its_globs(
+def test_key_sees_the_models_and_adapters_of_its_globs(
     globs: tuple[str, ...], ids: list[str]
 ) -> None:
     assert [card["id"] for card in seen_with(*globs).cards()] == ids
 
 
 @pytest.mark.parametrize("model_id", ["two", "base:two"])
-def test_an_adapter_may_be_used_without_its_model(model_id: str) -> None:
+def test_adapter_may_be_used_without_its_model(model_id: str) -> None:
     seen = seen_with("two")
     card = seen.find_card(model_id)
 
@@ -253,7 +253,7 @@ def test_an_adapter_may_be_used_without_its_model(model_id: str) -> None:
         ((), "base", None, "model"),
     ],
 )
-def test_what_a_key_may_not_use_is_not_found(
+def test_model_or_adapter_that_is_not_allowed_is_not_found(
     globs: tuple[str, ...], model_id: str, peft: str | None, param: str
 ) -> None:
     with pytest.raises(ModelNotFoundError) as caught:
@@ -262,7 +262,7 @@ def test_what_a_key_may_not_use_is_not_found(
     assert caught.value.param == param
 
 
-def test_a_hidden_model_has_no_card() -> None:
+def test_hidden_model_has_no_card() -> None:
     seen = seen_with("two")
 
     assert seen.find_card("base") is None
@@ -270,14 +270,14 @@ def test_a_hidden_model_has_no_card() -> None:
     assert list(seen) == []
 
 
-def test_a_name_means_an_adapter_that_the_key_may_use() -> None:
+def test_name_of_two_adapters_means_the_allowed_one() -> None:
     """Among all models `one` is the adapter of `base`, which this key knows nothing of."""
     llm = seen_with("other:one").get_llm("one")
 
     assert (llm.adapter, llm.options.adapters) == ("one", ("one",))
 
 
-def test_a_view_is_made_once_for_all_keys_of_the_same_globs() -> None:
+def test_keys_with_the_same_globs_share_a_view() -> None:
     assert seen_with("base") is seen_with("base")
     assert seen_with("base") is not seen_with("two")
     assert seen_with("*") is ADAPTED
@@ -285,7 +285,7 @@ def test_a_view_is_made_once_for_all_keys_of_the_same_globs() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("state", ["ready", "starting", "failed"])
-def test_what_is_not_allowed_is_not_found_before_kind_and_state(
+def test_missing_permission_has_precedence_over_kind_and_state(
     kind: ModelKind, state: State
 ) -> None:
     models = Models(Registry([entry(kind, state)]))

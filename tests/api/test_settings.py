@@ -16,7 +16,7 @@ def test_unknown_limit_is_refused() -> None:
 
 @pytest.mark.parametrize("name", sorted(Limits.model_fields))
 @pytest.mark.parametrize("value", [0, -1])
-def test_limit_must_leave_room_for_something(name: str, value: int) -> None:
+def test_limit_must_be_positive(name: str, value: int) -> None:
     with pytest.raises(ValidationError, match=name):
         Limits(**{name: value})
 
@@ -31,7 +31,7 @@ def test_limits_are_immutable() -> None:
         Limits().max_images = 3  # type: ignore[misc]
 
 
-def test_no_more_inputs_are_allowed_than_are_read() -> None:
+def test_limit_of_inputs_is_at_most_that_of_the_schema() -> None:
     assert Limits(max_embedding_inputs=MAX_TEXTS).max_embedding_inputs == MAX_TEXTS
     with pytest.raises(ValidationError, match="max_embedding_inputs"):
         Limits(max_embedding_inputs=MAX_TEXTS + 1)

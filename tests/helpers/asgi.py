@@ -14,7 +14,7 @@ from urllib.parse import unquote
 
 from starlette.types import ASGIApp, Message, Scope
 
-PATIENCE_S = 5.0
+TIMEOUT_S = 5.0
 """No step of a test takes so long, unless something hangs."""
 
 ERROR_KEYS = {"message", "type", "param", "code"}
@@ -111,7 +111,7 @@ class Exchange:
         headers: Mapping[str, str] | None = None,
         chunks: Sequence[bytes] | None = (),
     ) -> None:
-        """Prepare a request whose body comes in `chunks`; None leaves it for `give` to send."""
+        """Prepare a request whose body comes in `chunks`; None leaves it for `send_chunk` to send."""
         self._app = app
         self._scope = to_scope(method, path, headers or {})
         self._incoming: asyncio.Queue[Message] = asyncio.Queue()
@@ -120,10 +120,10 @@ class Exchange:
         if chunks is not None:
             bodies = list(chunks) or [b""]
             for chunk in bodies[:-1]:
-                self.give(chunk, more=True)
-            self.give(bodies[-1])
+                self.send_chunk(chunk, more=True)
+            self.send_chunk(bodies[-1])
 
-    def give(self, chunk: bytes, *, more: bool = False) -> None:
+    def send_chunk(self, chunk: bytes, *, more: bool = False) -> None:
         """Send a part of the body."""
         self._incoming.put_nowait({"type": "http.request", "body": chunk, "more_body": more})
 
@@ -133,13 +133,13 @@ class Exchange:
 
     async def sent(self, count: int) -> list[Message]:
         """Wait until the application has sent so many messages; returns all of them."""
-        async with asyncio.timeout(PATIENCE_S), self._outgoing:
+        async with asyncio.timeout(TIMEOUT_S), self._outgoing:
             await self._outgoing.wait_for(lambda: len(self.response.messages) >= count)
         return self.response.messages
 
     async def end(self) -> Response:
         """Wait until the application has returned."""
-        async with asyncio.timeout(PATIENCE_S):
+        async with asyncio.timeout(TIMEOUT_S):
             await self._running
         return self.response
 

@@ -268,7 +268,7 @@ class FakePainter:
         """`n` pictures, numbered."""
         first_seed = request.seed or 0
         images = tuple(
-            Image(f"picture {number}".encode(), first_seed + number) for number in range(request.n)
+            Image(f"image {number}".encode(), first_seed + number) for number in range(request.n)
         )
         return Images(images, request.width_px or 64, request.height_px or 48, self.usage)
 
@@ -316,11 +316,11 @@ class FakeLimiter:
 
     def __init__(self, error: Exception | None = None) -> None:
         self.error = error
-        self.asked: list[tuple[Key, int]] = []
+        self.calls: list[tuple[Key, int]] = []
         self.admissions: list[FakeAdmission] = []
 
     async def admit(self, key: Key, images: int = 0) -> FakeAdmission:
-        self.asked.append((key, images))
+        self.calls.append((key, images))
         if self.error is not None:
             raise self.error
         self.admissions.append(FakeAdmission())
@@ -415,8 +415,8 @@ def build_app(
     keys: Keys | None = None,
     administration: FakeAdministration | None = None,
     text: TextOptions | None = None,
-    **rules: Any,
+    **services: Any,
 ) -> Starlette:
     """The real application around fake models; open to all unless there are keys."""
     models = build_models(llm, encoder, painter, text)
-    return create_app(models, keys, Services(**rules), administration=administration)
+    return create_app(models, keys, Services(**services), administration=administration)

@@ -79,7 +79,7 @@ def to_images(body: dict[str, Any]) -> int:
 
 
 @ALL
-async def test_success_says_how_the_limits_stand(path: str, body: Any) -> None:
+async def test_success_has_rate_limit_headers(path: str, body: Any) -> None:
     response = await Service().ask(path, body)
 
     assert response.status == 200
@@ -87,12 +87,12 @@ async def test_success_says_how_the_limits_stand(path: str, body: Any) -> None:
 
 
 @ALL
-async def test_success_gives_the_place_back_and_keeps_the_images(path: str, body: Any) -> None:
+async def test_success_releases_the_permit_and_counts_its_images(path: str, body: Any) -> None:
     service = Service()
 
     await service.ask(path, body)
 
-    assert service.limiter.asked == [(KEY, to_images(body))]
+    assert service.limiter.calls == [(KEY, to_images(body))]
     assert service.limiter.released == [[to_images(body)]]
 
 
@@ -101,7 +101,9 @@ async def test_success_gives_the_place_back_and_keeps_the_images(path: str, body
     "error",
     [EngineError("It broke."), RateLimitError("No tokens left."), RuntimeError("It broke.")],
 )
-async def test_failure_gives_all_back(path: str, body: Any, error: Exception) -> None:
+async def test_failure_releases_the_permit_and_all_images(
+    path: str, body: Any, error: Exception
+) -> None:
     service = Service(error=error)
 
     response = await service.ask(path, body)
@@ -111,7 +113,7 @@ async def test_failure_gives_all_back(path: str, body: Any, error: Exception) ->
 
 
 @ALL
-async def test_client_that_leaves_gives_all_back(path: str, body: Any) -> None:
+async def test_disconnect_releases_the_permit_and_all_images(path: str, body: Any) -> None:
     service = Service(held=True)
     chunks = [json.dumps(body).encode()]
     async with Exchange(service.app, "POST", path, headers=AUTHORIZED, chunks=chunks) as exchange:
@@ -125,7 +127,7 @@ async def test_client_that_leaves_gives_all_back(path: str, body: Any) -> None:
 
 
 @ALL
-async def test_server_that_shuts_down_gives_all_back(path: str, body: Any) -> None:
+async def test_shutdown_releases_the_permit_and_all_images(path: str, body: Any) -> None:
     service = Service(held=True)
     asking = asyncio.create_task(service.ask(path, body))
     await service.working()
@@ -152,25 +154,27 @@ async def test_refused_request_reaches_no_model(
 
 
 @ALL
-async def test_key_without_limits_needs_no_place(path: str, body: Any) -> None:
+async def test_key_without_limits_needs_no_permit(path: str, body: Any) -> None:
     service = Service(replace(KEY, limits=KeyLimits()))
 
     response = await service.ask(path, body)
 
     assert response.status == 200
-    assert service.limiter.asked == []
+    assert service.limiter.calls == []
     assert "x-ratelimit-limit-requests" not in response.headers
 
 
 @ALL
-@pytest.mark.parametrize("change", [{"model": "nobody"}, {"colour": "red"}])
-async def test_request_that_is_no_good_takes_no_place(path: str, body: Any, change: Any) -> None:
+@pytest.mark.parametrize("change", [{"model": "absent"}, {"colour": "red"}])
+async def test_request_with_an_invalid_parameter_takes_no_permit(
+    path: str, body: Any, change: Any
+) -> None:
     service = Service()
 
     response = await service.ask(path, {**body, **change})
 
     assert response.status in (400, 404)
-    assert service.limiter.asked == []
+    assert service.limiter.calls == []
 
 
 INVALID_TOGETHER: dict[str, tuple[str, dict[str, Any]]] = {
@@ -199,4 +203,4 @@ async def test_request_that_is_invalid_as_a_whole_takes_no_permit(path: str, bod
     response = await service.ask(path, body)
 
     assert response.status == 400
-    assert service.limiter.asked == []
+    assert service.limiter.calls == []

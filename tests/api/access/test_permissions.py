@@ -40,7 +40,7 @@ async def ask(key: Key, method: str, path: str, body: Any = None) -> Response:
 
 
 @POSTS
-async def test_the_scope_of_an_endpoint_is_enough(path: str) -> None:
+async def test_key_with_the_scope_of_the_endpoint_returns_200(path: str) -> None:
     scope, body = CALLS[path]
 
     response = await ask(replace(KEY, scopes=frozenset({scope})), "POST", path, body)
@@ -49,7 +49,7 @@ async def test_the_scope_of_an_endpoint_is_enough(path: str) -> None:
 
 
 @POSTS
-async def test_all_other_scopes_are_not_enough(path: str) -> None:
+async def test_key_with_all_other_scopes_returns_403(path: str) -> None:
     scope, body = CALLS[path]
 
     response = await ask(replace(KEY, scopes=frozenset(SCOPES) - {scope}), "POST", path, body)
@@ -59,7 +59,7 @@ async def test_all_other_scopes_are_not_enough(path: str) -> None:
 
 
 @pytest.mark.parametrize("scope", SCOPES)
-async def test_every_key_may_list_models(scope: Scope) -> None:
+async def test_key_with_any_scope_lists_models(scope: Scope) -> None:
     response = await ask(replace(KEY, scopes=frozenset({scope})), "GET", "/v1/models")
 
     assert len(response.json()["data"]) == 3
@@ -76,7 +76,7 @@ ADMINISTRATION = [
 
 
 @pytest.mark.parametrize(("method", "path"), ADMINISTRATION)
-async def test_only_administrators_see_keys(method: str, path: str) -> None:
+async def test_key_without_admin_scope_cannot_administer_keys(method: str, path: str) -> None:
     """Not even their own, and whether there is such a key or not."""
     response = await ask(replace(KEY, scopes=MODEL_SCOPES), method, path)
 
@@ -85,14 +85,14 @@ async def test_only_administrators_see_keys(method: str, path: str) -> None:
 
 
 @pytest.mark.parametrize(("method", "path"), [*ADMINISTRATION, ("GET", "/v1/usage")])
-async def test_without_administration_there_are_no_such_urls(method: str, path: str) -> None:
+async def test_without_administration_its_urls_return_404(method: str, path: str) -> None:
     response = await request(build_app(), method, path)
 
     assert response.error() == (404, "not_found", None)
 
 
 @pytest.mark.parametrize(("method", "path"), ADMINISTRATION)
-async def test_nobody_administers_without_authentication(method: str, path: str) -> None:
+async def test_without_authentication_administration_returns_403(method: str, path: str) -> None:
     app = build_app(administration=FakeAdministration())
 
     assert (await request(app, method, path)).status == 403
@@ -100,20 +100,20 @@ async def test_nobody_administers_without_authentication(method: str, path: str)
 
 @POSTS
 @pytest.mark.parametrize("model", [LLM, ENCODER, PAINTER])
-async def test_a_model_that_is_not_allowed_looks_like_none(path: str, model: str) -> None:
+async def test_model_that_is_not_allowed_looks_like_an_unknown_one(path: str, model: str) -> None:
     """Also where it is of another kind: the answer differs in the name alone."""
     _, body = CALLS[path]
     key = replace(KEY, models=("else",))
 
     refused = await ask(key, "POST", path, {**body, "model": model})
-    unknown = await ask(key, "POST", path, {**body, "model": "nobody"})
+    unknown = await ask(key, "POST", path, {**body, "model": "absent"})
 
     assert refused.error() == (404, "model_not_found", "model")
-    assert refused.body == unknown.body.replace(b"nobody", model.encode())
+    assert refused.body == unknown.body.replace(b"absent", model.encode())
 
 
 @POSTS
-async def test_a_model_that_is_allowed_serves(path: str) -> None:
+async def test_model_that_is_allowed_returns_200(path: str) -> None:
     _, body = CALLS[path]
 
     response = await ask(replace(KEY, models=(body["model"][:3] + "*",)), "POST", path, body)
@@ -121,15 +121,15 @@ async def test_a_model_that_is_allowed_serves(path: str) -> None:
     assert response.status == 200
 
 
-async def test_a_key_lists_its_models_only() -> None:
+async def test_key_lists_its_own_models_only() -> None:
     key = replace(KEY, models=("org/*", "paint*"))
 
     listed = await ask(key, "GET", "/v1/models")
     shown = await ask(key, "GET", f"/v1/models/{PAINTER}")
     hidden = await ask(key, "GET", f"/v1/models/{LLM}")
-    unknown = await ask(key, "GET", "/v1/models/nobody")
+    unknown = await ask(key, "GET", "/v1/models/absent")
 
     assert [card["id"] for card in listed.json()["data"]] == [ENCODER, PAINTER]
     assert shown.json()["id"] == PAINTER
     assert hidden.error() == (404, "model_not_found", "model")
-    assert json.loads(hidden.body) == json.loads(unknown.body.replace(b"nobody", LLM.encode()))
+    assert json.loads(hidden.body) == json.loads(unknown.body.replace(b"absent", LLM.encode()))

@@ -50,7 +50,7 @@ def test_reset_is_formatted_as_openai_durations(reset_s: float, duration: str):
     assert headers["x-ratelimit-reset-tokens"] == duration
 
 
-def test_rate_limit_error_tells_when_to_retry():
+def test_rate_limit_error_says_when_to_retry():
     error = to_error(exceeded("requests", 6.0))
 
     assert type(error) is RateLimitError

@@ -28,19 +28,19 @@ CALLS: list[tuple[str, dict[str, Any]]] = [
 ALL = pytest.mark.parametrize(("endpoint", "body"), CALLS)
 
 
-async def origin_of(endpoint: str, body: dict[str, Any], **rules: Any) -> RequestContext:
+async def context_of(endpoint: str, body: dict[str, Any], **services: Any) -> RequestContext:
     """What the model is told, whichever it is."""
     llm, encoder, painter = FakeLlm(), FakeEncoder(), FakePainter()
-    app = build_app(llm, encoder, painter, keys=keys_of(KEY), **rules)
+    app = build_app(llm, encoder, painter, keys=keys_of(KEY), **services)
     headers = {"authorization": f"Bearer {SECRET}"}
     await request(app, "POST", f"/v1/{endpoint}", json_body=body, headers=headers)
-    (asked,) = [*llm.generations, *encoder.requests, *encoder.scored, *painter.requests]
-    return asked.context
+    (received,) = [*llm.generations, *encoder.requests, *encoder.scored, *painter.requests]
+    return received.context
 
 
 @ALL
-async def test_the_model_is_told_where_a_request_comes_from(endpoint: str, body: Any) -> None:
-    context = await origin_of(
+async def test_context_of_a_request_reaches_the_model(endpoint: str, body: Any) -> None:
+    context = await context_of(
         endpoint, {**body, "user": "bob"}, cache_salt=lambda tenant: f"<{tenant}>"
     )
 
@@ -58,14 +58,14 @@ async def test_the_model_is_told_where_a_request_comes_from(endpoint: str, body:
 
 @ALL
 async def test_bare_request_has_no_user_and_no_salt(endpoint: str, body: Any) -> None:
-    context = await origin_of(endpoint, body)
+    context = await context_of(endpoint, body)
 
     assert (context.user, context.cache_salt, context.is_streamed) == (None, None, False)
 
 
 @pytest.mark.parametrize(("endpoint", "body"), CALLS[:2])
-async def test_a_stream_is_told_from_a_whole_answer(endpoint: str, body: Any) -> None:
-    assert (await origin_of(endpoint, {**body, "stream": True})).is_streamed
+async def test_context_of_a_stream_says_so(endpoint: str, body: Any) -> None:
+    assert (await context_of(endpoint, {**body, "stream": True})).is_streamed
 
 
 @ALL
@@ -73,5 +73,7 @@ async def test_a_stream_is_told_from_a_whole_answer(endpoint: str, body: Any) ->
     ("user", "kept"),
     [("x" * 1000, "x" * 256), ("", None), ("\0", None), ("a\0b", "ab"), ("é😀", "é😀")],
 )
-async def test_user_fits_a_database(endpoint: str, body: Any, user: str, kept: str | None) -> None:
-    assert (await origin_of(endpoint, {**body, "user": user})).user == kept
+async def test_user_is_clipped_and_without_nul(
+    endpoint: str, body: Any, user: str, kept: str | None
+) -> None:
+    assert (await context_of(endpoint, {**body, "user": user})).user == kept

@@ -38,16 +38,16 @@ def changes(**members: Any) -> dict[str, Any]:
     return read_request(json.dumps(members).encode(), KeyChanges).request.to_fields()
 
 
-def test_a_name_is_enough() -> None:
+def test_name_is_the_only_required_field() -> None:
     assert fields(name="app") == {"name": "app", "limits": KeyLimits()}
 
 
-def test_a_name_is_needed() -> None:
+def test_missing_name_is_refused() -> None:
     with pytest.raises(MissingParameterError):
         fields(tenant="acme")
 
 
-def test_fields_are_those_of_a_key() -> None:
+def test_fields_have_the_names_and_types_of_key() -> None:
     made = fields(
         name="app",
         tenant="acme",
@@ -72,7 +72,7 @@ def test_fields_are_those_of_a_key() -> None:
     )
 
 
-def test_a_null_is_the_default() -> None:
+def test_null_in_a_new_key_is_the_default() -> None:
     nulls = dict.fromkeys(KeyFields.model_fields) | {"limits": dict.fromkeys(asdict(KeyLimits()))}
 
     assert fields(**nulls | {"name": "app"}) == fields(name="app")
@@ -81,7 +81,7 @@ def test_a_null_is_the_default() -> None:
 @pytest.mark.parametrize(
     "name", ["", " app", "app ", "a\nb", "a\0b", "a/b", ".", "..", "a" * 65, "\u202eppa", 1]
 )
-def test_names_that_would_not_show_are_refused(name: Any) -> None:
+def test_invalid_name_is_refused(name: Any) -> None:
     with pytest.raises(InvalidRequestError) as caught:
         fields(name=name)
 
@@ -91,7 +91,7 @@ def test_names_that_would_not_show_are_refused(name: Any) -> None:
 @pytest.mark.parametrize(
     "name", ["a", "a" * 64, "Größe 1", "team@example.com", "日本語", "a.b-c_d"]
 )
-def test_names_that_show_are_taken(name: str) -> None:
+def test_printable_name_is_accepted(name: str) -> None:
     assert fields(name=name)["name"] == name
 
 
@@ -121,53 +121,53 @@ def test_names_that_show_are_taken(name: str) -> None:
     ],
 )
 @pytest.mark.parametrize("read", [fields, changes])
-def test_what_is_out_of_bounds_is_refused(read: Any, member: str, value: Any) -> None:
+def test_value_out_of_bounds_is_refused(read: Any, member: str, value: Any) -> None:
     with pytest.raises(InvalidRequestError) as caught:
         read(**{"name": "app", member: value})
 
     assert str(caught.value.param).startswith(member)
 
 
-def test_a_new_key_cannot_be_disabled() -> None:
+def test_new_key_cannot_be_disabled() -> None:
     with pytest.raises(UnknownParameterError):
         fields(name="app", disabled=True)
 
 
-def test_nothing_given_changes_nothing() -> None:
+def test_empty_changes_change_nothing() -> None:
     assert apply_changes(KEY, changes()) == KEY
 
 
-def test_a_null_where_there_is_no_none_changes_nothing() -> None:
+def test_null_of_a_required_field_changes_nothing() -> None:
     assert changes(name=None, tenant=None, models=None, priority=None, disabled=None) == {}
 
 
-def test_a_null_takes_the_expiry_away() -> None:
+def test_null_removes_the_expiry() -> None:
     assert apply_changes(KEY, changes(expires_at=None)).expires_at_s is None
 
 
-def test_one_limit_changes_and_the_others_stay() -> None:
+def test_change_of_one_limit_keeps_the_others() -> None:
     changed = apply_changes(KEY, changes(limits={"tokens_per_day": 8}))
 
     assert changed.limits == KeyLimits(requests_per_minute=5, tokens_per_day=8)
 
 
-def test_a_null_takes_one_limit_away() -> None:
+def test_null_removes_one_limit() -> None:
     changed = apply_changes(KEY, changes(limits={"tokens_per_day": None}))
 
     assert changed.limits == KeyLimits(requests_per_minute=5)
 
 
-def test_a_null_takes_all_limits_away() -> None:
+def test_null_removes_all_limits() -> None:
     assert apply_changes(KEY, changes(limits=None)).limits == KeyLimits()
 
 
-def test_whole_limits_replace_all() -> None:
+def test_key_limits_replace_all_limits() -> None:
     limits = KeyLimits(images_per_minute=1)
 
     assert apply_changes(KEY, {"limits": limits}).limits == limits
 
 
-def test_changes_are_of_a_keys_fields() -> None:
+def test_changes_have_the_names_and_types_of_key() -> None:
     made = changes(disabled=True, models=["llm"], scopes=["chat"], expires_at=9)
 
     assert made == {
@@ -178,7 +178,7 @@ def test_changes_are_of_a_keys_fields() -> None:
     }
 
 
-def test_a_new_key_is_not_over_already() -> None:
+def test_expiry_in_the_past_is_refused() -> None:
     with pytest.raises(InvalidRequestError, match="future") as caught:
         fields(name="app", expires_at=int(time.time()))
     assert caught.value.param == "expires_at"
@@ -186,28 +186,28 @@ def test_a_new_key_is_not_over_already() -> None:
 
 
 @pytest.mark.parametrize("body", [b"[]", b'"name"'])
-def test_changes_are_an_object(body: bytes) -> None:
+def test_changes_that_are_no_object_are_refused(body: bytes) -> None:
     with pytest.raises(InvalidRequestError):
         read_request(body, KeyChanges)
 
 
-def test_changes_in_python_are_an_object_too() -> None:
+def test_changes_that_are_no_dict_are_refused() -> None:
     with pytest.raises(ValidationError):
         KeyChanges.model_validate([])
 
 
 @pytest.mark.parametrize(("body", "grace_s"), [({}, 0), ({"grace_s": 60}, 60)])
-def test_a_rotation_has_no_grace_unless_given(body: dict[str, Any], grace_s: float) -> None:
+def test_rotation_has_no_grace_by_default(body: dict[str, Any], grace_s: float) -> None:
     assert read_request(json.dumps(body).encode(), Rotation).request.grace_s == grace_s
 
 
 @pytest.mark.parametrize("grace_s", [-1, MAX_GRACE_S + 1, "60"])
-def test_grace_has_bounds(grace_s: Any) -> None:
+def test_grace_out_of_bounds_is_refused(grace_s: Any) -> None:
     with pytest.raises(InvalidRequestError):
         read_request(json.dumps({"grace_s": grace_s}).encode(), Rotation)
 
 
-def test_a_key_is_shown_without_its_secret() -> None:
+def test_key_object_has_no_secret() -> None:
     assert to_key_object(KEY) == {
         "object": "key",
         "id": "Abcd1234",
@@ -232,11 +232,11 @@ def test_a_key_is_shown_without_its_secret() -> None:
     }
 
 
-def test_a_key_that_never_expires_says_so() -> None:
+def test_key_object_without_expiry_has_null() -> None:
     assert to_key_object(Key("Abcd1234", "app", "app"))["expires_at"] is None
 
 
-def test_a_new_key_is_shown_with_its_secret() -> None:
+def test_new_key_object_has_the_secret() -> None:
     shown = to_new_key_object(NewSecret(KEY, "sk-whole"))
 
     assert shown.pop("key") == "sk-whole"

@@ -25,7 +25,7 @@ class Office:
         return (await self.ask("POST", "/v1/keys", {**BODY, **members})).json()
 
 
-async def test_a_new_key_is_shown_with_its_secret() -> None:
+async def test_new_key_is_shown_with_its_secret() -> None:
     response = await Office().ask("POST", "/v1/keys", BODY)
 
     value = response.json()
@@ -36,7 +36,7 @@ async def test_a_new_key_is_shown_with_its_secret() -> None:
     assert value["key"] == "secret 1"
 
 
-async def test_the_secret_is_not_shown_again() -> None:
+async def test_secret_is_not_shown_again() -> None:
     office = Office()
     key = await office.create()
 
@@ -64,14 +64,14 @@ async def test_all_fields_reach_the_administration() -> None:
     assert (key.models, key.may_log_prompts, key.expires_at_s) == (("llm*",), True, 4_070_908_800)
 
 
-async def test_a_key_goes_by_its_name_too() -> None:
+async def test_key_is_found_by_its_name() -> None:
     office = Office()
     key = await office.create()
 
     assert (await office.ask("GET", "/v1/keys/ann")).json()["id"] == key["id"]
 
 
-async def test_a_change_keeps_the_rest() -> None:
+async def test_change_keeps_the_other_fields() -> None:
     office = Office()
     await office.create()
 
@@ -87,7 +87,7 @@ async def test_a_change_keeps_the_rest() -> None:
     assert "key" not in changed.json()
 
 
-async def test_a_deleted_key_is_gone() -> None:
+async def test_deleted_key_returns_404() -> None:
     office = Office()
     key = await office.create()
 
@@ -98,7 +98,7 @@ async def test_a_deleted_key_is_gone() -> None:
 
 
 @pytest.mark.parametrize(("body", "grace_s"), [({}, 0.0), ({"grace_s": 60}, 60.0)])
-async def test_a_rotated_key_is_shown_with_its_new_secret(body: Any, grace_s: float) -> None:
+async def test_rotated_key_is_shown_with_its_new_secret(body: Any, grace_s: float) -> None:
     office = Office()
     key = await office.create()
 
@@ -111,13 +111,13 @@ async def test_a_rotated_key_is_shown_with_its_new_secret(body: Any, grace_s: fl
 @pytest.mark.parametrize(
     ("method", "path", "body"),
     [
-        ("GET", "/v1/keys/nobody", None),
-        ("POST", "/v1/keys/nobody", {}),
-        ("DELETE", "/v1/keys/nobody", None),
-        ("POST", "/v1/keys/nobody/rotate", {}),
+        ("GET", "/v1/keys/absent", None),
+        ("POST", "/v1/keys/absent", {}),
+        ("DELETE", "/v1/keys/absent", None),
+        ("POST", "/v1/keys/absent/rotate", {}),
     ],
 )
-async def test_an_unknown_key_is_not_found(method: str, path: str, body: Any) -> None:
+async def test_unknown_key_returns_404(method: str, path: str, body: Any) -> None:
     response = await Office().ask(method, path, body)
 
     assert response.error() == (404, "key_not_found", None)
@@ -134,7 +134,7 @@ async def test_an_unknown_key_is_not_found(method: str, path: str, body: Any) ->
         ("/v1/keys/ann/rotate", {"grace_s": -1}, "invalid_value", "grace_s"),
     ],
 )
-async def test_a_bad_body_is_refused_by_parameter(
+async def test_invalid_body_is_refused_by_parameter(
     path: str, body: Any, code: str, param: str
 ) -> None:
     office = Office()
@@ -146,7 +146,7 @@ async def test_a_bad_body_is_refused_by_parameter(
 
 
 @pytest.mark.parametrize("path", ["/v1/keys", "/v1/keys/ann", "/v1/keys/ann/rotate"])
-async def test_a_body_must_be_json(path: str) -> None:
+async def test_body_that_is_not_json_returns_415(path: str) -> None:
     office = Office()
     await office.create()
 
@@ -164,7 +164,9 @@ async def test_a_body_must_be_json(path: str) -> None:
         ("POST", "/v1/usage", {"GET", "HEAD"}),
     ],
 )
-async def test_wrong_method_names_the_right_ones(method: str, path: str, allowed: set[str]) -> None:
+async def test_wrong_method_returns_the_allowed_ones(
+    method: str, path: str, allowed: set[str]
+) -> None:
     response = await Office().ask(method, path)
 
     assert response.error() == (405, "method_not_allowed", None)

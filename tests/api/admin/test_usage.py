@@ -50,7 +50,7 @@ async def ask(key: Key, query: str = "") -> tuple[Response, FakeAdministration]:
     return await request(app, "GET", f"/v1/usage?{query}", headers=headers), administration
 
 
-async def test_answer_is_a_list_of_sums() -> None:
+async def test_response_is_a_list_of_sums() -> None:
     response, _ = await ask(ADMIN, "group_by=day,key")
 
     assert response.json() == {
@@ -60,7 +60,7 @@ async def test_answer_is_a_list_of_sums() -> None:
 
 
 @pytest.mark.parametrize("group", get_args(GroupBy))
-def test_a_row_has_what_was_grouped_by_and_the_sums(group: GroupBy) -> None:
+def test_row_has_the_fields_grouped_by_and_the_sums(group: GroupBy) -> None:
     names = {"key_id", "key_name"} if group == "key" else {group}
 
     (row,) = to_response([ROW], [group])["data"]
@@ -68,13 +68,13 @@ def test_a_row_has_what_was_grouped_by_and_the_sums(group: GroupBy) -> None:
     assert row == {**{name: GROUPED[name] for name in names}, **SUMS}
 
 
-def test_bare_query_is_this_month_so_far_by_day_key_and_model() -> None:
+def test_empty_query_is_the_current_month_by_day_key_and_model() -> None:
     assert read_query(b"", TODAY) == UsageQuery(
         day_s("2026-02-01"), day_s("2026-02-15"), ("day", "key", "model")
     )
 
 
-async def test_the_month_is_that_of_utc() -> None:
+async def test_default_month_is_in_utc() -> None:
     now_s = datetime.now(UTC).timestamp()
 
     _, administration = await ask(ADMIN)
@@ -84,7 +84,7 @@ async def test_the_month_is_that_of_utc() -> None:
     assert query.to_s - query.from_s <= 31 * DAY_S
 
 
-def test_all_that_is_said_is_asked() -> None:
+def test_every_parameter_reaches_the_administration() -> None:
     query = b"from=2026-01-05&to=2026-01-05&group_by=kind,user&key=k1&tenant=a%26b&model=org%2Fm"
 
     assert read_query(query, TODAY) == UsageQuery(
@@ -115,20 +115,20 @@ def test_all_that_is_said_is_asked() -> None:
         (b"model=%00", "model"),
     ],
 )
-def test_a_bad_value_is_refused_by_parameter(query: bytes, param: str) -> None:
+def test_invalid_value_is_refused_by_parameter(query: bytes, param: str) -> None:
     with pytest.raises(InvalidRequestError) as caught:
         read_query(query, TODAY)
 
     assert (caught.value.code, caught.value.param) == ("invalid_value", param)
 
 
-async def test_an_unknown_parameter_is_refused() -> None:
+async def test_unknown_parameter_returns_400() -> None:
     response, _ = await ask(ADMIN, "since=2026-01-01")
 
     assert response.error() == (400, "unknown_parameter", "since")
 
 
-async def test_a_long_name_is_not_echoed_whole() -> None:
+async def test_long_parameter_name_is_shortened_in_the_error() -> None:
     response, _ = await ask(ADMIN, "x" * 10_000)
 
     assert response.error() == (400, "unknown_parameter", "x" * 64)
@@ -136,7 +136,7 @@ async def test_a_long_name_is_not_echoed_whole() -> None:
 
 
 @given(query=st.binary(max_size=60) | st.from_regex(r"(from|to|key|model)=.{0,12}").map(str.encode))
-def test_no_query_makes_a_fault(query: bytes) -> None:
+def test_arbitrary_query_raises_no_unexpected_error(query: bytes) -> None:
     try:
         found: Any = read_query(query, TODAY)
     except ApiError as error:
@@ -147,7 +147,7 @@ def test_no_query_makes_a_fault(query: bytes) -> None:
 
 @pytest.mark.parametrize("scope", sorted(MODEL_SCOPES))
 @pytest.mark.parametrize("query", ["", "key=k0000001", "tenant=acme", "key=k0000001&tenant=acme"])
-async def test_a_key_sees_its_own_usage(scope: Any, query: str) -> None:
+async def test_key_without_admin_scope_sees_its_own_usage(scope: Any, query: str) -> None:
     key = Key("k0000001", "ann", "acme", scopes=frozenset({scope}))
 
     response, administration = await ask(key, query)
@@ -165,7 +165,7 @@ async def test_a_key_sees_its_own_usage(scope: Any, query: str) -> None:
         ("key=k0000001&tenant=other", "tenant"),
     ],
 )
-async def test_another_s_usage_is_not_to_be_had(query: str, param: str) -> None:
+async def test_usage_of_another_key_or_tenant_returns_403(query: str, param: str) -> None:
     response, administration = await ask(OWN, query)
 
     assert response.error() == (403, "insufficient_permissions", param)
@@ -177,7 +177,7 @@ async def test_another_s_usage_is_not_to_be_had(query: str, param: str) -> None:
     ("query", "expected"),
     [("", (None, None)), ("key=k0000002&tenant=other", ("k0000002", "other"))],
 )
-async def test_an_administrator_sees_all(scopes: Any, query: str, expected: Any) -> None:
+async def test_key_with_admin_scope_sees_all_usage(scopes: Any, query: str, expected: Any) -> None:
     key = Key("adm00000", "root", "ops", scopes=scopes)
 
     _, administration = await ask(key, query)

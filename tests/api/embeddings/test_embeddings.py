@@ -24,7 +24,7 @@ async def ask(encoder: FakeEncoder | None = None, **members: Any) -> Response:
     return await request(build_app(encoder=encoder), "POST", URL, json_body={**BODY, **members})
 
 
-async def test_answer_is_a_list_of_embeddings() -> None:
+async def test_response_is_a_list_of_embeddings() -> None:
     response = await ask(FakeEncoder([(0.5, -2.0), (1.0, 0.25)]))
 
     assert response.status == 200
@@ -46,7 +46,7 @@ async def test_base64_is_little_endian_float32() -> None:
     assert decoded == [struct.pack("<3f", *row) for row in ROWS]
 
 
-async def test_floats_and_base64_are_the_same_to_the_bit() -> None:
+async def test_floats_and_base64_decode_to_the_same_bits() -> None:
     as_floats = await ask(FakeEncoder(ROWS), encoding_format="float")
     as_base64 = await ask(FakeEncoder(ROWS), encoding_format="base64")
 
@@ -62,7 +62,7 @@ async def test_float_is_the_default(value: str | None) -> None:
     assert isinstance(response.json()["data"][0]["embedding"], list)
 
 
-async def test_order_is_that_of_the_inputs() -> None:
+async def test_embeddings_have_the_order_of_the_inputs() -> None:
     rows = [(float(number),) for number in range(100)]
 
     response = await ask(FakeEncoder(rows), input=[f"text {number}" for number in range(100)])
@@ -100,7 +100,7 @@ async def test_more_inputs_than_the_limit_are_refused() -> None:
     assert "limit of 2" in response.message()
 
 
-async def test_as_many_inputs_as_the_limit_pass() -> None:
+async def test_as_many_inputs_as_the_limit_are_accepted() -> None:
     app = build_app(limits=Limits(max_embedding_inputs=2))
 
     response = await request(app, "POST", URL, json_body=BODY)
@@ -117,7 +117,7 @@ async def test_error_of_the_model_has_its_status() -> None:
 
 
 async def test_unknown_model_returns_404() -> None:
-    response = await ask(model="nobody")
+    response = await ask(model="absent")
 
     assert response.error() == (404, "model_not_found", "model")
 
@@ -129,14 +129,14 @@ async def test_model_of_another_kind_returns_400(model: str) -> None:
     assert response.error() == (400, "wrong_model_kind", "model")
 
 
-async def test_what_is_not_said_is_left_to_the_model() -> None:
+async def test_absent_parameters_are_left_to_the_model() -> None:
     encoder = FakeEncoder()
 
     await ask(encoder)
 
-    (asked,) = encoder.requests
-    assert (asked.dimensions, asked.input_type) == (None, None)
-    assert asked.truncation == Truncation(max_total_tokens=300_000)
+    (received,) = encoder.requests
+    assert (received.dimensions, received.input_type) == (None, None)
+    assert received.truncation == Truncation(max_total_tokens=300_000)
 
 
 async def test_dimensions_reach_the_model() -> None:
@@ -160,7 +160,7 @@ async def test_input_type_reaches_the_model_by_both_names(members: dict[str, str
     assert encoder.requests[0].input_type_name in members
 
 
-async def test_two_input_types_are_refused() -> None:
+async def test_different_task_and_input_type_are_refused() -> None:
     response = await ask(task="query", input_type="passage")
 
     assert response.error() == (400, "invalid_value", "task")
@@ -178,7 +178,7 @@ async def test_two_input_types_are_refused() -> None:
         ({"truncate": True, "truncate_prompt_tokens": 7}, Truncation(True, 7, 300_000)),
     ],
 )
-async def test_truncation_is_the_request_s_choice(
+async def test_truncation_parameters_reach_the_model(
     members: dict[str, Any], truncation: Truncation
 ) -> None:
     encoder = FakeEncoder()
@@ -188,14 +188,14 @@ async def test_truncation_is_the_request_s_choice(
     assert encoder.requests[0].truncation == truncation
 
 
-async def test_beginnings_are_not_cut() -> None:
+async def test_truncation_at_the_start_is_unsupported() -> None:
     response = await ask(truncate="START")
 
     assert response.error() == (400, "unsupported_parameter", "truncate")
     assert "'END'" in response.message()
 
 
-async def test_limit_of_tokens_reaches_the_model() -> None:
+async def test_token_limit_reaches_the_model() -> None:
     encoder = FakeEncoder()
     app = build_app(encoder=encoder, limits=Limits(max_embedding_tokens=5))
 
@@ -245,7 +245,7 @@ async def test_limit_of_tokens_reaches_the_model() -> None:
         ("truncate_prompt_tokens", -2),
     ],
 )
-async def test_wrong_value_returns_400_by_name(name: str, value: Any) -> None:
+async def test_invalid_value_returns_400_with_its_name(name: str, value: Any) -> None:
     encoder = FakeEncoder()
 
     response = await ask(encoder, **{name: value})
@@ -266,7 +266,7 @@ async def test_large_answer_is_the_same_as_a_small_one(
     assert large.json() == small.json()
 
 
-async def test_odd_name_of_a_model_is_written_as_it_came() -> None:
+async def test_unusual_model_name_is_returned_unchanged() -> None:
     encoder = FakeEncoder()
     name = 'a"b\\ü'
     models = Models(Registry([ModelEntry(name, "embedding", "ready", encoder, 0)]))
@@ -277,7 +277,7 @@ async def test_odd_name_of_a_model_is_written_as_it_came() -> None:
     assert response.json()["model"] == name
 
 
-async def test_client_that_leaves_cancels_the_call() -> None:
+async def test_disconnect_cancels_the_call() -> None:
     encoder = FakeEncoder(held=True)
     async with post(build_app(encoder=encoder), URL, BODY) as exchange:
         await encoder.gate.waiting.wait()
@@ -288,7 +288,7 @@ async def test_client_that_leaves_cancels_the_call() -> None:
     assert response.messages == []
 
 
-async def test_answer_that_takes_too_long_is_stopped() -> None:
+async def test_deadline_cancels_the_call() -> None:
     encoder = FakeEncoder(held=True)
     app = build_app(encoder=encoder, limits=Limits(request_timeout_s=0.01))
 

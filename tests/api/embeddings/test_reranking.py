@@ -23,7 +23,7 @@ async def ask(path: str, encoder: FakeEncoder | None = None, **members: Any) -> 
     return await request(app, "POST", path, json_body={**BODIES[path], **members})
 
 
-async def test_documents_come_best_first() -> None:
+async def test_results_are_sorted_by_descending_score() -> None:
     response = await ask(RERANK)
 
     request_id = response.headers["x-request-id"]
@@ -42,7 +42,7 @@ async def test_documents_come_best_first() -> None:
 @pytest.mark.parametrize(
     ("alias", "path"), [("/rerank", RERANK), ("/v2/rerank", RERANK), ("/score", SCORE)]
 )
-async def test_other_services_urls_lead_to_the_same(alias: str, path: str) -> None:
+async def test_urls_of_other_services_return_the_same(alias: str, path: str) -> None:
     """vLLM's, and Cohere's whose SDK asks for /v2/rerank."""
     encoder = FakeEncoder(ROWS)
 
@@ -57,7 +57,7 @@ async def test_other_services_urls_lead_to_the_same(alias: str, path: str) -> No
 
 
 @pytest.mark.parametrize("alias", ["/rerank", "/v2/rerank", "/score"])
-async def test_other_services_urls_need_a_key_too(alias: str) -> None:
+async def test_urls_of_other_services_need_a_key(alias: str) -> None:
     response = await request(
         build_app(keys=keys_of(Key("k", "k", "t"))), "POST", alias, json_body={}
     )
@@ -65,20 +65,20 @@ async def test_other_services_urls_need_a_key_too(alias: str) -> None:
     assert response.error() == (401, "invalid_api_key", None)
 
 
-async def test_equals_keep_their_order() -> None:
+async def test_equal_scores_keep_the_order_of_the_request() -> None:
     response = await ask(RERANK, FakeEncoder([(0.5,)]))
 
     assert [each["index"] for each in response.json()["results"]] == [0, 1, 2]
 
 
 @pytest.mark.parametrize(("top_n", "count"), [(1, 1), (3, 3), (9, 3), (None, 3)])
-async def test_top_n_are_the_best(top_n: int | None, count: int) -> None:
+async def test_top_n_returns_the_best(top_n: int | None, count: int) -> None:
     response = await ask(RERANK, top_n=top_n)
 
     assert [each["index"] for each in response.json()["results"]] == [1, 0, 2][:count]
 
 
-async def test_documents_are_returned_on_demand() -> None:
+async def test_documents_are_returned_if_requested() -> None:
     response = await ask(RERANK, documents=["a", {"text": "b"}], return_documents=True)
 
     results = response.json()["results"]
@@ -90,14 +90,14 @@ async def test_query_and_documents_reach_the_model() -> None:
 
     await ask(RERANK, encoder, truncate="END")
 
-    (asked,) = encoder.scored
-    assert (asked.queries, asked.documents) == (("q",), ("a", "b", "c"))
-    assert (asked.is_search, asked.names) == (True, ("query", "documents"))
-    assert asked.truncation == Truncation(True, None, 300_000)
-    assert asked.context.endpoint == "rerank"
+    (received,) = encoder.scored
+    assert (received.queries, received.documents) == (("q",), ("a", "b", "c"))
+    assert (received.is_search, received.names) == (True, ("query", "documents"))
+    assert received.truncation == Truncation(True, None, 300_000)
+    assert received.context.endpoint == "rerank"
 
 
-async def test_scores_come_in_order() -> None:
+async def test_scores_have_the_order_of_the_texts() -> None:
     response = await ask(SCORE)
 
     answer = response.json()
@@ -124,13 +124,17 @@ async def test_texts_are_paired(first: Any, second: Any, queries: tuple[str, ...
 
     response = await ask(SCORE, encoder, text_1=first, text_2=second)
 
-    (asked,) = encoder.scored
-    assert (asked.queries, asked.is_search, asked.names) == (queries, False, ("text_1", "text_2"))
-    assert len(response.json()["data"]) == len(asked.documents)
+    (received,) = encoder.scored
+    assert (received.queries, received.is_search, received.names) == (
+        queries,
+        False,
+        ("text_1", "text_2"),
+    )
+    assert len(response.json()["data"]) == len(received.documents)
 
 
 @pytest.mark.parametrize(("first", "second"), [(["a", "b"], "c"), (["a", "b"], ["c", "d", "e"])])
-async def test_texts_that_make_no_pairs_are_refused(first: Any, second: Any) -> None:
+async def test_texts_that_cannot_be_paired_are_refused(first: Any, second: Any) -> None:
     response = await ask(SCORE, text_1=first, text_2=second)
 
     assert response.error() == (400, "invalid_value", "text_1")
@@ -166,7 +170,7 @@ async def test_model_of_another_kind_returns_400(path: str) -> None:
 
 
 @BOTH
-async def test_answer_that_takes_too_long_is_stopped(path: str) -> None:
+async def test_deadline_cancels_the_call(path: str) -> None:
     encoder = FakeEncoder(held=True)
     app = build_app(encoder=encoder, limits=Limits(request_timeout_s=0.01))
 

@@ -37,14 +37,14 @@ async def leave() -> Message:
     return {"type": "http.disconnect"}
 
 
-async def test_result_of_the_work_is_passed_on() -> None:
+async def test_result_is_returned() -> None:
     async def work() -> int:
         return 7
 
     assert await while_connected(stay, work()) == 7
 
 
-async def test_exception_of_the_work_is_passed_on() -> None:
+async def test_exception_is_raised() -> None:
     async def work() -> None:
         raise EngineError("It broke.")
 
@@ -52,14 +52,14 @@ async def test_exception_of_the_work_is_passed_on() -> None:
         await while_connected(stay, work())
 
 
-async def test_result_wins_over_a_client_that_leaves_at_the_same_time() -> None:
+async def test_result_is_returned_if_the_client_disconnects_at_the_same_time() -> None:
     async def work() -> int:
         return 7
 
     assert await while_connected(leave, work()) == 7
 
 
-async def test_work_has_stopped_once_the_client_has_left() -> None:
+async def test_answer_has_ended_when_disconnect_is_raised() -> None:
     work = Work()
 
     with pytest.raises(ClientDisconnect):
@@ -68,7 +68,7 @@ async def test_work_has_stopped_once_the_client_has_left() -> None:
     assert work.has_stopped
 
 
-async def test_messages_that_are_no_disconnect_do_not_stop_the_work() -> None:
+async def test_messages_other_than_disconnect_do_not_cancel_the_answer() -> None:
     messages: list[Message] = [{"type": "http.request"}, {"type": "http.request"}]
     work = Work()
 
@@ -81,7 +81,7 @@ async def test_messages_that_are_no_disconnect_do_not_stop_the_work() -> None:
     assert messages == []
 
 
-async def test_work_has_stopped_once_the_caller_is_cancelled() -> None:
+async def test_answer_has_ended_when_the_cancelled_caller_ends() -> None:
     work = Work()
     calling = asyncio.create_task(while_connected(stay, work.run()))
     await work.has_begun.wait()
@@ -93,7 +93,7 @@ async def test_work_has_stopped_once_the_caller_is_cancelled() -> None:
     assert work.has_stopped
 
 
-async def test_error_while_stopping_is_swallowed(caplog: pytest.LogCaptureFixture) -> None:
+async def test_error_during_cancellation_is_swallowed(caplog: pytest.LogCaptureFixture) -> None:
     """Nobody is left to be told, and asyncio must not complain that nobody was."""
     work = Work(error_on_stop=EngineError("It broke."))
 
@@ -104,7 +104,7 @@ async def test_error_while_stopping_is_swallowed(caplog: pytest.LogCaptureFixtur
     assert caplog.records == []
 
 
-async def test_watch_for_the_client_ends_with_the_work() -> None:
+async def test_watch_for_a_disconnect_ends_with_the_answer() -> None:
     watched = asyncio.Event()
 
     async def receive() -> Message:
@@ -121,24 +121,24 @@ async def test_watch_for_the_client_ends_with_the_work() -> None:
     assert watched.is_set()
 
 
-async def test_deadline_lets_quick_work_pass() -> None:
+async def test_deadline_does_not_affect_a_quick_block() -> None:
     async with deadline(Limits(request_timeout_s=5)):
         await asyncio.sleep(0)
 
 
-async def test_deadline_stops_slow_work() -> None:
+async def test_deadline_cancels_a_slow_block() -> None:
     with pytest.raises(DeadlineExceededError, match=r"within 0\.01 seconds"):
         async with deadline(Limits(request_timeout_s=0.01)):
             await asyncio.sleep(5)
 
 
-async def test_deadline_passes_errors_of_the_work_on() -> None:
+async def test_deadline_passes_errors_of_the_block_on() -> None:
     with pytest.raises(EngineError):
         async with deadline(Limits()):
             raise EngineError("It broke.")
 
 
-async def test_deadline_leaves_timeouts_of_others_alone() -> None:
+async def test_deadline_does_not_translate_other_timeouts() -> None:
     with pytest.raises(TimeoutError, match="of a socket"):
         async with deadline(Limits()):
             raise TimeoutError("of a socket")

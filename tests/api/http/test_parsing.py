@@ -68,7 +68,7 @@ def refusal(body: bytes, parameters: Parameters = "strict") -> ApiError:
     ],
     ids=lambda body: repr(body[:24]),
 )
-def test_what_is_not_json_in_utf8_is_malformed(body: bytes) -> None:
+def test_body_that_is_not_json_in_utf8_is_malformed(body: bytes) -> None:
     error = refusal(body)
 
     assert type(error) is MalformedBodyError
@@ -76,7 +76,7 @@ def test_what_is_not_json_in_utf8_is_malformed(body: bytes) -> None:
 
 
 @pytest.mark.parametrize("body", [b"[]", b'"text"', b"1", b"null", b"true", b"[{}]"])
-def test_json_that_is_no_object_is_malformed(body: bytes) -> None:
+def test_json_that_is_not_an_object_is_malformed(body: bytes) -> None:
     error = refusal(body)
 
     assert type(error) is MalformedBodyError
@@ -84,20 +84,20 @@ def test_json_that_is_no_object_is_malformed(body: bytes) -> None:
 
 
 @pytest.mark.parametrize("bracket", ["[", "{"])
-def test_a_body_of_brackets_is_refused_unread(bracket: str) -> None:
+def test_body_of_brackets_is_refused_before_it_is_parsed(bracket: str) -> None:
     error = refusal(bracket.encode() * 500_001)
 
     assert error.message == "The request body has more than 500000 arrays and objects."
 
 
 @pytest.mark.parametrize("text", ["[{", '"[{', "\\[{", '\\"[{'])
-def test_brackets_in_texts_are_no_arrays(text: str) -> None:
+def test_brackets_in_strings_are_not_counted(text: str) -> None:
     many = text * 300_000
 
     assert read(json.dumps({"text": many}).encode()).text == many
 
 
-def test_malformed_body_does_not_carry_the_parsers_error() -> None:
+def test_error_of_a_malformed_body_hides_the_parsers_error() -> None:
     assert refusal(b"{").__suppress_context__
 
 
@@ -146,7 +146,7 @@ def test_unknown_parameter_inside_an_array_is_named_by_its_path() -> None:
     assert error.param == "items[1].colour"
 
 
-def test_long_parameter_name_is_not_echoed_whole() -> None:
+def test_long_parameter_name_is_shortened_in_the_error() -> None:
     error = refusal(b'{"text": "a", "%b": 1}' % (b"x" * 100_000))
 
     assert error.param == "x" * 64
@@ -180,7 +180,7 @@ def test_unsupported_parameter_is_named() -> None:
         (b'"items": [[]]', "items[0]"),
     ],
 )
-def test_value_of_another_type_is_refused_by_name(member: bytes, param: str) -> None:
+def test_value_of_another_type_is_refused_with_its_name(member: bytes, param: str) -> None:
     error = refusal(b'{"text": "a", ' + member + b"}")
 
     assert type(error) is InvalidRequestError
@@ -188,7 +188,7 @@ def test_value_of_another_type_is_refused_by_name(member: bytes, param: str) -> 
     assert error.message.startswith(f"Invalid value for '{param}': ")
 
 
-def test_whole_number_is_a_float() -> None:
+def test_integer_is_accepted_as_float() -> None:
     assert read(b'{"text": "a", "ratio": 1}').ratio == 1.0
 
 
@@ -196,11 +196,11 @@ def test_whole_number_is_a_float() -> None:
     "body",
     [b'{"text": "a", "text": "b"}', b'{"text": "a", "items": [{"role": "a", "role": "a"}]}'],
 )
-def test_member_that_stands_twice_is_refused(body: bytes) -> None:
+def test_repeated_member_is_malformed(body: bytes) -> None:
     assert type(refusal(body)) is MalformedBodyError
 
 
-def test_lenient_leaves_out_what_it_cannot_honour_and_says_so() -> None:
+def test_lenient_policy_leaves_out_unsupported_parameters_and_lists_them() -> None:
     body = b'{"text": "a", "echo": 1, "colour": 2, "items": [{"role": "x", "hue": 3}], "label": 4}'
 
     result = read_request(body, Sample, "lenient")
@@ -209,22 +209,22 @@ def test_lenient_leaves_out_what_it_cannot_honour_and_says_so() -> None:
     assert result.headers() == {"x-ignored-parameters": "label, echo, items[0].hue, colour"}
 
 
-def test_lenient_still_refuses_what_is_wrong() -> None:
+def test_lenient_policy_refuses_invalid_values() -> None:
     assert refusal(b'{"text": "a", "colour": 2, "count": 0}', "lenient").param == "count"
 
 
-def test_parameter_without_effect_is_reported_when_strict_too() -> None:
+def test_strict_policy_reports_parameters_without_effect() -> None:
     result = read_request(b'{"text": "a", "label": "x"}', Sample)
 
     assert result.headers() == {"x-ignored-parameters": "label"}
 
 
-def test_nothing_to_report_is_no_header() -> None:
+def test_without_anything_to_report_there_is_no_header() -> None:
     assert read_request(b'{"text": "a"}', Sample).headers() == {}
 
 
 @pytest.mark.parametrize("name", ["a\\r\\nset-cookie: b", "é", "\\u0000"])
-def test_name_that_fits_no_header_is_left_out(name: str) -> None:
+def test_name_that_a_header_cannot_contain_is_left_out(name: str) -> None:
     body = f'{{"text": "a", "{name}": 1}}'
 
     assert read_request(body.encode(), Sample, "lenient").headers() == {}
@@ -234,7 +234,7 @@ def test_name_that_fits_no_header_is_left_out(name: str) -> None:
     "member",
     [b'"items": [1]', b'"items": [{}]', b'"count": -1', b'"is_on": "maybe"', b'"colour": "secret"'],
 )
-def test_message_shows_neither_our_classes_nor_the_value(member: bytes) -> None:
+def test_message_shows_neither_class_names_nor_the_value(member: bytes) -> None:
     message: Any = refusal(b'{"text": "a", ' + member + b"}").message
 
     assert "Inner" not in message
@@ -246,7 +246,7 @@ def test_message_shows_neither_our_classes_nor_the_value(member: bytes) -> None:
     assert not message.endswith("..")
 
 
-def test_header_names_some_of_many() -> None:
+def test_header_lists_at_most_64_names() -> None:
     read = ParsedRequest(Sample(text="a"), tuple(f"name{number}" for number in range(1000)))
 
     names = read.headers()["x-ignored-parameters"].split(", ")

@@ -23,7 +23,7 @@ async def test_json_response_is_complete() -> None:
     assert response.is_ended
 
 
-async def test_json_response_has_the_status_and_headers_asked_for() -> None:
+async def test_json_response_has_the_given_status_and_headers() -> None:
     response = await send_to_response({}, 503, {"retry-after": "1"})
 
     assert (response.status, response.headers["retry-after"]) == (503, "1")

@@ -47,7 +47,7 @@ async def test_response_starts_once() -> None:
     ]
 
 
-async def test_event_is_a_data_line_and_a_blank_one() -> None:
+async def test_event_is_a_data_line_and_a_blank_line() -> None:
     wire = Wire()
 
     await wire.events.write([(None, b'{"a":1}')])
@@ -97,7 +97,7 @@ async def test_close_ends_the_response() -> None:
     assert wire.response.is_ended
 
 
-async def test_what_follows_the_start_goes_past_the_layers_around_the_application() -> None:
+async def test_events_are_sent_without_middleware() -> None:
     outer, inner = Response(), Response()
 
     async def send_outer(message: Message) -> None:

@@ -36,9 +36,9 @@ async def send(
     body: bytes,
     painter: FakePainter | None = None,
     content_type: str = f"multipart/form-data; boundary={BOUNDARY}",
-    **rules: object,
+    **services: object,
 ) -> Response:
-    app = build_app(painter=painter, **rules)
+    app = build_app(painter=painter, **services)
     headers = {"content-type": content_type, "authorization": f"Bearer {SECRET}"}
     async with Exchange(app, "POST", URL, headers=headers, chunks=[body]) as exchange:
         return await exchange.end()
@@ -67,17 +67,22 @@ async def test_form_reaches_the_model() -> None:
         output_format="webp",
         user="ann",
     )
-    (asked,) = painter.requests
+    (received,) = painter.requests
 
     assert response.status == 200
-    assert asked.edit == Edit(PNG, JPEG, 0.5)
-    assert (asked.n, asked.width_px, asked.seed, asked.guidance_scale) == (2, 64, 2**63 - 1, 2.0)
-    assert (asked.context.endpoint, asked.context.user) == ("images/edits", "ann")
-    assert asked.true_cfg_scale == 1.5
+    assert received.edit == Edit(PNG, JPEG, 0.5)
+    assert (received.n, received.width_px, received.seed, received.guidance_scale) == (
+        2,
+        64,
+        2**63 - 1,
+        2.0,
+    )
+    assert (received.context.endpoint, received.context.user) == ("images/edits", "ann")
+    assert received.true_cfg_scale == 1.5
     assert len(response.json()["data"]) == 2
 
 
-async def test_image_may_be_a_list_of_one() -> None:
+async def test_image_may_be_sent_as_an_array() -> None:
     painter = FakePainter()
 
     await ask(painter, [("image[]", PNG)])
@@ -85,7 +90,7 @@ async def test_image_may_be_a_list_of_one() -> None:
     assert painter.requests[0].edit == Edit(PNG)
 
 
-async def test_edit_streams_events_of_its_own() -> None:
+async def test_stream_of_an_edit_has_its_own_event_names() -> None:
     response = await ask(stream="true", partial_images="1")
     text = b"".join(response.chunks).decode()
 
@@ -108,7 +113,7 @@ async def test_edit_streams_events_of_its_own() -> None:
         ({"size": "big"}, "size"),
     ],
 )
-async def test_value_that_cannot_be_read_returns_400(fields: dict[str, str], param: str) -> None:
+async def test_invalid_value_of_a_field_returns_400(fields: dict[str, str], param: str) -> None:
     response = await ask(None, **fields)
 
     assert response.error() == (400, "invalid_value", param)
@@ -124,7 +129,7 @@ async def test_unsupported_field_returns_400() -> None:
     assert response.error() == (400, "unsupported_parameter", "input_fidelity")
 
 
-async def test_field_that_is_there_twice_returns_400() -> None:
+async def test_repeated_field_returns_400() -> None:
     body = to_part("prompt", b"another") + to_body(FIELDS, [("image", PNG)])
 
     assert (await send(body)).error() == (400, "invalid_value", "prompt")
@@ -190,7 +195,7 @@ async def test_form_in_another_charset_returns_415(charset: str) -> None:
 
 
 @pytest.mark.parametrize("charset", ["utf-8", "UTF-8", '"utf-8"'])
-async def test_form_may_say_that_it_is_in_utf_8(charset: str) -> None:
+async def test_form_declared_as_utf_8_is_accepted(charset: str) -> None:
     painter = FakePainter()
     body = to_body({**FIELDS, "prompt": "ein Kreis, größer 😀"}, [("image", PNG)])
 
@@ -221,7 +226,7 @@ async def test_compressed_form_returns_415() -> None:
     ],
     ids=["fields", "files", "headers", "preamble", "long field", "no form", "nothing"],
 )
-async def test_hostile_form_is_refused_at_once(body: bytes) -> None:
+async def test_hostile_form_is_refused_within_a_second(body: bytes) -> None:
     painter = FakePainter()
 
     began_s = time.process_time()
@@ -253,7 +258,7 @@ async def test_form_without_a_boundary_returns_400() -> None:
     ],
     ids=lambda name: name[:16],
 )
-async def test_name_of_a_file_is_not_looked_at(
+async def test_file_name_is_ignored(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing is written: not beside where the service runs, and not to where its home is."""
@@ -290,7 +295,9 @@ async def test_large_file_stays_in_memory(monkeypatch: pytest.MonkeyPatch) -> No
     [b"RIFF\x24\0\0\0WAVEfmt ", b"ID3\x04", b"OggS\0", b"fLaC", b"%PDF-1.7", b"<svg/>", b"II*\0"],
 )
 @pytest.mark.parametrize("said", ["image/png", "audio/wav"])
-async def test_what_is_no_picture_returns_400_whatever_it_is_called(data: bytes, said: str) -> None:
+async def test_file_that_is_not_an_image_returns_400_whatever_its_type(
+    data: bytes, said: str
+) -> None:
     part = to_part("image", data, "a.png", more=f"Content-Type: {said}\r\n".encode())
 
     response = await send(part + to_body(FIELDS, []))
@@ -298,7 +305,7 @@ async def test_what_is_no_picture_returns_400_whatever_it_is_called(data: bytes,
     assert response.error() == (400, "invalid_image_file", "image")
 
 
-async def test_picture_is_known_by_its_bytes_and_not_by_its_type() -> None:
+async def test_image_is_recognised_by_its_bytes_and_not_by_its_type() -> None:
     painter = FakePainter()
     part = to_part("image", PNG, "a.wav", more=b"Content-Type: audio/wav\r\n")
 
@@ -316,10 +323,10 @@ async def test_form_that_does_not_arrive_returns_408() -> None:
     assert response.error() == (408, "request_timeout", None)
 
 
-async def test_client_that_leaves_while_it_sends_gets_nothing() -> None:
+async def test_disconnect_during_the_form_sends_nothing() -> None:
     headers = {"content-type": f"multipart/form-data; boundary={BOUNDARY}"}
     async with Exchange(build_app(), "POST", URL, headers=headers, chunks=None) as exchange:
-        exchange.give(to_part("prompt", b"x"), more=True)
+        exchange.send_chunk(to_part("prompt", b"x"), more=True)
         exchange.disconnect()
         response = await exchange.end()
 
@@ -334,7 +341,7 @@ async def test_key_needs_the_scope() -> None:
     assert response.error() == (403, "insufficient_permissions", None)
 
 
-async def test_images_count_against_the_key() -> None:
+async def test_images_count_against_the_limits_of_the_key() -> None:
     from api.ports.tenancy import KeyLimits
 
     limiter = FakeLimiter()
@@ -342,5 +349,5 @@ async def test_images_count_against_the_key() -> None:
 
     await send(to_body({**FIELDS, "n": "3"}, [("image", PNG)]), keys=keys, limiter=limiter)
 
-    assert [images for _, images in limiter.asked] == [3]
+    assert [images for _, images in limiter.calls] == [3]
     assert limiter.released == [[3]]

@@ -23,7 +23,7 @@ async def ask(painter: FakePainter | None = None, **members: Any) -> Response:
     return await request(build_app(painter=painter), "POST", URL, json_body={**BODY, **members})
 
 
-async def test_answer_is_an_images_response() -> None:
+async def test_response_is_an_images_response() -> None:
     response = await ask()
 
     value = response.json()
@@ -31,7 +31,7 @@ async def test_answer_is_an_images_response() -> None:
     assert value == {
         "data": [
             {
-                "b64_json": base64.b64encode(b"picture 0").decode(),
+                "b64_json": base64.b64encode(b"image 0").decode(),
                 "url": None,
                 "revised_prompt": None,
                 "seed": 0,
@@ -49,15 +49,15 @@ async def test_answer_is_an_images_response() -> None:
     }
 
 
-async def test_n_images_come_with_n_seeds() -> None:
+async def test_n_images_have_n_seeds() -> None:
     response = await ask(n=3, seed=7)
 
     assert [
         (base64.b64decode(image["b64_json"]), image["seed"]) for image in response.json()["data"]
-    ] == [(b"picture 0", 7), (b"picture 1", 8), (b"picture 2", 9)]
+    ] == [(b"image 0", 7), (b"image 1", 8), (b"image 2", 9)]
 
 
-async def test_bare_request_leaves_all_to_the_model() -> None:
+async def test_absent_parameters_are_left_to_the_model() -> None:
     painter = FakePainter()
 
     response = await ask(painter)
@@ -78,7 +78,7 @@ async def test_bare_request_leaves_all_to_the_model() -> None:
     ]
 
 
-async def test_all_that_the_request_says_reaches_the_model() -> None:
+async def test_every_parameter_reaches_the_model() -> None:
     painter = FakePainter()
 
     response = await ask(
@@ -112,7 +112,7 @@ async def test_all_that_the_request_says_reaches_the_model() -> None:
 
 
 @pytest.mark.parametrize("size", ["256x128", "256X128", "256*128", "256×128"])
-async def test_size_of_the_answer_is_written_one_way(size: str) -> None:
+async def test_size_in_the_response_has_one_format(size: str) -> None:
     response = await ask(size=size)
 
     assert response.json()["size"] == "256x128"
@@ -126,7 +126,7 @@ async def test_size_may_be_left_to_the_model(size: str | None) -> None:
 
 
 @pytest.mark.parametrize("size", ["big", "0x64", "64", "64x64x64"])
-async def test_bad_size_returns_400(size: str) -> None:
+async def test_invalid_size_returns_400(size: str) -> None:
     response = await ask(size=size)
 
     assert response.error() == (400, "invalid_value", "size")
@@ -151,7 +151,7 @@ async def test_more_pixels_than_the_limit_are_refused() -> None:
     assert "4096 pixels" in response.message()
 
 
-async def test_as_many_images_and_pixels_as_the_limit_pass() -> None:
+async def test_as_many_images_and_pixels_as_the_limit_are_accepted() -> None:
     app = build_app(limits=Limits(max_images=2, max_image_pixels=64 * 64))
 
     response = await request(app, "POST", URL, json_body={**BODY, "n": 2, "size": "64x64"})
@@ -159,7 +159,7 @@ async def test_as_many_images_and_pixels_as_the_limit_pass() -> None:
     assert response.status == 200
 
 
-async def test_url_is_no_response_format_here() -> None:
+async def test_url_without_an_image_store_returns_400() -> None:
     response = await ask(response_format="url")
 
     assert response.error() == (400, "invalid_value", "response_format")
@@ -174,7 +174,7 @@ async def test_error_of_the_model_has_its_status() -> None:
 
 
 async def test_unknown_model_returns_404() -> None:
-    response = await ask(model="nobody")
+    response = await ask(model="absent")
 
     assert response.error() == (404, "model_not_found", "model")
 
@@ -195,7 +195,7 @@ async def test_unsupported_parameter_returns_400(name: str, value: str) -> None:
     assert response.error() == (400, "unsupported_parameter", name)
 
 
-async def test_client_that_leaves_cancels_the_call() -> None:
+async def test_disconnect_cancels_the_call() -> None:
     painter = FakePainter(held=True)
     async with post(build_app(painter=painter), URL, BODY) as exchange:
         await painter.gate.waiting.wait()
@@ -206,7 +206,7 @@ async def test_client_that_leaves_cancels_the_call() -> None:
     assert response.messages == []
 
 
-async def test_answer_that_takes_too_long_is_stopped() -> None:
+async def test_deadline_cancels_the_call() -> None:
     painter = FakePainter(held=True)
     app = build_app(painter=painter, limits=Limits(request_timeout_s=0.01))
 
@@ -216,14 +216,14 @@ async def test_answer_that_takes_too_long_is_stopped() -> None:
     assert painter.cancelled == 1
 
 
-async def test_quality_that_means_nothing_to_the_model_is_reported() -> None:
+async def test_quality_that_the_model_lacks_is_reported_as_without_effect() -> None:
     response = await ask(quality="high", safety_identifier="a")
 
     assert response.headers["x-ignored-parameters"] == "safety_identifier, quality"
     assert "quality" not in response.json()
 
 
-async def test_quality_that_the_model_knows_reaches_it() -> None:
+async def test_quality_that_the_model_has_reaches_it() -> None:
     painter = FakePainter()
     models = build_models(painter=painter, painter_capabilities={"qualities": {"high": 50}})
     app = create_app(models, None, Services())
@@ -266,7 +266,7 @@ async def test_format_and_compression_reach_the_model(
         ({"quality": "best"}, "quality"),
     ],
 )
-async def test_what_does_not_go_together_returns_400(members: dict[str, Any], param: str) -> None:
+async def test_contradicting_parameters_return_400(members: dict[str, Any], param: str) -> None:
     response = await ask(**members)
 
     assert response.error() == (400, "invalid_value", param)
@@ -290,7 +290,7 @@ def events_of(response: Response) -> list[tuple[str, dict[str, Any]]]:
     ]
 
 
-async def test_stream_shows_previews_and_ends_with_the_picture() -> None:
+async def test_stream_has_previews_and_ends_with_the_image() -> None:
     response = await ask(stream=True, partial_images=2, size="64x48", seed=3)
     (first, one), (second, two), (last, end) = events_of(response)
 
@@ -299,13 +299,13 @@ async def test_stream_shows_previews_and_ends_with_the_picture() -> None:
     assert base64.b64decode(one["b64_json"]) == b"preview 1"
     assert base64.b64decode(two["b64_json"]) == b"preview 2"
     assert last == end["type"] == "image_generation.completed"
-    assert base64.b64decode(end["b64_json"]) == b"picture 0"
+    assert base64.b64decode(end["b64_json"]) == b"image 0"
     assert (end["size"], end["seed"], end["usage"]["total_tokens"]) == ("64x48", 3, 7)
     assert (one["size"], one["quality"], one["background"]) == ("64x48", "auto", "opaque")
     assert b"[DONE]" not in b"".join(response.chunks)
 
 
-async def test_stream_tells_its_steps_in_comments() -> None:
+async def test_stream_reports_steps_in_comments() -> None:
     response = await ask(stream=True)
 
     assert [chunk for chunk in response.chunks if chunk.startswith(b":")] == [
@@ -315,7 +315,7 @@ async def test_stream_tells_its_steps_in_comments() -> None:
     ]
 
 
-async def test_preview_in_the_models_own_size_says_auto() -> None:
+async def test_preview_without_a_requested_size_has_size_auto() -> None:
     response = await ask(stream=True, partial_images=1)
 
     assert [payload["size"] for _, payload in events_of(response)] == ["auto", "64x48"]
@@ -331,7 +331,7 @@ async def test_failure_after_the_first_step_is_an_event() -> None:
     assert painter.streams[0].is_closed
 
 
-async def test_client_that_leaves_closes_the_stream() -> None:
+async def test_disconnect_closes_the_stream() -> None:
     painter = FakePainter(held=True)
     async with post(build_app(painter=painter), URL, {**BODY, "stream": True}) as exchange:
         await painter.gate.waiting.wait()
@@ -341,7 +341,7 @@ async def test_client_that_leaves_closes_the_stream() -> None:
     assert painter.streams[0].is_closed
 
 
-async def test_stream_that_takes_too_long_before_its_first_step_returns_504() -> None:
+async def test_deadline_before_the_first_step_returns_504() -> None:
     painter = FakePainter(held=True)
     app = build_app(painter=painter, limits=Limits(request_timeout_s=0.01))
 

@@ -17,7 +17,7 @@ async def ask(store: FakeImageStore, **members: Any) -> Response:
     return await request(app, "POST", URL, json_body={**BODY, **members})
 
 
-async def test_url_leads_to_the_picture() -> None:
+async def test_url_returns_the_image() -> None:
     store = FakeImageStore()
 
     (item,) = (await ask(store)).json()["data"]
@@ -26,26 +26,26 @@ async def test_url_leads_to_the_picture() -> None:
 
     assert item["b64_json"] is None
     assert response.status == 200
-    assert response.body == b"picture 0"
+    assert response.body == b"image 0"
     assert response.headers["content-type"] == "image/png"
 
 
-async def test_url_begins_as_configured() -> None:
-    response = await ask(FakeImageStore("https://pictures.example/"), output_format="webp")
+async def test_url_starts_with_the_configured_base() -> None:
+    response = await ask(FakeImageStore("https://images.example/"), output_format="webp")
 
     (item,) = response.json()["data"]
-    assert item["url"] == f"https://pictures.example/v1/images/files/{'0' * 22}.webp"
+    assert item["url"] == f"https://images.example/v1/images/files/{'0' * 22}.webp"
 
 
 async def test_base64_is_still_the_default() -> None:
     response = await ask(FakeImageStore(), response_format="b64_json")
 
     (item,) = response.json()["data"]
-    assert base64.b64decode(item["b64_json"]) == b"picture 0"
+    assert base64.b64decode(item["b64_json"]) == b"image 0"
     assert item["url"] is None
 
 
-async def test_stream_takes_no_url() -> None:
+async def test_url_for_a_stream_returns_400() -> None:
     response = await ask(FakeImageStore(), stream=True)
 
     assert response.error() == (400, "invalid_value", "response_format")
@@ -53,18 +53,18 @@ async def test_stream_takes_no_url() -> None:
 
 async def test_file_needs_no_key() -> None:
     store = FakeImageStore()
-    store.files[NAME] = b"a picture"
+    store.files[NAME] = b"an image"
     app = build_app(image_store=store, keys=keys_of(Key("k", "k", "t")))
 
     response = await request(app, "GET", f"/v1/images/files/{NAME}")
 
-    assert (response.status, response.body) == (200, b"a picture")
+    assert (response.status, response.body) == (200, b"an image")
 
 
 @pytest.mark.parametrize(
     "name", ["short.png", f"{'0' * 22}.gif", f"{'0' * 22}.png.png", "%2e%2e", f"{'0' * 22}.png%0a"]
 )
-async def test_other_names_need_a_key(name: str) -> None:
+async def test_path_that_is_not_a_file_name_needs_a_key(name: str) -> None:
     app = build_app(image_store=FakeImageStore(), keys=keys_of(Key("k", "k", "t")))
 
     response = await request(app, "GET", f"/v1/images/files/{name}")
@@ -82,7 +82,7 @@ async def test_unknown_file_returns_404(name: str) -> None:
     assert response.error() == (404, "not_found", None)
 
 
-async def test_without_a_store_there_is_no_such_url() -> None:
+async def test_without_a_store_the_url_returns_404() -> None:
     response = await request(build_app(), "GET", f"/v1/images/files/{NAME}")
 
     assert response.error() == (404, "not_found", None)

@@ -39,7 +39,7 @@ async def test_loras_reach_the_model() -> None:
     await ask(painter, loras=[])
     await ask_for_edit(painter, loras=json.dumps(TWO))
 
-    assert [asked.loras for asked in painter.requests] == [AS_READ, (), AS_READ]
+    assert [received.loras for received in painter.requests] == [AS_READ, (), AS_READ]
 
 
 @pytest.mark.parametrize(("loras", "code", "param"), INVALID)
@@ -64,5 +64,5 @@ async def test_invalid_lora_of_a_form_is_named(loras: Any, code: str, param: str
         '[{"name": "ink"}]' + " " * 5000,
     ],
 )
-async def test_form_whose_loras_are_no_json_is_refused(word: str) -> None:
+async def test_form_whose_loras_are_not_json_is_refused(word: str) -> None:
     assert (await ask_for_edit(loras=word)).error() == (400, "invalid_value", "loras")

@@ -38,21 +38,21 @@ async def ask_late(error: BaseException) -> Response:
     return exchange.response
 
 
-async def test_error_of_ours_is_written() -> None:
+async def test_api_error_is_the_response() -> None:
     response = await ask(InvalidRequestError("It is too long.", param="input"))
 
     assert response.error() == (400, "invalid_value", "input")
     assert response.message() == "It is too long."
 
 
-async def test_headers_of_the_error_are_written() -> None:
+async def test_headers_of_the_error_are_sent() -> None:
     response = await ask(OverloadedError("Full."))
 
     assert response.error() == (503, "server_is_overloaded", None)
     assert response.headers["retry-after"] == "1"
 
 
-async def test_any_other_error_is_a_plain_500() -> None:
+async def test_other_error_is_a_plain_500() -> None:
     response = await ask(RuntimeError("password in /etc/secret"))
 
     assert response.error() == (500, "internal_error", None)
@@ -60,7 +60,7 @@ async def test_any_other_error_is_a_plain_500() -> None:
     assert b"secret" not in response.body
 
 
-async def test_any_other_error_is_logged_with_the_request_id(
+async def test_other_error_is_logged_with_the_request_id(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     response = await ask(RuntimeError("deep inside"))
@@ -69,7 +69,7 @@ async def test_any_other_error_is_logged_with_the_request_id(
     assert "deep inside" in caplog.text
 
 
-async def test_error_of_ours_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
+async def test_api_error_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG, "api")
 
     await ask(InvalidRequestError("It is too long."))
@@ -78,20 +78,20 @@ async def test_error_of_ours_is_not_logged(caplog: pytest.LogCaptureFixture) -> 
 
 
 @pytest.mark.parametrize("error", [RuntimeError("late"), InvalidRequestError("late")])
-async def test_late_error_breaks_the_connection(error: Exception) -> None:
+async def test_error_after_the_start_aborts_the_connection(error: Exception) -> None:
     response = await ask_late(error)
 
     assert len(response.messages) == 1
 
 
-async def test_client_that_has_left_is_no_error(caplog: pytest.LogCaptureFixture) -> None:
+async def test_disconnect_is_not_an_error(caplog: pytest.LogCaptureFixture) -> None:
     response = await ask(ClientDisconnect())
 
     assert response.messages == []
     assert caplog.records == []
 
 
-async def test_answer_passes_untouched() -> None:
+async def test_response_passes_unchanged() -> None:
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:
         await send_json(send, "fine")
 
@@ -100,7 +100,7 @@ async def test_answer_passes_untouched() -> None:
     assert (response.status, response.json()) == (200, "fine")
 
 
-async def test_scopes_that_are_no_request_are_not_shielded() -> None:
+async def test_errors_of_other_scopes_pass() -> None:
     shield = ErrorMiddleware(Failing(RuntimeError("at start-up")))
 
     with pytest.raises(RuntimeError, match="at start-up"):

@@ -21,7 +21,7 @@ async def test_request_without_id_gets_one() -> None:
     assert re.fullmatch(r"req_[0-9a-f]{32}", response.headers["x-request-id"])
 
 
-async def test_application_sees_the_id_of_the_response() -> None:
+async def test_application_gets_the_id_of_the_response() -> None:
     response = await request(APP, "GET", "/")
 
     assert response.json() == response.headers["x-request-id"]
@@ -37,7 +37,7 @@ async def test_two_requests_get_different_ids() -> None:
 @pytest.mark.parametrize(
     "offered", ["a", "3f2504e0-4f89-41d3-9a0c-0305e82c3301", "a.b_c-D", "x" * 64]
 )
-async def test_harmless_id_of_the_client_is_taken(offered: str) -> None:
+async def test_harmless_id_of_the_client_is_used(offered: str) -> None:
     response = await request(APP, "GET", "/", headers={"x-request-id": offered})
 
     assert response.json() == offered
@@ -53,7 +53,7 @@ async def test_any_other_id_is_replaced(offered: str) -> None:
     assert response.json().startswith("req_")
 
 
-async def test_header_is_left_to_the_server_that_writes_it() -> None:
+async def test_header_is_left_to_a_server_that_adds_it() -> None:
     app = RequestIdMiddleware(echo, is_echoed_outside=True)
 
     response = await request(app, "GET", "/", headers={"x-request-id": "mine"})
@@ -62,7 +62,7 @@ async def test_header_is_left_to_the_server_that_writes_it() -> None:
     assert "x-request-id" not in response.headers
 
 
-async def test_scopes_that_are_no_request_pass_untouched() -> None:
+async def test_other_scopes_pass_unchanged() -> None:
     seen: list[Scope] = []
 
     async def note(scope: Scope, receive: Receive, send: Send) -> None:

@@ -25,13 +25,13 @@ class FakePromptLog:
         self.kept.append((request_id, model, json.loads(body)))
 
 
-async def ask(key: Key, log: FakePromptLog | None, body: Any, **rules: Any) -> Response:
-    app = build_app(keys=keys_of(key), prompt_log=log, **rules)
+async def ask(key: Key, log: FakePromptLog | None, body: Any, **services: Any) -> Response:
+    app = build_app(keys=keys_of(key), prompt_log=log, **services)
     headers = {"authorization": f"Bearer {SECRET}"}
     return await request(app, "POST", "/v1/completions", json_body=body, headers=headers)
 
 
-async def test_prompt_is_kept_if_request_and_key_allow_it() -> None:
+async def test_prompt_is_logged_if_request_and_key_allow_it() -> None:
     log = FakePromptLog()
 
     response = await ask(KEY, log, BODY)
@@ -40,7 +40,7 @@ async def test_prompt_is_kept_if_request_and_key_allow_it() -> None:
     assert "x-ignored-parameters" not in response.headers
 
 
-async def test_prompt_is_not_kept_unless_the_request_says_so() -> None:
+async def test_prompt_is_not_logged_without_log_prompt() -> None:
     log = FakePromptLog()
 
     await ask(KEY, log, {**BODY, "log_prompt": False})
@@ -48,7 +48,7 @@ async def test_prompt_is_not_kept_unless_the_request_says_so() -> None:
     assert log.kept == []
 
 
-async def test_prompt_is_not_kept_if_the_key_may_not() -> None:
+async def test_prompt_is_not_logged_if_the_key_forbids_it() -> None:
     log = FakePromptLog()
 
     response = await ask(replace(KEY, may_log_prompts=False), log, BODY)
@@ -58,13 +58,15 @@ async def test_prompt_is_not_kept_if_the_key_may_not() -> None:
 
 
 @pytest.mark.parametrize("may_log_prompts", [True, False])
-async def test_without_a_log_the_request_is_told(may_log_prompts: bool) -> None:
+async def test_without_a_log_log_prompt_is_reported_as_without_effect(
+    may_log_prompts: bool,
+) -> None:
     response = await ask(replace(KEY, may_log_prompts=may_log_prompts), None, BODY)
 
     assert response.headers["x-ignored-parameters"] == "log_prompt"
 
 
-async def test_prompt_of_a_refused_request_is_not_kept() -> None:
+async def test_prompt_of_a_refused_request_is_not_logged() -> None:
     log = FakePromptLog()
     key = replace(KEY, limits=KeyLimits(requests_per_minute=1))
 

@@ -38,7 +38,7 @@ def message_refusal(**members: Any) -> ApiError:
 
 
 @pytest.mark.parametrize("role", ["system", "developer", "user", "assistant"])
-def test_roles(role: str) -> None:
+def test_every_role_is_accepted(role: str) -> None:
     assert read_message(role=role).role == role
 
 
@@ -101,7 +101,7 @@ def test_name_is_optional(name: str | None) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "x" * 257, 1])
-def test_bad_name_is_refused(name: Any) -> None:
+def test_invalid_name_is_refused(name: Any) -> None:
     assert message_refusal(name=name).param == "messages[1].name"
 
 
@@ -112,7 +112,7 @@ def test_message_of_an_answer_can_be_sent_back() -> None:
     assert read(messages=[answer]).messages == [ChatMessage(role="assistant", content="Hi")]
 
 
-def test_call_of_a_tool_and_its_result_can_be_sent_back() -> None:
+def test_tool_call_and_its_result_can_be_sent_back() -> None:
     call = {"id": "call_1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
     answer = {"role": "assistant", "content": None, "tool_calls": [call], "annotations": []}
     result = {"role": "tool", "tool_call_id": "call_1", "content": "7"}
@@ -138,16 +138,16 @@ def test_call_of_a_tool_and_its_result_can_be_sent_back() -> None:
     ],
     ids=repr,
 )
-def test_turns_that_do_not_fit_together_are_refused(messages: Any, param: str) -> None:
+def test_messages_that_do_not_fit_together_are_refused(messages: Any, param: str) -> None:
     assert refusal(messages=messages).param == param
 
 
 @pytest.mark.parametrize("name", ["reasoning", "reasoning_content"])
-def test_thoughts_can_be_sent_back(name: str) -> None:
+def test_reasoning_can_be_sent_back(name: str) -> None:
     assert read_message(role="assistant", **{name: "hm"}).reasoning == "hm"
 
 
-def test_pictures_and_texts_stay_apart_in_order() -> None:
+def test_images_and_texts_stay_separate_and_in_order() -> None:
     parts = [
         {"type": "text", "text": "What is"},
         {"type": "image_url", "image_url": {"url": "data:x", "detail": "low"}},
@@ -157,7 +157,7 @@ def test_pictures_and_texts_stay_apart_in_order() -> None:
     assert read_message(content=parts).content == ("What is", ImageUrl("data:x"), "?")
 
 
-def test_only_the_user_shows_pictures() -> None:
+def test_images_outside_user_messages_are_refused() -> None:
     parts = [{"type": "image_url", "image_url": {"url": "data:x"}}]
 
     assert message_refusal(role="system", content=parts).param == "messages[1].content"
@@ -173,7 +173,7 @@ def test_only_the_user_shows_pictures() -> None:
         ('{"role": "user"}', ["user"]),
     ],
 )
-def test_messages_may_be_a_string_of_json_or_of_the_user(messages: str, roles: list[str]) -> None:
+def test_messages_may_be_a_string_of_json_or_of_text(messages: str, roles: list[str]) -> None:
     assert [message.role for message in read(messages=messages).messages] == roles
 
 
@@ -192,7 +192,7 @@ def test_unknown_member_of_a_message_is_named() -> None:
 
 
 @pytest.mark.parametrize("messages", [[], {}, 1])
-def test_bad_messages_are_refused(messages: Any) -> None:
+def test_invalid_messages_are_refused(messages: Any) -> None:
     assert refusal(messages=messages).param == "messages"
 
 
@@ -215,12 +215,12 @@ def test_model_is_required() -> None:
 
 
 @pytest.mark.parametrize("value", [0, True, "1", 2**31])
-def test_bad_max_completion_tokens_is_refused(value: Any) -> None:
+def test_invalid_max_completion_tokens_is_refused(value: Any) -> None:
     assert refusal(max_completion_tokens=value).param == "max_completion_tokens"
 
 
 @pytest.mark.parametrize("name", sorted(ChatRequest.refused))
-def test_unsupported_parameter_is_refused_by_name(name: str) -> None:
+def test_unsupported_parameter_is_refused_with_its_name(name: str) -> None:
     error = refusal(**{name: 1})
 
     assert type(error) is UnsupportedParameterError
@@ -232,11 +232,11 @@ def test_unsupported_parameter_may_be_null(name: str) -> None:
     assert read(**{name: None}) == read()
 
 
-def test_nothing_is_both_supported_and_not() -> None:
+def test_no_parameter_is_both_supported_and_unsupported() -> None:
     assert not ChatRequest.refused & set(ChatRequest.model_fields)
 
 
-def test_unknown_parameter_is_refused_by_name() -> None:
+def test_unknown_parameter_is_refused_with_its_name() -> None:
     error = refusal(max_token=10)
 
     assert type(error) is UnknownParameterError
@@ -248,7 +248,7 @@ NAMED = {"type": "function", "function": {"name": "f"}}
 
 
 @pytest.mark.parametrize("choice", ["none", "auto", "required", NAMED])
-def test_tool_choices(choice: Any) -> None:
+def test_every_form_of_tool_choice_is_accepted(choice: Any) -> None:
     assert read(tools=[FUNCTION], tool_choice=choice).tool_choice is not None
 
 
@@ -310,11 +310,11 @@ def test_some_of_the_tools_may_be_allowed() -> None:
     ],
     ids=repr,
 )
-def test_wrong_value_is_refused_by_name(members: Any, param: str) -> None:
+def test_invalid_value_is_refused_with_its_name(members: Any, param: str) -> None:
     assert refusal(**members).param == param
 
 
-def test_answers_are_not_stored() -> None:
+def test_store_is_refused_if_true() -> None:
     assert read(store=False) == read()
     assert type(refusal(store=True)) is UnsupportedParameterError
 
@@ -333,9 +333,7 @@ def test_answers_are_not_stored() -> None:
     ],
     ids=repr,
 )
-def test_response_format_says_which_schema_the_answer_has(
-    response_format: Any, wanted: Any
-) -> None:
+def test_response_format_has_the_schema_of_the_answer(response_format: Any, wanted: Any) -> None:
     read_format = read(response_format=response_format).response_format
 
     assert read_format is not None
@@ -352,7 +350,7 @@ def tool_of_length(number: int, *, strict: bool) -> dict[str, Any]:
     ("choice", "strict", "param"),
     [("auto", False, None), ("required", False, "tool_choice"), ("auto", True, "tools")],
 )
-def test_schemas_that_are_compiled_together_are_bounded_together(
+def test_schemas_compiled_together_have_a_common_limit(
     choice: str, strict: bool, param: str | None
 ) -> None:
     members = {

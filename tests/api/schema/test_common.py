@@ -65,7 +65,7 @@ def test_null_equals_absent(name: str) -> None:
         ("model", "org/name:adapter@1"),
     ],
 )
-def test_value_at_the_edge_is_taken(name: str, value: Any) -> None:
+def test_value_at_the_limit_is_accepted(name: str, value: Any) -> None:
     assert getattr(read(**{name: value}), name) == value
 
 
@@ -113,7 +113,9 @@ def test_value_at_the_edge_is_taken(name: str, value: Any) -> None:
         ("stream_options", []),
     ],
 )
-def test_value_out_of_range_or_of_another_type_is_refused_by_name(name: str, value: Any) -> None:
+def test_value_out_of_range_or_of_another_type_is_refused_with_its_name(
+    name: str, value: Any
+) -> None:
     error = refusal(**{name: value})
 
     assert type(error) is InvalidRequestError
@@ -124,7 +126,7 @@ def test_value_out_of_range_or_of_another_type_is_refused_by_name(name: str, val
     ("stop", "param"),
     [([""], "stop[0]"), (["a", ""], "stop[1]"), (["x" * 257], "stop[0]"), (["a", 1], "stop[1]")],
 )
-def test_bad_stop_sequence_is_named_by_its_place(stop: list[Any], param: str) -> None:
+def test_invalid_stop_sequence_is_named_by_its_path(stop: list[Any], param: str) -> None:
     assert refusal(stop=stop).param == param
 
 
@@ -150,7 +152,7 @@ def test_stream_options_may_be_empty(options: dict[str, Any]) -> None:
         ({"include_usage": "yes"}, "stream_options.include_usage"),
     ],
 )
-def test_bad_stream_option_is_named_by_its_path(options: dict[str, Any], param: str) -> None:
+def test_invalid_stream_option_is_named_by_its_path(options: dict[str, Any], param: str) -> None:
     assert refusal(stream=True, stream_options=options).param == param
 
 
@@ -178,7 +180,7 @@ def test_requests_are_immutable() -> None:
         ([[1], [2, 3]], [(1,), (2, 3)]),
     ],
 )
-def test_texts_come_in_four_forms(value: Any, texts: list[Any]) -> None:
+def test_texts_are_accepted_in_four_forms(value: Any, texts: list[Any]) -> None:
     assert read_prompt(value) == texts
 
 
@@ -221,7 +223,7 @@ def test_any_other_form_is_refused(value: Any) -> None:
 
 
 @pytest.mark.parametrize("item", ["", [], [1], "a"])
-def test_more_texts_than_any_request_may_have_are_refused_unread(item: Any) -> None:
+def test_more_texts_than_the_limit_are_refused_before_validation(item: Any) -> None:
     with pytest.raises(InvalidRequestError, match="65537 texts are more than the limit"):
         read_prompt([item] * (MAX_TEXTS + 1))
 

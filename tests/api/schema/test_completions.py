@@ -28,7 +28,7 @@ def refusal(**members: Any) -> ApiError:
     ("value", "prompts"),
     [("a", ["a"]), (["a", "b"], ["a", "b"]), ([1, 2], [(1, 2)]), ([[1], [2]], [(1,), (2,)])],
 )
-def test_prompt_takes_all_forms(value: Any, prompts: list[Any]) -> None:
+def test_prompt_is_accepted_in_all_forms(value: Any, prompts: list[Any]) -> None:
     assert read(prompt=value).prompt == prompts
 
 
@@ -44,14 +44,14 @@ def test_empty_prompt_is_refused() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(CompletionRequest.refused))
-def test_unsupported_parameter_is_refused_by_name(name: str) -> None:
+def test_unsupported_parameter_is_refused_with_its_name(name: str) -> None:
     error = refusal(**{name: 1})
 
     assert type(error) is UnsupportedParameterError
     assert error.param == name
 
 
-def test_nothing_is_both_supported_and_not() -> None:
+def test_no_parameter_is_both_supported_and_unsupported() -> None:
     assert not CompletionRequest.refused & set(CompletionRequest.model_fields)
 
 
@@ -64,7 +64,7 @@ def test_parameter_of_another_endpoint_is_unknown(name: str) -> None:
 
 
 @pytest.mark.parametrize("logprobs", [6, -1, True])
-def test_bad_logprobs_are_refused(logprobs: Any) -> None:
+def test_invalid_logprobs_are_refused(logprobs: Any) -> None:
     assert refusal(logprobs=logprobs).param == "logprobs"
 
 

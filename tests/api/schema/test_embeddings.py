@@ -20,7 +20,7 @@ def refusal(**members: Any) -> ApiError:
 
 
 @pytest.mark.parametrize("encoding", ["float", "base64"])
-def test_encoding_formats(encoding: str) -> None:
+def test_every_encoding_format_is_accepted(encoding: str) -> None:
     assert read(encoding_format=encoding).encoding_format == encoding
 
 
@@ -38,7 +38,7 @@ def test_any_other_encoding_format_is_refused(encoding: Any) -> None:
     ("value", "inputs"),
     [("a", ["a"]), (["a", "b"], ["a", "b"]), ([1, 2], [(1, 2)]), ([[1], [2]], [(1,), (2,)])],
 )
-def test_input_takes_all_forms(value: Any, inputs: list[Any]) -> None:
+def test_input_is_accepted_in_all_forms(value: Any, inputs: list[Any]) -> None:
     assert read(input=value).input == inputs
 
 
@@ -54,14 +54,14 @@ def test_empty_input_is_refused(value: Any) -> None:
     assert refusal(input=value).param == "input"
 
 
-def test_extensions_are_read() -> None:
+def test_extensions_are_accepted() -> None:
     request = read(dimensions=2, input_type="query", truncate=True, truncate_prompt_tokens=-1)
 
     assert (request.dimensions, request.input_type) == (2, "query")
     assert (request.truncate, request.truncate_prompt_tokens) == (True, -1)
 
 
-def test_unknown_parameter_is_refused_by_name() -> None:
+def test_unknown_parameter_is_refused_with_its_name() -> None:
     error = refusal(n=1)
 
     assert type(error) is UnknownParameterError

@@ -40,40 +40,38 @@ def count_errors(schema: type[Request], members: dict[str, Any]) -> int:
 
 @pytest.mark.parametrize(("schema", "name"), FIELDS)
 @pytest.mark.parametrize("item", [1, "", {}, []], ids=repr)
-def test_an_array_of_wrong_items_makes_few_errors(
-    schema: type[Request], name: str, item: Any
-) -> None:
+def test_array_of_invalid_items_has_few_errors(schema: type[Request], name: str, item: Any) -> None:
     assert count_errors(schema, {name: [item] * MANY}) < MOST
 
 
 @pytest.mark.parametrize(("schema", "name"), FIELDS)
-def test_an_object_of_wrong_members_makes_few_errors(schema: type[Request], name: str) -> None:
+def test_object_of_invalid_members_has_few_errors(schema: type[Request], name: str) -> None:
     assert count_errors(schema, {name: {f"k{number}": [] for number in range(MANY)}}) < MOST
 
 
 @pytest.mark.parametrize("name", ["tool_calls", "annotations", "content"])
 @pytest.mark.parametrize("item", [1, "", {}, []], ids=repr)
-def test_an_array_in_a_message_makes_few_errors(name: str, item: Any) -> None:
+def test_invalid_array_in_a_message_has_few_errors(name: str, item: Any) -> None:
     message = {"role": "assistant", name: [item] * MANY}
 
     assert count_errors(ChatRequest, {"model": "m", "messages": [message]}) < MOST
 
 
 @pytest.mark.parametrize("item", [1, "", {}, []], ids=repr)
-def test_an_array_of_allowed_tools_makes_few_errors(item: Any) -> None:
+def test_invalid_array_of_allowed_tools_has_few_errors(item: Any) -> None:
     choice = {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": [item] * MANY}}
     members = {"model": "m", "messages": [USER], "tools": [TOOL], "tool_choice": choice}
 
     assert count_errors(ChatRequest, members) < MOST
 
 
-def test_unknown_members_of_one_object_make_few_errors() -> None:
+def test_unknown_members_of_one_object_have_few_errors() -> None:
     message = {**USER, **{f"k{number}": 1 for number in range(MANY)}}
 
     assert count_errors(ChatRequest, {"model": "m", "messages": [message]}) < MOST
 
 
-def test_a_body_of_unknown_members_is_refused_unread() -> None:
+def test_body_of_unknown_members_is_refused_before_validation() -> None:
     members = {"model": "m", "messages": [USER], **{f"k{number}": 1 for number in range(MANY)}}
 
     with pytest.raises(InvalidRequestError, match=r"more than [0-9]+ parameters") as caught:
@@ -82,7 +80,7 @@ def test_a_body_of_unknown_members_is_refused_unread() -> None:
     assert caught.value.code == "invalid_value"
 
 
-def test_some_unknown_members_are_named() -> None:
+def test_few_unknown_members_are_all_listed() -> None:
     members = {"model": "m", "messages": [USER], **{f"k{number}": 1 for number in range(16)}}
 
     read = read_members(members, ChatRequest, "lenient")
@@ -90,7 +88,7 @@ def test_some_unknown_members_are_named() -> None:
     assert read.without_effect == tuple(f"k{number}" for number in range(16))
 
 
-def test_errors_of_many_objects_are_counted_and_not_told() -> None:
+def test_too_many_errors_are_counted_and_not_listed() -> None:
     message = {"role": "assistant", "content": "Hi", "tool_calls": [{}] * 2}
     members = {"model": "m", "messages": [{**message, "a": 1, "b": 2}] * 2000}
 
@@ -100,28 +98,28 @@ def test_errors_of_many_objects_are_counted_and_not_told() -> None:
     assert caught.value.param is None
 
 
-def test_more_tool_calls_than_a_conversation_has_are_refused_unread() -> None:
+def test_more_tool_calls_than_the_limit_are_refused_before_validation() -> None:
     message = {"role": "assistant", "tool_calls": [{}] * 128}
 
     with pytest.raises(InvalidRequestError, match="at most 4096 tool calls, not 4224"):
         read_members({"model": "m", "messages": [message] * 33}, ChatRequest)
 
 
-def test_what_stands_in_a_text_cannot_be_left_out() -> None:
+def test_unknown_member_of_messages_in_a_string_cannot_be_left_out() -> None:
     text = '[{"role": "user", "content": "Hi", "mood": 1}]'
 
     with pytest.raises(UnknownParameterError, match="mood"):
         read_members({"model": "m", "messages": text, "colour": 1}, ChatRequest, "lenient")
 
 
-def test_a_conversation_in_a_text_has_no_member_twice() -> None:
+def test_messages_in_a_string_with_a_repeated_member_are_refused() -> None:
     text = '[{"role": "user", "content": "a", "content": "b"}]'
 
     with pytest.raises(InvalidRequestError, match="a repeated member"):
         read_members({"model": "m", "messages": text}, ChatRequest)
 
 
-def test_a_message_may_be_an_object_with_a_member_twice() -> None:
+def test_object_with_a_repeated_member_as_the_user_message_is_accepted() -> None:
     text = '{"a": 1, "a": 2}'
 
     read = read_members({"model": "m", "messages": text}, ChatRequest)

@@ -89,7 +89,7 @@ def test_null_equals_absent(name: str) -> None:
         ("user", "a"),
     ],
 )
-def test_value_at_the_edge_is_taken(name: str, value: Any) -> None:
+def test_value_at_the_limit_is_accepted(name: str, value: Any) -> None:
     assert getattr(read(**{name: value}), name) == value
 
 
@@ -117,7 +117,9 @@ def test_value_at_the_edge_is_taken(name: str, value: Any) -> None:
         ("user", 1),
     ],
 )
-def test_value_out_of_range_or_of_another_type_is_refused_by_name(name: str, value: Any) -> None:
+def test_value_out_of_range_or_of_another_type_is_refused_with_its_name(
+    name: str, value: Any
+) -> None:
     assert refusal(**{name: value}).param == name
 
 
@@ -129,18 +131,18 @@ def test_prompt_is_required() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(ImagesRequest.refused))
-def test_unsupported_parameter_is_refused_by_name(name: str) -> None:
+def test_unsupported_parameter_is_refused_with_its_name(name: str) -> None:
     error = refusal(**{name: 1})
 
     assert type(error) is UnsupportedParameterError
     assert error.param == name
 
 
-def test_nothing_is_both_supported_and_not() -> None:
+def test_no_parameter_is_both_supported_and_unsupported() -> None:
     assert not ImagesRequest.refused & set(ImagesRequest.model_fields)
 
 
-def test_unknown_parameter_is_refused_by_name() -> None:
+def test_unknown_parameter_is_refused_with_its_name() -> None:
     error = refusal(steps=4)
 
     assert type(error) is UnknownParameterError

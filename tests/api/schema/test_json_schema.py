@@ -42,7 +42,7 @@ def str_or_number(value: Any) -> str | None:
     ],
     ids=lambda schema: repr(schema)[:60],
 )
-def test_plain_schema_is_taken(schema: dict[str, Any]) -> None:
+def test_cheap_schema_is_accepted(schema: dict[str, Any]) -> None:
     assert check_json_schema(schema) == schema
 
 
@@ -96,7 +96,7 @@ def test_plain_schema_is_taken(schema: dict[str, Any]) -> None:
     ],
     ids=str_or_number,
 )
-def test_schema_that_could_hurt_is_refused(schema: dict[str, Any], reason: str) -> None:
+def test_expensive_or_invalid_schema_is_refused(schema: dict[str, Any], reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         check_json_schema(schema)
 
@@ -105,7 +105,7 @@ def test_schema_that_could_hurt_is_refused(schema: dict[str, Any], reason: str) 
     "pattern",
     ["", "^a+$", r"\d{4}-\d{2}", "(a|b)*", "[^,]*,[^,]*", "(ab){3}", "(?:x{1,2})?", "(?>ab)c"],
 )
-def test_plain_pattern_is_taken(pattern: str) -> None:
+def test_cheap_pattern_is_accepted(pattern: str) -> None:
     check_pattern(pattern)
 
 
@@ -128,7 +128,7 @@ def test_plain_pattern_is_taken(pattern: str) -> None:
     ],
     ids=lambda value: repr(value)[:30],
 )
-def test_pattern_that_could_hurt_is_refused(pattern: Any) -> None:
+def test_expensive_or_invalid_pattern_is_refused(pattern: Any) -> None:
     with pytest.raises(ValueError, match="pattern"):
         check_pattern(pattern)
 

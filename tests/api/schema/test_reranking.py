@@ -53,7 +53,7 @@ def test_other_values_are_refused(name: str, value: Any) -> None:
 
 
 @pytest.mark.parametrize("name", ["query", "documents"])
-def test_rerank_needs_both_sides(name: str) -> None:
+def test_rerank_needs_query_and_documents(name: str) -> None:
     with pytest.raises(MissingParameterError):
         rerank(**{name: None})
 

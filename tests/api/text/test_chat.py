@@ -31,7 +31,7 @@ def generation_of(**members: Any) -> Any:
     return to_generation(request, Llm(FakeLlm()), META, Limits())
 
 
-async def test_answer_is_a_chat_completion() -> None:
+async def test_response_is_a_chat_completion() -> None:
     response = await ask()
 
     value = response.json()
@@ -59,7 +59,7 @@ async def test_answer_is_a_chat_completion() -> None:
     }
 
 
-async def test_answer_holds_every_choice() -> None:
+async def test_response_has_every_choice() -> None:
     llm = FakeLlm([(TextDelta(0, "a", "stop"), TextDelta(1, "b", "length"))])
 
     response = await ask(llm, n=2)
@@ -70,7 +70,7 @@ async def test_answer_holds_every_choice() -> None:
     ] == [(0, "a", "stop"), (1, "b", "length")]
 
 
-async def test_stream_is_role_then_content_then_finish() -> None:
+async def test_stream_has_role_then_content_then_finish_reason() -> None:
     response = await ask(stream=True)
 
     *chunks, done = response.events()
@@ -97,7 +97,7 @@ async def test_chunk_is_a_chat_completion_chunk() -> None:
     assert chunk["created"] > 1_700_000_000
 
 
-async def test_usage_chunk_has_the_same_heading_and_no_choices() -> None:
+async def test_usage_chunk_shares_all_members_but_choices() -> None:
     response = await ask(stream=True, stream_options={"include_usage": True})
 
     first, *_, last, _ = response.events()
@@ -135,7 +135,7 @@ async def test_every_choice_begins_with_its_role() -> None:
     ] == [1, 0]
 
 
-async def test_empty_answer_still_has_role_and_finish() -> None:
+async def test_empty_answer_has_role_and_finish_reason() -> None:
     response = await ask(FakeLlm([(TextDelta(0, "", "stop"),)]), stream=True)
 
     assert [chunk["choices"][0]["delta"] for chunk in response.events()[:-1]] == [
@@ -144,7 +144,7 @@ async def test_empty_answer_still_has_role_and_finish() -> None:
     ]
 
 
-async def test_delta_without_news_is_not_sent() -> None:
+async def test_empty_delta_is_not_sent() -> None:
     llm = FakeLlm([(TextDelta(0, "a"),), (TextDelta(0, ""),), (TextDelta(0, "", "stop"),)])
 
     response = await ask(llm, stream=True)
@@ -182,7 +182,7 @@ def test_messages_become_a_conversation() -> None:
     )
 
 
-def test_developer_is_the_system() -> None:
+def test_role_developer_becomes_system() -> None:
     generation = generation_of(messages=[{"role": "developer", "content": "Be brief."}])
 
     assert generation.prompts == (Conversation((Message("system", "Be brief."),)),)
@@ -197,12 +197,14 @@ def test_developer_is_the_system() -> None:
         ({"max_tokens": 5, "max_completion_tokens": 6}, 6),
     ],
 )
-def test_max_completion_tokens_wins(members: dict[str, int], max_tokens: int | None) -> None:
+def test_max_completion_tokens_has_precedence(
+    members: dict[str, int], max_tokens: int | None
+) -> None:
     assert generation_of(**members).sampling.max_tokens == max_tokens
 
 
 async def test_unknown_model_returns_404() -> None:
-    response = await ask(model="nobody")
+    response = await ask(model="absent")
 
     assert response.error() == (404, "model_not_found", "model")
 
@@ -214,7 +216,7 @@ async def test_model_of_another_kind_returns_400(model: str) -> None:
     assert response.error() == (400, "wrong_model_kind", "model")
 
 
-async def test_bad_parameter_returns_400() -> None:
+async def test_invalid_parameter_returns_400() -> None:
     response = await ask(messages=[{"role": "robot", "content": "Hi"}])
 
     assert response.error() == (400, "invalid_value", "messages[0].role")
@@ -224,17 +226,17 @@ def token(text: str, logprob: float | None, *top: TokenLogprob) -> TokenLogprob:
     return TokenLogprob(text, logprob, text.encode(), top)
 
 
-def worded(text: str, logprob: float) -> dict[str, Any]:
+def to_json(text: str, logprob: float) -> dict[str, Any]:
     return {"token": text, "logprob": logprob, "bytes": list(text.encode())}
 
 
-async def test_logprobs_come_with_their_content() -> None:
+async def test_logprobs_are_on_the_chunk_of_their_content() -> None:
     extra = Extra(logprobs=(token("é", -0.5, token("é", -0.5), token("e", -1.0)),))
     llm = FakeLlm([(TextDelta(0, "é", None, extra),), (TextDelta(0, "", "stop"),)])
 
     response = await ask(llm, stream=True, logprobs=True, top_logprobs=2)
 
-    content = [{**worded("é", -0.5), "top_logprobs": [worded("é", -0.5), worded("e", -1.0)]}]
+    content = [{**to_json("é", -0.5), "top_logprobs": [to_json("é", -0.5), to_json("e", -1.0)]}]
     assert [chunk["choices"][0]["logprobs"] for chunk in response.events()[:-1]] == [
         None,
         {"content": content, "refusal": None},
@@ -243,7 +245,7 @@ async def test_logprobs_come_with_their_content() -> None:
     assert llm.generations[0].sampling.logprobs == 2
 
 
-async def test_logprobs_of_a_token_that_shows_nothing_come_too() -> None:
+async def test_logprobs_of_a_token_without_text_are_sent() -> None:
     llm = FakeLlm([(TextDelta(0, "", None, Extra(logprobs=(token("x", -0.5),))),)])
 
     response = await ask(llm, stream=True, logprobs=True)
@@ -271,7 +273,7 @@ async def test_logprobs_are_rendered_off_the_event_loop(
     assert [thread is not threading.main_thread() for thread in threads] == [is_elsewhere]
 
 
-async def test_loglikelihood_of_one_prompt_is_told_once() -> None:
+async def test_loglikelihood_with_several_choices_returns_400() -> None:
     response = await ask(loglikelihood=True, n=2)
 
     assert response.error() == (400, "invalid_value", "n")
@@ -285,7 +287,7 @@ async def test_loglikelihood_leaves_out_the_first_token(is_streamed: bool) -> No
     response = await ask(llm, stream=is_streamed, loglikelihood=True)
 
     first = response.events()[0] if is_streamed else response.json()
-    assert first["choices"][0]["loglikelihood"] == [worded("b", -1.0)]
+    assert first["choices"][0]["loglikelihood"] == [to_json("b", -1.0)]
     assert llm.generations[0].sampling.prompt_logprobs == 0
 
 
@@ -296,7 +298,7 @@ CALLS = (
 )
 
 
-async def test_tool_calls_stream_by_index() -> None:
+async def test_streamed_tool_calls_have_an_index() -> None:
     response = await ask(FakeLlm([CALLS]), stream=True, tools=[TOOL])
 
     assert [chunk["choices"][0]["delta"] for chunk in response.events()[1:-1]] == [
@@ -316,7 +318,7 @@ async def test_tool_calls_stream_by_index() -> None:
     assert response.events()[-2]["choices"][0]["finish_reason"] == "tool_calls"
 
 
-async def test_tool_calls_stand_in_the_message() -> None:
+async def test_tool_calls_are_part_of_the_message() -> None:
     call = Extra(tool_calls=(ToolCallDelta(0, "call_1", "f", "{}"),))
 
     response = await ask(FakeLlm([(TextDelta(0, "", "tool_calls", call),)]), tools=[TOOL])
@@ -329,7 +331,7 @@ async def test_tool_calls_stand_in_the_message() -> None:
 
 
 @pytest.mark.parametrize("is_wanted", [True, False])
-async def test_thoughts_are_shown_when_wanted(is_wanted: bool) -> None:
+async def test_reasoning_is_streamed_unless_excluded(is_wanted: bool) -> None:
     thoughts = Extra(reasoning="hm", logprobs=(token("hm", -1.0),))
     llm = FakeLlm([(TextDelta(0, "", None, thoughts), TextDelta(0, "Hi", "stop"))])
 
@@ -356,7 +358,7 @@ def test_tools_reach_the_model(choice: Any, expected: Any) -> None:
     assert (tools.choice, tools.name) == expected
 
 
-def test_tools_that_are_not_allowed_are_not_on_offer() -> None:
+def test_tools_that_are_not_allowed_are_left_out() -> None:
     other = {"type": "function", "function": {"name": "g"}}
     allowed = {"type": "allowed_tools", "allowed_tools": {"mode": "required", "tools": [other]}}
 
@@ -365,13 +367,13 @@ def test_tools_that_are_not_allowed_are_not_on_offer() -> None:
     assert tools == Tools((Tool("g"),), "required")
 
 
-async def test_service_tier_is_the_one_that_was_used() -> None:
+async def test_service_tier_is_always_default() -> None:
     assert (await ask(service_tier="auto")).json()["service_tier"] == "default"
     assert "service_tier" not in (await ask()).json()
 
 
 @pytest.mark.parametrize("is_wanted", [True, False])
-async def test_thoughts_stand_beside_the_answer_if_they_are_wanted(is_wanted: bool) -> None:
+async def test_reasoning_is_part_of_the_message_unless_excluded(is_wanted: bool) -> None:
     llm = FakeLlm([(TextDelta(0, "42", "stop", Extra(reasoning="Hm.")),)])
 
     response = await ask(llm, include_reasoning=is_wanted)
@@ -384,7 +386,9 @@ async def test_thoughts_stand_beside_the_answer_if_they_are_wanted(is_wanted: bo
 @pytest.mark.parametrize(
     "choice", [{"type": "function", "extra": 1}, {"type": "allowed_tools", "extra": 1}]
 )
-async def test_lenient_refuses_what_is_wrong_even_without_the_unknown(choice: Any) -> None:
+async def test_lenient_policy_refuses_values_that_stay_invalid_without_unknown_members(
+    choice: Any,
+) -> None:
     app = build_app(policy=Policy(parameters="lenient"))
     body = {**BODY, "tools": [TOOL], "tool_choice": choice}
 
@@ -393,7 +397,7 @@ async def test_lenient_refuses_what_is_wrong_even_without_the_unknown(choice: An
     assert response.error() == (400, "invalid_value", "tool_choice")
 
 
-async def test_what_has_no_effect_is_listed() -> None:
+async def test_parameters_without_effect_are_listed() -> None:
     response = await ask(user="ann", metadata={"a": "b"}, log_prompt=True)
 
     assert response.headers["x-ignored-parameters"] == "metadata, log_prompt"
@@ -407,7 +411,7 @@ async def test_what_has_no_effect_is_listed() -> None:
         ({"role": "assistant", "content": "", "refusal": "No."}, ""),
     ],
 )
-def test_an_empty_text_is_a_text(message: Any, content: str) -> None:
+def test_empty_content_reaches_the_model(message: Any, content: str) -> None:
     (prompt,) = generation_of(messages=[message]).prompts
 
     assert prompt.messages[0].content == content
@@ -416,14 +420,14 @@ def test_an_empty_text_is_a_text(message: Any, content: str) -> None:
 UNABLE = TextOptions(unsupported=frozenset({"reasoning_effort"}))
 
 
-async def test_what_one_model_cannot_do_is_refused_by_name() -> None:
+async def test_parameter_that_the_model_does_not_support_is_refused() -> None:
     app = build_app(text=UNABLE)
     response = await request(app, "POST", URL, json_body={**BODY, "reasoning_effort": "low"})
 
     assert response.error() == (400, "unsupported_parameter", "reasoning_effort")
 
 
-async def test_what_one_model_cannot_do_is_left_out_and_listed_when_lenient() -> None:
+async def test_lenient_policy_leaves_out_and_lists_what_the_model_does_not_support() -> None:
     llm = FakeLlm()
     app = build_app(llm, text=UNABLE, policy=Policy(parameters="lenient"))
     response = await request(app, "POST", URL, json_body={**BODY, "reasoning_effort": "low"})

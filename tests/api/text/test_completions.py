@@ -23,7 +23,7 @@ def generation_of(**members: Any) -> Any:
     return to_generation(request, Llm(FakeLlm()), META)
 
 
-async def test_answer_is_a_text_completion() -> None:
+async def test_response_is_a_text_completion() -> None:
     response = await ask()
 
     value = response.json()
@@ -56,7 +56,7 @@ async def test_chunks_are_text_completions_too() -> None:
     assert done == "[DONE]"
 
 
-async def test_usage_chunk_has_the_same_heading_and_no_choices() -> None:
+async def test_usage_chunk_shares_all_members_but_choices() -> None:
     response = await ask(stream=True, stream_options={"include_usage": True})
 
     first, *_, last, _ = response.events()
@@ -64,7 +64,7 @@ async def test_usage_chunk_has_the_same_heading_and_no_choices() -> None:
     assert last["choices"] == []
 
 
-async def test_finish_reason_rides_on_the_last_text() -> None:
+async def test_finish_reason_is_on_the_chunk_of_the_last_text() -> None:
     response = await ask(FakeLlm([(TextDelta(0, "all", "length"),)]), stream=True)
 
     assert [
@@ -97,7 +97,7 @@ def test_max_tokens_is_16_unless_given(members: dict[str, int], max_tokens: int)
     assert (sampling.max_tokens or sampling.default_max_tokens) == max_tokens
 
 
-async def test_choices_of_all_prompts_are_limited_together() -> None:
+async def test_choices_of_all_prompts_have_a_common_limit() -> None:
     app = build_app(limits=Limits(max_choices=5))
 
     response = await request(
@@ -108,7 +108,7 @@ async def test_choices_of_all_prompts_are_limited_together() -> None:
 
 
 async def test_unknown_model_returns_404() -> None:
-    response = await ask(model="nobody")
+    response = await ask(model="absent")
 
     assert response.error() == (404, "model_not_found", "model")
 
@@ -127,7 +127,7 @@ async def test_unsupported_parameter_returns_400() -> None:
 
 
 @pytest.mark.parametrize(("echo", "status"), [(True, 200), (False, 400)])
-async def test_nothing_may_be_written_if_the_prompt_is_the_answer(echo: bool, status: int) -> None:
+async def test_max_tokens_of_0_needs_echo(echo: bool, status: int) -> None:
     response = await ask(echo=echo, max_tokens=0)
 
     assert response.status == status

@@ -63,7 +63,7 @@ async def test_stream_ends_with_done(path: str, body: Any) -> None:
 
 
 @BOTH
-async def test_all_chunks_share_their_heading(path: str, body: Any) -> None:
+async def test_all_chunks_share_id_time_model_and_object(path: str, body: Any) -> None:
     response = await stream(FakeLlm(), path, body, stream_options={"include_usage": True})
 
     headings = {
@@ -74,7 +74,7 @@ async def test_all_chunks_share_their_heading(path: str, body: Any) -> None:
 
 
 @BOTH
-async def test_id_of_the_answer_holds_the_request_id(path: str, body: Any) -> None:
+async def test_response_id_contains_the_request_id(path: str, body: Any) -> None:
     llm = FakeLlm()
 
     response = await request(
@@ -86,7 +86,7 @@ async def test_id_of_the_answer_holds_the_request_id(path: str, body: Any) -> No
 
 
 @BOTH
-async def test_each_look_at_the_stream_is_one_send(path: str, body: Any) -> None:
+async def test_each_batch_of_deltas_is_one_send(path: str, body: Any) -> None:
     llm = FakeLlm(
         [(TextDelta(0, "a"), TextDelta(0, "b"), TextDelta(0, "c")), (TextDelta(0, "d", "stop"),)]
     )
@@ -99,7 +99,7 @@ async def test_each_look_at_the_stream_is_one_send(path: str, body: Any) -> None
 
 
 @BOTH
-async def test_deltas_are_sent_as_they_come(path: str, body: Any) -> None:
+async def test_deltas_are_sent_as_they_arrive(path: str, body: Any) -> None:
     llm = FakeLlm(held=True)
     async with post(build_app(llm), path, {**body, "stream": True}) as exchange:
         await llm.gate.waiting.wait()
@@ -160,7 +160,7 @@ async def test_unusual_text_survives_the_stream(path: str, body: Any, text: str)
 
 
 @BOTH
-async def test_usage_comes_last_when_asked_for(path: str, body: Any) -> None:
+async def test_requested_usage_is_the_last_chunk(path: str, body: Any) -> None:
     llm = FakeLlm(usage=Usage(5, 2, cached_tokens=4))
 
     response = await stream(llm, path, body, stream_options={"include_usage": True})
@@ -180,7 +180,7 @@ async def test_usage_comes_last_when_asked_for(path: str, body: Any) -> None:
 
 @BOTH
 @pytest.mark.parametrize("options", [None, {}, {"include_usage": False}])
-async def test_no_chunk_has_usage_unless_asked_for(path: str, body: Any, options: Any) -> None:
+async def test_no_chunk_has_usage_by_default(path: str, body: Any, options: Any) -> None:
     response = await stream(FakeLlm(), path, body, stream_options=options)
 
     assert [event for event in response.events()[:-1] if "usage" in event] == []
@@ -188,7 +188,7 @@ async def test_no_chunk_has_usage_unless_asked_for(path: str, body: Any, options
 
 
 @BOTH
-async def test_padding_that_is_asked_for_is_listed_as_without_effect(path: str, body: Any) -> None:
+async def test_include_obfuscation_is_reported_as_without_effect(path: str, body: Any) -> None:
     response = await stream(FakeLlm(), path, body, stream_options={"include_obfuscation": True})
 
     assert response.headers["x-ignored-parameters"] == "stream_options.include_obfuscation"
@@ -213,7 +213,7 @@ async def test_error_before_the_first_delta_has_its_status(
 
 
 @BOTH
-async def test_foreign_error_before_the_first_delta_is_a_plain_500(path: str, body: Any) -> None:
+async def test_unexpected_error_before_the_first_delta_is_a_plain_500(path: str, body: Any) -> None:
     response = await stream(FakeLlm([], error=RuntimeError("secret")), path, body)
 
     assert response.error() == (500, "internal_error", None)
@@ -236,7 +236,7 @@ async def test_error_after_the_first_delta_is_the_last_event(
 
 
 @BOTH
-async def test_broken_stream_is_logged_with_its_request_id(
+async def test_failed_stream_is_logged_with_its_request_id(
     path: str, body: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "api")
@@ -248,7 +248,7 @@ async def test_broken_stream_is_logged_with_its_request_id(
 
 
 @BOTH
-async def test_foreign_error_after_the_first_delta_breaks_the_connection(
+async def test_unexpected_error_after_the_first_delta_aborts_the_connection(
     path: str, body: Any
 ) -> None:
     llm = FakeLlm(HELLO[:1], error=RuntimeError("secret"))
@@ -275,9 +275,7 @@ async def test_stream_is_closed_when_it_has_ended(
 
 
 @BOTH
-async def test_client_that_leaves_before_the_first_delta_ends_the_stream(
-    path: str, body: Any
-) -> None:
+async def test_disconnect_before_the_first_delta_closes_the_stream(path: str, body: Any) -> None:
     llm = FakeLlm(held=True)
     async with post(build_app(llm), path, {**body, "stream": True}) as exchange:
         await llm.gate.waiting.wait()
@@ -289,7 +287,7 @@ async def test_client_that_leaves_before_the_first_delta_ends_the_stream(
 
 
 @BOTH
-async def test_client_that_leaves_half_way_ends_the_stream(path: str, body: Any) -> None:
+async def test_disconnect_during_the_stream_closes_it(path: str, body: Any) -> None:
     llm = FakeLlm(held=True)
     async with post(build_app(llm), path, {**body, "stream": True}) as exchange:
         llm.gate.release()
@@ -303,7 +301,7 @@ async def test_client_that_leaves_half_way_ends_the_stream(path: str, body: Any)
 
 
 @BOTH
-async def test_client_that_leaves_cancels_the_call(path: str, body: Any) -> None:
+async def test_disconnect_cancels_the_call(path: str, body: Any) -> None:
     llm = FakeLlm(held=True)
     async with post(build_app(llm), path, body) as exchange:
         await llm.gate.waiting.wait()
@@ -315,7 +313,7 @@ async def test_client_that_leaves_cancels_the_call(path: str, body: Any) -> None
 
 
 @BOTH
-async def test_server_that_shuts_down_cancels_the_call(path: str, body: Any) -> None:
+async def test_shutdown_cancels_the_call(path: str, body: Any) -> None:
     llm = FakeLlm(held=True)
     asking = asyncio.create_task(request(build_app(llm), "POST", path, json_body=body))
     await llm.gate.waiting.wait()
@@ -328,7 +326,7 @@ async def test_server_that_shuts_down_cancels_the_call(path: str, body: Any) -> 
 
 
 @BOTH
-async def test_answer_that_takes_too_long_is_stopped(path: str, body: Any) -> None:
+async def test_deadline_cancels_the_call(path: str, body: Any) -> None:
     llm = FakeLlm(held=True)
     app = build_app(llm, limits=Limits(request_timeout_s=0.01))
 
@@ -340,9 +338,7 @@ async def test_answer_that_takes_too_long_is_stopped(path: str, body: Any) -> No
 
 
 @BOTH
-async def test_stream_that_takes_too_long_before_its_first_delta_has_a_status(
-    path: str, body: Any
-) -> None:
+async def test_deadline_before_the_first_delta_returns_504(path: str, body: Any) -> None:
     llm = FakeLlm(held=True)
     app = build_app(llm, limits=Limits(request_timeout_s=0.01))
 
@@ -353,7 +349,7 @@ async def test_stream_that_takes_too_long_before_its_first_delta_has_a_status(
 
 
 @BOTH
-async def test_stream_that_takes_too_long_half_way_ends_with_an_error(path: str, body: Any) -> None:
+async def test_deadline_during_the_stream_ends_it_with_an_error(path: str, body: Any) -> None:
     llm = FakeLlm(held=True)
     llm.gate.release()
     app = build_app(llm, limits=Limits(request_timeout_s=0.05))

@@ -21,7 +21,7 @@ def to_url(data: bytes, kind: str = "png") -> str:
     ("data", "kind"),
     [(PNG, "png"), (b"\xff\xd8\xff\xe0", "jpeg"), (b"RIFF\0\0\0\0WEBPVP8 ", "webp"), (PNG, "PNG")],
 )
-def test_files_of_three_formats_are_read(data: bytes, kind: str) -> None:
+def test_files_of_three_formats_are_decoded(data: bytes, kind: str) -> None:
     assert read_image(to_url(data, kind), "p", Limits()) == data
 
 
@@ -52,7 +52,7 @@ def test_files_of_three_formats_are_read(data: bytes, kind: str) -> None:
     ],
     ids=lambda url: url[:32],
 )
-def test_anything_else_is_refused_without_a_word_of_it(url: str) -> None:
+def test_other_url_is_refused_and_not_echoed(url: str) -> None:
     with pytest.raises(InvalidImageError) as caught:
         read_image(url, "messages[0].content", Limits())
 
@@ -60,7 +60,7 @@ def test_anything_else_is_refused_without_a_word_of_it(url: str) -> None:
     assert not url or url not in caught.value.message
 
 
-def test_a_file_over_the_limit_is_refused_before_it_is_decoded() -> None:
+def test_file_over_the_limit_is_refused_before_it_is_decoded() -> None:
     limits = Limits(max_input_image_bytes=1024)
 
     assert len(read_image(to_url(PNG + bytes(1000)), "p", limits)) == 1012
@@ -89,7 +89,7 @@ def showing(*urls: str) -> dict[str, object]:
     return {"model": LLM, "messages": [{"role": "user", "content": parts}]}
 
 
-async def test_a_url_is_fetched_when_the_operator_allows_some() -> None:
+async def test_url_of_an_allowed_host_is_fetched() -> None:
     llm, fetcher = FakeLlm(), FakeFetcher()
     app = build_app(llm, image_fetcher=fetcher)
     body = showing("https://good.example/a.png", to_url(PNG + b"2"))
@@ -103,7 +103,7 @@ async def test_a_url_is_fetched_when_the_operator_allows_some() -> None:
     assert prompt.messages[0].content == (ImageInput(PNG), ImageInput(PNG + b"2"))
 
 
-async def test_a_text_is_left_as_it_is() -> None:
+async def test_text_is_not_changed_by_fetching() -> None:
     llm, fetcher = FakeLlm(), FakeFetcher()
     body = {"model": LLM, "messages": "Hi"}
 
@@ -147,7 +147,7 @@ async def test_client_that_disconnects_cancels_the_fetch_and_nothing_is_generate
     assert (response.messages, llm.generations) == ([], [])
 
 
-async def test_fetching_is_under_the_requests_deadline() -> None:
+async def test_deadline_cancels_the_fetch() -> None:
     fetcher = HangingFetcher()
     app = build_app(image_fetcher=fetcher, limits=Limits(request_timeout_s=0.01))
     body = showing("https://good.example/a.png")
@@ -158,7 +158,7 @@ async def test_fetching_is_under_the_requests_deadline() -> None:
     assert fetcher.is_cancelled
 
 
-async def test_nothing_is_fetched_when_there_is_too_much() -> None:
+async def test_too_many_images_are_refused_before_any_is_fetched() -> None:
     fetcher = FakeFetcher()
     app = build_app(image_fetcher=fetcher, limits=Limits(max_input_images=1))
     body = showing("https://good.example/a.png", "https://good.example/b.png")
@@ -189,7 +189,7 @@ async def test_remote_image_that_cannot_be_used_is_refused(
     assert llm.generations == []
 
 
-async def test_a_url_is_refused_when_there_is_no_fetcher() -> None:
+async def test_url_without_a_fetcher_is_refused() -> None:
     body = showing("https://good.example/a.png")
 
     response = await request(build_app(), "POST", "/v1/chat/completions", json_body=body)

@@ -8,7 +8,7 @@ from api.ports.stream import Usage
 from api.text.json_parts import to_ascii_json, to_usage
 
 
-def test_usage_adds_up() -> None:
+def test_total_of_usage_is_the_sum() -> None:
     assert to_usage(Usage(3, 4)) == {
         "prompt_tokens": 3,
         "completion_tokens": 4,
@@ -19,7 +19,7 @@ def test_usage_adds_up() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "a", "\ud800", "é\n\u2028😀\0"], ids=ascii)
-def test_ascii_json_is_both(text: str) -> None:
+def test_ascii_json_is_valid_json_in_ascii(text: str) -> None:
     encoded = to_ascii_json(text)
 
     assert encoded.isascii()

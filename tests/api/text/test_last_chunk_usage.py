@@ -17,11 +17,11 @@ def push_all(batches: Sequence[Sequence[TextDelta]]) -> tuple[list[TextDelta], T
     return ready, buffer.delta
 
 
-def test_the_end_goes_onto_the_text_before_it() -> None:
+def test_empty_last_delta_is_merged_into_the_text_before() -> None:
     assert push_all(HELLO) == ([TextDelta(0, "Hel")], TextDelta(0, "lo", "stop"))
 
 
-def test_an_end_of_another_choice_stays_where_it_is() -> None:
+def test_empty_last_delta_of_another_choice_is_not_merged() -> None:
     deltas = [
         TextDelta(0, "a"),
         TextDelta(1, "b"),
@@ -35,7 +35,7 @@ def test_an_end_of_another_choice_stays_where_it_is() -> None:
     )
 
 
-def test_what_carries_more_than_an_end_is_not_merged() -> None:
+def test_last_delta_with_an_extra_is_not_merged() -> None:
     rich = TextDelta(0, "", "stop", Extra(reasoning="hm"))
 
     assert push_all([[TextDelta(0, "a"), rich]]) == ([TextDelta(0, "a")], rich)
@@ -51,7 +51,9 @@ def test_what_carries_more_than_an_end_is_not_merged() -> None:
 @pytest.mark.parametrize(
     "batches", [HELLO, HELLO[-1:], ((TextDelta(0, "Hello", "stop", Extra(reasoning="hm")),),)]
 )
-async def test_the_last_chunk_has_end_and_usage(path: str, members: Any, batches: Any) -> None:
+async def test_last_chunk_has_finish_reason_and_usage(
+    path: str, members: Any, batches: Any
+) -> None:
     body = {
         "model": LLM,
         "stream": True,

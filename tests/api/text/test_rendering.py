@@ -26,7 +26,7 @@ def payloads(events) -> list:
     return [payload if payload == b"[DONE]" else json.loads(payload) for _, payload in events]
 
 
-def test_meta_holds_prefix_and_time() -> None:
+def test_response_meta_has_prefix_and_time() -> None:
     meta = ResponseMeta.new("cmpl", "req_1", "m", TextOptions())
 
     assert (meta.id, meta.model) == ("cmpl-req_1", "m")
@@ -84,7 +84,7 @@ def test_error_is_one_event_in_ascii_without_done(text: str) -> None:
         ({"usage_placement": "last_chunk"}, "own_chunk", "last_chunk"),
     ],
 )
-def test_usage_goes_where_request_or_model_say(options, default, placement) -> None:
+def test_usage_placement_is_the_requests_or_the_models(options, default, placement) -> None:
     body = {"model": "m", "prompt": "a", "stream": True, "stream_options": options}
     request = CompletionRequest.model_validate(body)
 

@@ -15,11 +15,11 @@ def sample(**members: Any) -> TextRequest:
     return TextRequest(model="m", **members)
 
 
-def test_sampling_of_a_bare_request_leaves_all_to_the_model() -> None:
+def test_sampling_without_parameters_leaves_all_to_the_model() -> None:
     assert to_sampling(sample(), None, None) == Sampling()
 
 
-def test_sampling_holds_all_that_the_request_says() -> None:
+def test_sampling_has_all_parameters_of_the_request() -> None:
     said = sample(
         temperature=0.5,
         top_p=0.9,
@@ -74,16 +74,16 @@ def test_top_p_of_0_leaves_only_the_likeliest_token() -> None:
     assert 0 < top_p < 0.001
 
 
-def test_choices_are_prompts_times_n() -> None:
+def test_prompts_times_n_choices_over_the_limit_are_refused() -> None:
     with pytest.raises(InvalidRequestError, match="3 prompts with n=2 make 6 choices") as caught:
         check_text_request(sample(n=2), 3, Limits(max_choices=5))
 
     assert caught.value.param == "n"
 
 
-def test_as_many_choices_as_the_limit_pass() -> None:
+def test_as_many_choices_as_the_limit_are_accepted() -> None:
     check_text_request(sample(n=2), 3, Limits(max_choices=6))
 
 
-def test_stream_options_pass_with_a_stream() -> None:
+def test_stream_options_with_a_stream_are_accepted() -> None:
     check_text_request(sample(stream=True, stream_options=StreamOptions()), 1, Limits())

@@ -45,9 +45,7 @@ def test_prepacked_linear_computes_the_same(
         {"kernel_size": 3, "padding": 1, "padding_mode": "reflect"},
     ],
 )
-def test_prepacked_convolution_computes_the_same(
-    name: str, options: dict[str, Any]
-) -> None:
+def test_prepacked_convolution_computes_the_same(name: str, options: dict[str, Any]) -> None:
     import torch
 
     from deployments.engines.weight_packing import prepack_weights
