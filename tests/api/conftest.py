@@ -1,4 +1,4 @@
-"""Here every warning is an error: one is a bug that has not hurt anybody yet."""
+"""Turns every warning of the tests in this folder into an error."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ _HERE = Path(__file__).parent
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Called with the tests of all folders."""
+    """Mark the tests of this folder; `items` are those of all folders."""
     for item in items:
         if item.path.is_relative_to(_HERE):
             item.add_marker(pytest.mark.filterwarnings("error"))

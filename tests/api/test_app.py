@@ -37,7 +37,7 @@ VALUES = st.recursive(
     ),
     max_leaves=12,
 )
-"""JSON of any kind, with names that mean something more often than chance would have it."""
+"""Arbitrary JSON, in which names of parameters are frequent."""
 
 
 def app_in_state(state: State) -> Starlette:

@@ -98,7 +98,7 @@ async def test_service_is_not_ready_before_the_models_are_known() -> None:
 async def test_ready_reports_the_state_of_the_keys(
     is_known: bool, note: str | None, state: str, status: int, word: str
 ) -> None:
-    """Keys that are out of date go on opening, so the service is as ready as before."""
+    """Stale keys still authenticate, so the service stays ready."""
     keys = keys_of(Key("k", "k", "t"), is_known=is_known)
     keys.note = note
 

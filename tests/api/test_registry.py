@@ -271,7 +271,7 @@ def test_hidden_model_has_no_card() -> None:
 
 
 def test_name_of_two_adapters_means_the_allowed_one() -> None:
-    """Among all models `one` is the adapter of `base`, which this key knows nothing of."""
+    """`one` is the adapter of `base` for most keys, but this key may not use `base`."""
     llm = seen_with("other:one").get_llm("one")
 
     assert (llm.adapter, llm.options.adapters) == ("one", ("one",))

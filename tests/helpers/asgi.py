@@ -1,7 +1,7 @@
 """Drives an ASGI application message by message.
 
-httpx's ASGITransport joins the body before it gives it out and never disconnects, so it can show
-neither where one chunk ends and the next begins, nor what happens when a client leaves.
+httpx's ASGITransport joins the body before it returns it and never disconnects, so it shows neither
+the boundaries of chunks nor the effect of a disconnect.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ from urllib.parse import unquote
 from starlette.types import ASGIApp, Message, Scope
 
 TIMEOUT_S = 5.0
-"""No step of a test takes so long, unless something hangs."""
+"""Longer than any step of a test takes, unless the application hangs."""
 
 ERROR_KEYS = {"message", "type", "param", "code"}
 
@@ -32,7 +32,7 @@ class Response:
 
     @property
     def headers(self) -> dict[str, str]:
-        """By lower-case name; a header that stands twice would be lost, so it is an error."""
+        """By lower-case name; a repeated header is an error, because the dict would lose it."""
         pairs = [(name.decode(), value.decode()) for name, value in self.messages[0]["headers"]]
         headers = dict(pairs)
         assert len(headers) == len(pairs), f"repeated header in {pairs}"
@@ -40,7 +40,7 @@ class Response:
 
     @property
     def chunks(self) -> list[bytes]:
-        """The bodies of the messages, one a send; the empty one that ends a stream is left out."""
+        """The bodies of the messages, one per send, without the empty one that ends a stream."""
         return [message["body"] for message in self.messages[1:] if message["body"]]
 
     @property
@@ -57,7 +57,7 @@ class Response:
         return json.loads(self.body)
 
     def error(self) -> tuple[int, str, str | None]:
-        """Status, code and param of a response that must be OpenAI's error to the letter."""
+        """Check that the response is an error in OpenAI's format; return status, code, param."""
         value = self.json()
         assert value.keys() == {"error"}
         check_error(value["error"])
@@ -65,17 +65,17 @@ class Response:
         return self.status, value["error"]["code"], value["error"]["param"]
 
     def message(self) -> str:
-        """The text of an error."""
+        """Return the message of an error."""
         self.error()
         return str(self.json()["error"]["message"])
 
     def events(self) -> list[Any]:
-        """The payloads of an event stream, decoded, `[DONE]` as that string."""
+        """Decode the payloads of an event stream; `[DONE]` stays a string."""
         return [payload for chunk in self.chunks for payload in read_events(chunk)]
 
 
 def check_error(error: Mapping[str, Any]) -> None:
-    """All four keys and no other; the code is a string, never a number."""
+    """Check that an error has exactly the four keys of OpenAI's format, and their types."""
     assert error.keys() == ERROR_KEYS
     assert isinstance(error["message"], str)
     assert error["message"]
@@ -85,7 +85,7 @@ def check_error(error: Mapping[str, Any]) -> None:
 
 
 def read_events(chunk: bytes) -> list[Any]:
-    """Decode events the way the strictest client would: each is one `data: ` line and a blank."""
+    """Decode events as the strictest client does: each is one `data: ` line and a blank line."""
     text = chunk.decode("ascii")
     assert text.endswith("\n\n")
     events = text.removesuffix("\n\n").split("\n\n")
@@ -96,10 +96,10 @@ def read_events(chunk: bytes) -> list[Any]:
 
 
 class Exchange:
-    """One request under way: an async context manager around the application's call.
+    """One request under way: an async context manager around the call of the application.
 
-    Leaving the block waits for the application; an exception that it raises comes out there, as it
-    would reach the server.
+    The end of the block waits for the application, and raises the exception that would reach the
+    server.
     """
 
     def __init__(
@@ -111,7 +111,15 @@ class Exchange:
         headers: Mapping[str, str] | None = None,
         chunks: Sequence[bytes] | None = (),
     ) -> None:
-        """Prepare a request whose body comes in `chunks`; None leaves it for `send_chunk` to send."""
+        """Prepare a request.
+
+        Args:
+            app: the application.
+            method: the HTTP method.
+            path: the path and query string, as a client sends them.
+            headers: the request headers.
+            chunks: the body; None leaves it to calls of `send_chunk`.
+        """
         self._app = app
         self._scope = to_scope(method, path, headers or {})
         self._incoming: asyncio.Queue[Message] = asyncio.Queue()
@@ -124,21 +132,21 @@ class Exchange:
             self.send_chunk(bodies[-1])
 
     def send_chunk(self, chunk: bytes, *, more: bool = False) -> None:
-        """Send a part of the body."""
+        """Send a chunk of the body; `more` announces further chunks."""
         self._incoming.put_nowait({"type": "http.request", "body": chunk, "more_body": more})
 
     def disconnect(self) -> None:
-        """Leave, as a client does that closes its connection."""
+        """Close the connection, as a client does."""
         self._incoming.put_nowait({"type": "http.disconnect"})
 
     async def sent(self, count: int) -> list[Message]:
-        """Wait until the application has sent so many messages; returns all of them."""
+        """Wait until the application has sent `count` messages, and return all of them."""
         async with asyncio.timeout(TIMEOUT_S), self._outgoing:
             await self._outgoing.wait_for(lambda: len(self.response.messages) >= count)
         return self.response.messages
 
     async def end(self) -> Response:
-        """Wait until the application has returned."""
+        """Wait until the application has returned, and return the response."""
         async with asyncio.timeout(TIMEOUT_S):
             await self._running
         return self.response
@@ -177,7 +185,7 @@ async def request(
     chunks: Iterable[bytes] = (),
     headers: Mapping[str, str] | None = None,
 ) -> Response:
-    """Make an ordinary request; `json_body` is sent as clients send it."""
+    """Send a request and return the response; `json_body` is sent with its media type."""
     if json_body is not None:
         chunks = [json.dumps(json_body).encode()]
         headers = {"content-type": "application/json", **(headers or {})}
@@ -186,13 +194,13 @@ async def request(
 
 
 def post(app: ASGIApp, path: str, json_body: Any) -> Exchange:
-    """A POST of JSON to be followed step by step."""
+    """Prepare a POST of JSON, to be driven step by step."""
     body = json.dumps(json_body).encode()
     return Exchange(app, "POST", path, headers={"content-type": "application/json"}, chunks=[body])
 
 
 def to_scope(method: str, path: str, headers: Mapping[str, str]) -> Scope:
-    """What uvicorn makes of a request line: the raw path as it came, and the path decoded."""
+    """Build the scope as uvicorn does: with the raw path as sent, and the decoded path."""
     raw_path, _, query = path.partition("?")
     return {
         "type": "http",

@@ -1,7 +1,6 @@
-"""Backends without models: each implements a Protocol of `api.ports.images`, and records its use.
+"""Fakes of the Protocols in `api.ports`, which record their calls, and the application over them.
 
-`held=True` makes a backend wait before every step until `release` lets it go on, so that a test
-decides what has happened by when.
+With `held=True` a backend waits before every step until the test calls `gate.release`.
 """
 
 import asyncio
@@ -31,7 +30,7 @@ LLM, ENCODER, PAINTER = "llm", "org/encoder", "painter"
 """Ids of the three models that `build_app` serves."""
 
 HELLO = ((TextDelta(0, "Hel"),), (TextDelta(0, "lo"),), (TextDelta(0, "", "stop"),))
-"""Three looks at a stream of one choice."""
+"""Three batches of deltas of one choice."""
 
 LLM_USAGE = Usage(prompt_tokens=5, completion_tokens=2)
 ENCODER_USAGE = Usage(prompt_tokens=7)
@@ -41,32 +40,32 @@ DEPLOYED_AT_S = 1_700_000_000
 
 
 class Gate:
-    """Lets steps pass: all of them, or when held as many as have been released."""
+    """Lets steps pass: all of them, or if held only those that are released."""
 
     def __init__(self, held: bool) -> None:
-        """Begin open, or closed."""
+        """Start open or closed."""
         self._permits = asyncio.Semaphore(0) if held else None
         self.waiting = asyncio.Event()
-        """Set once somebody stands before the closed gate."""
+        """Set once a step waits at the closed gate."""
 
     def release(self, steps: int = 1) -> None:
-        """Let so many steps pass."""
+        """Let a number of steps pass."""
         assert self._permits is not None, "only a held gate can be released"
         for _ in range(steps):
             self._permits.release()
 
     async def passing(self) -> None:
-        """Wait to be let through."""
+        """Wait until this step may pass."""
         if self._permits is not None:
             self.waiting.set()
             await self._permits.acquire()
 
 
 class FakeTextStream:
-    """A `TextStream` that yields the batches it was given, then ends or fails."""
+    """A `TextStream` that yields given batches, then ends or fails."""
 
     def __init__(self, llm: "FakeLlm") -> None:
-        """Follow the script of `llm`."""
+        """Stream the batches of `llm`."""
         self._llm = llm
         self._is_ended = False
         self.is_closed = False
@@ -82,20 +81,20 @@ class FakeTextStream:
         self._is_ended = True
 
     async def aclose(self) -> None:
-        """Take some time over it, so that a caller that does not wait is found out."""
+        """Take some time, so that a test detects a caller that does not wait."""
         for _ in range(5):
             await asyncio.sleep(0)
         self.is_closed = True
 
     @property
     def completion(self) -> Completion:
-        """The final word."""
-        assert self._is_ended, "asked before the end"
+        """The usage."""
+        assert self._is_ended, "read before the end"
         return Completion((), self._llm.usage)
 
 
 class FakeLlm:
-    """An `LlmBackend` that says what it is told to, whatever it is asked."""
+    """An `LlmBackend` that returns the same deltas for every request."""
 
     def __init__(
         self,
@@ -105,7 +104,7 @@ class FakeLlm:
         error: Exception | None = None,
         held: bool = False,
     ) -> None:
-        """Write `batches`, then raise `error` if there is one."""
+        """Return `batches`, then raise `error` if there is one."""
         self.batches = batches
         self.usage = usage
         self.error = error
@@ -115,7 +114,7 @@ class FakeLlm:
         self.cancelled = 0
 
     async def complete(self, generation: Generation) -> Completion:
-        """Join what the stream would yield."""
+        """Return the joined deltas of the stream."""
         self.generations.append(generation)
         try:
             await self.gate.passing()
@@ -135,7 +134,7 @@ class FakeLlm:
 
 
 def join(batches: Iterable[tuple[TextDelta, ...]]) -> tuple[TextDelta, ...]:
-    """The whole choices that a stream's deltas add up to."""
+    """Join the deltas of a stream to whole choices."""
     deltas = [delta for batch in batches for delta in batch]
     return tuple(
         TextDelta(
@@ -149,7 +148,7 @@ def join(batches: Iterable[tuple[TextDelta, ...]]) -> tuple[TextDelta, ...]:
 
 
 class FakeEncoder:
-    """An `EmbeddingBackend` whose vectors are the ones it was given, in turn."""
+    """An `EmbeddingBackend` that returns given vectors in turn."""
 
     def __init__(
         self,
@@ -159,7 +158,7 @@ class FakeEncoder:
         error: Exception | None = None,
         held: bool = False,
     ) -> None:
-        """Answer with `rows`, or raise `error`."""
+        """Return `rows`, or raise `error`."""
         self.rows = rows
         self.usage = usage
         self.error = error
@@ -169,7 +168,7 @@ class FakeEncoder:
         self.cancelled = 0
 
     async def embed(self, request: EmbeddingRequest) -> Embeddings:
-        """Give as many rows as there are inputs."""
+        """Return one row per input."""
         self.requests.append(request)
         try:
             await self.gate.passing()
@@ -185,7 +184,7 @@ class FakeEncoder:
         return Embeddings(vectors, dimensions, self.usage)
 
     async def score(self, request: ScoreRequest) -> Scores:
-        """Score the documents by the first numbers of the rows, in turn."""
+        """Return the first numbers of the rows in turn as scores."""
         self.scored.append(request)
         await self.gate.passing()
         if self.error is not None:
@@ -195,10 +194,10 @@ class FakeEncoder:
 
 
 class FakeImageStream:
-    """An `ImageStream` of three steps, with previews after the first ones."""
+    """An `ImageStream` of three steps; the first steps have the requested previews."""
 
     def __init__(self, painter: "FakePainter", request: ImageRequest) -> None:
-        """Draw what `painter` would."""
+        """Stream the image that `painter` generates."""
         self._painter = painter
         self._request = request
         self._is_ended = False
@@ -215,20 +214,20 @@ class FakeImageStream:
         self._is_ended = True
 
     async def aclose(self) -> None:
-        """Take some time over it, so that a caller that does not wait is found out."""
+        """Take some time, so that a test detects a caller that does not wait."""
         for _ in range(5):
             await asyncio.sleep(0)
         self.is_closed = True
 
     @property
     def completion(self) -> Images:
-        """What has been drawn."""
-        assert self._is_ended, "asked before the end"
+        """The image."""
+        assert self._is_ended, "read before the end"
         return self._painter.draw(self._request)
 
 
 class FakePainter:
-    """An `ImageBackend` whose pictures are not even PNGs."""
+    """An `ImageBackend` whose images are short texts instead of PNGs."""
 
     def __init__(
         self,
@@ -237,7 +236,7 @@ class FakePainter:
         error: Exception | None = None,
         held: bool = False,
     ) -> None:
-        """Draw, or raise `error`."""
+        """Generate images, or raise `error`."""
         self.usage = usage
         self.error = error
         self.gate = Gate(held)
@@ -246,7 +245,7 @@ class FakePainter:
         self.cancelled = 0
 
     async def generate(self, request: ImageRequest) -> Images:
-        """Draw `n` pictures, numbered."""
+        """Return `n` numbered images."""
         self.requests.append(request)
         try:
             await self.gate.passing()
@@ -265,7 +264,7 @@ class FakePainter:
         return self.streams[-1]
 
     def draw(self, request: ImageRequest) -> Images:
-        """`n` pictures, numbered."""
+        """Return `n` numbered images."""
         first_seed = request.seed or 0
         images = tuple(
             Image(f"image {number}".encode(), first_seed + number) for number in range(request.n)
@@ -274,7 +273,7 @@ class FakePainter:
 
 
 class FakeImageStore:
-    """An `ImageStore` in memory, whose names are numbered."""
+    """An `ImageStore` in memory, with numbered names."""
 
     def __init__(self, base_url: str | None = None) -> None:
         self.base_url = base_url
@@ -290,18 +289,18 @@ class FakeImageStore:
 
 
 SECRET, PEPPER = "sk-one", b"pepper"
-"""A secret that opens for the key of `keys_of`."""
+"""The secret of the key in `keys_of`."""
 
 
 def keys_of(key: Key, *, is_known: bool = True) -> Keys:
-    """One key, which `SECRET` opens for."""
+    """Return keys in which `SECRET` authenticates one key."""
     keys = Keys(KeyRing([KeyDigest(key, digest(PEPPER, SECRET))], PEPPER))
     keys.is_known = is_known
     return keys
 
 
 class FakeAdmission:
-    """An `Admission` that notes what is given back."""
+    """An `Admission` that records its releases."""
 
     def __init__(self) -> None:
         self.headers = {"x-ratelimit-limit-requests": "9"}
@@ -312,7 +311,7 @@ class FakeAdmission:
 
 
 class FakeLimiter:
-    """A `Limiter` that lets everybody in, or nobody."""
+    """A `Limiter` that admits all requests, or refuses all with `error`."""
 
     def __init__(self, error: Exception | None = None) -> None:
         self.error = error
@@ -332,7 +331,7 @@ class FakeLimiter:
 
 
 class FakeAdministration:
-    """An `Administration` in memory; its secrets are numbered."""
+    """An `Administration` in memory, with numbered secrets."""
 
     def __init__(self, rows: Sequence[UsageRow] = ()) -> None:
         self.keys: dict[str, Key] = {}
@@ -387,12 +386,12 @@ def build_models(
     text: TextOptions | None = None,
     painter_capabilities: Mapping[str, Any] | None = None,
 ) -> Models:
-    """Three ready models, one of each kind."""
-    writer = llm or FakeLlm()
+    """Return three ready models, one of each kind."""
+    text = text or TextOptions()
     return Models(
         Registry(
             [
-                ModelEntry(LLM, "llm", "ready", writer, DEPLOYED_AT_S, text=text or TextOptions()),
+                ModelEntry(LLM, "llm", "ready", llm or FakeLlm(), DEPLOYED_AT_S, text=text),
                 ModelEntry(ENCODER, "embedding", "ready", encoder or FakeEncoder(), DEPLOYED_AT_S),
                 ModelEntry(
                     PAINTER,
@@ -417,6 +416,6 @@ def build_app(
     text: TextOptions | None = None,
     **services: Any,
 ) -> Starlette:
-    """The real application around fake models; open to all unless there are keys."""
+    """Build the real application over fake models; without keys, authentication is off."""
     models = build_models(llm, encoder, painter, text)
     return create_app(models, keys, Services(**services), administration=administration)

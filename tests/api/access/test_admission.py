@@ -1,4 +1,4 @@
-"""The limits of keys, seen through every endpoint: a place is always given back, and once."""
+"""The limits of keys, tested through every endpoint: a permit is released exactly once."""
 
 import asyncio
 import json
@@ -42,7 +42,7 @@ AUTHORIZED = {"authorization": f"Bearer {SECRET}", "content-type": "application/
 
 
 class Service:
-    """The application, its limiter, and models that all fail alike or all wait."""
+    """The application, its limiter, and models that all fail or all wait."""
 
     def __init__(
         self,
@@ -64,7 +64,7 @@ class Service:
         )
 
     async def working(self) -> None:
-        """Wait until one of the models has been asked."""
+        """Wait until one of the models has been called."""
         waits = [
             asyncio.create_task(model.gate.waiting.wait())
             for model in (self.llm, self.encoder, self.painter)

@@ -1,4 +1,4 @@
-"""What a key opens: scopes, and models as if there were no others."""
+"""The scopes and models of keys, tested through every endpoint."""
 
 import json
 from dataclasses import replace
@@ -77,7 +77,7 @@ ADMINISTRATION = [
 
 @pytest.mark.parametrize(("method", "path"), ADMINISTRATION)
 async def test_key_without_admin_scope_cannot_administer_keys(method: str, path: str) -> None:
-    """Not even their own, and whether there is such a key or not."""
+    """Not even its own key, and whether or not the key exists."""
     response = await ask(replace(KEY, scopes=MODEL_SCOPES), method, path)
 
     assert response.error() == (403, "insufficient_permissions", None)
@@ -101,7 +101,7 @@ async def test_without_authentication_administration_returns_403(method: str, pa
 @POSTS
 @pytest.mark.parametrize("model", [LLM, ENCODER, PAINTER])
 async def test_model_that_is_not_allowed_looks_like_an_unknown_one(path: str, model: str) -> None:
-    """Also where it is of another kind: the answer differs in the name alone."""
+    """Also a model of another kind: the response differs in the name only."""
     _, body = CALLS[path]
     key = replace(KEY, models=("else",))
 

@@ -29,7 +29,7 @@ ALL = pytest.mark.parametrize(("endpoint", "body"), CALLS)
 
 
 async def context_of(endpoint: str, body: dict[str, Any], **services: Any) -> RequestContext:
-    """What the model is told, whichever it is."""
+    """Send a request and return the context that its model received."""
     llm, encoder, painter = FakeLlm(), FakeEncoder(), FakePainter()
     app = build_app(llm, encoder, painter, keys=keys_of(KEY), **services)
     headers = {"authorization": f"Bearer {SECRET}"}

@@ -10,8 +10,8 @@ ADMIN = Key("adm00000", "root", "ops", scopes=frozenset({"admin"}))
 BODY = {"name": "ann", "models": ["llm*"], "limits": {"requests_per_minute": 9}}
 
 
-class Office:
-    """Keys as an administrator has them before them."""
+class AdminClient:
+    """The administration of keys, as a client with the scope `admin` uses it."""
 
     def __init__(self) -> None:
         self.administration = FakeAdministration()
@@ -26,7 +26,7 @@ class Office:
 
 
 async def test_new_key_is_shown_with_its_secret() -> None:
-    response = await Office().ask("POST", "/v1/keys", BODY)
+    response = await AdminClient().ask("POST", "/v1/keys", BODY)
 
     value = response.json()
     assert response.status == 200
@@ -37,11 +37,11 @@ async def test_new_key_is_shown_with_its_secret() -> None:
 
 
 async def test_secret_is_not_shown_again() -> None:
-    office = Office()
-    key = await office.create()
+    admin = AdminClient()
+    key = await admin.create()
 
-    listed = await office.ask("GET", "/v1/keys")
-    shown = await office.ask("GET", f"/v1/keys/{key['id']}")
+    listed = await admin.ask("GET", "/v1/keys")
+    shown = await admin.ask("GET", f"/v1/keys/{key['id']}")
 
     del key["key"]
     assert listed.json() == {"object": "list", "data": [key]}
@@ -49,9 +49,9 @@ async def test_secret_is_not_shown_again() -> None:
 
 
 async def test_all_fields_reach_the_administration() -> None:
-    office = Office()
+    admin = AdminClient()
 
-    await office.create(
+    await admin.create(
         tenant="acme",
         scopes=list(SCOPES),
         priority="high",
@@ -59,23 +59,23 @@ async def test_all_fields_reach_the_administration() -> None:
         expires_at=4_070_908_800,
     )
 
-    (key,) = office.administration.keys.values()
+    (key,) = admin.administration.keys.values()
     assert (key.tenant, key.scopes, key.priority) == ("acme", frozenset(SCOPES), "high")
     assert (key.models, key.may_log_prompts, key.expires_at_s) == (("llm*",), True, 4_070_908_800)
 
 
 async def test_key_is_found_by_its_name() -> None:
-    office = Office()
-    key = await office.create()
+    admin = AdminClient()
+    key = await admin.create()
 
-    assert (await office.ask("GET", "/v1/keys/ann")).json()["id"] == key["id"]
+    assert (await admin.ask("GET", "/v1/keys/ann")).json()["id"] == key["id"]
 
 
 async def test_change_keeps_the_other_fields() -> None:
-    office = Office()
-    await office.create()
+    admin = AdminClient()
+    await admin.create()
 
-    changed = await office.ask(
+    changed = await admin.ask(
         "POST", "/v1/keys/ann", {"disabled": True, "limits": {"tokens_per_day": 5}}
     )
 
@@ -88,24 +88,24 @@ async def test_change_keeps_the_other_fields() -> None:
 
 
 async def test_deleted_key_returns_404() -> None:
-    office = Office()
-    key = await office.create()
+    admin = AdminClient()
+    key = await admin.create()
 
-    deleted = await office.ask("DELETE", "/v1/keys/ann")
+    deleted = await admin.ask("DELETE", "/v1/keys/ann")
 
     assert deleted.json() == {"object": "key", "id": key["id"], "deleted": True}
-    assert (await office.ask("GET", "/v1/keys")).json()["data"] == []
+    assert (await admin.ask("GET", "/v1/keys")).json()["data"] == []
 
 
 @pytest.mark.parametrize(("body", "grace_s"), [({}, 0.0), ({"grace_s": 60}, 60.0)])
 async def test_rotated_key_is_shown_with_its_new_secret(body: Any, grace_s: float) -> None:
-    office = Office()
-    key = await office.create()
+    admin = AdminClient()
+    key = await admin.create()
 
-    rotated = await office.ask("POST", "/v1/keys/ann/rotate", body)
+    rotated = await admin.ask("POST", "/v1/keys/ann/rotate", body)
 
     assert rotated.json() == {**key, "key": "secret 2"}
-    assert office.administration.graces_s == [grace_s]
+    assert admin.administration.graces_s == [grace_s]
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ async def test_rotated_key_is_shown_with_its_new_secret(body: Any, grace_s: floa
     ],
 )
 async def test_unknown_key_returns_404(method: str, path: str, body: Any) -> None:
-    response = await Office().ask(method, path, body)
+    response = await AdminClient().ask(method, path, body)
 
     assert response.error() == (404, "key_not_found", None)
 
@@ -137,20 +137,20 @@ async def test_unknown_key_returns_404(method: str, path: str, body: Any) -> Non
 async def test_invalid_body_is_refused_by_parameter(
     path: str, body: Any, code: str, param: str
 ) -> None:
-    office = Office()
-    await office.create()
+    admin = AdminClient()
+    await admin.create()
 
-    response = await office.ask("POST", path, body)
+    response = await admin.ask("POST", path, body)
 
     assert response.error() == (400, code, param)
 
 
 @pytest.mark.parametrize("path", ["/v1/keys", "/v1/keys/ann", "/v1/keys/ann/rotate"])
 async def test_body_that_is_not_json_returns_415(path: str) -> None:
-    office = Office()
-    await office.create()
+    admin = AdminClient()
+    await admin.create()
 
-    response = await office.ask("POST", path)
+    response = await admin.ask("POST", path)
 
     assert response.error() == (415, "unsupported_media_type", None)
 
@@ -167,7 +167,7 @@ async def test_body_that_is_not_json_returns_415(path: str) -> None:
 async def test_wrong_method_returns_the_allowed_ones(
     method: str, path: str, allowed: set[str]
 ) -> None:
-    response = await Office().ask(method, path)
+    response = await AdminClient().ask(method, path)
 
     assert response.error() == (405, "method_not_allowed", None)
     assert set(response.headers["allow"].split(", ")) == allowed

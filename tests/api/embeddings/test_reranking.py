@@ -43,7 +43,7 @@ async def test_results_are_sorted_by_descending_score() -> None:
     ("alias", "path"), [("/rerank", RERANK), ("/v2/rerank", RERANK), ("/score", SCORE)]
 )
 async def test_urls_of_other_services_return_the_same(alias: str, path: str) -> None:
-    """vLLM's, and Cohere's whose SDK asks for /v2/rerank."""
+    """The URLs of vLLM and Cohere; Cohere's SDK uses /v2/rerank."""
     encoder = FakeEncoder(ROWS)
 
     response = await request(build_app(encoder=encoder), "POST", alias, json_body=BODIES[path])

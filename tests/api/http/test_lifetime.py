@@ -94,7 +94,7 @@ async def test_answer_has_ended_when_the_cancelled_caller_ends() -> None:
 
 
 async def test_error_during_cancellation_is_swallowed(caplog: pytest.LogCaptureFixture) -> None:
-    """Nobody is left to be told, and asyncio must not complain that nobody was."""
+    """The client is gone, and asyncio must not log that the exception was never retrieved."""
     work = Work(error_on_stop=EngineError("It broke."))
 
     with pytest.raises(ClientDisconnect):

@@ -5,7 +5,7 @@ from tests.helpers.asgi import Response
 
 
 class Wire:
-    """An event stream, and what it has written."""
+    """An event stream, and the messages that it has sent."""
 
     def __init__(self) -> None:
         self.response = Response()

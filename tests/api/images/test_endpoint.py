@@ -281,7 +281,7 @@ async def test_scheduler_reaches_the_model() -> None:
 
 
 def events_of(response: Response) -> list[tuple[str, dict[str, Any]]]:
-    """The events of an image stream: name and payload."""
+    """Decode the events of an image stream: name and payload."""
     blocks = b"".join(response.chunks).decode().strip().split("\n\n")
     pairs = [block.split("\n") for block in blocks if block.startswith("event: ")]
     return [

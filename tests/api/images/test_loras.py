@@ -4,13 +4,13 @@ from typing import Any
 import pytest
 
 from api.ports.images import Lora
-from tests.api.images.test_edits import ask as ask_for_edit
 from tests.helpers.asgi import Response, request
+from tests.helpers.edit_forms import edit
 from tests.helpers.fakes import PAINTER, FakePainter, build_app
 
 URL = "/v1/images/generations"
 TWO = [{"name": "ink", "scale": 0.5}, {"name": "pixel-art"}]
-AS_READ = (Lora("ink", 0.5), Lora("pixel-art", 1.0))
+PARSED = (Lora("ink", 0.5), Lora("pixel-art", 1.0))
 INVALID: list[tuple[Any, str, str]] = [
     ("ink", "invalid_value", "loras"),
     ({"name": "ink"}, "invalid_value", "loras"),
@@ -37,9 +37,9 @@ async def test_loras_reach_the_model() -> None:
 
     await ask(painter, loras=TWO)
     await ask(painter, loras=[])
-    await ask_for_edit(painter, loras=json.dumps(TWO))
+    await edit(painter, loras=json.dumps(TWO))
 
-    assert [received.loras for received in painter.requests] == [AS_READ, (), AS_READ]
+    assert [received.loras for received in painter.requests] == [PARSED, (), PARSED]
 
 
 @pytest.mark.parametrize(("loras", "code", "param"), INVALID)
@@ -49,11 +49,11 @@ async def test_invalid_lora_is_named(loras: Any, code: str, param: str) -> None:
 
 @pytest.mark.parametrize(("loras", "code", "param"), INVALID)
 async def test_invalid_lora_of_a_form_is_named(loras: Any, code: str, param: str) -> None:
-    assert (await ask_for_edit(loras=json.dumps(loras))).error() == (400, code, param)
+    assert (await edit(loras=json.dumps(loras))).error() == (400, code, param)
 
 
 @pytest.mark.parametrize(
-    "word",
+    "text",
     [
         "",
         "ink",
@@ -64,5 +64,5 @@ async def test_invalid_lora_of_a_form_is_named(loras: Any, code: str, param: str
         '[{"name": "ink"}]' + " " * 5000,
     ],
 )
-async def test_form_whose_loras_are_not_json_is_refused(word: str) -> None:
-    assert (await ask_for_edit(loras=word)).error() == (400, "invalid_value", "loras")
+async def test_form_whose_loras_are_not_json_is_refused(text: str) -> None:
+    assert (await edit(loras=text)).error() == (400, "invalid_value", "loras")

@@ -12,7 +12,7 @@ from tests.helpers.asgi import Exchange, Response, request
 
 
 class Failing:
-    """An application that raises, after it has begun its answer or before."""
+    """An application that raises before or after the start of its response."""
 
     def __init__(self, error: BaseException, *, is_late: bool = False) -> None:
         self.error = error
@@ -101,7 +101,7 @@ async def test_response_passes_unchanged() -> None:
 
 
 async def test_errors_of_other_scopes_pass() -> None:
-    shield = ErrorMiddleware(Failing(RuntimeError("at start-up")))
+    middleware = ErrorMiddleware(Failing(RuntimeError("at start-up")))
 
     with pytest.raises(RuntimeError, match="at start-up"):
-        await shield({"type": "lifespan"}, None, None)  # type: ignore[arg-type]
+        await middleware({"type": "lifespan"}, None, None)  # type: ignore[arg-type]

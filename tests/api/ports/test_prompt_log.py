@@ -1,4 +1,4 @@
-"""Prompts are kept only of requests that say so, with a key that may."""
+"""The prompt log, tested through an endpoint: request and key must both allow it."""
 
 import json
 from dataclasses import replace

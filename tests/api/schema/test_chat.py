@@ -106,7 +106,7 @@ def test_invalid_name_is_refused(name: Any) -> None:
 
 
 def test_message_of_an_answer_can_be_sent_back() -> None:
-    """Clients append it to the conversation as it came, its nulls included."""
+    """Clients append the message to the conversation unchanged, with its nulls."""
     answer = {"role": "assistant", "content": "Hi", "refusal": None, "tool_calls": None}
 
     assert read(messages=[answer]).messages == [ChatMessage(role="assistant", content="Hi")]

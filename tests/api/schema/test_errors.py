@@ -1,5 +1,6 @@
-"""How many errors a body can make: each takes microseconds, and a body has room for millions."""
+"""Limits of validation errors: each costs microseconds, and a body may have millions."""
 
+import json
 from typing import Any
 
 import pytest
@@ -25,7 +26,7 @@ SCHEMAS = [
 FIELDS = [(schema, name) for schema in SCHEMAS for name in schema.model_fields]
 MANY = 20_000
 MOST = 20
-"""Errors of one body in which one field is wrong, the fields that are missing included."""
+"""Most errors of a body with one invalid field, including those of the missing fields."""
 USER = {"role": "user", "content": "Hi"}
 TOOL = {"type": "function", "function": {"name": "f"}}
 
@@ -110,6 +111,18 @@ def test_unknown_member_of_messages_in_a_string_cannot_be_left_out() -> None:
 
     with pytest.raises(UnknownParameterError, match="mood"):
         read_members({"model": "m", "messages": text, "colour": 1}, ChatRequest, "lenient")
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_nested_unknown_member_of_messages_in_a_string_cannot_be_left_out(index: int) -> None:
+    call = {"id": "c", "function": {"name": "f", "arguments": "{}", "mood": 1}}
+    answer = {"role": "assistant", "content": "Hi", "tool_calls": [call]}
+    messages = [*[USER] * index, answer]
+
+    with pytest.raises(UnknownParameterError) as caught:
+        read_members({"model": "m", "messages": json.dumps(messages)}, ChatRequest, "lenient")
+
+    assert caught.value.param == f"messages[{index}].tool_calls[0].function.mood"
 
 
 def test_messages_in_a_string_with_a_repeated_member_are_refused() -> None:

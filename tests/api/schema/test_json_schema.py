@@ -134,7 +134,7 @@ def test_expensive_or_invalid_pattern_is_refused(pattern: Any) -> None:
 
 
 def chain(length: int) -> dict[str, Any]:
-    """A schema of references, each to the next one."""
+    """Build a schema of references, each to the next one."""
     links = {str(number): {"$ref": f"#/$defs/{number + 1}"} for number in range(length)}
     return {"$defs": {**links, str(length): {}}}
 

@@ -1,4 +1,4 @@
-"""No parameter that OpenAI's API or vLLM's server has is dropped in silence."""
+"""Every parameter of OpenAI's API and of vLLM's server is honoured, refused or reported."""
 
 import ast
 import importlib.util
@@ -21,7 +21,7 @@ from api.schema.common import Request
 from api.schema.completions import CompletionRequest
 from api.schema.embeddings import EmbeddingsRequest
 from api.schema.images import ImagesRequest
-from api.schema.parameter_table import describe
+from api.schema.parameter_table import describe, to_lines
 from api.services import Services
 from api.text.chat import prepare_chat
 from api.text.completions import prepare_completion
@@ -138,9 +138,7 @@ NEEDS: dict[str, dict[str, Any]] = {
     "top_logprobs": {"logprobs": True},
 }
 ELSEWHERE = {"stream", "log_prompt", "user", "modalities", "store", "best_of"}
-"""The first is seen to in test_text.py, the next two in files of their own; of the rest only one
-value is taken.
-"""
+"""Other modules test the first three; the others accept one value only."""
 
 
 @pytest.mark.parametrize(
@@ -161,7 +159,7 @@ def test_every_honoured_parameter_changes_something(schema: type[Request], name:
 
 
 def outcome(schema: type[Request], members: dict[str, Any]) -> Any:
-    """What is asked of the model, and how answers are rendered."""
+    """Return what is sent to the model, and how its answers are rendered."""
     is_chat = schema is ChatRequest
     body = {**(CHAT if is_chat else COMPLETION), "stream": True, **members}
     request: Any = read_request(json.dumps(body).encode(), schema).request
@@ -173,12 +171,12 @@ def outcome(schema: type[Request], members: dict[str, Any]) -> Any:
         *renderer.render_chunks(TextDelta(0, "a", "stop")),
         renderer.render_usage_chunk(Usage(1)),
     ]
-    words = [
+    rendered = [
         {key: value for key, value in json.loads(chunk).items() if key != "created"}
         for chunk in chunks
     ]
     reasoning = renderer.render(Completion((TextDelta(0, "a", "stop", Extra("hm")),), Usage(1)))
-    return prepared.generation, words, reasoning["choices"], prepared.usage_placement
+    return prepared.generation, rendered, reasoning["choices"], prepared.usage_placement
 
 
 @pytest.mark.parametrize(
@@ -197,3 +195,17 @@ def test_lenient_reports_what_strict_refuses(schema: type[Request], name: str) -
     with pytest.raises(UnsupportedParameterError):
         read_request(sent, schema)
     assert read_request(sent, schema, "lenient").headers() == {"x-ignored-parameters": name}
+
+
+def test_table_has_a_row_for_each_parameter_and_a_column_for_each_endpoint() -> None:
+    header, rule, *rows = to_lines()
+    names = [row.split("`")[1] for row in rows]
+
+    assert header == (
+        "| parameter | chat | completions | embeddings | rerank | score | images | image edits |"
+    )
+    assert rule == "|---" * 8 + "|"
+    assert names == sorted(set(names))
+    assert "| `model` " + "| honoured " * 7 + "|" in rows
+    assert "| `suffix` |  | refused |  |  |  |  |  |" in rows
+    assert "| `metadata` | reported |  |  |  |  |  |  |" in rows

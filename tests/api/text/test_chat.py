@@ -1,18 +1,23 @@
 import json
 import threading
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from api.endpoint import Caller, Endpoint
 from api.ports.stream import Extra, TextDelta, TokenLogprob, ToolCallDelta
-from api.ports.text import Completion, Conversation, Message, Tool, Tools
+from api.ports.tenancy import Key
+from api.ports.text import Completion, Conversation, Message
 from api.registry import Llm, TextOptions
 from api.schema.chat import ChatRequest
+from api.services import Services
 from api.settings import Limits, Policy
-from api.text.chat import ChatRenderer, to_generation
+from api.text.chat import ChatRenderer, prepare_chat, to_generation
+from api.text.endpoint import PreparedText, TextDialect
 from api.text.rendering import ResponseMeta
 from tests.helpers.asgi import Response, request
-from tests.helpers.fakes import ENCODER, LLM, META, PAINTER, FakeLlm, build_app
+from tests.helpers.fakes import ENCODER, LLM, META, PAINTER, FakeLlm, build_app, build_models
 
 TOOL = {
     "type": "function",
@@ -182,12 +187,6 @@ def test_messages_become_a_conversation() -> None:
     )
 
 
-def test_role_developer_becomes_system() -> None:
-    generation = generation_of(messages=[{"role": "developer", "content": "Be brief."}])
-
-    assert generation.prompts == (Conversation((Message("system", "Be brief."),)),)
-
-
 @pytest.mark.parametrize(
     ("members", "max_tokens"),
     [
@@ -226,7 +225,7 @@ def token(text: str, logprob: float | None, *top: TokenLogprob) -> TokenLogprob:
     return TokenLogprob(text, logprob, text.encode(), top)
 
 
-def to_json(text: str, logprob: float) -> dict[str, Any]:
+def rendered(text: str, logprob: float) -> dict[str, Any]:
     return {"token": text, "logprob": logprob, "bytes": list(text.encode())}
 
 
@@ -236,7 +235,7 @@ async def test_logprobs_are_on_the_chunk_of_their_content() -> None:
 
     response = await ask(llm, stream=True, logprobs=True, top_logprobs=2)
 
-    content = [{**to_json("é", -0.5), "top_logprobs": [to_json("é", -0.5), to_json("e", -1.0)]}]
+    content = [{**rendered("é", -0.5), "top_logprobs": [rendered("é", -0.5), rendered("e", -1.0)]}]
     assert [chunk["choices"][0]["logprobs"] for chunk in response.events()[:-1]] == [
         None,
         {"content": content, "refusal": None},
@@ -253,24 +252,34 @@ async def test_logprobs_of_a_token_without_text_are_sent() -> None:
     assert response.events()[1]["choices"][0]["delta"] == {"content": ""}
 
 
+class ThreadRecorder:
+    """A `ChunkRenderer` that records the thread it runs in."""
+
+    thread: threading.Thread | None = None
+
+    def render(self, completion: Completion) -> dict[str, Any]:
+        self.thread = threading.current_thread()
+        return {}
+
+
 @pytest.mark.parametrize(
-    ("asked", "is_elsewhere"),
-    [({"logprobs": True}, True), ({"loglikelihood": True}, True), ({}, False)],
+    ("members", "is_main"),
+    [({"logprobs": True}, False), ({"loglikelihood": True}, False), ({}, True)],
 )
 async def test_logprobs_are_rendered_off_the_event_loop(
-    monkeypatch: pytest.MonkeyPatch, asked: dict[str, Any], is_elsewhere: bool
+    members: dict[str, Any], is_main: bool
 ) -> None:
-    threads = []
-    render = ChatRenderer.render
+    recorder: Any = ThreadRecorder()
 
-    def watched(self: ChatRenderer, completion: Completion) -> dict[str, Any]:
-        threads.append(threading.current_thread())
-        return render(self, completion)
+    def prepare(*arguments: Any) -> PreparedText:
+        return replace(prepare_chat(*arguments), renderer=recorder)
 
-    monkeypatch.setattr(ChatRenderer, "render", watched)
+    dialect = TextDialect("chat/completions", ChatRequest, prepare, Services())
+    endpoint = Endpoint(dialect, build_models(), Services())
+    caller = Caller(Key("k", "k", "t"), "req_1")
 
-    assert (await ask(**asked)).status == 200
-    assert [thread is not threading.main_thread() for thread in threads] == [is_elsewhere]
+    assert await endpoint.answer(json.dumps({**BODY, **members}).encode(), caller) == b"{}"
+    assert (recorder.thread is threading.main_thread()) == is_main
 
 
 async def test_loglikelihood_with_several_choices_returns_400() -> None:
@@ -287,7 +296,7 @@ async def test_loglikelihood_leaves_out_the_first_token(is_streamed: bool) -> No
     response = await ask(llm, stream=is_streamed, loglikelihood=True)
 
     first = response.events()[0] if is_streamed else response.json()
-    assert first["choices"][0]["loglikelihood"] == [to_json("b", -1.0)]
+    assert first["choices"][0]["loglikelihood"] == [rendered("b", -1.0)]
     assert llm.generations[0].sampling.prompt_logprobs == 0
 
 
@@ -342,31 +351,6 @@ async def test_reasoning_is_streamed_unless_excluded(is_wanted: bool) -> None:
     assert deltas == [{"role": "assistant", "content": ""}, *thinking, {"content": "Hi"}, {}]
 
 
-@pytest.mark.parametrize(
-    ("choice", "expected"),
-    [
-        (None, ("auto", None)),
-        ("none", ("none", None)),
-        ("required", ("required", None)),
-        ({"type": "function", "function": {"name": "f"}}, ("named", "f")),
-    ],
-)
-def test_tools_reach_the_model(choice: Any, expected: Any) -> None:
-    tools = generation_of(tools=[TOOL], tool_choice=choice).prompts[0].tools
-
-    assert tools.tools == (Tool("f", "does", {"type": "object"}),)
-    assert (tools.choice, tools.name) == expected
-
-
-def test_tools_that_are_not_allowed_are_left_out() -> None:
-    other = {"type": "function", "function": {"name": "g"}}
-    allowed = {"type": "allowed_tools", "allowed_tools": {"mode": "required", "tools": [other]}}
-
-    tools = generation_of(tools=[TOOL, other], tool_choice=allowed).prompts[0].tools
-
-    assert tools == Tools((Tool("g"),), "required")
-
-
 async def test_service_tier_is_always_default() -> None:
     assert (await ask(service_tier="auto")).json()["service_tier"] == "default"
     assert "service_tier" not in (await ask()).json()
@@ -401,20 +385,6 @@ async def test_parameters_without_effect_are_listed() -> None:
     response = await ask(user="ann", metadata={"a": "b"}, log_prompt=True)
 
     assert response.headers["x-ignored-parameters"] == "metadata, log_prompt"
-
-
-@pytest.mark.parametrize(
-    ("message", "content"),
-    [
-        ({"role": "user", "content": ""}, ""),
-        ({"role": "assistant", "refusal": "No."}, "No."),
-        ({"role": "assistant", "content": "", "refusal": "No."}, ""),
-    ],
-)
-def test_empty_content_reaches_the_model(message: Any, content: str) -> None:
-    (prompt,) = generation_of(messages=[message]).prompts
-
-    assert prompt.messages[0].content == content
 
 
 UNABLE = TextOptions(unsupported=frozenset({"reasoning_effort"}))

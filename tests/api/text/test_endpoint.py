@@ -1,4 +1,4 @@
-"""What chat and completions share, tested through both."""
+"""The behaviour that chat and completions share, tested through both."""
 
 import asyncio
 import logging
@@ -46,7 +46,7 @@ async def stream(llm: FakeLlm, path: str, body: Any, **members: Any) -> Response
 
 
 def text_of(event: Any) -> str:
-    """The text that one event adds, in either wording."""
+    """Return the text that one event adds, of either endpoint."""
     choice = event["choices"][0]
     return str(choice["text"] if "text" in choice else choice["delta"].get("content", ""))
 

@@ -118,7 +118,7 @@ async def test_text_is_not_changed_by_fetching() -> None:
 
 
 class HangingFetcher(FakeFetcher):
-    """A fetcher that never answers, and notices when it is cancelled."""
+    """A fetcher that never returns, and records that it is cancelled."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -187,6 +187,15 @@ async def test_remote_image_that_cannot_be_used_is_refused(
 
     assert response.error() == (400, "invalid_image_url", param)
     assert llm.generations == []
+
+
+async def test_failed_fetch_of_a_streamed_request_has_its_status() -> None:
+    app = build_app(image_fetcher=FakeFetcher(b"<html>"))
+    body = {**showing("https://good.example/a.html"), "stream": True}
+
+    response = await request(app, "POST", "/v1/chat/completions", json_body=body)
+
+    assert response.error() == (400, "invalid_image_url", "messages[0].content")
 
 
 async def test_url_without_a_fetcher_is_refused() -> None:

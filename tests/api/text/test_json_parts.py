@@ -1,5 +1,3 @@
-"""Pieces of JSON that chat and completions share."""
-
 import json
 
 import pytest

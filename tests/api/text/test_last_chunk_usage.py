@@ -1,5 +1,3 @@
-"""The dialect that puts the usage on the last chunk with content."""
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,5 +1,3 @@
-"""The frame around the chunks of a text stream."""
-
 import json
 
 import pytest

@@ -1,5 +1,3 @@
-"""The sampling parameters of chat and completions."""
-
 from typing import Any
 
 import pytest
