@@ -306,16 +306,16 @@ async def test_websocket_is_refused() -> None:
 
 
 async def test_lifespan_runs_around_the_application() -> None:
-    seen = []
+    events = []
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        seen.append("up")
+        events.append("up")
         yield
-        seen.append("down")
+        events.append("down")
 
     app = create_app(Models(), None, Services(), lifespan=lifespan)
     async with app.router.lifespan_context(app):
-        assert seen == ["up"]
+        assert events == ["up"]
 
-    assert seen == ["up", "down"]
+    assert events == ["up", "down"]

@@ -61,7 +61,7 @@ async def test_ready_reports_why_a_model_failed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("states", "status", "word"),
+    ("states", "status", "summary"),
     [
         (["ready"], 200, "ready"),
         (["ready", "idle"], 200, "ready"),
@@ -71,12 +71,12 @@ async def test_ready_reports_why_a_model_failed() -> None:
         ([], 200, "ready"),
     ],
 )
-async def test_ready_needs_every_model(states: list[State], status: int, word: str) -> None:
+async def test_ready_needs_every_model(states: list[State], status: int, summary: str) -> None:
     models = Models(Registry(entry(f"m{number}", state) for number, state in enumerate(states)))
 
     response = await ask_ready(models)
 
-    assert (response.status, response.json()["status"]) == (status, word)
+    assert (response.status, response.json()["status"]) == (status, summary)
 
 
 async def test_service_is_not_ready_before_the_models_are_known() -> None:
@@ -87,7 +87,7 @@ async def test_service_is_not_ready_before_the_models_are_known() -> None:
 
 
 @pytest.mark.parametrize(
-    ("is_known", "note", "state", "status", "word"),
+    ("is_known", "note", "state", "status", "summary"),
     [
         (True, None, "known", 200, "ready"),
         (True, "the store does not answer", "stale", 200, "ready"),
@@ -96,7 +96,7 @@ async def test_service_is_not_ready_before_the_models_are_known() -> None:
     ],
 )
 async def test_ready_reports_the_state_of_the_keys(
-    is_known: bool, note: str | None, state: str, status: int, word: str
+    is_known: bool, note: str | None, state: str, status: int, summary: str
 ) -> None:
     """Stale keys still authenticate, so the service stays ready."""
     keys = keys_of(Key("k", "k", "t"), is_known=is_known)
@@ -104,7 +104,7 @@ async def test_ready_reports_the_state_of_the_keys(
 
     response = await request(build_app(keys=keys), "GET", "/ready")
 
-    assert (response.status, response.json()["status"]) == (status, word)
+    assert (response.status, response.json()["status"]) == (status, summary)
     assert response.json()["keys"] == {"state": state, "message": note}
 
 

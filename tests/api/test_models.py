@@ -103,7 +103,7 @@ async def test_list_changes_with_the_models() -> None:
 
     models.swap(Registry([ModelEntry("new", "llm", "ready", FakeLlm(), 0)]))
     listed = await request(app, "GET", "/v1/models")
-    gone = await request(app, "GET", f"/v1/models/{LLM}")
+    removed = await request(app, "GET", f"/v1/models/{LLM}")
 
     assert [card["id"] for card in listed.json()["data"]] == ["new"]
-    assert gone.status == 404
+    assert removed.status == 404

@@ -203,7 +203,7 @@ def test_adapters_have_cards_with_their_parent() -> None:
     assert ADAPTED.find_card("base:three") is None
 
 
-def seen_with(*globs: str) -> Registry:
+def registry_for(*globs: str) -> Registry:
     return ADAPTED.for_key(Key("k", "k", "t", models=globs))
 
 
@@ -226,16 +226,16 @@ def seen_with(*globs: str) -> Registry:
 def test_key_sees_the_models_and_adapters_of_its_globs(
     globs: tuple[str, ...], ids: list[str]
 ) -> None:
-    assert [card["id"] for card in seen_with(*globs).cards()] == ids
+    assert [card["id"] for card in registry_for(*globs).cards()] == ids
 
 
 @pytest.mark.parametrize("model_id", ["two", "base:two"])
 def test_adapter_may_be_used_without_its_model(model_id: str) -> None:
-    seen = seen_with("two")
-    card = seen.find_card(model_id)
+    registry = registry_for("two")
+    card = registry.find_card(model_id)
 
-    assert seen.get_llm(model_id).adapter == "two"
-    assert seen.get_llm(model_id).options.adapters == ("two",)
+    assert registry.get_llm(model_id).adapter == "two"
+    assert registry.get_llm(model_id).options.adapters == ("two",)
     assert card is not None
     assert (card["id"], card["parent"]) == ("two", "base")
 
@@ -257,30 +257,30 @@ def test_model_or_adapter_that_is_not_allowed_is_not_found(
     globs: tuple[str, ...], model_id: str, peft: str | None, param: str
 ) -> None:
     with pytest.raises(ModelNotFoundError) as caught:
-        seen_with(*globs).get_llm(model_id, peft)
+        registry_for(*globs).get_llm(model_id, peft)
 
     assert caught.value.param == param
 
 
 def test_hidden_model_has_no_card() -> None:
-    seen = seen_with("two")
+    registry = registry_for("two")
 
-    assert seen.find_card("base") is None
-    assert seen.find("base") is None
-    assert list(seen) == []
+    assert registry.find_card("base") is None
+    assert registry.find("base") is None
+    assert list(registry) == []
 
 
 def test_name_of_two_adapters_means_the_allowed_one() -> None:
     """`one` is the adapter of `base` for most keys, but this key may not use `base`."""
-    llm = seen_with("other:one").get_llm("one")
+    llm = registry_for("other:one").get_llm("one")
 
     assert (llm.adapter, llm.options.adapters) == ("one", ("one",))
 
 
 def test_keys_with_the_same_globs_share_a_view() -> None:
-    assert seen_with("base") is seen_with("base")
-    assert seen_with("base") is not seen_with("two")
-    assert seen_with("*") is ADAPTED
+    assert registry_for("base") is registry_for("base")
+    assert registry_for("base") is not registry_for("two")
+    assert registry_for("*") is ADAPTED
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -289,7 +289,7 @@ def test_missing_permission_has_precedence_over_kind_and_state(
     kind: ModelKind, state: State
 ) -> None:
     models = Models(Registry([entry(kind, state)]))
-    seen = models.for_key(Key("k", "k", "t", models=("b",)))
+    registry = models.for_key(Key("k", "k", "t", models=("b",)))
 
     with pytest.raises(ModelNotFoundError):
-        seen.get("a", "llm")
+        registry.get("a", "llm")

@@ -9,98 +9,99 @@ from api.http.lifetime import deadline, while_connected
 from api.settings import Limits
 
 
-class Work:
-    """A coroutine that waits, and takes its time to stop."""
+class SlowToCancel:
+    """An answer that waits, and needs some time to end once it is cancelled."""
 
-    def __init__(self, error_on_stop: Exception | None = None) -> None:
-        self.has_begun = asyncio.Event()
-        self.has_stopped = False
-        self._error = error_on_stop
+    def __init__(self, error_on_cancel: Exception | None = None) -> None:
+        self.has_started = asyncio.Event()
+        self.has_ended = False
+        self._error = error_on_cancel
 
     async def run(self) -> None:
-        self.has_begun.set()
+        self.has_started.set()
         try:
             await asyncio.Event().wait()
         finally:
-            await asyncio.sleep(0.01)
-            self.has_stopped = True
+            for _ in range(5):
+                await asyncio.sleep(0)
+            self.has_ended = True
             if self._error is not None:
                 raise self._error
 
 
-async def stay() -> Message:
+async def wait_forever() -> Message:
     await asyncio.Event().wait()
     raise AssertionError
 
 
-async def leave() -> Message:
+async def disconnect() -> Message:
     return {"type": "http.disconnect"}
 
 
 async def test_result_is_returned() -> None:
-    async def work() -> int:
+    async def answer() -> int:
         return 7
 
-    assert await while_connected(stay, work()) == 7
+    assert await while_connected(wait_forever, answer()) == 7
 
 
 async def test_exception_is_raised() -> None:
-    async def work() -> None:
+    async def answer() -> None:
         raise EngineError("It broke.")
 
     with pytest.raises(EngineError):
-        await while_connected(stay, work())
+        await while_connected(wait_forever, answer())
 
 
 async def test_result_is_returned_if_the_client_disconnects_at_the_same_time() -> None:
-    async def work() -> int:
+    async def answer() -> int:
         return 7
 
-    assert await while_connected(leave, work()) == 7
+    assert await while_connected(disconnect, answer()) == 7
 
 
 async def test_answer_has_ended_when_disconnect_is_raised() -> None:
-    work = Work()
+    answer = SlowToCancel()
 
     with pytest.raises(ClientDisconnect):
-        await while_connected(leave, work.run())
+        await while_connected(disconnect, answer.run())
 
-    assert work.has_stopped
+    assert answer.has_ended
 
 
 async def test_messages_other_than_disconnect_do_not_cancel_the_answer() -> None:
     messages: list[Message] = [{"type": "http.request"}, {"type": "http.request"}]
-    work = Work()
+    answer = SlowToCancel()
 
     async def receive() -> Message:
-        return messages.pop() if messages else await leave()
+        return messages.pop() if messages else await disconnect()
 
     with pytest.raises(ClientDisconnect):
-        await while_connected(receive, work.run())
+        await while_connected(receive, answer.run())
 
     assert messages == []
 
 
 async def test_answer_has_ended_when_the_cancelled_caller_ends() -> None:
-    work = Work()
-    calling = asyncio.create_task(while_connected(stay, work.run()))
-    await work.has_begun.wait()
+    answer = SlowToCancel()
+    calling = asyncio.create_task(while_connected(wait_forever, answer.run()))
+    await answer.has_started.wait()
 
     calling.cancel()
     with pytest.raises(asyncio.CancelledError):
         await calling
 
-    assert work.has_stopped
+    assert answer.has_ended
 
 
 async def test_error_during_cancellation_is_swallowed(caplog: pytest.LogCaptureFixture) -> None:
     """The client is gone, and asyncio must not log that the exception was never retrieved."""
-    work = Work(error_on_stop=EngineError("It broke."))
+    answer = SlowToCancel(error_on_cancel=EngineError("It broke."))
 
     with pytest.raises(ClientDisconnect):
-        await while_connected(leave, work.run())
+        await while_connected(disconnect, answer.run())
 
-    assert work.has_stopped
+    assert answer.has_ended
     assert caplog.records == []
 
 
@@ -109,14 +110,14 @@ async def test_watch_for_a_disconnect_ends_with_the_answer() -> None:
 
     async def receive() -> Message:
         try:
-            return await stay()
+            return await wait_forever()
         finally:
             watched.set()
 
-    async def work() -> None:
+    async def answer() -> None:
         await asyncio.sleep(0)
 
-    await while_connected(receive, work())
+    await while_connected(receive, answer())
 
     assert watched.is_set()
 
@@ -129,7 +130,7 @@ async def test_deadline_does_not_affect_a_quick_block() -> None:
 async def test_deadline_cancels_a_slow_block() -> None:
     with pytest.raises(DeadlineExceededError, match=r"within 0\.01 seconds"):
         async with deadline(Limits(request_timeout_s=0.01)):
-            await asyncio.sleep(5)
+            await asyncio.Event().wait()
 
 
 async def test_deadline_passes_errors_of_the_block_on() -> None:

@@ -4,7 +4,7 @@ from api.http.sse import COMMENT, EventStream
 from tests.helpers.asgi import Response
 
 
-class Wire:
+class SentEvents:
     """An event stream, and the messages that it has sent."""
 
     def __init__(self) -> None:
@@ -16,31 +16,31 @@ class Wire:
 
 
 async def test_nothing_is_sent_before_the_first_event() -> None:
-    wire = Wire()
+    sent = SentEvents()
 
-    assert wire.response.messages == []
-    assert not wire.events.is_started
+    assert sent.response.messages == []
+    assert not sent.events.is_started
 
 
 async def test_first_event_starts_the_response() -> None:
-    wire = Wire()
+    sent = SentEvents()
 
-    await wire.events.write([(None, b"1")])
+    await sent.events.write([(None, b"1")])
 
-    assert wire.events.is_started
-    assert wire.response.status == 200
-    assert wire.response.headers["content-type"] == "text/event-stream; charset=utf-8"
-    assert wire.response.headers["cache-control"] == "no-cache"
-    assert not wire.response.is_ended
+    assert sent.events.is_started
+    assert sent.response.status == 200
+    assert sent.response.headers["content-type"] == "text/event-stream; charset=utf-8"
+    assert sent.response.headers["cache-control"] == "no-cache"
+    assert not sent.response.is_ended
 
 
 async def test_response_starts_once() -> None:
-    wire = Wire()
+    sent = SentEvents()
 
-    await wire.events.write([(None, b"1")])
-    await wire.events.write([(None, b"2")])
+    await sent.events.write([(None, b"1")])
+    await sent.events.write([(None, b"2")])
 
-    assert [message["type"] for message in wire.response.messages] == [
+    assert [message["type"] for message in sent.response.messages] == [
         "http.response.start",
         "http.response.body",
         "http.response.body",
@@ -48,53 +48,53 @@ async def test_response_starts_once() -> None:
 
 
 async def test_event_is_a_data_line_and_a_blank_line() -> None:
-    wire = Wire()
+    sent = SentEvents()
 
-    await wire.events.write([(None, b'{"a":1}')])
+    await sent.events.write([(None, b'{"a":1}')])
 
-    assert wire.response.chunks == [b'data: {"a":1}\n\n']
+    assert sent.response.chunks == [b'data: {"a":1}\n\n']
 
 
 async def test_several_events_are_one_send() -> None:
-    wire = Wire()
+    sent = SentEvents()
 
-    await wire.events.write([(None, b"1"), (None, b"2"), (None, b"3")])
+    await sent.events.write([(None, b"1"), (None, b"2"), (None, b"3")])
 
-    assert wire.response.chunks == [b"data: 1\n\ndata: 2\n\ndata: 3\n\n"]
+    assert sent.response.chunks == [b"data: 1\n\ndata: 2\n\ndata: 3\n\n"]
 
 
 async def test_no_events_are_no_send() -> None:
-    wire = Wire()
+    sent = SentEvents()
 
-    await wire.events.write([])
+    await sent.events.write([])
 
-    assert wire.response.messages == []
+    assert sent.response.messages == []
 
 
 async def test_named_event_has_a_line_for_its_name() -> None:
-    wire = Wire()
+    sent = SentEvents()
 
-    await wire.events.write([("done", b"{}")])
+    await sent.events.write([("done", b"{}")])
 
-    assert wire.response.chunks == [b"event: done\ndata: {}\n\n"]
+    assert sent.response.chunks == [b"event: done\ndata: {}\n\n"]
 
 
 async def test_comment_is_a_line_that_clients_skip() -> None:
-    wire = Wire()
+    sent = SentEvents()
 
-    await wire.events.write([(COMMENT, b"step 1 of 2"), (None, b"1")])
+    await sent.events.write([(COMMENT, b"step 1 of 2"), (None, b"1")])
 
-    assert wire.response.chunks == [b": step 1 of 2\n\ndata: 1\n\n"]
+    assert sent.response.chunks == [b": step 1 of 2\n\ndata: 1\n\n"]
 
 
 async def test_close_ends_the_response() -> None:
-    wire = Wire()
+    sent = SentEvents()
 
-    await wire.events.write([(None, b"1")])
-    await wire.events.close()
+    await sent.events.write([(None, b"1")])
+    await sent.events.close()
 
-    assert wire.response.events() == [1]
-    assert wire.response.is_ended
+    assert sent.response.events() == [1]
+    assert sent.response.is_ended
 
 
 async def test_events_are_sent_without_middleware() -> None:

@@ -63,13 +63,13 @@ async def test_header_is_left_to_a_server_that_adds_it() -> None:
 
 
 async def test_other_scopes_pass_unchanged() -> None:
-    seen: list[Scope] = []
+    scopes: list[Scope] = []
 
-    async def note(scope: Scope, receive: Receive, send: Send) -> None:
-        seen.append(scope)
+    async def record(scope: Scope, receive: Receive, send: Send) -> None:
+        scopes.append(scope)
 
     scope = {**to_scope("GET", "/", {}), "type": "lifespan"}
-    await RequestIdMiddleware(note)(scope, None, None)  # type: ignore[arg-type]
+    await RequestIdMiddleware(record)(scope, None, None)  # type: ignore[arg-type]
 
-    assert seen == [scope]
+    assert scopes == [scope]
     assert "triptych.request_id" not in scope

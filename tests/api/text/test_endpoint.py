@@ -66,11 +66,11 @@ async def test_stream_ends_with_done(path: str, body: Any) -> None:
 async def test_all_chunks_share_id_time_model_and_object(path: str, body: Any) -> None:
     response = await stream(FakeLlm(), path, body, stream_options={"include_usage": True})
 
-    headings = {
+    shared = {
         (event["id"], event["created"], event["model"], event["object"])
         for event in response.events()[:-1]
     }
-    assert len(headings) == 1
+    assert len(shared) == 1
 
 
 @BOTH

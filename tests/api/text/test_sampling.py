@@ -18,7 +18,7 @@ def test_sampling_without_parameters_leaves_all_to_the_model() -> None:
 
 
 def test_sampling_has_all_parameters_of_the_request() -> None:
-    said = sample(
+    request = sample(
         temperature=0.5,
         top_p=0.9,
         n=3,
@@ -40,7 +40,7 @@ def test_sampling_has_all_parameters_of_the_request() -> None:
         logit_bias={"5": -1.0, "6": None},
     )
 
-    assert to_sampling(said, 7, 8, logprobs=2) == Sampling(
+    assert to_sampling(request, 7, 8, logprobs=2) == Sampling(
         temperature=0.5,
         top_p=0.9,
         n=3,
