@@ -17,7 +17,7 @@ Body = TypeVar("Body", bound=Request)
 
 
 class AllKeys:
-    """`GET /v1/keys` lists all keys, `POST` creates one and shows its secret, only then."""
+    """`GET /v1/keys` lists all keys, `POST` creates one; only its response shows the secret."""
 
     def __init__(self, administration: Administration, limits: Limits) -> None:
         """Administer the keys of `administration`."""
@@ -59,7 +59,7 @@ class OneKey:
 
 
 class RotateKey:
-    """`POST /v1/keys/{id}/rotate` gives a key a new secret and shows it, only then."""
+    """`POST /v1/keys/{id}/rotate` gives a key a new secret; only its response shows it."""
 
     def __init__(self, administration: Administration, limits: Limits) -> None:
         """Administer the keys of `administration`."""
