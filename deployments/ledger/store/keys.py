@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from api.access.key_format import digest, new_secret
 from api.admin.key_schema import apply_changes, to_key_object
-from api.errors import InvalidRequestError, KeyNotFoundError
+from api.errors import InvalidRequestError, KeyNotFoundError, quote
 from api.ports.administration import NewSecret
 from api.ports.tenancy import Key, KeyLimits
 from deployments.ledger.audit_log import AuditLog
@@ -22,7 +22,6 @@ from deployments.ledger.store.errors import StoreError
 from deployments.ledger.store.tables import changes as changes_table
 from deployments.ledger.store.tables import keys
 
-_MAX_QUOTED_CHARS = 64
 _TO_CHANGE = select(keys).with_for_update()
 """Locks the row against other writers; SQLite has one writer at a time anyway."""
 
@@ -178,7 +177,7 @@ async def _get(
     is_possible = id_or_name.isprintable()
     rows = (await connection.execute(query.where(by_either))).all() if is_possible else []
     if not rows:
-        quoted = ascii(id_or_name[:_MAX_QUOTED_CHARS])
+        quoted = ascii(quote(id_or_name))
         raise KeyNotFoundError(f"There is no API key with the id or name {quoted}.")
     return _to_stored(min(rows, key=lambda row: row.id != id_or_name))
 
