@@ -95,7 +95,7 @@ class OrphanedSpool:
 
 
 def find_orphaned_spools(folder: Path) -> Iterator[OrphanedSpool]:
-    """Lock and read the files of replicas that have died."""
+    """Lock and read the files of replicas that have died; skip those that cannot be read."""
     for path in folder.glob("*.jsonl"):
         try:
             file = os.open(path, os.O_RDONLY)
@@ -106,10 +106,15 @@ def find_orphaned_spools(folder: Path) -> Iterator[OrphanedSpool]:
         except OSError:
             os.close(file)  # its replica lives
             continue
-        if os.fstat(file).st_nlink:
-            yield OrphanedSpool(path, file)
-        else:
-            os.close(file)
+        if not os.fstat(file).st_nlink:
+            os.close(file)  # removed while it was being locked
+            continue
+        try:
+            spool = OrphanedSpool(path, file)
+        except OSError as error:
+            logger.error("a spool cannot be read: %s", error.strerror)
+            continue
+        yield spool
 
 
 def _read(path: Path) -> Iterator[UsageRecord]:

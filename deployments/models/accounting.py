@@ -192,7 +192,8 @@ class RequestAccounting:
             await asyncio.sleep(self._recover_interval_s)
             if not self._ledger.has_ledger:
                 continue
-            for spool in await asyncio.to_thread(_find_orphans, self._folder):
+            spools = await asyncio.to_thread(lambda: list(find_orphaned_spools(self._folder)))
+            for spool in spools:
                 await self._replay(spool)
 
     async def _replay(self, spool: OrphanedSpool) -> None:
@@ -212,17 +213,6 @@ def _open(folder: Path) -> Spool | None:
     except OSError as error:
         logger.error("usage records are not kept on disk: %s", error.strerror)
         return None
-
-
-def _find_orphans(folder: Path) -> list[OrphanedSpool]:
-    """All orphaned spools up to the first unreadable one; they are locked and must not be lost."""
-    found: list[OrphanedSpool] = []
-    try:
-        for spool in find_orphaned_spools(folder):
-            found.append(spool)
-    except OSError as error:
-        logger.error("the spool cannot be read: %s", error.strerror)
-    return found
 
 
 def _to_code(error: BaseException) -> str:

@@ -292,7 +292,7 @@ async def test_unreadable_spool_does_not_block_the_others(home, caplog):
     path = write_orphan_spool(home / "spool", to_spool_line(make_record()))
     (home / "spool" / "unreadable.jsonl").mkdir()
     async with ledger_cluster(home) as ledger, open_accounting(ledger.make_client()):
-        await until(lambda: "the spool cannot be read" in caplog.text)
+        await until(lambda: "a spool cannot be read" in caplog.text)
         await until(lambda: not path.exists())
 
         assert len(ledger.table.records) == 1

@@ -1,4 +1,5 @@
 import asyncio
+import contextlib
 from dataclasses import replace
 
 import pytest
@@ -51,7 +52,16 @@ async def test_batch_without_a_step_stalls_until_it_makes_one(
     await task
     clock.now_s += 11
 
-    stall_watch.check()  # no batch is under way
+    await no_longer_stalled(stall_watch)  # no batch is under way
+
+
+async def no_longer_stalled(stall_watch: StallWatch) -> None:
+    """Wait for the end of a batch, which comes a moment after that of its last request."""
+    async with asyncio.timeout(10):
+        while True:
+            with contextlib.suppress(ReplicaLostError):
+                return stall_watch.check()
+            await asyncio.sleep(0.01)
 
 
 async def test_next_batch_does_not_inherit_the_stall_of_the_last(
