@@ -43,7 +43,7 @@ changes = Table(
     metadata,
     Column("id", Integer, primary_key=True, autoincrement=False),  # always 1
     Column("version", BigInteger, nullable=False),
-    Column("pepper_fingerprint", LargeBinary),  # see `to_pepper_fingerprint`
+    Column("pepper_mark", LargeBinary, key="pepper_fingerprint"),  # `to_pepper_fingerprint`
 )
 """One row, whose version grows with every change of a key."""
 

@@ -12,11 +12,57 @@ from pathlib import Path
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import Connection, select, text
+from sqlalchemy import Connection, inspect, select, text
 
 from deployments.ledger.store.database import Database, default_url
 from deployments.ledger.store.errors import StoreError
 from deployments.ledger.store.tables import changes, metadata
+
+COLUMNS = {
+    "keys": [
+        "id",
+        "name",
+        "tenant",
+        "models",
+        "scopes",
+        "limits",
+        "priority",
+        "may_log_prompts",
+        "created_at_s",
+        "expires_at_s",
+        "is_disabled",
+        "digest",
+        "previous_digest",
+        "previous_until_s",
+    ],
+    "changes": ["id", "version", "pepper_mark"],
+    "usage": [
+        "id",
+        "time_s",
+        "day",
+        "request_id",
+        "key_id",
+        "tenant",
+        "user",
+        "endpoint",
+        "model",
+        "adapter",
+        "kind",
+        "prompt_tokens",
+        "cached_tokens",
+        "completion_tokens",
+        "reasoning_tokens",
+        "images",
+        "image_steps",
+        "image_pixel_steps",
+        "queue_ms",
+        "ttft_ms",
+        "total_ms",
+        "finish_reason",
+        "error_code",
+        "is_streamed",
+    ],
+}
 
 MIGRATE = """
 import asyncio, sys
@@ -67,6 +113,19 @@ async def change_and_fail(database: Database) -> None:
 async def select_nothing_such(database: Database) -> None:
     async with database.reading() as connection:
         await connection.execute(text("SELECT nothing_such WHERE 'a' = :b"), {"b": "a value"})
+
+
+async def test_tables_and_columns_keep_their_names(database: Database) -> None:
+    """Databases that exist have these; a new name needs a migration."""
+    await database.migrate()
+
+    def read_columns(connection: Connection) -> dict[str, list[str]]:
+        inspector = inspect(connection)
+        names = [name for name in inspector.get_table_names() if name != "alembic_version"]
+        return {name: [each["name"] for each in inspector.get_columns(name)] for name in names}
+
+    async with database.reading() as connection:
+        assert await connection.run_sync(read_columns) == COLUMNS
 
 
 async def test_migrations_create_the_tables_of_the_code(database: Database) -> None:

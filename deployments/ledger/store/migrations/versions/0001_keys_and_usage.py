@@ -45,7 +45,7 @@ def _make_keys() -> None:
         "changes",
         Column("id", Integer, primary_key=True, autoincrement=False),
         Column("version", BigInteger, nullable=False),
-        Column("pepper_fingerprint", LargeBinary),
+        Column("pepper_mark", LargeBinary),
     )
     op.execute(text("INSERT INTO changes (id, version) VALUES (1, 1)"))
 
