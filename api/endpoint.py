@@ -11,6 +11,7 @@ other dialects call it.
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
 
 from starlette.datastructures import URL
@@ -45,8 +46,8 @@ class Caller:
 
     key: Key
     request_id: str
-    base_url: str = ""
-    """Scheme and host of the request's URL, without a trailing slash."""
+    find_base_url: Callable[[], str] = str
+    """Returns scheme and host of the request's URL, without a trailing slash."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +56,7 @@ class RequestMeta:
 
     request_id: str
     context: RequestContext
-    base_url: str
+    find_base_url: Callable[[], str]
     may_log_prompts: bool
 
 
@@ -161,7 +162,9 @@ class Endpoint(Generic[Body, Parsed, Model]):
         """Answer one HTTP request."""
         key = get_key_for(scope, self._dialect.key_scope)
         body = await self._dialect.read_body(scope, receive)
-        prepared = self._prepare(body, Caller(key, get_request_id(scope), _to_base_url(scope)))
+        prepared = self._prepare(
+            body, Caller(key, get_request_id(scope), partial(_to_base_url, scope))
+        )
         async with rate_limited(self._services.limiter, key, prepared.images) as permit:
             headers = {**prepared.headers, **permit.headers}
             if prepared.stream is None:
@@ -194,7 +197,9 @@ class Endpoint(Generic[Body, Parsed, Model]):
             endpoint=dialect.endpoint,
             cache_salt=self._services.cache_salt,
         )
-        meta = RequestMeta(caller.request_id, context, caller.base_url, caller.key.may_log_prompts)
+        meta = RequestMeta(
+            caller.request_id, context, caller.find_base_url, caller.key.may_log_prompts
+        )
         return dialect.prepare(parsed, model, meta)
 
     async def _call(self, prepared: PreparedRequest) -> bytes:

@@ -31,7 +31,7 @@ def prepare_images(
     )
     if request.quality != "auto" and quality is None:
         parsed = parsed.add_without_effect("quality")
-    renderer = ImageRenderer(request, call, quality, services.image_store, meta.base_url)
+    renderer = ImageRenderer(request, call, quality, services.image_store, meta.find_base_url)
 
     async def open_stream() -> ModelStream:
         return model.backend.stream(call)

@@ -3,7 +3,7 @@
 import base64
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -26,7 +26,7 @@ class ImageRenderer:
         call: ImageRequest,
         quality: str | None,
         store: ImageStore | None,
-        base_url: str,
+        find_base_url: Callable[[], str],
     ) -> None:
         """Render the answer to a request.
 
@@ -35,14 +35,14 @@ class ImageRenderer:
             call: the request as sent to the model.
             quality: None if the model has no such quality.
             store: stores the images of answers with URLs.
-            base_url: scheme and host of URLs, unless `store` has its own.
+            find_base_url: returns scheme and host of URLs, unless `store` has its own.
         """
         self._request = request
         self._call = call
         self._kind = "image_generation" if call.edit is None else "image_edit"
         self._quality = quality
         self._store = store
-        self._base_url = base_url
+        self._find_base_url = find_base_url
         self._previews = 0
 
     async def render(self, images: Images) -> bytes:
@@ -77,7 +77,7 @@ class ImageRenderer:
         store = self._store
         if store is None or self._request.response_format == "b64_json":
             return None
-        base_url = (store.base_url or self._base_url).rstrip("/")
+        base_url = (store.base_url or self._find_base_url()).rstrip("/")
         file_format = self._request.output_format
         names = [await store.keep(image.data, file_format) for image in images.images]
         return [f"{base_url}/v1/images/files/{name}" for name in names]

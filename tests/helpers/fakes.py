@@ -25,7 +25,7 @@ from api.ports.text import Completion, Generation
 from api.registry import ModelEntry, Models, Registry, TextOptions
 from api.services import Services
 
-META = RequestMeta("req_1", RequestContext(), "http://test", may_log_prompts=False)
+META = RequestMeta("req_1", RequestContext(), lambda: "http://test", may_log_prompts=False)
 LLM, ENCODER, PAINTER = "llm", "org/encoder", "painter"
 """Ids of the three models that `build_app` serves."""
 
