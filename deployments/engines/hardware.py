@@ -80,6 +80,20 @@ class Cores:
             torch.set_num_threads(share)  # of this thread only
 
 
+def pick_vllm_dtype(dtype: str) -> str:
+    """Return the number format for vLLM: on a CPU that emulates bfloat16, `auto` is float32.
+
+    vLLM's own `auto` is the format on disk, mostly bfloat16. Where a CPU does not compute in it, the
+    demo LLM makes 18 tokens a second for eight clients instead of 67.
+    """
+    import torch
+    from vllm.platforms import current_platform
+
+    if dtype != "auto" or not current_platform.is_cpu():
+        return dtype
+    return "float32" if pick_dtype("auto", "cpu") is torch.float32 else "auto"
+
+
 def pick_dtype(dtype: Dtype, device: str) -> "torch.dtype":
     """Return the configured number format; `auto` is bfloat16 where the hardware computes in it."""
     import torch

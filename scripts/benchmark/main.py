@@ -28,6 +28,7 @@ class Bench:
     plan: Plan
     report: Report
     interrupts: Interrupts
+    engine: dict[str, Any]  # the rig's options
     unusable: set[str] = field(default_factory=set)  # failed before their first measurement
 
     def run(self) -> None:
@@ -37,7 +38,7 @@ class Bench:
                 self._measure_all("url", self.plan.target, number)
             return
         rig = self.plan.rig
-        model = Model(rig.model, str(rig.prepare(self.plan.home)), rig.engine)
+        model = Model(rig.model, str(rig.prepare(self.plan.home)), self.engine)
         for number in range(1, self.plan.rounds + 1):
             order = self.plan.stacks if number % 2 else self.plan.stacks[::-1]
             for stack in order:
@@ -108,9 +109,9 @@ def main() -> int:
 
 def run(plan: Plan, interrupts: Interrupts) -> int:
     about: dict[str, Any] = {"command": plan.command, "rig": plan.rig.name}
-    about["engine"] = plan.rig.engine
+    engine = about["engine"] = {} if plan.target else plan.rig.engine_here()
     about["stacks"] = [stack.describe() for stack in plan.stacks] if not plan.target else []
-    bench = Bench(plan, Report(plan.out, about), interrupts)
+    bench = Bench(plan, Report(plan.out, about), interrupts, engine)
     is_interrupted = False
     try:
         bench.run()

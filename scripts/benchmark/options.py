@@ -67,8 +67,9 @@ OPTIONS: dict[str, list[tuple[str, str, str, dict[str, Any]]]] = {
         ),
         (
             "rig",
-            "serving|engine",
-            "serving (default): two random layers, so that serving limits the rate; "
+            "serving|requests|engine",
+            "serving (default): two random layers, so that serving limits the rate; requests: "
+            "the same, one token for each request, so that figures per token are per request; "
             "engine: the demo LLM, so that the engine does",
             {"default": "serving", "choices": RIGS},
         ),
@@ -113,7 +114,7 @@ OPTIONS: dict[str, list[tuple[str, str, str, dict[str, Any]]]] = {
         (
             "concurrency",
             "N,N",
-            "streams at once (default: 1,16,64,256; engine rig: 1,16,32,64)",
+            "streams at once (default: 1,16,64,256; other rigs: 1,16,32,64)",
             {},
         ),
         (
@@ -122,7 +123,7 @@ OPTIONS: dict[str, list[tuple[str, str, str, dict[str, Any]]]] = {
             "requests of a measurement (default: enough for 10 to 20 s on two cores)",
             NUMBER,
         ),
-        ("max-tokens", "N", "tokens of each response (default: 256; engine rig: 128)", NUMBER),
+        ("max-tokens", "N", "tokens of each response (default: 256; requests rig: 1; engine rig: 128)", NUMBER),
         (
             "out",
             "DIR",

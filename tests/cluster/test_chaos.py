@@ -21,7 +21,7 @@ from tests.helpers.tenants import database, make_key
 
 pytestmark = pytest.mark.cluster
 
-DURATION_S = 180
+DURATION_S = 90
 CLIENTS_PER_KEY = 4
 WINDOW_S = 60
 SLACK_S = 0.5

@@ -16,6 +16,7 @@ from deployments.engines.embedding.inputs import InputReader, Tokens
 from deployments.engines.embedding.prompts import Prompts
 from deployments.engines.embedding.vector_engine import VectorEngine
 from deployments.engines.embedding.vectors import EmbeddingSpec, find_matryoshka_dimensions
+from deployments.engines.hardware import pick_vllm_dtype
 from deployments.engines.llm.vllm_engine import DEFAULTS
 from deployments.engines.llm.vllm_errors import translate_errors
 
@@ -42,7 +43,9 @@ class VllmEncoderEngine(VectorEngine):
         from vllm import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 
-        engine_args = AsyncEngineArgs(**{"model": model, **DEFAULTS, "runner": "pooling", **vllm})
+        dtype = pick_vllm_dtype(vllm.get("dtype", "auto"))
+        fields = {"model": model, **DEFAULTS, "runner": "pooling", **vllm, "dtype": dtype}
+        engine_args = AsyncEngineArgs(**fields)
         self._engine = AsyncLLM.from_engine_args(engine_args)
         config = self._engine.model_config
         saved = _read_prompts(model)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from api.errors import ApiError, EngineError
 from api.ports.stream import TextDelta, Usage
 from api.ports.text import Completion, Conversation, Generation, Prompt, Sampling
+from deployments.engines.hardware import pick_vllm_dtype
 from deployments.engines.llm.output_parsing import OutputParser
 from deployments.engines.llm.prompt_renderer import PromptRenderer
 from deployments.engines.llm.sampling_params import (
@@ -88,6 +89,7 @@ class VllmEngine:
                 "model": model,
                 **DEFAULTS,
                 **options,
+                "dtype": pick_vllm_dtype(options.get("dtype", "auto")),
                 "structured_outputs_config": StructuredOutputsConfig(**structured),
             }
         )

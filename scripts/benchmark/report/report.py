@@ -18,8 +18,10 @@ from scripts.benchmark.stacks.process_cost import GROUPS
 
 COLUMNS = (
     ("tok/s", of("tokens_per_s"), 0),
+    ("requests/s", of("requests_per_s"), 1),
     ("TTFT p50 ms", of("ttft_p50_ms"), 1),
     ("TTFT p95 ms", of("ttft_p95_ms"), 1),
+    ("TTFT p99 ms", of("ttft_p99_ms"), 1),
     ("gap p50 ms", of("gap_p50_ms"), 1),
     ("gap p99 ms", of("gap_p99_ms"), 1),
     ("chunks/token", of("chunks_per_token"), 2),

@@ -34,6 +34,16 @@ TARGETS = [
         lambda results, stack, c: results.ratio(stack, c, busiest),
         at_most=0.55,
     ),
+    Target("requests/s vs vllm", ("requests",), 32, _ratio_of("requests_per_s"), at_least=1.00),
+    Target("requests/s vs vllm", ("requests",), 64, _ratio_of("requests_per_s"), at_least=1.00),
+    Target("TTFT p50 vs vllm", ("requests",), 32, _ratio_of("ttft_p50_ms"), at_most=1.00),
+    Target(
+        "CPU per request of all serving processes vs vllm's API server",
+        ("requests",),
+        32,
+        lambda results, stack, c: results.ratio(stack, c, cpu_of(*SERVING, "other")),
+        at_most=1.00,
+    ),
     Target("tok/s vs vllm", ("engine",), 32, _ratio_of("tokens_per_s"), at_least=0.98),
     Target(
         "TTFT p50 minus vllm's, ms",

@@ -1,6 +1,7 @@
 """The rigs of the benchmark: a model, the engine options of all stacks, and the load.
 
 serving   two random layers (tiny_llama.py): serving limits the rate
+requests  the same model, one token for each request: tokens are requests, and the cost is theirs
 engine    the demo LLM: the engine limits the rate
 """
 
@@ -17,7 +18,6 @@ MAKER = Path(__file__).with_name("tiny_llama.py")
 KV_CACHE_BYTES = 1 << 30
 
 ENGINE: dict[str, Any] = {
-    "dtype": "bfloat16",
     "max_model_len": 2048,
     "max_num_seqs": 256,
     "max_num_batched_tokens": 2048,
@@ -25,6 +25,11 @@ ENGINE: dict[str, Any] = {
     "enforce_eager": True,
 }
 """Fields of vLLM's AsyncEngineArgs. Every stack runs the engine in its default processes."""
+
+DTYPES = """
+from deployments.engines.hardware import pick_device, pick_dtype
+print(str(pick_dtype("auto", pick_device("auto"))).removeprefix("torch."))
+"""
 
 ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",  # as Ray sets it; vLLM's worker counts its threads by itself
@@ -50,6 +55,16 @@ class Rig:
     most_per_worker: int
     enough_requests: int
     engine: dict[str, Any] = field(default_factory=lambda: dict(ENGINE))
+
+    def engine_here(self) -> dict[str, Any]:
+        """Return the engine options with the number format that this hardware computes in.
+
+        A CPU without bfloat16 emulates it at a sixth of the speed, and the engine is the limit.
+        """
+        run = subprocess.run(
+            [sys.executable, "-c", DTYPES], check=True, stdout=subprocess.PIPE, text=True
+        )
+        return {"dtype": run.stdout.strip(), **self.engine}
 
     def requests(self, concurrency: int) -> int:
         """Return the requests of a measurement: 10 to 20 s on two cores, two or more per worker."""
@@ -80,5 +95,6 @@ def tiny_llama(home: Path) -> Path:
 
 RIGS = {
     "serving": Rig("serving", "tiny-llama", tiny_llama, 256, (1, 16, 64, 256), 24, 10, 256),
+    "requests": Rig("requests", "tiny-llama", tiny_llama, 1, (1, 16, 32, 64), 300, 100, 2400),
     "engine": Rig("engine", "smollm2", demo_llm, 128, (1, 16, 32, 64), 10, 4, 64),
 }

@@ -2,10 +2,13 @@ import platform
 import subprocess
 import sys
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
+import torch
 
-from deployments.engines.hardware import Cores, pick_batch_tokens
+from deployments.engines import hardware
+from deployments.engines.hardware import Cores, pick_batch_tokens, pick_vllm_dtype
 
 
 @pytest.mark.parametrize(
@@ -80,3 +83,22 @@ def test_cores_are_divided_unless_a_long_batch_is_alone() -> None:
 
 def test_gpu_runs_one_batch_at_a_time() -> None:
     assert Cores("cuda").batches == 1
+
+
+@pytest.mark.parametrize(
+    ("asked", "is_cpu", "computes_in", "picked"),
+    [
+        ("auto", True, "float32", "float32"),
+        ("auto", True, "bfloat16", "auto"),
+        ("auto", False, "float32", "auto"),
+        ("bfloat16", True, "float32", "bfloat16"),
+    ],
+)
+def test_vllm_computes_in_float32_where_a_cpu_emulates_bfloat16(
+    asked: str, is_cpu: bool, computes_in: str, picked: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    platform = SimpleNamespace(current_platform=SimpleNamespace(is_cpu=lambda: is_cpu))
+    monkeypatch.setitem(sys.modules, "vllm.platforms", platform)
+    monkeypatch.setattr(hardware, "pick_dtype", lambda *_: getattr(torch, computes_in))
+
+    assert pick_vllm_dtype(asked) == picked
