@@ -83,8 +83,8 @@ class Cores:
 def pick_vllm_dtype(dtype: str) -> str:
     """Return the number format for vLLM: on a CPU that emulates bfloat16, `auto` is float32.
 
-    vLLM's own `auto` is the format on disk, mostly bfloat16. Where a CPU does not compute in it, the
-    demo LLM makes 18 tokens a second for eight clients instead of 67.
+    vLLM's own `auto` is the format on disk, mostly bfloat16. Where a CPU does not compute in it,
+    the demo LLM makes 18 tokens a second for eight clients instead of 67.
     """
     import torch
     from vllm.platforms import current_platform

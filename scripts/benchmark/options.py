@@ -123,7 +123,12 @@ OPTIONS: dict[str, list[tuple[str, str, str, dict[str, Any]]]] = {
             "requests of a measurement (default: enough for 10 to 20 s on two cores)",
             NUMBER,
         ),
-        ("max-tokens", "N", "tokens of each response (default: 256; requests rig: 1; engine rig: 128)", NUMBER),
+        (
+            "max-tokens",
+            "N",
+            "tokens of each response (default: 256; requests: 1; engine: 128)",
+            NUMBER,
+        ),
         (
             "out",
             "DIR",
