@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from types import SimpleNamespace
 
 import pytest
-import torch
 
 from deployments.engines import hardware
 from deployments.engines.hardware import Cores, pick_batch_tokens, pick_vllm_dtype
@@ -97,6 +96,8 @@ def test_gpu_runs_one_batch_at_a_time() -> None:
 def test_vllm_computes_in_float32_where_a_cpu_emulates_bfloat16(
     asked: str, is_cpu: bool, computes_in: str, picked: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    import torch
+
     platform = SimpleNamespace(current_platform=SimpleNamespace(is_cpu=lambda: is_cpu))
     monkeypatch.setitem(sys.modules, "vllm.platforms", platform)
     monkeypatch.setattr(hardware, "pick_dtype", lambda *_: getattr(torch, computes_in))
