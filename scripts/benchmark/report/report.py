@@ -88,6 +88,8 @@ class Report:
         lines = [
             f"`{self._about['command']}`, {self._started:%Y-%m-%d %H:%M} UTC, rig {results.rig}"
         ]
+        if dtype := self._about.get("engine", {}).get("dtype"):
+            known = {**known, "dtype": dtype}
         lines += [", ".join(f"{key} {value}" for key, value in known.items()), ""]
         for concurrency in results.concurrencies:
             lines += [f"### c={concurrency}", "", *to_speed_table(results, concurrency), ""]
@@ -113,6 +115,14 @@ class Report:
             for each in self._failures
         ]
         for (stack, concurrency, number), figures in self._results.figures.items():
+            if (
+                self._results.rig != "engine"
+                and (cores := engine_cores(figures)) > count_cores() / 2
+            ):
+                texts.append(
+                    f"{stack}, c={concurrency}, round {number}: the engine took {cores:.1f} of "
+                    f"{count_cores()} cores; tok/s says more of the engine than of serving"
+                )
             texts += [
                 f"{stack}, c={concurrency}, round {number}: {sample}"
                 for sample in figures["error_samples"]
@@ -148,6 +158,16 @@ def to_cost_table(results: Results, concurrency: int) -> list[str]:
     return [*head, *rows] if rows else []
 
 
+def engine_cores(figures: Figures) -> float:
+    """Return the CPU cores that the engine's processes took; 0 if they were not measured."""
+    us_per_token = figures.get("cpu_us_per_token", {}).get("engine", 0.0)
+    return float(us_per_token * figures["tokens_per_s"] / 1e6)
+
+
+def count_cores() -> int:
+    return len(os.sched_getaffinity(0))
+
+
 def to_cell(spread: Spread | None, digits: int) -> str:
     return f"{spread.median:.{digits}f}" if spread else NONE
 
@@ -159,7 +179,7 @@ def machine() -> dict[str, str]:
     ]
     known = {
         "CPU": model[0].split(":", 1)[1].strip() if model else platform.machine(),
-        "cores": str(len(os.sched_getaffinity(0))),
+        "cores": str(count_cores()),
         "memory": f"{psutil.virtual_memory().total / 2**30:.0f} GiB",
         "Python": platform.python_version(),
     }
