@@ -16,8 +16,9 @@ from scripts.benchmark.load.generator import Load
 from scripts.benchmark.load.many_streams import run_streams
 from scripts.benchmark.load.measurement import measure
 from scripts.benchmark.report.report import Report
-from scripts.benchmark.stacks.running import Interrupts, Running, StackError, started
-from scripts.benchmark.stacks.stacks import Model, Stack
+from scripts.benchmark.stacks.launch import Model, StackError
+from scripts.benchmark.stacks.running import Interrupts, Running, started
+from scripts.benchmark.stacks.stacks import Stack
 from scripts.service import process_tree
 
 

@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 from scripts.benchmark.stacks.rigs import RIGS
 
-STACKS = ("vllm", "triptych", "ray-llm")
+STACKS = ("vllm", "vllm-rs", "triptych", "ray-llm")
 PEERS = ("encode", "vllm", "infinity")
 EXAMPLES = """examples:
   scripts/bench                                    the serving rig: vllm and triptych, 3 rounds
@@ -76,7 +76,7 @@ OPTIONS: dict[str, list[tuple[str, str, str, dict[str, Any]]]] = {
         (
             "stacks",
             "A,B",
-            "any of vllm, triptych, ray-llm (default: vllm,triptych)",
+            "any of vllm, vllm-rs (its Rust front-end), triptych, ray-llm (default: vllm,triptych)",
             {"default": "vllm,triptych"},
         ),
         (

@@ -27,8 +27,9 @@ from scripts.benchmark.embeddings.contenders import (
 from scripts.benchmark.embeddings.load import Vectors
 from scripts.benchmark.embeddings.peers import PEERS, Setting, ours
 from scripts.benchmark.report.round_statistics import to_spread
+from scripts.benchmark.stacks.launch import StackError
 from scripts.benchmark.stacks.rigs import ENVIRONMENT
-from scripts.benchmark.stacks.running import Interrupts, StackError
+from scripts.benchmark.stacks.running import Interrupts
 from scripts.benchmark.stacks.stacks import OUR_ENVIRONMENT
 
 REQUESTS = 4

@@ -11,8 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from scripts.benchmark.stacks.running import StackError
-from scripts.benchmark.stacks.stacks import KEY, ROOT, Launch, Model
+from scripts.benchmark.stacks.launch import KEY, ROOT, Launch, Model, StackError
 
 TORCH = ROOT / "requirements" / "torch-cpu.txt"
 LOCK = ROOT / "requirements" / "bench-infinity.txt"

@@ -20,7 +20,7 @@ import uvloop
 
 from scripts.benchmark.load.generator import Connection
 from scripts.benchmark.load.http_stream import Stream
-from scripts.benchmark.stacks.running import StackError
+from scripts.benchmark.stacks.launch import StackError
 
 Result = TypeVar("Result")
 Vectors = npt.NDArray[np.float32]

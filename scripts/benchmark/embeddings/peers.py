@@ -19,10 +19,11 @@ import psutil
 from scripts.benchmark.embeddings.contenders import Bare, Contender, Served
 from scripts.benchmark.embeddings.infinity import launch_infinity
 from scripts.benchmark.embeddings.load import Server
+from scripts.benchmark.stacks.launch import KEY, Launch, Model, StackError
 from scripts.benchmark.stacks.one_model import serving
 from scripts.benchmark.stacks.process_cost import tree
-from scripts.benchmark.stacks.running import START_S, Interrupts, StackError
-from scripts.benchmark.stacks.stacks import KEY, Launch, Model, launch_vllm
+from scripts.benchmark.stacks.running import START_S, Interrupts
+from scripts.benchmark.stacks.stacks import launch_vllm
 from scripts.service import process_tree
 from scripts.service.environment import free_ports
 

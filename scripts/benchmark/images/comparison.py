@@ -18,10 +18,11 @@ from typing import Any
 
 from scripts.benchmark.report.round_statistics import Spread, to_spread
 from scripts.benchmark.stacks.bare_process import BareProcess
+from scripts.benchmark.stacks.launch import KEY, ROOT, StackError
 from scripts.benchmark.stacks.one_model import serving
 from scripts.benchmark.stacks.rigs import ENVIRONMENT
-from scripts.benchmark.stacks.running import Interrupts, StackError
-from scripts.benchmark.stacks.stacks import KEY, OUR_ENVIRONMENT, ROOT
+from scripts.benchmark.stacks.running import Interrupts
+from scripts.benchmark.stacks.stacks import OUR_ENVIRONMENT
 
 MODEL = ROOT / "scripts" / "demo" / "shapes"
 STEPS, GUIDANCE = 20, 3.0

@@ -13,9 +13,10 @@ from typing import Any
 
 from scripts.benchmark.load.generator import Load
 from scripts.benchmark.load.measurement import Generator
+from scripts.benchmark.stacks.launch import Model
 from scripts.benchmark.stacks.process_cost import classify, pss_kb, read_title, tree
 from scripts.benchmark.stacks.running import Interrupts, Running, started
-from scripts.benchmark.stacks.stacks import Model, Stack
+from scripts.benchmark.stacks.stacks import Stack
 
 TOKENS, TOKENS_PER_S = 60, 2
 TARGET_KB = 150

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from scripts.benchmark.load.generator import Load
+from scripts.benchmark.stacks.launch import StackError
 from scripts.benchmark.stacks.process_cost import Meter
-from scripts.benchmark.stacks.running import StackError
 
 ROOT = Path(__file__).resolve().parents[3]
 

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import platform
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -12,7 +11,16 @@ from typing import Any
 import psutil
 
 from scripts.benchmark.report import plot, targets
-from scripts.benchmark.report.results import Figures, Results, busiest, cpu_of, memory_of, of
+from scripts.benchmark.report.results import (
+    Figures,
+    Results,
+    busiest,
+    count_cores,
+    cpu_of,
+    engine_cores,
+    memory_of,
+    of,
+)
 from scripts.benchmark.report.round_statistics import Spread
 from scripts.benchmark.stacks.process_cost import GROUPS
 
@@ -97,7 +105,7 @@ class Report:
         rows = [
             row
             for stack in results.stacks
-            if stack not in ("vllm", "ray-llm")
+            if stack not in ("vllm", "vllm-rs", "ray-llm")
             for row in targets.to_rows(results, stack)
         ]
         if rows:
@@ -156,16 +164,6 @@ def to_cost_table(results: Results, concurrency: int) -> list[str]:
             rows.append(f"| {stack} | {' | '.join(cells)} |")
     head = ["CPU per token, and memory:", "", f"| {' | '.join(names)} |", f"|{'---|' * len(names)}"]
     return [*head, *rows] if rows else []
-
-
-def engine_cores(figures: Figures) -> float:
-    """Return the CPU cores that the engine's processes took; 0 if they were not measured."""
-    us_per_token = figures.get("cpu_us_per_token", {}).get("engine", 0.0)
-    return float(us_per_token * figures["tokens_per_s"] / 1e6)
-
-
-def count_cores() -> int:
-    return len(os.sched_getaffinity(0))
 
 
 def to_cell(spread: Spread | None, digits: int) -> str:

@@ -1,5 +1,6 @@
 """All measurements of one run: medians over rounds, ratios between stacks round by round."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -106,3 +107,13 @@ def busiest(figures: Figures) -> float:
 def memory_of(group: str) -> Get:
     """Read the memory of a group in MB."""
     return lambda figures: float(figures.get("memory_mb", {}).get(group, float("nan")))
+
+
+def engine_cores(figures: Figures) -> float:
+    """Return the CPU cores that the engine's processes took; 0 if they were not measured."""
+    us_per_token = figures.get("cpu_us_per_token", {}).get("engine", 0.0)
+    return float(us_per_token * figures["tokens_per_s"] / 1e6)
+
+
+def count_cores() -> int:
+    return len(os.sched_getaffinity(0))

@@ -36,6 +36,13 @@ TARGETS = [
     ),
     Target("requests/s vs vllm", ("requests",), 32, _ratio_of("requests_per_s"), at_least=1.00),
     Target("requests/s vs vllm", ("requests",), 64, _ratio_of("requests_per_s"), at_least=1.00),
+    Target(
+        "requests/s vs vllm-rs",
+        ("requests",),
+        32,
+        _ratio_of("requests_per_s", "vllm-rs"),
+        at_least=0.6,
+    ),
     Target("TTFT p50 vs vllm", ("requests",), 32, _ratio_of("ttft_p50_ms"), at_most=1.00),
     Target(
         "CPU per request of all serving processes vs vllm's API server",

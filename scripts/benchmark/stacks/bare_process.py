@@ -3,8 +3,7 @@
 import subprocess
 import sys
 
-from scripts.benchmark.stacks.running import StackError
-from scripts.benchmark.stacks.stacks import ROOT
+from scripts.benchmark.stacks.launch import ROOT, StackError
 
 
 class BareProcess:

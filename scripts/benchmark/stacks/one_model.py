@@ -12,8 +12,8 @@ from typing import Any
 
 import yaml
 
-from scripts.benchmark.stacks.running import HOMES, START_S, Interrupts, StackError
-from scripts.benchmark.stacks.stacks import KEY, ROOT
+from scripts.benchmark.stacks.launch import KEY, ROOT, StackError
+from scripts.benchmark.stacks.running import HOMES, START_S, Interrupts
 from scripts.service import process_tree
 from scripts.service.environment import free_ports
 

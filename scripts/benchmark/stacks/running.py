@@ -19,7 +19,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from scripts.benchmark.stacks.stacks import Launch, Model, Stack
+from scripts.benchmark.stacks.launch import Launch, Model, StackError
+from scripts.benchmark.stacks.stacks import Stack
 from scripts.service import process_tree
 from scripts.service.environment import free_ports
 
@@ -29,10 +30,6 @@ HOMES = "/tmp"  # a short path, because Unix sockets are below it
 
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
-
-class StackError(Exception):
-    """A stack did not start, or a measurement failed; the message says why."""
 
 
 class Interrupts:

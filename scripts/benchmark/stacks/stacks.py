@@ -2,6 +2,7 @@
 
     vllm       vLLM's own server, with its access log off
     triptych   this checkout (or another one), as scripts/serve starts it; its key has limits
+    vllm-rs    vLLM's Rust front-end
     ray-llm    ray.serve.llm with its default settings
 
 Each runs the rig's model with its engine options and environment, one stack at a time.
@@ -16,35 +17,15 @@ from typing import Any
 
 import yaml
 
+from scripts.benchmark.stacks.launch import KEY, ROOT, Launch, Model, find_home, to_flags
 from scripts.benchmark.stacks.rigs import ENVIRONMENT
+from scripts.benchmark.stacks.rust_frontend import launch_rust_frontend
 
-ROOT = Path(__file__).resolve().parents[3]
-KEY = "sk-benchmark"  # not secret: every stack listens on loopback, for minutes
 ENOUGH = "1000000000"
 LIMITS = ("--rpm", ENOUGH, "--tpm", ENOUGH, "--concurrency", "100000", "--tokens-per-day", ENOUGH)
 """Limits of Triptych's key: each is counted, none is reached."""
 MAX_STREAMS = 2048
 OUR_ENVIRONMENT = ("PYTHONPATH", "TRIPTYCH_API_KEYS", "TRIPTYCH_HOME", "VIRTUAL_ENV")
-
-
-@dataclass(frozen=True, slots=True)
-class Model:
-    """What a stack serves."""
-
-    name: str
-    source: str
-    engine: dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Launch:
-    """How a process tree is started, and where it will listen."""
-
-    command: list[str]
-    cwd: Path
-    env: dict[str, str]
-    port: int
-    key: str = KEY
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +48,8 @@ class Stack:
         env = {**inherited, **ENVIRONMENT, **self.env}
         if self.kind == "vllm":
             return launch_vllm(model, env, port)
+        if self.kind == "vllm-rs":
+            return launch_rust_frontend(model, find_home(), env, port)
         if self.kind == "ray-llm":
             return _launch_ray_llm(model, home, env, port)
         env |= {"TRIPTYCH_HOME": str(home), "TRIPTYCH_API_KEYS": KEY, "RAY_AUTH_MODE": "token"}
@@ -156,18 +139,6 @@ def launch_vllm(model: Model, env: dict[str, str], port: int) -> Launch:
     command += ["--model", model.source, "--served-model-name", model.name]
     command += ["--disable-uvicorn-access-log", *to_flags(model.engine)]
     return Launch(command, ROOT, env, port)
-
-
-def to_flags(engine: dict[str, Any]) -> list[str]:
-    """Convert engine options to flags of vLLM's command line."""
-    flags = []
-    for name, value in engine.items():
-        flag = name.replace("_", "-")
-        if value is True or value is False:
-            flags.append(f"--{flag}" if value else f"--no-{flag}")
-        else:
-            flags.append(f"--{flag}={value}")
-    return flags
 
 
 def _launch_ray_llm(model: Model, home: Path, env: dict[str, str], port: int) -> Launch:

@@ -33,7 +33,8 @@ from scripts.benchmark.embeddings.load import (
     read_vectors,
 )
 from scripts.benchmark.embeddings.peers import PEERS
-from scripts.benchmark.stacks.running import Interrupts, StackError
+from scripts.benchmark.stacks.launch import StackError
+from scripts.benchmark.stacks.running import Interrupts
 from tests.helpers.service import wait_until
 
 

@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from scripts.benchmark.report.results import Results, busiest, cpu_of, of
+from scripts.benchmark.report.results import Results, busiest, count_cores, cpu_of, engine_cores, of
 from scripts.benchmark.report.targets import to_rows
 
 
@@ -59,3 +59,17 @@ def test_target_row_says_whether_it_is_met(results: Results):
 
 def test_target_without_measurements_is_left_out(results: Results):
     assert not [row for row in to_rows(results, "triptych") if "c=256" in row or "CPU" in row]
+
+
+def test_cores_of_the_engine_are_its_time_per_token_times_the_rate():
+    figures = {"tokens_per_s": 2000.0, "cpu_us_per_token": {"engine": 650.0, "replica": 50.0}}
+
+    assert engine_cores(figures) == pytest.approx(1.3)
+
+
+def test_engine_of_another_programs_server_counts_no_cores():
+    assert engine_cores({"tokens_per_s": 2000.0}) == 0.0
+
+
+def test_cores_are_those_this_process_may_use():
+    assert count_cores() >= 1

@@ -3,8 +3,9 @@ from pathlib import Path
 import pytest
 
 from scripts.benchmark.arguments import read_plan
+from scripts.benchmark.stacks.launch import Model, to_flags
 from scripts.benchmark.stacks.rigs import RIGS
-from scripts.benchmark.stacks.stacks import Model, Stack, to_flags, to_variant
+from scripts.benchmark.stacks.stacks import Stack, to_variant
 
 
 def test_engine_options_become_flags():

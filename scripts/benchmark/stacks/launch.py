@@ -1,0 +1,50 @@
+"""What every stack is started from: a model, and the command of its process tree."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[3]
+KEY = "sk-benchmark"  # not secret: every stack listens on loopback, for minutes
+
+
+class StackError(Exception):
+    """A stack did not start, or a measurement failed; the message says why."""
+
+
+def find_home() -> Path:
+    """Return the folder of models, results and what the benchmark fetches."""
+    return Path(os.environ.get("TRIPTYCH_HOME") or ROOT / ".triptych").resolve()
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """What a stack serves."""
+
+    name: str
+    source: str
+    engine: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """How a process tree is started, and where it will listen."""
+
+    command: list[str]
+    cwd: Path
+    env: dict[str, str]
+    port: int
+    key: str = KEY
+
+
+def to_flags(engine: dict[str, Any]) -> list[str]:
+    """Convert engine options to flags of vLLM's command line."""
+    flags = []
+    for name, value in engine.items():
+        flag = name.replace("_", "-")
+        if value is True or value is False:
+            flags.append(f"--{flag}" if value else f"--no-{flag}")
+        else:
+            flags.append(f"--{flag}={value}")
+    return flags
