@@ -68,6 +68,8 @@ class Bench:
                 requests=self.plan.requests or self.plan.rig.requests(concurrency),
                 max_tokens=self.plan.max_tokens or self.plan.rig.max_tokens,
                 ignores_eos=running.pid is not None,
+                context_words=self.plan.rig.context_words,
+                shares_context=self.plan.rig.shares_context,
                 first_number=(number * 1000 + concurrency) * 100_000,
             )
             figures = measure(load, running.pid)

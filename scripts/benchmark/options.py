@@ -67,9 +67,10 @@ OPTIONS: dict[str, list[tuple[str, str, str, dict[str, Any]]]] = {
         ),
         (
             "rig",
-            "serving|requests|engine",
+            "NAME",
             "serving (default): two random layers, so that serving limits the rate; requests: "
             "the same, one token for each request, so that figures per token are per request; "
+            "prefill, prefill-cached: the same after 1,000 tokens, new or computed before; "
             "engine: the demo LLM, so that the engine does",
             {"default": "serving", "choices": RIGS},
         ),
@@ -114,7 +115,7 @@ OPTIONS: dict[str, list[tuple[str, str, str, dict[str, Any]]]] = {
         (
             "concurrency",
             "N,N",
-            "streams at once (default: 1,16,64,256; other rigs: 1,16,32,64)",
+            "streams at once (default: 1,16,64,256 or, for other rigs, less)",
             {},
         ),
         (
@@ -126,7 +127,7 @@ OPTIONS: dict[str, list[tuple[str, str, str, dict[str, Any]]]] = {
         (
             "max-tokens",
             "N",
-            "tokens of each response (default: 256; requests: 1; engine: 128)",
+            "tokens of each response (default: 256; engine rig: 128; other rigs: 1)",
             NUMBER,
         ),
         (

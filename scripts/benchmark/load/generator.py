@@ -29,6 +29,8 @@ from scripts.benchmark.report.round_statistics import percentile
 
 STREAM_TIMEOUT_S = 120  # a longer stream ends the measurement
 WARM_TOKENS = 16
+CONTEXT = "the sea was calm and the keeper of the light wrote down what he saw "
+"""Repeated, it makes long prompts; each word is one token."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,8 @@ class Load:
         True  # vLLM's extension; other servers refuse it, and their responses may be shorter
     )
     checks_text: bool = False  # the prompts are words that a fake engine repeats
+    context_words: int = 0  # precede each question: a long prompt
+    shares_context: bool = False  # so that an engine has it in its prefix cache
 
 
 class Connection(asyncio.Protocol):
@@ -141,7 +145,7 @@ class Generator:
         for _ in left:
             if self._is_aborted:
                 return
-            prompt = to_prompt(next(self._numbers), max_tokens, self._load.checks_text)
+            prompt = to_prompt(next(self._numbers), max_tokens, self._load)
             stream = Stream(prompt, self._load.checks_text)
             request = self._to_request(prompt, max_tokens)
             try:
@@ -184,11 +188,15 @@ class Generator:
         ).encode()
 
 
-def to_prompt(number: int, words: int, is_checked: bool) -> str:
-    """Make a prompt that shares no prefix with another; if checked, of `words` numbered words."""
-    if is_checked:
+def to_prompt(number: int, words: int, load: Load) -> str:
+    """Make a prompt that shares no more than the context; if checked, of `words` numbered words."""
+    if load.checks_text:
         return " ".join(f"{number}-{position}" for position in range(words))
-    return f"{number} is the number of this question. Tell me a story about a lighthouse."
+    question = f"{number} is the number of this question. Tell me a story about a lighthouse."
+    if not load.context_words:
+        return question
+    context = " ".join((CONTEXT * load.context_words).split()[: load.context_words])
+    return f"{context} {question}" if load.shares_context else f"{number} {context} {question}"
 
 
 def to_figures(load: Load, streams: list[Stream], wall_s: float, cpu_s: float) -> dict[str, Any]:

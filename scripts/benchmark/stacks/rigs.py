@@ -2,6 +2,7 @@
 
 serving   two random layers (tiny_llama.py): serving limits the rate
 requests  the same model, one token for each request: tokens are requests, and the cost is theirs
+prefill   the same with prompts of 1,000 tokens; prefill-cached: the engine has computed them before
 engine    the demo LLM: the engine limits the rate
 """
 
@@ -10,12 +11,13 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 MAKER = Path(__file__).with_name("tiny_llama.py")
 KV_CACHE_BYTES = 1 << 30
+CONTEXT_WORDS = 1000
 
 ENGINE: dict[str, Any] = {
     "max_model_len": 2048,
@@ -55,6 +57,8 @@ class Rig:
     most_per_worker: int
     enough_requests: int
     engine: dict[str, Any] = field(default_factory=lambda: dict(ENGINE))
+    context_words: int = 0
+    shares_context: bool = False
 
     def engine_here(self) -> dict[str, Any]:
         """Return the engine options with the number format that this hardware computes in.
@@ -93,8 +97,13 @@ def tiny_llama(home: Path) -> Path:
     return folder
 
 
+PREFILL = Rig(
+    "", "tiny-llama", tiny_llama, 1, (1, 16, 32), 100, 50, 800, context_words=CONTEXT_WORDS
+)
 RIGS = {
     "serving": Rig("serving", "tiny-llama", tiny_llama, 256, (1, 16, 64, 256), 24, 10, 256),
     "requests": Rig("requests", "tiny-llama", tiny_llama, 1, (1, 16, 32, 64), 300, 100, 2400),
+    "prefill": replace(PREFILL, name="prefill"),
+    "prefill-cached": replace(PREFILL, name="prefill-cached", shares_context=True),
     "engine": Rig("engine", "smollm2", demo_llm, 128, (1, 16, 32, 64), 10, 4, 64),
 }
