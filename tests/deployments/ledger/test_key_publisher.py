@@ -108,6 +108,7 @@ async def test_quotas_start_from_the_recorded_usage(
     await until(lambda: published)
     outcome = await accounts.reserve("s", "1", key.id, Amounts(tokens=1))
     task.cancel()
+    await asyncio.wait([task])  # before the database is closed: it has a connection of it
 
     assert isinstance(outcome, LimitExceeded)
     assert (outcome.limit_name, outcome.used) == ("day", 10)
@@ -132,6 +133,7 @@ async def test_quotas_are_set_again_where_the_store_may_lose_them(
             await accounts.settle("1", Amounts())
             await asyncio.sleep(0.01)
     task.cancel()
+    await asyncio.wait([task])  # before the database is closed: it has a connection of it
 
 
 async def test_unreadable_keys_are_published_as_none_until_they_are_read(
@@ -176,6 +178,7 @@ async def test_other_pepper_than_the_databases_publishes_no_keys(
     task = asyncio.create_task(publisher.run())
     await until(lambda: others)
     task.cancel()
+    await asyncio.wait([task])  # before the database is closed: it has a connection of it
 
     assert others[0] is None
     assert "TRIPTYCH_PEPPER" in caplog.text
