@@ -1,4 +1,4 @@
-"""Fifty clients use all models at once for a minute without errors or mixed-up results."""
+"""Fifty clients use all models at once for two minutes without errors or mixed-up results."""
 
 import asyncio
 import random
@@ -16,7 +16,7 @@ from tests.helpers.service import Service
 pytestmark = pytest.mark.e2e
 
 LLM, ENCODER, IMAGE_MODEL = "smollm2-135m-instruct", "all-minilm-l6-v2", "shapes"
-CLIENTS, DURATION_S = 50, 60
+CLIENTS, DURATION_S = 50, 120
 SEEDS = range(6)
 TEXTS = [f"Sentence number {number} is about {'the sea ' * (number % 7)}." for number in range(20)]
 COLOURS = ["red", "green", "blue"]
@@ -68,10 +68,10 @@ class Client:
         assert answer.choices[0].text.startswith(prompt)
 
 
-@pytest.mark.timeout(DURATION_S + 240)
+@pytest.mark.timeout(DURATION_S + 180)
 async def test_fifty_concurrent_clients_of_all_models_get_correct_results(service: Service):
     sdk = AsyncOpenAI(
-        base_url=f"{service.url}/v1", api_key=service.key, max_retries=0, timeout=2 * DURATION_S
+        base_url=f"{service.url}/v1", api_key=service.key, max_retries=0, timeout=DURATION_S
     )
     images = {seed: await draw(sdk, seed) for seed in SEEDS}
     vectors = {text: await embed(sdk, text) for text in TEXTS}
@@ -81,4 +81,4 @@ async def test_fifty_concurrent_clients_of_all_models_get_correct_results(servic
     done = sum((client.done for client in clients), Counter())
 
     print(done)
-    assert all(done[kind] >= CLIENTS // 2 for kind in ("image", "vector", "text"))
+    assert all(done[kind] >= CLIENTS for kind in ("image", "vector", "text"))
