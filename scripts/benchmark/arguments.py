@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from deployments.home import find_home
 from scripts.benchmark.options import PEERS, STACKS, positive, to_parser
-from scripts.benchmark.stacks.launch import find_home
 from scripts.benchmark.stacks.rigs import RIGS, Rig
 from scripts.benchmark.stacks.running import Running
 from scripts.benchmark.stacks.stacks import Stack, to_variant
@@ -44,7 +44,7 @@ def read_plan(arguments: list[str]) -> Plan:
 
 
 def to_plan(options: argparse.Namespace, command: str) -> Plan:
-    home = find_home()
+    home = find_home().resolve()
     env = dict(to_pair(text) for text in options.env)
     rig = RIGS[options.rig]
     kind = f"{options.streams}-streams" if options.streams else options.rig

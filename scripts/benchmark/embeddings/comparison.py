@@ -28,7 +28,7 @@ from scripts.benchmark.embeddings.load import Vectors
 from scripts.benchmark.embeddings.peers import PEERS, Setting, ours
 from scripts.benchmark.report.round_statistics import to_spread
 from scripts.benchmark.stacks.launch import StackError
-from scripts.benchmark.stacks.rigs import ENVIRONMENT
+from scripts.benchmark.stacks.rigs import ENVIRONMENT, find_dtype
 from scripts.benchmark.stacks.running import Interrupts
 from scripts.benchmark.stacks.stacks import OUR_ENVIRONMENT
 
@@ -171,12 +171,10 @@ def run_embeddings(
     out: Path, home: Path, rounds: int, peers: Sequence[str], interrupts: Interrupts
 ) -> int:
     """Measure, print the table and write it to files."""
-    from deployments.engines.hardware import pick_dtype
-
     inherited = {key: value for key, value in os.environ.items() if key not in OUR_ENVIRONMENT}
     setting = Setting(
         folder=home / "models" / "minilm",
-        dtype=str(pick_dtype("auto", "cpu")).removeprefix("torch."),
+        dtype=find_dtype("cpu"),
         env={**inherited, **ENVIRONMENT, "OMP_NUM_THREADS": str(os.cpu_count() or 1)},
         home=home,
         logs=out / "logs",

@@ -1,6 +1,5 @@
 """What every stack is started from: a model, and the command of its process tree."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,11 +10,6 @@ KEY = "sk-benchmark"  # not secret: every stack listens on loopback, for minutes
 
 class StackError(Exception):
     """A stack did not start, or a measurement failed; the message says why."""
-
-
-def find_home() -> Path:
-    """Return the folder of models, results and what the benchmark fetches."""
-    return Path(os.environ.get("TRIPTYCH_HOME") or ROOT / ".triptych").resolve()
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,11 +28,6 @@ ENGINE: dict[str, Any] = {
 }
 """Fields of vLLM's AsyncEngineArgs. Every stack runs the engine in its default processes."""
 
-DTYPES = """
-from deployments.engines.hardware import pick_device, pick_dtype
-print(str(pick_dtype("auto", pick_device("auto"))).removeprefix("torch."))
-"""
-
 ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",  # as Ray sets it; vLLM's worker counts its threads by itself
     "VLLM_CPU_KVCACHE_SPACE": "1",
@@ -63,17 +58,23 @@ class Rig:
     def engine_here(self) -> dict[str, Any]:
         """Return the engine options with the number format that this hardware computes in.
 
-        A CPU without bfloat16 emulates it at a sixth of the speed, and the engine is the limit.
+        A CPU that emulates bfloat16 is several times slower, and the engine is the limit.
         """
-        run = subprocess.run(
-            [sys.executable, "-c", DTYPES], check=True, stdout=subprocess.PIPE, text=True
-        )
-        return {"dtype": run.stdout.strip(), **self.engine}
+        from deployments.engines.hardware import pick_device
+
+        return {"dtype": find_dtype(pick_device("auto")), **self.engine}
 
     def requests(self, concurrency: int) -> int:
         """Return the requests of a measurement: 10 to 20 s on two cores, two or more per worker."""
         enough = min(self.most_per_worker * concurrency, self.enough_requests)
         return max(self.least_requests, enough, 2 * concurrency)
+
+
+def find_dtype(device: str) -> str:
+    """Return the name of the number format that a device computes in."""
+    from deployments.engines.hardware import pick_dtype  # it needs torch; --help does not
+
+    return str(pick_dtype("auto", device)).removeprefix("torch.")
 
 
 def demo_llm(home: Path) -> Path:

@@ -1,8 +1,8 @@
 """The compared stacks: how each is started.
 
     vllm       vLLM's own server, with its access log off
+    vllm-rs    the same with vLLM's Rust front-end
     triptych   this checkout (or another one), as scripts/serve starts it; its key has limits
-    vllm-rs    vLLM's Rust front-end
     ray-llm    ray.serve.llm with its default settings
 
 Each runs the rig's model with its engine options and environment, one stack at a time.
@@ -17,7 +17,8 @@ from typing import Any
 
 import yaml
 
-from scripts.benchmark.stacks.launch import KEY, ROOT, Launch, Model, find_home, to_flags
+from deployments.home import find_home
+from scripts.benchmark.stacks.launch import KEY, ROOT, Launch, Model, to_flags
 from scripts.benchmark.stacks.rigs import ENVIRONMENT
 from scripts.benchmark.stacks.rust_frontend import launch_rust_frontend
 
@@ -49,7 +50,7 @@ class Stack:
         if self.kind == "vllm":
             return launch_vllm(model, env, port)
         if self.kind == "vllm-rs":
-            return launch_rust_frontend(model, find_home(), env, port)
+            return launch_rust_frontend(model, find_home().resolve(), env, port)
         if self.kind == "ray-llm":
             return _launch_ray_llm(model, home, env, port)
         env |= {"TRIPTYCH_HOME": str(home), "TRIPTYCH_API_KEYS": KEY, "RAY_AUTH_MODE": "token"}
