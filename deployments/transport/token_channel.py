@@ -14,45 +14,21 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Generic, TypeVar
 
 import msgspec
 import zmq
-from zmq.utils.monitor import parse_monitor_message
 
 from api.errors import ReplicaLostError
 from api.ports.stream import Extra, FinishReason, ImageProgress, TextDelta
+from deployments.transport.peers import DEFAULT_SETTINGS, LOOPBACK, ChannelSettings, Peer, Peers
 from deployments.transport.zmq_reader import ZmqReader
 
 logger = logging.getLogger(__name__)
 
-LOOPBACK = "127.0.0.1"
-
 _STREAM_ID_BYTES = 16
-
-
-@dataclass(frozen=True, slots=True)
-class ChannelSettings:
-    """Limits and timeouts of both ends; tests shorten them."""
-
-    high_water_messages: int = 10_000
-    """Messages that a socket queues before the peer counts as too slow."""
-    max_message_bytes: int = 16 * 1024 * 1024
-    """The receiver disconnects a peer that sends a larger message."""
-    coalesce_deltas: int = 32
-    """From this many waiting deltas on, a reader gets them merged by choice."""
-    connect_timeout_s: float = 2.0
-    heartbeat_ms: int = 300
-    heartbeat_timeout_ms: int = 1000
-    """A peer whose machine died is noticed within the sum of the two; a dead process at once."""
-    linger_ms: int = 1000
-    """How long shutting down waits for messages that are not sent yet."""
-
-
-_DEFAULTS = ChannelSettings()
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,14 +64,15 @@ StreamDelta = TextDelta | ImageProgress
 """What streams: language models send the first, image models the second."""
 
 
-_encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(list[_Item])
 
 
 class StreamReader:
     """The deltas of one request that have arrived and are not drained yet."""
 
-    def __init__(self, reply_to: ReplyTo, coalesce_deltas: int = _DEFAULTS.coalesce_deltas) -> None:
+    def __init__(
+        self, reply_to: ReplyTo, coalesce_deltas: int = DEFAULT_SETTINGS.coalesce_deltas
+    ) -> None:
         """Start empty; see `ChannelSettings.coalesce_deltas`."""
         self.reply_to = reply_to
         self.received = 0
@@ -149,7 +126,7 @@ def _merge(deltas: list[StreamDelta]) -> list[StreamDelta]:
 class Receiver:
     """The ingress replica's end: one PULL socket, and one reader per open stream."""
 
-    def __init__(self, host: str = LOOPBACK, settings: ChannelSettings = _DEFAULTS) -> None:
+    def __init__(self, host: str = LOOPBACK, settings: ChannelSettings = DEFAULT_SETTINGS) -> None:
         """Listen at a free port of `host`, on the running event loop."""
         self._settings = settings
         self._context = zmq.Context()
@@ -209,11 +186,9 @@ class Receiver:
 class Sender:
     """The engine replica's end: one PUSH socket per ingress replica."""
 
-    def __init__(self, settings: ChannelSettings = _DEFAULTS) -> None:
+    def __init__(self, settings: ChannelSettings = DEFAULT_SETTINGS) -> None:
         """Start without sockets: each is opened with the first stream to its ingress replica."""
-        self._settings = settings
-        self._context = zmq.Context()
-        self._peers: dict[str, _Peer] = {}
+        self._peers = Peers("an ingress replica", settings)
 
     @property
     def peers(self) -> int:
@@ -223,24 +198,15 @@ class Sender:
     @property
     def writers(self) -> int:
         """Number of open streams."""
-        return sum(len(peer.writers) for peer in self._peers.values())
+        return self._peers.users
 
     def open(self, reply_to: ReplyTo) -> "StreamWriter":
         """Open a writer for the deltas of one request."""
-        peer = self._peers.get(reply_to.address)
-        if peer is None:
-            peer = _Peer(self._context, reply_to.address, self._forget, self._settings)
-            self._peers[reply_to.address] = peer
-        return StreamWriter(peer, reply_to.stream_id)
+        return StreamWriter(self._peers.get(reply_to.address), reply_to.stream_id)
 
     def shut_down(self) -> None:
         """Close all sockets; blocks up to `linger_ms` while pending messages are sent."""
-        for peer in list(self._peers.values()):
-            peer.close(self._settings.linger_ms)
-        self._context.term()
-
-    def _forget(self, peer: "_Peer") -> None:
-        del self._peers[peer.address]
+        self._peers.shut_down()
 
 
 class StreamWriter:
@@ -250,7 +216,7 @@ class StreamWriter:
     ReplicaLostError.
     """
 
-    def __init__(self, peer: "_Peer", stream_id: bytes) -> None:
+    def __init__(self, peer: Peer, stream_id: bytes) -> None:
         """Send to `peer` under `stream_id`."""
         self._peer = peer
         self._stream_id = stream_id
@@ -266,18 +232,17 @@ class StreamWriter:
         item = _TextItem(
             self._stream_id, self.sent, delta.index, delta.text, delta.finish_reason, delta.extra
         )
-        self._post(item)
+        self._peer.post(item)
+        self._count()
         if delta.finish_reason is not None and self.finish_reason is None:
             self.finish_reason = delta.finish_reason
 
     def send_unbatched(self, progress: ImageProgress) -> None:
         """Send in a message of its own: previews are large, and messages have a size limit."""
-        self._peer.flush()
-        self._post(_ImageItem(self._stream_id, self.sent, progress))
-        self._peer.flush()
+        self._peer.post_unbatched(_ImageItem(self._stream_id, self.sent, progress))
+        self._count()
 
-    def _post(self, item: _Item) -> None:
-        self._peer.post(item)
+    def _count(self) -> None:
         if not self.sent:
             self.first_s = time.monotonic()
         self.sent += 1
@@ -293,7 +258,7 @@ class StreamWriter:
         assert task is not None, "a stream is written by a task"
         self._task = task
         self._cancellations_before = task.cancelling()
-        self._peer.writers.add(self)
+        self._peer.users.add(self)
         return self
 
     def __exit__(
@@ -303,76 +268,12 @@ class StreamWriter:
         traceback: TracebackType | None,
     ) -> None:
         """Turn the cancellation by `abort` into ReplicaLostError, as `asyncio.timeout` does."""
-        self._peer.writers.discard(self)
+        self._peer.users.discard(self)
         if not self._is_lost:
             return
         is_only_ours = self._task.uncancel() <= self._cancellations_before
         if is_only_ours and kind in (asyncio.CancelledError, None):
             raise ReplicaLostError("The stream was lost because its reader is gone.") from error
-
-
-class _Peer:
-    """One ingress replica: its socket, the items of this tick, and its open streams."""
-
-    def __init__(
-        self,
-        context: "zmq.Context[zmq.Socket[bytes]]",
-        address: str,
-        on_close: Callable[["_Peer"], None],
-        settings: ChannelSettings,
-    ) -> None:
-        self.address = address
-        self.writers: set[StreamWriter] = set()
-        self._on_close = on_close
-        self._items: list[_Item] = []
-        self._loop = asyncio.get_running_loop()
-        self._socket = context.socket(zmq.PUSH)
-        self._socket.setsockopt(zmq.SNDHWM, settings.high_water_messages)
-        self._socket.setsockopt(zmq.HEARTBEAT_IVL, settings.heartbeat_ms)
-        self._socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, settings.heartbeat_timeout_ms)
-        events = zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED
-        self._monitor = ZmqReader(self._socket.get_monitor_socket(events), self._on_event)
-        self._socket.connect(address)
-        self._connect_timer = self._loop.call_later(
-            settings.connect_timeout_s, self._abort, "does not answer"
-        )
-
-    def post(self, item: _Item) -> None:
-        if not self._items:
-            self._loop.call_soon(self.flush)
-        self._items.append(item)
-
-    def close(self, linger_ms: int = 0) -> None:
-        self._on_close(self)
-        self._connect_timer.cancel()
-        # Before the monitor is closed: ZeroMQ's thread reports events while holding a lock that
-        # `disable_monitor` needs, and would wait forever for a closed monitor to read them.
-        self._socket.disable_monitor()
-        self._monitor.close()
-        self._socket.close(linger_ms)
-
-    def flush(self) -> None:
-        items, self._items = self._items, []  # first, so that an error here spares the next tick
-        if self._socket.closed or not items:
-            return  # the peer was lost and its writers aborted, or the items are sent already
-        try:
-            self._socket.send(_encoder.encode(items), zmq.DONTWAIT)
-        except zmq.Again:
-            self._abort("has not read for too long")
-
-    def _on_event(self, frames: list[bytes]) -> None:
-        if parse_monitor_message(frames)["event"] == zmq.EVENT_DISCONNECTED:
-            self._abort("is gone")
-        else:
-            self._connect_timer.cancel()
-
-    def _abort(self, reason: str) -> None:
-        """Close the connection and abort its streams; a later stream connects again."""
-        log = logger.warning if self.writers else logger.debug
-        log("an ingress replica %s; aborting %d streams", reason, len(self.writers))
-        self.close()
-        for writer in list(self.writers):
-            writer.abort()
 
 
 Result = TypeVar("Result")

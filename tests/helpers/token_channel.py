@@ -11,8 +11,8 @@ import msgspec
 import zmq
 
 from api.ports.stream import TextDelta
+from deployments.transport.peers import ChannelSettings
 from deployments.transport.token_channel import (
-    ChannelSettings,
     StreamDelta,
     StreamReader,
     StreamWriter,

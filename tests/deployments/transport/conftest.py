@@ -2,7 +2,8 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from deployments.transport.token_channel import ChannelSettings, Receiver, Sender
+from deployments.transport.peers import ChannelSettings
+from deployments.transport.token_channel import Receiver, Sender
 from tests.helpers.token_channel import UNMERGED, Tap
 
 

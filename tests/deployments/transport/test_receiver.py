@@ -8,7 +8,8 @@ import zmq
 
 from api.errors import ReplicaLostError
 from api.ports.stream import TextDelta
-from deployments.transport.token_channel import ChannelSettings, Receiver, ReplyTo, Sender
+from deployments.transport.peers import ChannelSettings
+from deployments.transport.token_channel import Receiver, ReplyTo, Sender
 from tests.helpers.token_channel import TIMEOUT_S, collect, count_turns_until, send_until_lost
 
 ID = b"1" * 16

@@ -6,7 +6,8 @@ import pytest
 
 from api.errors import ReplicaLostError
 from api.ports.stream import ImageProgress, TextDelta
-from deployments.transport.token_channel import ChannelSettings, Receiver, ReplyTo, Sender
+from deployments.transport.peers import ChannelSettings
+from deployments.transport.token_channel import Receiver, ReplyTo, Sender
 from tests.helpers.token_channel import (
     NO_LISTENER,
     TIMEOUT_S,
