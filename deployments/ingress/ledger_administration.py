@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from api.errors import EngineError, RouteNotFoundError, UnavailableError
 from api.ports.administration import NewSecret, UsageQuery, UsageRow
 from api.ports.tenancy import Key
-from deployments.ingress.handles import call
+from deployments.ingress.replica_calls import call
 
 if TYPE_CHECKING:
     from ray.serve.handle import DeploymentHandle

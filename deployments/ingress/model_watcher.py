@@ -1,4 +1,4 @@
-"""Keeps one ingress replica up to date with Serve: the models, their handles, and the ledger's."""
+"""Keeps one ingress replica up to date with Serve: models, leases and the ledger's handle."""
 
 import asyncio
 import logging
@@ -17,9 +17,12 @@ from deployments.discovery import (
     find_nodes,
     to_models,
 )
-from deployments.ingress.handles import DiffusionHandle, EmbeddingHandle, LlmHandle, call
+from deployments.ingress.handles import DiffusionHandle, EmbeddingHandle, LlmHandle
+from deployments.ingress.leases import LeasePool
 from deployments.ingress.model_capabilities import ModelCapabilities
+from deployments.ingress.replica_calls import call
 from deployments.ingress.text_options import to_text_options
+from deployments.transport.request_channel import RequestSender
 from deployments.transport.token_channel import Receiver
 
 if TYPE_CHECKING:
@@ -47,18 +50,22 @@ class Cluster(Protocol):
 class ModelWatcher:
     """Swaps a new registry in with every refresh, and holds what must outlive a registry."""
 
-    def __init__(self, models: Models, receiver: Receiver, cluster: Cluster) -> None:
+    def __init__(
+        self, models: Models, receiver: Receiver, sender: RequestSender, cluster: Cluster
+    ) -> None:
         """Start with no models known.
 
         Args:
             models: where new registries are swapped in.
-            receiver: gets the tokens of all streaming models.
+            receiver: gets the deltas and results of all models.
+            sender: sends the further requests of leases.
             cluster: Ray, as seen from this replica.
         """
         self._models = models
         self._receiver = receiver
+        self._sender = sender
         self._cluster = cluster
-        self._backends: dict[tuple[str, ModelKind], Backend] = {}
+        self._backends: dict[tuple[str, ModelKind], tuple[LeasePool, Backend]] = {}
         self._capabilities = ModelCapabilities(self._fetch_capabilities)
         self._is_on_loopback_only = True
         self.ledger: DeploymentHandle[Any] | None = None
@@ -83,6 +90,13 @@ class ModelWatcher:
     def shut_down(self) -> None:
         """Stop waiting for models that have not reported their capabilities."""
         self._capabilities.shut_down()
+        for pool, _ in self._backends.values():
+            pool.shut_down()
+
+    @property
+    def idle_leases(self) -> int:
+        """Number of open calls of replicas that serve no request at the moment."""
+        return sum(len(pool) for pool, _ in self._backends.values())
 
     def _update_ledger(self, application: str | None) -> None:
         self.has_ledger = application is not None
@@ -123,18 +137,9 @@ class ModelWatcher:
         """Return the model's backend, made once: each handle has its own router and metrics."""
         key = (model.application, model.kind)
         if key not in self._backends:
-            self._backends[key] = self._to_backend(model)
-        return self._backends[key]
-
-    def _to_backend(self, model: DiscoveredModel) -> Backend:
-        handle = self._get_handle(model)
-        match model.kind:
-            case "llm":
-                return LlmHandle(handle, self._receiver)
-            case "embedding":
-                return EmbeddingHandle(handle)
-            case "diffusion":
-                return DiffusionHandle(handle, self._receiver)
+            pool = LeasePool(self._get_handle(model), self._receiver, self._sender)
+            self._backends[key] = pool, _to_backend(model.kind, pool)
+        return self._backends[key][1]
 
     def _get_handle(self, model: DiscoveredModel) -> "DeploymentHandle[Any]":
         return self._cluster.get_handle(DEPLOYMENTS[model.kind], model.application)
@@ -142,3 +147,13 @@ class ModelWatcher:
     async def _fetch_capabilities(self, model: DiscoveredModel) -> Mapping[str, Any]:
         capabilities: Mapping[str, Any] = await call(self._get_handle(model).capabilities)
         return capabilities
+
+
+def _to_backend(kind: ModelKind, pool: LeasePool) -> Backend:
+    match kind:
+        case "llm":
+            return LlmHandle(pool)
+        case "embedding":
+            return EmbeddingHandle(pool)
+        case "diffusion":
+            return DiffusionHandle(pool)

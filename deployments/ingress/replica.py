@@ -28,6 +28,7 @@ from deployments.ledger.address import find_ledger
 from deployments.ledger.client import LedgerClient
 from deployments.ledger.pepper import load_pepper, to_cache_salt
 from deployments.observability.logs import configure_logs
+from deployments.transport.request_channel import RequestSender
 from deployments.transport.token_channel import Receiver
 
 logger = logging.getLogger(__name__)
@@ -53,6 +54,7 @@ class IngressReplica:
         self._image_store = ImageFolder(args.image_store) if args.image_store else None
         self._models = Models()
         self._receiver: Receiver
+        self._sender: RequestSender
         self._watcher: ModelWatcher
         self._ledger: LedgerClient
 
@@ -83,8 +85,8 @@ class IngressReplica:
 
     @asynccontextmanager
     async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
-        self._receiver = Receiver()
-        self._watcher = ModelWatcher(self._models, self._receiver, RayCluster())
+        self._receiver, self._sender = Receiver(), RequestSender()
+        self._watcher = ModelWatcher(self._models, self._receiver, self._sender, RayCluster())
         self._ledger = LedgerClient(find_ledger, self._keys.update if self._keys else None)
         if self._keys:
             self._ledger.on_disconnect = self._keys.mark_stale
@@ -106,6 +108,7 @@ class IngressReplica:
                 task.cancel()
             self._watcher.shut_down()
             self._ledger.shut_down()
+            self._sender.shut_down()
             self._receiver.shut_down()
             if self._prompt_log:
                 self._prompt_log.shut_down()
@@ -130,10 +133,12 @@ class IngressReplica:
                 self._ledger.audit("auth_failures", count=failures, seconds=_AUDIT_INTERVAL_S)
 
     async def stats(self) -> dict[str, int]:
-        """Counts of what is open; all but `pid`, `dropped` and `tasks` are 0 at rest."""
+        """Counts of what is open; all but `pid`, `dropped`, `sockets`, `tasks` are 0 at rest."""
         return {
             "pid": os.getpid(),
             "streams": len(self._receiver),
+            "leases": self._watcher.idle_leases,
+            "sockets": self._sender.peers,
             "dropped": self._receiver.dropped,
             "tasks": len(asyncio.all_tasks()),
             **self._ledger.stats(),

@@ -1,4 +1,4 @@
-"""Replica of an image model: Ray's lifecycle around an engine, and the stream of its progress."""
+"""Replica of an image model: Ray's lifecycle around an engine."""
 
 import asyncio
 import os
@@ -20,8 +20,9 @@ from deployments.ledger.client import LedgerClient
 from deployments.models.accounting import RequestAccounting
 from deployments.models.engine_loading import load_engine
 from deployments.models.fair_queue import FairQueue
+from deployments.models.leases import Leases
 from deployments.models.pending_steps import PendingSteps
-from deployments.transport.token_channel import ReplyTo, Sender, StreamEnd
+from deployments.transport.token_channel import ReplyTo, StreamEnd, StreamWriter
 
 
 class DiffusionReplica:
@@ -32,26 +33,42 @@ class DiffusionReplica:
     ) -> None:
         """Load the model."""
         self._engine = load_engine(args, partial(_build_engine, args))
-        self._sender = Sender()
+        self._leases = Leases(
+            {"generate": (ImageRequest, self._generate), "stream": (ImageRequest, self._stream)}
+        )
         self._steps = PendingSteps(args.engine)
         queue = FairQueue(self._engine.capacity, args.max_waiting)
         self._accounting = RequestAccounting(args.id, "diffusion", queue, LedgerClient(find_ledger))
 
-    async def generate(self, request: ImageRequest) -> Images:
-        """Generate all images; cancelling the call stops at the next step."""
+    async def lease(
+        self, lease_id: bytes, method: str, request: ImageRequest, reply_to: ReplyTo
+    ) -> StreamEnd[Any] | None:
+        """Answer requests of one ingress replica; see `Leases.serve`.
+
+        Cancelling the call stops the generation at the next step.
+
+        Args:
+            lease_id: secret of the lease.
+            method: of the first request: `generate` or `stream`.
+            request: the first request.
+            reply_to: where its progress and result go.
+        """
+        return await self._leases.serve(lease_id, method, request, reply_to)
+
+    async def _generate(self, request: ImageRequest, writer: StreamWriter) -> Images:
+        """Generate all images."""
         async with self._accounting.track(request.request_id, request.context) as progress:
-            with self._steps.counting(request, progress):
+            with writer, self._steps.counting(request, progress):
                 return await self._engine.generate(request, progress)
 
-    async def stream(self, request: ImageRequest, reply_to: ReplyTo) -> StreamEnd[Images]:
-        """Generate all images, and stream the progress of every step to `reply_to`."""
+    async def _stream(self, request: ImageRequest, writer: StreamWriter) -> Images:
+        """Generate all images, and send the progress of every step."""
         async with self._accounting.track(request.request_id, request.context) as progress:
-            with self._sender.open(reply_to) as writer, self._steps.counting(request, progress):
+            with writer, self._steps.counting(request, progress):
                 try:
-                    images = await self._engine.generate(request, progress, writer.send_unbatched)
+                    return await self._engine.generate(request, progress, writer.send_unbatched)
                 finally:
                     progress.first_s = writer.first_s
-            return StreamEnd(images, writer.sent)
 
     async def capabilities(self) -> Mapping[str, Any]:
         """The model's capabilities, as listed in `/v1/models`."""
@@ -65,8 +82,7 @@ class DiffusionReplica:
         """Counts of open requests; all but `pid`, `sockets` and `tasks` are 0 at rest."""
         return {
             "pid": os.getpid(),
-            "streams": self._sender.writers,
-            "sockets": self._sender.peers,
+            **self._leases.stats(),
             "steps": self._steps.total,
             **self._accounting.stats(),
             "tasks": len(asyncio.all_tasks()),
@@ -79,7 +95,7 @@ class DiffusionReplica:
     def __del__(self) -> None:
         """End the engine's thread with the replica; its constructor may have failed half-way."""
         if hasattr(self, "_accounting"):
-            self._sender.shut_down()
+            self._leases.shut_down()
             self._engine.shut_down()
             self._accounting.shut_down()
 

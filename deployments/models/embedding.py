@@ -19,6 +19,8 @@ from deployments.ledger.client import LedgerClient
 from deployments.models.accounting import RequestAccounting
 from deployments.models.engine_loading import load_engine
 from deployments.models.fair_queue import FairQueue
+from deployments.models.leases import Leases
+from deployments.transport.token_channel import ReplyTo, StreamEnd, StreamWriter
 
 
 class EmbeddingReplica:
@@ -29,26 +31,50 @@ class EmbeddingReplica:
     ) -> None:
         """Load the model."""
         self._engine = load_engine(args, partial(_build_engine, args))
+        self._leases = Leases(
+            {"embed": (EmbeddingRequest, self._embed), "score": (ScoreRequest, self._score)}
+        )
         queue = FairQueue(self._engine.capacity, args.max_waiting)
         self._accounting = RequestAccounting(args.id, "embedding", queue, LedgerClient(find_ledger))
 
-    async def embed(self, request: EmbeddingRequest) -> Embeddings:
-        """Embed all inputs; cancelling the call stops the computation."""
-        async with self._accounting.track(request.request_id, request.context) as progress:
-            return await self._engine.embed(request, progress)
+    async def lease(
+        self,
+        lease_id: bytes,
+        method: str,
+        request: EmbeddingRequest | ScoreRequest,
+        reply_to: ReplyTo,
+    ) -> StreamEnd[Any] | None:
+        """Answer requests of one ingress replica; see `Leases.serve`.
 
-    async def score(self, request: ScoreRequest) -> Scores:
-        """Score all pairs; cancelling the call stops the computation."""
+        Cancelling the call stops the computation.
+
+        Args:
+            lease_id: secret of the lease.
+            method: of the first request: `embed` or `score`.
+            request: the first request.
+            reply_to: where its result goes.
+        """
+        return await self._leases.serve(lease_id, method, request, reply_to)
+
+    async def _embed(self, request: EmbeddingRequest, writer: StreamWriter) -> Embeddings:
+        """Embed all inputs."""
         async with self._accounting.track(request.request_id, request.context) as progress:
-            return await self._engine.score(request, progress)
+            with writer:
+                return await self._engine.embed(request, progress)
+
+    async def _score(self, request: ScoreRequest, writer: StreamWriter) -> Scores:
+        """Score all pairs."""
+        async with self._accounting.track(request.request_id, request.context) as progress:
+            with writer:
+                return await self._engine.score(request, progress)
 
     async def capabilities(self) -> Mapping[str, Any]:
         """The model's capabilities, as listed in `/v1/models`."""
         return self._engine.capabilities
 
     async def stats(self) -> dict[str, int]:
-        """Counts of open requests; all but `pid` are 0 at rest."""
-        return {"pid": os.getpid(), **self._accounting.stats()}
+        """Counts of open requests; all but `pid` and `sockets` are 0 at rest."""
+        return {"pid": os.getpid(), **self._leases.stats(), **self._accounting.stats()}
 
     async def check_health(self) -> None:
         """Raise if the engine does not work; Serve then replaces the replica."""
@@ -57,6 +83,7 @@ class EmbeddingReplica:
     def __del__(self) -> None:
         """End the engine's thread with the replica; its constructor may have failed half-way."""
         if hasattr(self, "_accounting"):
+            self._leases.shut_down()
             self._engine.shut_down()
             self._accounting.shut_down()
 

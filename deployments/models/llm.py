@@ -1,4 +1,4 @@
-"""Replica of an LLM: Ray's lifecycle around an engine, and the sending end of the token channel."""
+"""Replica of an LLM: Ray's lifecycle around an engine."""
 
 import asyncio
 import os
@@ -21,8 +21,9 @@ from deployments.ledger.client import LedgerClient
 from deployments.models.accounting import AccountedRequest, RequestAccounting
 from deployments.models.engine_loading import load_engine
 from deployments.models.fair_queue import FairQueue
+from deployments.models.leases import Leases
 from deployments.models.lora_adapters import Adapters
-from deployments.transport.token_channel import ReplyTo, Sender, StreamEnd
+from deployments.transport.token_channel import ReplyTo, StreamEnd, StreamWriter
 
 _MAX_LORAS = 4
 """Adapters in one batch unless the configuration sets it; vLLM's default is 1."""
@@ -36,23 +37,41 @@ class LlmReplica:
     ) -> None:
         """Load the model. Must run on the event loop: vLLM binds to the one that is running."""
         self._engine = load_engine(args, partial(_build_engine, args))
-        self._sender = Sender()
+        self._leases = Leases(
+            {"complete": (Generation, self._complete), "stream": (Generation, self._stream)}
+        )
         queue = FairQueue(self._engine.capacity, args.max_waiting)
         self._accounting = RequestAccounting(args.id, "llm", queue, LedgerClient(find_ledger))
         self._get_adapter = _to_getter(Adapters(args, self._engine.load_adapter), args)
 
-    async def complete(self, generation: Generation) -> Completion:
-        """Generate the whole completion; cancelling the call aborts it."""
+    async def lease(
+        self, lease_id: bytes, method: str, request: Generation, reply_to: ReplyTo
+    ) -> StreamEnd[Any] | None:
+        """Answer requests of one ingress replica; see `Leases.serve`.
+
+        Cancelling the call aborts the request that is running.
+
+        Args:
+            lease_id: secret of the lease.
+            method: of the first request: `complete` or `stream`.
+            request: the first request.
+            reply_to: where its deltas and result go.
+        """
+        return await self._leases.serve(lease_id, method, request, reply_to)
+
+    async def _complete(self, generation: Generation, writer: StreamWriter) -> Completion:
+        """Generate the whole completion."""
         async with self._track(generation) as request:
-            adapter = await self._find_adapter(generation)
-            completion = await self._engine.generate(generation, None, adapter, request)
+            with writer:
+                adapter = await self._find_adapter(generation)
+                completion = await self._engine.generate(generation, None, adapter, request)
             request.finish_reason = completion.choices[0].finish_reason
             return completion
 
-    async def stream(self, generation: Generation, reply_to: ReplyTo) -> StreamEnd[Completion]:
-        """Stream deltas to `reply_to`; the call returns after the last one is sent."""
+    async def _stream(self, generation: Generation, writer: StreamWriter) -> Completion:
+        """Send the completion in deltas."""
         async with self._track(generation) as request:
-            with self._sender.open(reply_to) as writer:
+            with writer:
                 try:
                     adapter = await self._find_adapter(generation)
                     completion = await self._engine.generate(
@@ -60,8 +79,8 @@ class LlmReplica:
                     )
                 finally:
                     request.first_s = writer.first_s
-                request.finish_reason = writer.finish_reason
-            return StreamEnd(completion, writer.sent)
+            request.finish_reason = writer.finish_reason
+            return completion
 
     def _track(self, generation: Generation) -> AbstractAsyncContextManager[AccountedRequest]:
         return self._accounting.track(generation.request_id, generation.context, generation.adapter)
@@ -76,13 +95,12 @@ class LlmReplica:
     async def stats(self) -> dict[str, int]:
         """Counts of open requests and streams; all but `pid`, `sockets` and `tasks` are 0 at rest.
 
-        `sockets` counts those of the token channel: one per ingress replica with streams so far.
+        `leases` are idle ones; `sockets` are those of the token channel, one per ingress replica.
         """
         return {
             "pid": os.getpid(),
             "requests": self._engine.unfinished_requests,
-            "streams": self._sender.writers,
-            "sockets": self._sender.peers,
+            **self._leases.stats(),
             **self._accounting.stats(),
             "tasks": len(asyncio.all_tasks()),
         }
@@ -93,8 +111,8 @@ class LlmReplica:
 
     def __del__(self) -> None:
         """End the engine's processes with the replica; its constructor may have failed half-way."""
-        if hasattr(self, "_sender"):
-            self._sender.shut_down()
+        if hasattr(self, "_leases"):
+            self._leases.shut_down()
             self._engine.shut_down()
         if hasattr(self, "_accounting"):
             self._accounting.shut_down()

@@ -34,6 +34,7 @@ class ChannelSettings:
     """From this many waiting deltas on, a reader gets them merged by choice."""
     connect_timeout_s: float = 2.0
     heartbeat_ms: int = 300
+    """0 sends none."""
     heartbeat_timeout_ms: int = 1000
     """A peer whose machine died is noticed within the sum of the two; a dead process at once."""
     linger_ms: int = 1000

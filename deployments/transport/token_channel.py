@@ -4,8 +4,9 @@ Each ingress replica binds one PULL socket. Each engine replica keeps one PUSH s
 replica, and sends it one message per event-loop tick with the deltas of all its requests. The cost
 per engine step is thus constant, while a Serve stream costs several hundred microseconds per item.
 
-The streaming call itself is an ordinary Serve call, whose result says how many deltas were sent.
-Each delta carries the stream's id, 128 random bits, and a number that counts from 0. Deltas with an
+The request itself comes by a lease, a Serve call that serves one request after the other. Its
+result is the stream's last item, or that of the call, and says how many deltas were sent. Each
+delta carries the stream's id, 128 random bits, and a number that counts from 0. Deltas with an
 unknown id are dropped and counted; a gap in the numbers breaks the stream. The connection to an
 ingress replica that is dead, frozen or too slow is closed, and its requests are cancelled.
 """
@@ -29,6 +30,9 @@ from deployments.transport.zmq_reader import ZmqReader
 logger = logging.getLogger(__name__)
 
 _STREAM_ID_BYTES = 16
+
+
+_UNBATCHED_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,13 +62,33 @@ class _ImageItem(msgspec.Struct, array_like=True, gc=False, tag=1):
     progress: ImageProgress
 
 
-_Item = _TextItem | _ImageItem
+class _EndItem(msgspec.Struct, array_like=True, gc=False, tag=2):
+    """The result of one request on the wire; `deltas_sent` were sent before it."""
+
+    stream_id: bytes
+    deltas_sent: int
+    result: bytes
+    inbox: str
+
+
+_Item = _TextItem | _ImageItem | _EndItem
 
 StreamDelta = TextDelta | ImageProgress
 """What streams: language models send the first, image models the second."""
 
 
 _decoder = msgspec.msgpack.Decoder(list[_Item])
+
+
+@dataclass(frozen=True, slots=True)
+class LeasedResult:
+    """The result of a request of a lease, which comes over the channel after its deltas."""
+
+    deltas_sent: int
+    result: bytes
+    """As MessagePack."""
+    inbox: str
+    """Address for the lease's next request."""
 
 
 class StreamReader:
@@ -80,6 +104,8 @@ class StreamReader:
         self._coalesce_deltas = coalesce_deltas
         self._deltas: list[StreamDelta] = []
         self._waiter: asyncio.Future[None] | None = None
+        self.end: LeasedResult | None = None
+        """The result, once it has arrived over the channel."""
 
     def put(self, number: int, delta: StreamDelta) -> None:
         """Add a delta; a number out of order means that deltas were lost."""
@@ -102,7 +128,7 @@ class StreamReader:
 
     async def wait(self) -> None:
         """Wait until there are deltas to drain, or for `notify`. Only one task may wait."""
-        if self._deltas:
+        if self._deltas or self.end is not None:
             return
         self._waiter = asyncio.get_running_loop().create_future()
         try:
@@ -178,6 +204,10 @@ class Receiver:
             delta: StreamDelta
             if isinstance(item, _TextItem):  # not in a function: this runs for every token
                 delta = TextDelta(item.index, item.text, item.finish_reason, item.extra)
+            elif isinstance(item, _EndItem):
+                reader.end = LeasedResult(item.deltas_sent, item.result, item.inbox)
+                reader.notify()
+                continue
             else:
                 delta = item.progress
             reader.put(item.number, delta)
@@ -213,7 +243,7 @@ class StreamWriter:
     """Sends one request's deltas, within the `with` block that produces them.
 
     When the ingress replica is lost, the block's task is cancelled, and the block raises
-    ReplicaLostError.
+    ReplicaLostError. The block may be entered again.
     """
 
     def __init__(self, peer: Peer, stream_id: bytes) -> None:
@@ -242,6 +272,14 @@ class StreamWriter:
         self._peer.post_unbatched(_ImageItem(self._stream_id, self.sent, progress))
         self._count()
 
+    def send_end(self, result: bytes, inbox: str) -> None:
+        """Send the request's result after its deltas; see `LeasedResult`."""
+        item = _EndItem(self._stream_id, self.sent, result, inbox)
+        if len(result) > _UNBATCHED_BYTES:
+            self._peer.post_unbatched(item)
+        else:
+            self._peer.post(item)
+
     def _count(self) -> None:
         if not self.sent:
             self.first_s = time.monotonic()
@@ -253,7 +291,13 @@ class StreamWriter:
         self._task.cancel()
 
     def __enter__(self) -> "StreamWriter":
-        """Bind the writer to the current task."""
+        """Bind the writer to the current task.
+
+        Raises:
+            ReplicaLostError: the ingress replica is lost already.
+        """
+        if self._peer.is_closed:
+            raise ReplicaLostError("The stream was lost because its reader is gone.")
         task = asyncio.current_task()
         assert task is not None, "a stream is written by a task"
         self._task = task

@@ -1,7 +1,7 @@
 """Deployment handles without Ray, for tests of the ingress."""
 
 import asyncio
-from collections.abc import Generator
+from collections.abc import Callable, Coroutine, Generator
 from typing import Any
 
 
@@ -27,15 +27,15 @@ class FakeMethod:
         self.responses: list[FakeResponse] = []
         self.called = asyncio.Event()
         self.preferred: str | None = None
-        self._error = error
+        self.error = error
 
     def options(self, *, multiplexed_model_id: str) -> "FakeMethod":
         self.preferred = multiplexed_model_id
         return self
 
     def remote(self, *args: Any) -> FakeResponse:
-        if self._error is not None:
-            raise self._error
+        if self.error is not None:
+            raise self.error
         self.calls.append(args)
         self.responses.append(FakeResponse())
         self.called.set()
@@ -43,11 +43,38 @@ class FakeMethod:
 
 
 class FakeHandle:
-    """A `DeploymentHandle` with the methods of all our replicas."""
+    """A `DeploymentHandle` of any of our replicas."""
 
-    def __init__(self, error: Exception | None = None) -> None:
-        self.complete = FakeMethod(error)
-        self.stream = FakeMethod(error)
-        self.embed = FakeMethod(error)
-        self.score = FakeMethod(error)
-        self.generate = FakeMethod(error)
+    def __init__(self, lease: FakeMethod) -> None:
+        self.lease: Any = lease
+
+
+class LocalMethod:
+    """A method of a replica in this process; a call is a task, which is a response too."""
+
+    def __init__(self, method: Callable[..., Coroutine[Any, Any, Any]]) -> None:
+        self._method = method
+        self.calls: list[tuple[Any, ...]] = []
+        self._responses: set[asyncio.Task[Any]] = set()
+
+    def options(self, *, multiplexed_model_id: str) -> "LocalMethod":
+        return self
+
+    def remote(self, *args: Any) -> "asyncio.Task[Any]":
+        self.calls.append(args)
+        response = asyncio.ensure_future(self._method(*args))
+        self._responses.add(response)
+        return response
+
+    async def wait(self) -> None:
+        """Wait until all calls have ended."""
+        if self._responses:
+            await asyncio.wait(self._responses, timeout=5)
+        assert all(response.done() for response in self._responses)
+
+
+class LocalHandle:
+    """A `DeploymentHandle` of one replica in this process, called without Ray."""
+
+    def __init__(self, replica: Any) -> None:
+        self.lease: Any = LocalMethod(replica.lease)

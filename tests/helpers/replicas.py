@@ -5,6 +5,12 @@ import contextlib
 from collections.abc import AsyncIterator
 from typing import Any, TypeVar
 
+from deployments.ingress.leases import LeasePool
+from deployments.transport.request_channel import RequestSender
+from deployments.transport.token_channel import Receiver
+from tests.helpers.handles import LocalHandle
+from tests.helpers.token_channel import UNMERGED
+
 Replica = TypeVar("Replica")
 
 
@@ -24,6 +30,20 @@ async def running_replica(cls: type[Replica], args: Any) -> AsyncIterator[Replic
         if left:
             await asyncio.wait(left, timeout=5)
     assert not asyncio.all_tasks() - before
+
+
+@contextlib.asynccontextmanager
+async def leasing(replica: Any) -> AsyncIterator[LeasePool]:
+    """Yield a pool of leases of a replica, as an ingress replica has one; close them at the end."""
+    receiver, sender, handle = Receiver(settings=UNMERGED), RequestSender(), LocalHandle(replica)
+    pool = LeasePool(handle, receiver, sender)
+    try:
+        yield pool
+    finally:
+        pool.shut_down()
+        await handle.lease.wait()
+        sender.shut_down()
+        receiver.shut_down()
 
 
 def open_counts(stats: dict[str, int]) -> dict[str, int]:

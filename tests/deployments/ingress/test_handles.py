@@ -1,10 +1,11 @@
-"""Calls through the handles; streams are in test_channel_stream.py."""
+"""Requests through the handles; how leases are used is in test_leases.py."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 import pytest
 from ray import exceptions as ray_errors
 from ray.serve import exceptions as serve_errors
@@ -15,6 +16,8 @@ from api.ports.images import Image, ImageRequest, Images
 from api.ports.stream import ImageProgress, Usage
 from api.ports.text import Completion, Generation, Sampling
 from deployments.ingress.handles import DiffusionHandle, EmbeddingHandle, LlmHandle
+from deployments.ingress.leases import LeasePool
+from deployments.transport.request_channel import RequestReceiver, RequestSender
 from deployments.transport.token_channel import Receiver, Sender, StreamEnd
 from tests.helpers.handles import FakeHandle, FakeMethod
 
@@ -28,61 +31,95 @@ IMAGE_REQUEST = ImageRequest("r", "a dot", None, 1, None, None, None, None, None
 IMAGES = Images((Image(b"", 0),), 8, 8, Usage(1))
 
 
-Ask = Callable[[FakeHandle, Receiver], Awaitable[Any]]
+Ask = Callable[[LeasePool], Awaitable[Any]]
 UNARY = pytest.mark.parametrize(
     ("ask", "method", "result"),
     [
-        (lambda h, r: LlmHandle(h, r).complete(GENERATION), "complete", COMPLETION),
-        (lambda h, r: EmbeddingHandle(h).embed(EMBEDDING_REQUEST), "embed", EMBEDDINGS),
-        (lambda h, r: EmbeddingHandle(h).score(SCORE_REQUEST), "score", SCORES),
-        (lambda h, r: DiffusionHandle(h, r).generate(IMAGE_REQUEST), "generate", IMAGES),
+        (lambda pool: LlmHandle(pool).complete(GENERATION), "complete", COMPLETION),
+        (lambda pool: EmbeddingHandle(pool).embed(EMBEDDING_REQUEST), "embed", EMBEDDINGS),
+        (lambda pool: EmbeddingHandle(pool).score(SCORE_REQUEST), "score", SCORES),
+        (lambda pool: DiffusionHandle(pool).generate(IMAGE_REQUEST), "generate", IMAGES),
     ],
     ids=["llm", "embedding", "score", "diffusion"],
 )
 
 
+class Ingress:
+    """A pool of leases of a fake handle."""
+
+    def __init__(self, receiver: Receiver, error: Exception | None = None) -> None:
+        self.lease = FakeMethod(error)
+        self.sender = RequestSender()
+        self.pool = LeasePool(FakeHandle(self.lease), receiver, self.sender)
+
+    async def begin(self, ask: Ask) -> "asyncio.Future[Any]":
+        """Send a request, and wait until its call has arrived."""
+        asking = asyncio.ensure_future(ask(self.pool))
+        await self.lease.called.wait()
+        return asking
+
+    def shut_down(self) -> None:
+        self.pool.shut_down()
+        self.sender.shut_down()
+
+
+@pytest.fixture
+async def ingress(receiver: Receiver) -> AsyncIterator[Ingress]:
+    ingress = Ingress(receiver)
+    yield ingress
+    ingress.shut_down()
+
+
 @UNARY
 async def test_result_of_the_call_is_returned(
-    ask: Ask, method: str, result: Any, receiver: Receiver
+    ask: Ask, method: str, result: Any, ingress: Ingress
 ) -> None:
-    handle = FakeHandle()
-    asking = asyncio.ensure_future(ask(handle, receiver))
-    called: FakeMethod = getattr(handle, method)
-    await called.called.wait()
+    asking = await ingress.begin(ask)
 
-    called.responses[0].result.set_result(result)
+    ingress.lease.responses[0].result.set_result(StreamEnd(result, 0))
 
     assert await asking is result
-    assert len(called.calls) == 1
-    assert not called.responses[0].is_cancelled
+    assert [call[1] for call in ingress.lease.calls] == [method]
+    assert not ingress.lease.responses[0].is_cancelled
+
+
+@UNARY
+async def test_result_over_the_channel_is_returned(
+    ask: Ask, method: str, result: Any, ingress: Ingress, sender: Sender
+) -> None:
+    asking = await ingress.begin(ask)
+    requests = RequestReceiver(lambda: "127.0.0.1")
+    reply_to = ingress.lease.calls[0][3]
+
+    inbox = requests.find_address(reply_to)
+    assert inbox is not None
+    sender.open(reply_to).send_end(msgspec.msgpack.encode(result), inbox)
+
+    assert await asking == result
+    assert len(ingress.pool) == 1
+    requests.shut_down()
 
 
 @UNARY
 async def test_cancellation_cancels_the_call(
-    ask: Ask, method: str, result: Any, receiver: Receiver
+    ask: Ask, method: str, result: Any, ingress: Ingress
 ) -> None:
-    handle = FakeHandle()
-    asking = asyncio.ensure_future(ask(handle, receiver))
-    called: FakeMethod = getattr(handle, method)
-    await called.called.wait()
+    asking = await ingress.begin(ask)
 
     asking.cancel()
     await asyncio.wait({asking})
 
     assert asking.cancelled()
-    assert called.responses[0].is_cancelled
+    assert ingress.lease.responses[0].is_cancelled
 
 
 @UNARY
 async def test_error_of_the_call_is_translated(
-    ask: Ask, method: str, result: Any, receiver: Receiver
+    ask: Ask, method: str, result: Any, ingress: Ingress
 ) -> None:
-    handle = FakeHandle()
-    asking = asyncio.ensure_future(ask(handle, receiver))
-    called: FakeMethod = getattr(handle, method)
-    await called.called.wait()
+    asking = await ingress.begin(ask)
 
-    called.responses[0].result.set_exception(ray_errors.RayActorError())
+    ingress.lease.responses[0].result.set_exception(ray_errors.RayActorError())
 
     with pytest.raises(ReplicaLostError):
         await asking
@@ -92,40 +129,34 @@ async def test_error_of_the_call_is_translated(
 async def test_error_of_calling_is_translated(
     ask: Ask, method: str, result: Any, receiver: Receiver
 ) -> None:
-    handle = FakeHandle(serve_errors.RayServeException("no router"))
+    ingress = Ingress(receiver, serve_errors.RayServeException("no router"))
 
     with pytest.raises(EngineError):
-        await ask(handle, receiver)
+        await ask(ingress.pool)
 
 
 @pytest.mark.parametrize("adapter", ["pirate", None])
 async def test_replicas_that_have_loaded_the_adapter_are_preferred(
-    receiver: Receiver, adapter: str | None
+    ingress: Ingress, adapter: str | None
 ) -> None:
-    handle = FakeHandle()
-    llm = LlmHandle(handle, receiver)
-    generation = replace(GENERATION, adapter=adapter)
+    llm = LlmHandle(ingress.pool)
 
-    stream = llm.stream(generation)
-    completing = asyncio.ensure_future(llm.complete(generation))
-    await handle.complete.called.wait()
+    stream = llm.stream(replace(GENERATION, adapter=adapter))
+    await ingress.lease.called.wait()
 
-    assert (handle.stream.preferred, handle.complete.preferred) == (adapter, adapter)
-    completing.cancel()
-    await asyncio.wait({completing})
+    assert ingress.lease.preferred == adapter
     await stream.aclose()
 
 
-async def test_stream_of_images_yields_their_progress(receiver: Receiver, sender: Sender) -> None:
-    handle = FakeHandle()
-    stream = DiffusionHandle(handle, receiver).stream(IMAGE_REQUEST)
-    await handle.stream.called.wait()
-    writer = sender.open(handle.stream.calls[0][1])
+async def test_stream_of_images_yields_their_progress(ingress: Ingress, sender: Sender) -> None:
+    stream = DiffusionHandle(ingress.pool).stream(IMAGE_REQUEST)
+    await ingress.lease.called.wait()
+    writer = sender.open(ingress.lease.calls[0][3])
     progress = [ImageProgress(1, 2), ImageProgress(2, 2, b"png")]
 
     writer.send_unbatched(progress[0])
     writer.send_unbatched(progress[1])
-    handle.stream.responses[0].result.set_result(StreamEnd(IMAGES, 2))
+    ingress.lease.responses[0].result.set_result(StreamEnd(IMAGES, 2))
 
     assert [each async for batch in stream for each in batch] == progress
     assert stream.completion is IMAGES

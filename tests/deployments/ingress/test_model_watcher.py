@@ -98,6 +98,10 @@ class FakeReceiver:
             raise error
 
 
+class FakeSender:
+    """Stands for the sender of requests; no lease is ever idle here."""
+
+
 class Setup:
     """A watcher and what it works on."""
 
@@ -105,7 +109,7 @@ class Setup:
         self.cluster = FakeCluster(**applications)
         self.receiver: Any = FakeReceiver()
         self.models = Models()
-        self.watcher = ModelWatcher(self.models, self.receiver, self.cluster)
+        self.watcher = ModelWatcher(self.models, self.receiver, FakeSender(), self.cluster)
 
     @property
     def entry(self) -> ModelEntry:

@@ -16,7 +16,7 @@ from api.errors import (
     OverloadedError,
     ReplicaLostError,
 )
-from deployments.ingress.handles import translate_ray_errors
+from deployments.ingress.replica_calls import translate_ray_errors
 
 
 def translated(error: BaseException) -> ApiError:

@@ -6,10 +6,11 @@ from api.ports.images import ImageRequest
 from api.ports.stream import ImageProgress
 from deployments.autoscaling import IMAGE_STEPS
 from deployments.config.diffusion import DiffusionArgs
+from deployments.ingress.handles import DiffusionHandle
 from deployments.models.diffusion import DiffusionReplica
 from deployments.transport.token_channel import Receiver
-from tests.helpers.replicas import open_counts, running_replica
-from tests.helpers.token_channel import collect
+from tests.helpers.replicas import leasing, open_counts, running_replica
+from tests.helpers.token_channel import until
 
 ARGS = DiffusionArgs(id="m", source="fake:")
 REQUEST = ImageRequest("r", "a dot", n=2, num_inference_steps=3, width_px=16, height_px=16)
@@ -19,7 +20,8 @@ pytestmark = pytest.mark.usefixtures("without_ledger")
 
 async def test_images_are_generated() -> None:
     async with running_replica(DiffusionReplica, ARGS) as replica:
-        images = await replica.generate(REQUEST)
+        async with leasing(replica) as pool:
+            images = await DiffusionHandle(pool).generate(REQUEST)
         replica.check_health()
 
         assert len(images.images) == 2
@@ -27,27 +29,31 @@ async def test_images_are_generated() -> None:
 
 
 async def test_stream_sends_the_progress_of_every_step() -> None:
-    receiver = Receiver()
-    async with running_replica(DiffusionReplica, ARGS) as replica:
-        reader = receiver.open()
-
-        end = await replica.stream(REQUEST, reader.reply_to)
-        progress = await collect(reader, end.deltas_sent)
+    async with running_replica(DiffusionReplica, ARGS) as replica, leasing(replica) as pool:
+        stream = DiffusionHandle(pool).stream(REQUEST)
+        progress = [each async for batch in stream for each in batch]
+        await stream.aclose()
 
         assert progress == [ImageProgress(step, 3) for step in (1, 2, 3)]
-        assert len(end.completion.images) == 2
-    receiver.shut_down()
+        assert len(stream.completion.images) == 2
 
 
 async def test_pending_steps_are_the_autoscaling_metric() -> None:
+    receiver = Receiver()
     async with running_replica(DiffusionReplica, ARGS) as replica:
-        generating = asyncio.ensure_future(replica.generate(REQUEST))
+        reader = receiver.open()
+        lease = asyncio.ensure_future(
+            replica.lease(b"1" * 16, "generate", REQUEST, reader.reply_to)
+        )
         await asyncio.sleep(0)
         during = await replica.record_autoscaling_stats()
-        await generating
+        await until(lambda: reader.end is not None)
 
         assert during == {IMAGE_STEPS: 6}
         assert await replica.record_autoscaling_stats() == {IMAGE_STEPS: 0}
+        lease.cancel()
+        await asyncio.wait({lease})
+    receiver.shut_down()
 
 
 async def test_capabilities_are_those_of_the_engine() -> None:

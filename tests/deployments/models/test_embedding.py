@@ -4,8 +4,9 @@ import pytest
 
 from api.ports.embeddings import EmbeddingRequest, ScoreRequest
 from deployments.config.embedding import EmbeddingArgs
+from deployments.ingress.handles import EmbeddingHandle
 from deployments.models.embedding import EmbeddingReplica
-from tests.helpers.replicas import open_counts, running_replica
+from tests.helpers.replicas import leasing, open_counts, running_replica
 
 ARGS = EmbeddingArgs(id="m", source="fake:")
 
@@ -14,17 +15,17 @@ pytestmark = pytest.mark.usefixtures("without_ledger")
 
 async def test_inputs_are_embedded() -> None:
     async with running_replica(EmbeddingReplica, ARGS) as replica:
-        embeddings = await replica.embed(EmbeddingRequest("r", ("a", "b")))
+        async with leasing(replica) as pool:
+            embeddings = await EmbeddingHandle(pool).embed(EmbeddingRequest("r", ("a", "b")))
 
         assert len(embeddings.vectors) == 2 * embeddings.dimensions * 4  # float32
         assert open_counts(await replica.stats()) == {}
 
 
 async def test_pairs_are_scored() -> None:
-    async with running_replica(EmbeddingReplica, ARGS) as replica:
-        request = ScoreRequest("r", ("a", "a"), ("b", "c"), ("query", "documents"))
-
-        assert len((await replica.score(request)).scores) == 2
+    request = ScoreRequest("r", ("a", "a"), ("b", "c"), ("query", "documents"))
+    async with running_replica(EmbeddingReplica, ARGS) as replica, leasing(replica) as pool:
+        assert len((await EmbeddingHandle(pool).score(request)).scores) == 2
 
 
 async def test_capabilities_are_those_of_the_engine() -> None:

@@ -1,0 +1,355 @@
+"""The ingress's end of leases: Serve calls that each serve one request after the other.
+
+`deployments/models/leases.py` says why. Only the ingress closes a lease, and only while it is idle,
+so no request meets a closed one. An idle lease is closed after a moment, so that what Serve counts
+as ongoing stays true; an old one when its request ends, so that new replicas get their share and
+replicas that are to stop can do so.
+"""
+
+import asyncio
+import secrets
+import time
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+
+import msgspec
+
+from api.errors import EngineError, ReplicaLostError
+from api.ports.stream import ImageProgress, TextDelta
+from deployments.ingress.replica_calls import call
+from deployments.transport.request_channel import LeasedRequest, RequestSender, RequestWriter
+from deployments.transport.token_channel import (
+    LeasedResult,
+    Receiver,
+    Result,
+    StreamEnd,
+    StreamReader,
+)
+
+if TYPE_CHECKING:
+    from ray.serve.handle import DeploymentHandle
+
+Item = TypeVar("Item", TextDelta, ImageProgress)
+
+_LEASE_ID_BYTES = 16
+
+_encoder = msgspec.msgpack.Encoder()
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseSettings:
+    """When leases are closed, and what they carry; tests change it."""
+
+    idle_s: float = 0.2
+    """An unused lease is closed after this long, or twice as long at most."""
+    max_age_s: float = 5.0
+    """An older lease is closed when its request ends."""
+    max_request_bytes: int = 1024 * 1024
+    """A larger request gets a new lease, so that it delays no other request's message."""
+    last_deltas_timeout_s: float = 2.0
+    """How long deltas may arrive after the result of the call."""
+
+
+_DEFAULTS = LeaseSettings()
+
+
+@dataclass(frozen=True, slots=True)
+class Request(Generic[Result]):
+    """A request to a model's replica."""
+
+    method: str
+    """Name of the replica's method."""
+    argument: Any
+    result_decoder: "msgspec.msgpack.Decoder[Result]"
+    adapter: str | None = None
+    """Replicas that have loaded it are preferred."""
+
+
+class Lease:
+    """One open call of a replica, which serves one request after the other."""
+
+    def __init__(
+        self,
+        method: "DeploymentHandle[Any]",
+        request: Request[Any],
+        reader: StreamReader,
+        sender: RequestSender,
+    ) -> None:
+        """Begin the call with the first request."""
+        self.adapter = request.adapter
+        self.opened_s = self.idle_since_s = time.monotonic()
+        self._id = secrets.token_bytes(_LEASE_ID_BYTES)
+        self._sender = sender
+        self._reader: StreamReader | None = reader
+        self._writer: RequestWriter | None = None
+        self._is_lost = False
+        calling = call(method, self._id, request.method, request.argument, reader.reply_to)
+        self._call: asyncio.Task[StreamEnd[Any] | None] = asyncio.create_task(calling)
+        self._call.add_done_callback(self._end)
+
+    @property
+    def is_ended(self) -> bool:
+        """Whether the call has ended, or its replica is lost."""
+        return self._is_lost or self._call.done()
+
+    def send(self, method: str, request: bytes, reader: StreamReader) -> None:
+        """Send the next request; the lease must be idle."""
+        assert self._writer is not None, "a lease that was never idle"
+        self._reader = reader
+        self._writer.send(LeasedRequest(method, request, reader.reply_to))
+
+    def become_idle(self, inbox: str) -> None:
+        """Note that the request is answered, and where the next one goes."""
+        self._reader = None
+        self.idle_since_s = time.monotonic()
+        if self._writer is None:
+            self._writer = self._sender.open(inbox, self._id, self._lose)
+
+    def close(self) -> None:
+        """Let the replica end the call; the lease must be idle."""
+        if self._writer is not None and not self.is_ended:
+            self._writer.send_close()
+
+    def result(self) -> StreamEnd[Any]:
+        """Return the result of the ended call.
+
+        Raises:
+            ApiError: the call failed, or the replica is lost.
+        """
+        if self._is_lost:
+            raise ReplicaLostError("The replica that worked on this request was lost.")
+        end = self._call.result()
+        if end is None:
+            raise EngineError("The end of the answer was lost on its way.")
+        return end
+
+    async def cancel(self) -> None:
+        """Cancel the request that is running, and with it the call. Safe to repeat."""
+        self._reader = None
+        self._call.cancel()
+        await asyncio.wait({self._call})
+
+    def _lose(self) -> None:
+        self._is_lost = True
+        self._call.cancel()
+        self._notify()
+
+    def _end(self, ended: "asyncio.Task[Any]") -> None:
+        if not ended.cancelled():
+            ended.exception()  # marks it as retrieved; an idle lease has no one to raise it to
+        if self._writer is not None:
+            self._writer.close()
+        self._notify()
+
+    def _notify(self) -> None:
+        if self._reader is not None:
+            self._reader.notify()
+
+
+class LeasePool:
+    """The idle leases of one deployment."""
+
+    def __init__(
+        self,
+        handle: "DeploymentHandle[Any]",
+        receiver: Receiver,
+        sender: RequestSender,
+        settings: LeaseSettings = _DEFAULTS,
+    ) -> None:
+        """Start without leases.
+
+        Args:
+            handle: of a deployment whose replicas have a method `lease`.
+            receiver: gets deltas and results.
+            sender: sends the further requests.
+            settings: when leases are closed.
+        """
+        self._method = handle.lease
+        self._receiver = receiver
+        self._sender = sender
+        self._settings = settings
+        self._idle: dict[str | None, list[Lease]] = {}
+        self._timer: asyncio.TimerHandle | None = None
+
+    def __len__(self) -> int:
+        """Number of idle leases."""
+        return sum(map(len, self._idle.values()))
+
+    def open(self, request: Request[Result]) -> "LeasedCall[Any, Result]":
+        """Send a request, by an idle lease if there is one."""
+        reader = self._receiver.open()
+        lease = self._reuse(request, reader) or self._open(request, reader)
+        return LeasedCall(self, lease, reader, request.result_decoder)
+
+    def release(self, lease: Lease, reader: StreamReader, result: LeasedResult | None) -> None:
+        """Take back the lease of a request; it is kept if `result` came over the channel."""
+        self._receiver.close(reader)
+        if result is None or lease.is_ended:
+            return
+        lease.become_idle(result.inbox)
+        if lease.idle_since_s - lease.opened_s > self._settings.max_age_s:
+            lease.close()
+            return
+        self._idle.setdefault(lease.adapter, []).append(lease)
+        self._start_timer()
+
+    def shut_down(self) -> None:
+        """Close all idle leases."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._close_idle_since(float("inf"))
+
+    @property
+    def last_deltas_timeout_s(self) -> float:
+        """See `LeaseSettings`."""
+        return self._settings.last_deltas_timeout_s
+
+    def _reuse(self, request: Request[Any], reader: StreamReader) -> Lease | None:
+        if request.adapter not in self._idle:
+            return None
+        encoded = _encode(request.argument)
+        if encoded is None or len(encoded) > self._settings.max_request_bytes:
+            return None
+        lease = self._take(request.adapter)
+        if lease is not None:
+            lease.send(request.method, encoded, reader)
+        return lease
+
+    def _take(self, adapter: str | None) -> Lease | None:
+        """Take the lease that was used last, so that those too many stay idle and are closed."""
+        leases = self._idle[adapter]
+        while leases and leases[-1].is_ended:
+            leases.pop()
+        lease = leases.pop() if leases else None
+        if not leases:
+            del self._idle[adapter]
+        return lease
+
+    def _open(self, request: Request[Any], reader: StreamReader) -> Lease:
+        method = self._method
+        if request.adapter:  # prefer a replica that has loaded it, if one is free
+            method = method.options(multiplexed_model_id=request.adapter)
+        return Lease(method, request, reader, self._sender)
+
+    def _start_timer(self) -> None:
+        if self._timer is None:
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(self._settings.idle_s, self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        self._close_idle_since(time.monotonic() - self._settings.idle_s)
+        if self._idle:
+            self._start_timer()
+
+    def _close_idle_since(self, before_s: float) -> None:
+        for adapter, leases in list(self._idle.items()):
+            kept = [lease for lease in leases if lease.idle_since_s > before_s]
+            for lease in leases[: len(leases) - len(kept)]:  # they are in the order of their use
+                lease.close()
+            if kept:
+                self._idle[adapter] = kept
+            else:
+                del self._idle[adapter]
+
+
+def _encode(request: Any) -> bytes | None:
+    """None if MessagePack cannot hold it, such as an integer of more than 64 bits in a schema."""
+    try:
+        return _encoder.encode(request)
+    except (OverflowError, TypeError, ValueError, RecursionError):
+        return None
+
+
+class LeasedCall(Generic[Item, Result]):
+    """One request under way: its deltas and its result arrive over the token channel."""
+
+    def __init__(
+        self,
+        pool: LeasePool,
+        lease: Lease,
+        reader: StreamReader,
+        decoder: "msgspec.msgpack.Decoder[Result]",
+    ) -> None:
+        """Read what `lease` sends to `reader`."""
+        self._pool = pool
+        self._lease = lease
+        self._reader = reader
+        self._decoder = decoder
+        self._completion: Result | None = None
+        self._is_closed = False
+
+    @property
+    def completion(self) -> Result:
+        """The result; available once the iteration has ended."""
+        assert self._completion is not None, "the stream has not ended"
+        return self._completion
+
+    async def result(self) -> Result:
+        """Return the result of a request that sends no deltas.
+
+        Raises:
+            ApiError: the request failed.
+        """
+        try:
+            async for _ in self:
+                pass
+            return self.completion
+        finally:
+            await self.aclose()
+
+    async def __aiter__(self) -> AsyncIterator[Sequence[Item]]:
+        """Yield deltas until as many have arrived as the result says were sent.
+
+        Raises:
+            ApiError: the request failed, or deltas were lost.
+        """
+        reader, lease = self._reader, self._lease
+        while reader.end is None and not lease.is_ended:
+            await reader.wait()
+            if deltas := self._drain():
+                yield deltas
+        if deltas := self._drain():
+            yield deltas
+        if reader.end is None:
+            end = lease.result()
+            while reader.received < end.deltas_sent:
+                await self._wait_after_the_result()
+                yield self._drain()
+            self._completion = end.completion
+        elif reader.received == reader.end.deltas_sent:
+            self._completion = self._decode(reader.end.result)
+        else:
+            raise _lost_part()
+
+    def _decode(self, result: bytes) -> Result:
+        try:
+            return self._decoder.decode(result)
+        except msgspec.DecodeError as error:  # the replica has another version
+            raise EngineError("The model failed to answer this request.") from error
+
+    def _drain(self) -> Sequence[Item]:
+        if self._reader.has_gap:
+            raise _lost_part()
+        return cast(list[Item], self._reader.drain())
+
+    async def _wait_after_the_result(self) -> None:
+        try:
+            async with asyncio.timeout(self._pool.last_deltas_timeout_s):
+                await self._reader.wait()
+        except TimeoutError:
+            raise EngineError("The end of the answer was lost on its way.") from None
+
+    async def aclose(self) -> None:
+        """Cancel the request if it is still running, and close the reader. Safe to repeat."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        self._pool.release(self._lease, self._reader, self._reader.end)
+        if self._reader.end is None:
+            await self._lease.cancel()
+
+
+def _lost_part() -> EngineError:
+    return EngineError("A part of the answer was lost on its way.")
