@@ -7,6 +7,7 @@ replicas that are to stop can do so.
 """
 
 import asyncio
+import random
 import secrets
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -44,7 +45,8 @@ class LeaseSettings:
     idle_s: float = 0.2
     """An unused lease is closed after this long, or twice as long at most."""
     max_age_s: float = 5.0
-    """An older lease is closed when its request ends."""
+    """An older lease is closed when its request ends; by chance one of half the age may be, so that
+    leases which were opened together are not all closed together."""
     max_request_bytes: int = 1024 * 1024
     """A larger request gets a new lease, so that it delays no other request's message."""
     last_deltas_timeout_s: float = 2.0
@@ -75,10 +77,12 @@ class Lease:
         request: Request[Any],
         reader: StreamReader,
         sender: RequestSender,
+        max_age_s: float,
     ) -> None:
         """Begin the call with the first request."""
         self.adapter = request.adapter
-        self.opened_s = self.idle_since_s = time.monotonic()
+        self.idle_since_s = time.monotonic()
+        self._closes_s = self.idle_since_s + max_age_s * random.uniform(0.5, 1.0)
         self._id = secrets.token_bytes(_LEASE_ID_BYTES)
         self._sender = sender
         self._reader: StreamReader | None = reader
@@ -92,6 +96,11 @@ class Lease:
     def is_ended(self) -> bool:
         """Whether the call has ended, or its replica is lost."""
         return self._is_lost or self._call.done()
+
+    @property
+    def is_old(self) -> bool:
+        """Whether it is to be closed now that it is idle."""
+        return self.idle_since_s >= self._closes_s
 
     def send(self, method: str, request: bytes, reader: StreamReader) -> None:
         """Send the next request; the lease must be idle."""
@@ -188,7 +197,7 @@ class LeasePool:
         if result is None or lease.is_ended:
             return
         lease.become_idle(result.inbox)
-        if lease.idle_since_s - lease.opened_s > self._settings.max_age_s:
+        if lease.is_old:
             lease.close()
             return
         self._idle.setdefault(lease.adapter, []).append(lease)
@@ -230,7 +239,7 @@ class LeasePool:
         method = self._method
         if request.adapter:  # prefer a replica that has loaded it, if one is free
             method = method.options(multiplexed_model_id=request.adapter)
-        return Lease(method, request, reader, self._sender)
+        return Lease(method, request, reader, self._sender, self._settings.max_age_s)
 
     def _start_timer(self) -> None:
         if self._timer is None:
