@@ -8,13 +8,21 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psutil
 import pytest
 import zmq
 
 from tests.cluster.conftest import application
 from tests.helpers.service import Counts, Service, running, wait_until
-from tests.helpers.streams import StreamResult, connect_and_disconnect, is_broken_off, read_all
+from tests.helpers.streams import (
+    StreamResult,
+    connect_and_disconnect,
+    is_broken_off,
+    new_client,
+    read,
+    read_all,
+)
 
 pytestmark = pytest.mark.cluster
 
@@ -100,6 +108,7 @@ def is_at_rest(counts: dict[str, list[Counts]], tasks_at_rest: dict[str, int]) -
     return all(
         replica.get("requests", 0) == 0
         and replica["streams"] == 0
+        and replica["leases"] == 0
         and replica.get("sockets", 0) <= INGRESS_REPLICAS
         and replica["tasks"] <= tasks_at_rest[name]
         for name, replicas in counts.items()
@@ -280,6 +289,37 @@ async def test_scaling_down_lets_streams_finish(
         await read_all(service, [{"max_tokens": 2}] * 20)
 
     assert all(result.is_complete(120) for result in results)
+
+
+async def test_scaling_beside_short_requests_loses_none_and_a_new_replica_gets_its_share(
+    service: Service, watch: Watch
+):
+    """Leases go from one request to the next, and must not keep to the replicas that they have."""
+    is_over = asyncio.Event()
+    results: list[StreamResult] = []
+
+    async def ask(client: httpx.AsyncClient) -> None:
+        while not is_over.is_set():
+            results.append(result := StreamResult("a b c"))
+            await read(client, result, max_tokens=2)
+
+    def both_are_busy() -> bool:
+        return len(watch()["echo"]) == 2 and all(each["requests"] for each in watch()["echo"])
+
+    async with new_client(service) as client, asyncio.TaskGroup() as group:
+        for _ in range(20):
+            group.create_task(ask(client))
+        try:
+            await asyncio.to_thread(service.deploy, configure(INGRESS_REPLICAS, 1))
+            await asyncio.to_thread(wait_until, lambda: len(watch()["echo"]) == 1, 60)
+            await asyncio.to_thread(service.deploy, configure(INGRESS_REPLICAS, LLM_REPLICAS))
+            await asyncio.to_thread(wait_until, lambda: is_whole(watch()), 60)
+            shared_after_s = await asyncio.to_thread(wait_until, both_are_busy, 20)
+        finally:
+            is_over.set()
+
+    assert all(result.is_complete(2) for result in results)
+    assert shared_after_s < 10
 
 
 async def test_deadline_ends_the_stream_and_frees_the_engine(service: Service, watch: Watch):
