@@ -9,7 +9,15 @@ from typing import Any, NoReturn
 
 from scripts.benchmark.stacks.rigs import RIGS
 
-STACKS = ("vllm", "vllm-rs", "triptych", "ray-llm")
+STACKS = (
+    "vllm",
+    "vllm-rs",
+    "triptych",
+    "litellm",
+    "litellm-no-db",
+    "ray-llm",
+    "ray-llm-direct",
+)
 PEERS = ("encode", "vllm", "infinity")
 EXAMPLES = """examples:
   scripts/bench                                    the serving rig: vllm and triptych, 3 rounds
@@ -77,7 +85,10 @@ OPTIONS: dict[str, list[tuple[str, str, str, dict[str, Any]]]] = {
         (
             "stacks",
             "A,B",
-            "any of vllm, vllm-rs (its Rust front-end), triptych, ray-llm (default: vllm,triptych)",
+            "any of vllm, vllm-rs (its Rust front-end), triptych, litellm (its proxy with keys on "
+            "PostgreSQL before vllm; installs 0.8 GB the first time), litellm-no-db (limits in "
+            "memory, no records), ray-llm, ray-llm-direct (direct streaming) "
+            "(default: vllm,triptych)",
             {"default": "vllm,triptych"},
         ),
         (

@@ -1,81 +1,26 @@
-"""A PostgreSQL server for tests: Debian's program, with its own folder and port."""
+"""A PostgreSQL server for tests, in a folder of its own."""
 
-import os
-import pwd
 import shutil
-import signal
-import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from scripts.service.environment import free_ports
-
-_TIMEOUT_S = 30.0
-_FAST_OPTIONS = ("-c", "fsync=off", "-c", "full_page_writes=off", "-c", "synchronous_commit=off")
-"""Its data need not survive the tests."""
+from scripts.benchmark.stacks import postgres
+from scripts.benchmark.stacks.postgres import make_database as make_database
 
 
 @contextmanager
 def running_postgres() -> Iterator[int]:
     """Run a server that trusts every local client as user `postgres`; yields its port."""
-    programs = _find_programs()
-    # PostgreSQL refuses to run as root, and only root can enter pytest's own folders.
-    user = _find_user() if os.geteuid() == 0 else None
-    as_user: dict[str, Any] = {"user": user, "group": pwd.getpwnam(user).pw_gid} if user else {}
+    # Only root can enter pytest's own folders, and the server may run as another user.
     folder = Path(tempfile.mkdtemp(prefix="triptych-postgres-"))
     try:
-        if user:
-            shutil.chown(folder, user, as_user["group"])
-        make = [programs / "initdb", "--pgdata", folder / "data", "--username", "postgres"]
-        make += ["--auth", "trust", "--encoding", "UTF8", "--locale", "C.UTF-8", "--no-sync"]
-        done = subprocess.run(make, capture_output=True, text=True, cwd="/", **as_user)
-        assert done.returncode == 0, done.stderr
-        port = free_ports(1)[0]
-        serve = [programs / "postgres", "-D", folder / "data", "-k", folder, "-p", str(port)]
-        with (folder / "log").open("wb") as log:
-            server = subprocess.Popen(
-                [*serve, "-h", "127.0.0.1", *_FAST_OPTIONS], stderr=log, cwd="/", **as_user
-            )
-        try:
-            _wait_for(programs, port, server)
+        with postgres.running_postgres(folder, postgres.VOLATILE) as port:
             yield port
-        finally:
-            server.send_signal(signal.SIGINT)  # fast shutdown: does not wait for clients
-            server.wait(_TIMEOUT_S)
+    except postgres.PostgresError as failure:
+        pytest.fail(str(failure))
     finally:
         shutil.rmtree(folder)
-
-
-def make_database(port: int, name: str) -> str:
-    """Create an empty database; returns its URL."""
-    command = [_find_programs() / "createdb", "-h", "127.0.0.1", "-p", str(port), "-U", "postgres"]
-    subprocess.run([*command, name], check=True, cwd="/")
-    return f"postgresql://postgres@127.0.0.1:{port}/{name}"
-
-
-def _find_programs() -> Path:
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"))
-    on_path = shutil.which("postgres")
-    if not found and on_path is None:
-        pytest.fail("PostgreSQL is not installed: apt-get install postgresql")
-    return found[-1].parent if found else Path(str(on_path)).parent
-
-
-def _find_user() -> str:
-    names = {user.pw_name for user in pwd.getpwall()}
-    return "postgres" if "postgres" in names else "nobody"
-
-
-def _wait_for(programs: Path, port: int, server: subprocess.Popen[bytes]) -> None:
-    deadline_s = time.monotonic() + _TIMEOUT_S
-    ask = [programs / "pg_isready", "-q", "-h", "127.0.0.1", "-p", str(port)]
-    while subprocess.run(ask, cwd="/").returncode:
-        assert server.poll() is None, "PostgreSQL ended while it was starting"
-        assert time.monotonic() < deadline_s, "PostgreSQL did not start"
-        time.sleep(0.05)

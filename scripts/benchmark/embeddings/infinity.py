@@ -4,20 +4,15 @@ The environment is made at the first use, from requirements/bench-infinity.txt a
 CPU build of torch, in .triptych/bench/infinity; it is kept.
 """
 
-import hashlib
-import os
-import shutil
-import subprocess
 import sys
 from pathlib import Path
 
-from scripts.benchmark.stacks.launch import KEY, ROOT, Launch, Model, StackError
+from scripts.benchmark.stacks.launch import KEY, ROOT, Launch, Model
+from scripts.benchmark.stacks.own_environment import PIP, OwnEnvironment
 
 TORCH = ROOT / "requirements" / "torch-cpu.txt"
 LOCK = ROOT / "requirements" / "bench-infinity.txt"
 TORCH_INDEX = ("--index-url", "https://download.pytorch.org/whl/cpu")
-PIP = ("-m", "pip", "--disable-pip-version-check", "--no-input", "install", "--no-deps")
-INSTALL_S = 1200.0
 OPTIONS = (
     ("--engine", "torch"),
     ("--device", "cpu"),
@@ -61,43 +56,12 @@ def prepare_environment(
     Raises:
         StackError: the environment cannot be made; the log says why.
     """
-    own_python, stamp = folder / "bin" / "python", folder / ".set-up"
-    version = to_version(torch, lock)
-    if stamp.exists() and stamp.read_text() == version:
-        return own_python
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    print(f"[bench] making infinity's environment in {folder} (1.4 GB)", flush=True)
-    install = [str(own_python), *PIP]
-    install_torch = [*install, "-r", str(torch)]
+    environment = OwnEnvironment(folder, (torch, lock), "1.4 GB")
+    install_torch = [*PIP, "-r", str(torch)]
     steps = [
-        [[python, "-m", "venv", str(folder)]],
-        [
-            install_torch,
-            [*install_torch, *TORCH_INDEX],
-        ],  # the second if the first has no such build
-        [[*install, "--require-hashes", "-r", str(lock)]],
+        # The second way if the first has no such build.
+        [install_torch, [*install_torch, *TORCH_INDEX]],
+        [[*PIP, "--require-hashes", "-r", str(lock)]],
     ]
-    with log.open("w") as output:
-        for ways in steps:
-            if not any(_succeeds(way, output.fileno()) for way in ways):
-                raise StackError(f"its environment cannot be made: see {log}")
-    stamp.write_text(version)
-    return own_python
-
-
-def to_version(*requirements: Path) -> str:
-    """Hash the requirements of an environment, together with the Python that makes it."""
-    content = b"\0".join([sys.version.encode(), *(path.read_bytes() for path in requirements)])
-    return hashlib.sha256(content).hexdigest()
-
-
-def _succeeds(command: list[str], output: int) -> bool:
-    env = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
-    try:
-        run = subprocess.run(
-            command, env=env, stdout=output, stderr=output, timeout=INSTALL_S, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return False
-    return run.returncode == 0
+    environment.prepare(steps, log, maker=python)
+    return environment.python

@@ -23,7 +23,7 @@ from scripts.benchmark.stacks.launch import KEY, Launch, Model, StackError
 from scripts.benchmark.stacks.one_model import serving
 from scripts.benchmark.stacks.process_cost import tree
 from scripts.benchmark.stacks.running import START_S, Interrupts
-from scripts.benchmark.stacks.stacks import launch_vllm
+from scripts.benchmark.stacks.vllm_server import launch_vllm
 from scripts.service import process_tree
 from scripts.service.environment import free_ports
 

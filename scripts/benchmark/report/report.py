@@ -51,6 +51,12 @@ class Report:
         self._failures: list[dict[str, Any]] = []
 
     @property
+    def _peers(self) -> set[str]:
+        """The compared stacks that are not Triptych: they have no targets."""
+        stacks = self._about.get("stacks", [])
+        return {stack["name"] for stack in stacks if stack["kind"] != "triptych"}
+
+    @property
     def has_errors(self) -> bool:
         """Whether a stack or a stream failed, or nothing was measured."""
         measured = self._results.figures.values()
@@ -105,7 +111,7 @@ class Report:
         rows = [
             row
             for stack in results.stacks
-            if stack not in ("vllm", "vllm-rs", "ray-llm")
+            if stack not in self._peers
             for row in targets.to_rows(results, stack)
         ]
         if rows:

@@ -138,6 +138,8 @@ def classify(title: str) -> str:
         return "ingress" if "ingress" in deployment or "router" in deployment else "replica"
     if title.startswith("ray::ProxyActor") or program.startswith("haproxy"):
         return "proxy"
+    if "/bin/litellm " in title:
+        return "proxy"
     if program == "vllm-rs" or "vllm.entrypoints.openai.api_server" in title:
         return "replica"
     return "other"

@@ -1,9 +1,12 @@
 """The compared stacks: how each is started.
 
-    vllm       vLLM's own server, with its access log off
-    vllm-rs    the same with vLLM's Rust front-end
-    triptych   this checkout (or another one), as scripts/serve starts it; its key has limits
-    ray-llm    ray.serve.llm with its default settings
+    vllm            vLLM's own server, with its access log off
+    vllm-rs         the same with vLLM's Rust front-end
+    triptych        this checkout (or another one), as scripts/serve starts it; its key has limits
+    litellm         LiteLLM's proxy with keys and limits in front of `vllm`
+    litellm-no-db   the same without its database (litellm_proxy/launch.py)
+    ray-llm         ray.serve.llm with its default settings
+    ray-llm-direct  the same with direct streaming
 
 Each runs the rig's model with its engine options and environment, one stack at a time.
 """
@@ -18,14 +21,16 @@ from typing import Any
 import yaml
 
 from deployments.home import find_home
-from scripts.benchmark.stacks.launch import KEY, ROOT, Launch, Model, to_flags
+from scripts.benchmark.stacks.launch import KEY, MAX_STREAMS, ROOT, Launch, Model
+from scripts.benchmark.stacks.litellm_proxy.launch import launch_litellm
+from scripts.benchmark.stacks.ray_llm import launch_ray_llm
 from scripts.benchmark.stacks.rigs import ENVIRONMENT
 from scripts.benchmark.stacks.rust_frontend import launch_rust_frontend
+from scripts.benchmark.stacks.vllm_server import launch_vllm
 
 ENOUGH = "1000000000"
 LIMITS = ("--rpm", ENOUGH, "--tpm", ENOUGH, "--concurrency", "100000", "--tokens-per-day", ENOUGH)
 """Limits of Triptych's key: each is counted, none is reached."""
-MAX_STREAMS = 2048
 OUR_ENVIRONMENT = ("PYTHONPATH", "TRIPTYCH_API_KEYS", "TRIPTYCH_HOME", "VIRTUAL_ENV")
 
 
@@ -47,12 +52,20 @@ class Stack:
         model = Model(model.name, model.source, {**model.engine, **self.engine})
         inherited = {key: value for key, value in os.environ.items() if key not in OUR_ENVIRONMENT}
         env = {**inherited, **ENVIRONMENT, **self.env}
-        if self.kind == "vllm":
-            return launch_vllm(model, env, port)
-        if self.kind == "vllm-rs":
-            return launch_rust_frontend(model, find_home().resolve(), env, port)
-        if self.kind == "ray-llm":
-            return _launch_ray_llm(model, home, env, port)
+        match self.kind:
+            case "vllm":
+                return launch_vllm(model, env, port)
+            case "vllm-rs":
+                return launch_rust_frontend(model, find_home().resolve(), env, port)
+            case "litellm" | "litellm-no-db":
+                has_database = self.kind == "litellm"
+                return launch_litellm(model, home, env, port, has_database=has_database)
+            case "ray-llm" | "ray-llm-direct":
+                is_direct = self.kind == "ray-llm-direct"
+                return launch_ray_llm(model, home, env, port, is_direct=is_direct)
+        return self._launch_triptych(model, home, env, port)
+
+    def _launch_triptych(self, model: Model, home: Path, env: dict[str, str], port: int) -> Launch:
         env |= {"TRIPTYCH_HOME": str(home), "TRIPTYCH_API_KEYS": KEY, "RAY_AUTH_MODE": "token"}
         if self.checkout != ROOT:
             env["PYTHONPATH"] = str(self.checkout)
@@ -131,43 +144,6 @@ def _make_key(env: dict[str, str]) -> str:
     command = [sys.executable, "-m", "deployments.cli.keys", "create", "--name", "bench", *LIMITS]
     run = subprocess.run(command, cwd=ROOT, env=env, check=True, stdout=subprocess.PIPE, text=True)
     return run.stdout.strip()
-
-
-def launch_vllm(model: Model, env: dict[str, str], port: int) -> Launch:
-    """Start vLLM's own server."""
-    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
-    command += ["--host", "127.0.0.1", "--port", str(port), "--api-key", KEY]
-    command += ["--model", model.source, "--served-model-name", model.name]
-    command += ["--disable-uvicorn-access-log", *to_flags(model.engine)]
-    return Launch(command, ROOT, env, port)
-
-
-def _launch_ray_llm(model: Model, home: Path, env: dict[str, str], port: int) -> Launch:
-    config = home / "config.yaml"
-    llm = {
-        "model_loading_config": {"model_id": model.name, "model_source": model.source},
-        "engine_kwargs": model.engine,
-        "deployment_config": {"num_replicas": 1, "max_ongoing_requests": MAX_STREAMS},
-        # The default asks for a GPU.
-        "placement_group_config": {"bundles": [{"CPU": 1}]},
-        "log_engine_metrics": False,
-    }
-    application = {
-        "name": "llm",
-        "route_prefix": "/",
-        "import_path": "ray.serve.llm:build_openai_app",
-        "args": {
-            "llm_configs": [llm],
-            # The default asks for a whole CPU, too much for two cores.
-            "ingress_deployment_config": {"ray_actor_options": {"num_cpus": 0}},
-        },
-    }
-    http_options = {"host": "127.0.0.1", "port": port}
-    content = {"http_options": http_options, "applications": [application]}
-    config.write_text(yaml.safe_dump(content, sort_keys=False))
-    serve = str(Path(sys.executable).with_name("serve"))
-    env = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_TMPDIR": str(home), **env}
-    return Launch([serve, "run", str(config), "--address", "local"], ROOT, env, port)
 
 
 def to_variant(text: str, env: dict[str, str], ingress_replicas: int) -> Stack:

@@ -22,7 +22,7 @@ from scripts.benchmark.embeddings.comparison import (
     to_texts,
 )
 from scripts.benchmark.embeddings.contenders import Contender, alone
-from scripts.benchmark.embeddings.infinity import prepare_environment, to_version
+from scripts.benchmark.embeddings.infinity import prepare_environment
 from scripts.benchmark.embeddings.load import (
     Rate,
     Server,
@@ -34,6 +34,7 @@ from scripts.benchmark.embeddings.load import (
 )
 from scripts.benchmark.embeddings.peers import PEERS
 from scripts.benchmark.stacks.launch import StackError
+from scripts.benchmark.stacks.own_environment import to_version
 from scripts.benchmark.stacks.running import Interrupts
 from tests.helpers.service import wait_until
 

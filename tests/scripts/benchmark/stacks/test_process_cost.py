@@ -21,6 +21,8 @@ from scripts.benchmark.stacks.process_cost import TICK_S, Sample, classify, pars
         ("ray::HAProxyManager", "other"),
         ("ray::ServeController", "other"),
         ("/venv/bin/python -m vllm.entrypoints.openai.api_server --port 1", "replica"),
+        ("/l/bin/python /l/bin/litellm --config /h/litellm.yaml --port 1", "proxy"),
+        ("/usr/lib/postgresql/17/bin/postgres -D /h/postgres/data", "other"),
         ("/venv/ray/core/src/ray/raylet/raylet --x", "other"),
     ],
 )
