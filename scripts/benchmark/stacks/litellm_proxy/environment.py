@@ -1,8 +1,8 @@
 """LiteLLM in its own environment, and the database engine that its virtual keys need.
 
-Both are kept below .triptych/bench/litellm-VERSION. pip installs LiteLLM from lock.txt. Prisma, its
-database client, fetches a program of its own from binaries.prisma.sh; without access to that host
-there are no virtual keys.
+Both are kept below .triptych/bench/litellm-VERSION; pip installs requirements/bench-litellm.txt.
+Prisma, the database client, fetches a program of its own from binaries.prisma.sh; without access
+to that host there are no virtual keys.
 """
 
 import os
@@ -11,10 +11,10 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from scripts.benchmark.stacks.launch import StackError
+from scripts.benchmark.stacks.launch import ROOT, StackError
 from scripts.benchmark.stacks.own_environment import PIP, OwnEnvironment
 
-LOCK = Path(__file__).with_name("lock.txt")
+LOCK = ROOT / "requirements" / "bench-litellm.txt"
 PRISMA_S = 300.0
 
 
@@ -67,7 +67,8 @@ def prepare_litellm(cache: Path, lock: Path = LOCK) -> LiteLlm:
     version = read_version(lock.read_text())
     folder = cache / f"litellm-{version}"
     environment = OwnEnvironment(folder, (lock,), "0.8 GB")
-    environment.prepare([[[*PIP, "--require-hashes", "-r", str(lock)]]], folder.with_suffix(".log"))
+    log = folder.with_name(f"{folder.name}.log")
+    environment.prepare([[[*PIP, "--require-hashes", "-r", str(lock)]]], log)
     (folder / "home").mkdir(exist_ok=True)
     return LiteLlm(folder)
 
