@@ -22,6 +22,7 @@ PEERS = ("encode", "vllm", "infinity")
 EXAMPLES = """examples:
   scripts/bench                                    the serving rig: vllm and triptych, 3 rounds
   scripts/bench --rig engine --concurrency 1,32    the demo LLM
+  scripts/bench --rig capacity --stacks vllm,vllm-rs,triptych,litellm
   scripts/bench --stacks vllm,triptych,ray-llm     with ray.serve.llm (installs what it needs)
   scripts/bench --variant python-proxy:RAY_SERVE_ENABLE_HA_PROXY=0 \\
                 --variant before:checkout=../before,engine.disable_log_stats=true
@@ -79,6 +80,8 @@ OPTIONS: dict[str, list[tuple[str, str, str, dict[str, Any]]]] = {
             "serving (default): two random layers, so that serving limits the rate; requests: "
             "the same, one token for each request, so that figures per token are per request; "
             "prefill, prefill-cached: the same after 1,000 tokens, new or computed before; "
+            "capacity: a fake engine, 50 tokens a second for each stream, so that only serving has "
+            "work; capacity-requests: the same, one token each; "
             "engine: the demo LLM, so that the engine does",
             {"default": "serving", "choices": RIGS},
         ),
@@ -138,7 +141,7 @@ OPTIONS: dict[str, list[tuple[str, str, str, dict[str, Any]]]] = {
         (
             "max-tokens",
             "N",
-            "tokens of each response (default: 256; engine rig: 128; other rigs: 1)",
+            "tokens of each response (default: 256; engine and capacity: 128; other rigs: 1)",
             NUMBER,
         ),
         (

@@ -1,5 +1,7 @@
 """What every stack is started from: a model, and the command of its process tree."""
 
+import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +42,14 @@ def to_flags(engine: dict[str, Any]) -> list[str]:
         flag = name.replace("_", "-")
         if value is True or value is False:
             flags.append(f"--{flag}" if value else f"--no-{flag}")
+        elif isinstance(value, dict):
+            flags.append(f"--{flag}={json.dumps(value)}")
         else:
             flags.append(f"--{flag}={value}")
     return flags
+
+
+def with_path(env: dict[str, str], folder: Path) -> dict[str, str]:
+    """Return the environment with a folder before those that Python already searches."""
+    known = [env["PYTHONPATH"]] if env.get("PYTHONPATH") else []
+    return {**env, "PYTHONPATH": os.pathsep.join([str(folder), *known])}

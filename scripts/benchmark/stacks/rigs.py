@@ -3,6 +3,8 @@
 serving   two random layers (tiny_llama.py): serving limits the rate
 requests  the same model, one token for each request: tokens are requests, and the cost is theirs
 prefill   the same with prompts of 1,000 tokens; prefill-cached: the engine has computed them before
+capacity  a fake engine that emits at a fixed rate, with the same tokenizer: only serving has work;
+          capacity-requests: the same, one token for each request
 engine    the demo LLM: the engine limits the rate
 """
 
@@ -28,6 +30,19 @@ ENGINE: dict[str, Any] = {
 }
 """Fields of vLLM's AsyncEngineArgs. Every stack runs the engine in its default processes."""
 
+FAKE_ENGINE: dict[str, Any] = {
+    "max_model_len": 2048,
+    "max_num_seqs": 2048,  # a front-end that waits for this limit waits for nothing
+    "block_size": 16,
+    "enable_prefix_caching": False,
+    "enforce_eager": True,
+    "distributed_executor_backend": "bench_fake_engine.FakeExecutor",
+    "scheduler_cls": "bench_fake_engine.FakeScheduler",
+}
+"""The engine options of `capacity`; see fake_engine/bench_fake_engine.py."""
+STEP_MS, SHORT_STEP_MS = 20, 2
+"""50 tokens a second for each stream, as GPUs make; and too short for requests to wait for it."""
+
 ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",  # as Ray sets it; vLLM's worker counts its threads by itself
     "VLLM_CPU_KVCACHE_SPACE": "1",
@@ -37,6 +52,8 @@ ENVIRONMENT = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
 }
 """The environment of every stack."""
+FAKE_ENGINE_PATH = Path(__file__).parents[1] / "fake_engine"
+"""On PYTHONPATH in every stack, where the engine's process finds bench_fake_engine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +115,11 @@ def tiny_llama(home: Path) -> Path:
     return folder
 
 
+def fake_engine(step_ms: int) -> dict[str, Any]:
+    """Return the engine options of a fake engine whose steps take this long."""
+    return {**FAKE_ENGINE, "additional_config": {"step_ms": step_ms}}
+
+
 PREFILL = Rig(
     "", "tiny-llama", tiny_llama, 1, (1, 16, 32), 100, 50, 800, context_words=CONTEXT_WORDS
 )
@@ -106,5 +128,27 @@ RIGS = {
     "requests": Rig("requests", "tiny-llama", tiny_llama, 1, (1, 16, 32, 64), 300, 100, 2400),
     "prefill": replace(PREFILL, name="prefill"),
     "prefill-cached": replace(PREFILL, name="prefill-cached", shares_context=True),
+    "capacity": Rig(
+        "capacity",
+        "tiny-llama",
+        tiny_llama,
+        128,
+        (64, 256, 512),
+        64,
+        4,
+        1024,
+        engine=fake_engine(STEP_MS),
+    ),
+    "capacity-requests": Rig(
+        "capacity-requests",
+        "tiny-llama",
+        tiny_llama,
+        1,
+        (1, 32, 64),
+        300,
+        100,
+        4800,
+        engine=fake_engine(SHORT_STEP_MS),
+    ),
     "engine": Rig("engine", "smollm2", demo_llm, 128, (1, 16, 32, 64), 10, 4, 64),
 }

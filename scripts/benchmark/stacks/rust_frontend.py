@@ -12,7 +12,15 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from scripts.benchmark.stacks.launch import KEY, ROOT, Launch, Model, StackError, to_flags
+from scripts.benchmark.stacks.launch import (
+    KEY,
+    ROOT,
+    Launch,
+    Model,
+    StackError,
+    to_flags,
+    with_path,
+)
 
 LOCK = ROOT / "requirements" / "gpu.txt"
 BINARY = "vllm/vllm-rs"
@@ -33,9 +41,8 @@ def launch_rust_frontend(model: Model, home: Path, env: dict[str, str], port: in
     own = {
         "VLLM_USE_RUST_FRONTEND": "1",
         "VLLM_RUST_FRONTEND_PATH": str(folder / "vllm-rs"),
-        "PYTHONPATH": str(folder),
     }
-    return Launch(command, ROOT, {**env, **own}, port)
+    return Launch(command, ROOT, with_path({**env, **own}, folder), port)
 
 
 def prepare_binary(cache: Path, lock: Path = LOCK) -> Path:

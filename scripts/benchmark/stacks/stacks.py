@@ -21,10 +21,10 @@ from typing import Any
 import yaml
 
 from deployments.home import find_home
-from scripts.benchmark.stacks.launch import KEY, MAX_STREAMS, ROOT, Launch, Model
+from scripts.benchmark.stacks.launch import KEY, MAX_STREAMS, ROOT, Launch, Model, with_path
 from scripts.benchmark.stacks.litellm_proxy.launch import launch_litellm
 from scripts.benchmark.stacks.ray_llm import launch_ray_llm
-from scripts.benchmark.stacks.rigs import ENVIRONMENT
+from scripts.benchmark.stacks.rigs import ENVIRONMENT, FAKE_ENGINE_PATH
 from scripts.benchmark.stacks.rust_frontend import launch_rust_frontend
 from scripts.benchmark.stacks.vllm_server import launch_vllm
 
@@ -51,7 +51,7 @@ class Stack:
         """Build the command and its configuration file in `home`, an empty folder."""
         model = Model(model.name, model.source, {**model.engine, **self.engine})
         inherited = {key: value for key, value in os.environ.items() if key not in OUR_ENVIRONMENT}
-        env = {**inherited, **ENVIRONMENT, **self.env}
+        env = with_path({**inherited, **ENVIRONMENT, **self.env}, FAKE_ENGINE_PATH)
         match self.kind:
             case "vllm":
                 return launch_vllm(model, env, port)
@@ -68,7 +68,7 @@ class Stack:
     def _launch_triptych(self, model: Model, home: Path, env: dict[str, str], port: int) -> Launch:
         env |= {"TRIPTYCH_HOME": str(home), "TRIPTYCH_API_KEYS": KEY, "RAY_AUTH_MODE": "token"}
         if self.checkout != ROOT:
-            env["PYTHONPATH"] = str(self.checkout)
+            env = with_path(env, self.checkout)
         config = home / "config.yaml"
         config.write_text(yaml.safe_dump(self._to_config(model, port), sort_keys=False))
         program = _service_program(self.checkout)

@@ -1,10 +1,12 @@
+import os
 from pathlib import Path
 
 import pytest
+import yaml
 
 from scripts.benchmark.arguments import read_plan
 from scripts.benchmark.stacks.launch import Model, to_flags
-from scripts.benchmark.stacks.rigs import RIGS
+from scripts.benchmark.stacks.rigs import FAKE_ENGINE_PATH, RIGS
 from scripts.benchmark.stacks.stacks import Stack, to_variant
 
 
@@ -12,6 +14,12 @@ def test_engine_options_become_flags():
     options = {"max_model_len": 8, "enforce_eager": True, "async_scheduling": False}
 
     assert to_flags(options) == ["--max-model-len=8", "--enforce-eager", "--no-async-scheduling"]
+
+
+def test_engine_option_with_members_becomes_json():
+    assert to_flags({"additional_config": {"step_ms": 20}}) == [
+        '--additional-config={"step_ms": 20}'
+    ]
 
 
 def test_variant_sets_variables_and_engine_options():
@@ -52,7 +60,30 @@ def test_variant_runs_a_checkout_of_the_present_or_the_old_layout(tmp_path: Path
         "--config",
         str(home / "config.yaml"),
     ]
-    assert (launch.cwd, launch.env["PYTHONPATH"]) == (checkout, str(checkout))
+    assert launch.cwd == checkout
+    assert launch.env["PYTHONPATH"].split(os.pathsep) == [str(checkout), str(FAKE_ENGINE_PATH)]
+
+
+@pytest.mark.parametrize("kind", ["vllm", "ray-llm", "ray-llm-direct"])
+def test_every_stack_finds_the_fake_engine(tmp_path: Path, kind: str):
+    launch = Stack(kind, kind).launch(Model("m", "/m", {}), tmp_path, 8001)
+
+    assert launch.env["PYTHONPATH"] == str(FAKE_ENGINE_PATH)
+
+
+def test_direct_streaming_is_asked_for_and_its_ingress_has_no_options(tmp_path: Path):
+    launch = Stack("ray-llm-direct", "ray-llm-direct").launch(Model("m", "/m", {}), tmp_path, 8001)
+
+    (application,) = yaml.safe_load((tmp_path / "config.yaml").read_text())["applications"]
+    assert list(application["args"]) == ["llm_configs"]
+    assert launch.env["RAY_SERVE_LLM_ENABLE_DIRECT_STREAMING"] == "1"
+    assert launch.env["RAY_SERVE_ENABLE_HA_PROXY"] == "1"
+
+
+def test_default_settings_have_no_direct_streaming(tmp_path: Path):
+    launch = Stack("ray-llm", "ray-llm").launch(Model("m", "/m", {}), tmp_path, 8001)
+
+    assert "RAY_SERVE_LLM_ENABLE_DIRECT_STREAMING" not in launch.env
 
 
 @pytest.mark.parametrize("concurrency", [1, 16, 64, 256])
