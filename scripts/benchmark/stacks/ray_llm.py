@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from scripts.benchmark.stacks.launch import MAX_STREAMS, ROOT, Launch, Model
+from scripts.benchmark.stacks.launch import MAX_STREAMS, ROOT, Launch, Model, StackError
 from scripts.service.environment import free_ports
 
 DIRECT = {
@@ -21,7 +21,14 @@ DIRECT = {
 def launch_ray_llm(
     model: Model, home: Path, env: dict[str, str], port: int, *, is_direct: bool = False
 ) -> Launch:
-    """Write Serve's configuration, and build the command that runs it."""
+    """Write Serve's configuration, and build the command that runs it.
+
+    Raises:
+        StackError: the rig has a fake engine, which it cannot run.
+    """
+    if "distributed_executor_backend" in model.engine:
+        # Source: ray 2.60, vllm_models.py: VLLMEngineConfig.get_initialization_kwargs
+        raise StackError("it chooses vLLM's executor itself, so it cannot run a fake engine")
     config = home / "config.yaml"
     args: dict[str, Any] = {"llm_configs": [to_llm_config(model)]}
     if not is_direct:

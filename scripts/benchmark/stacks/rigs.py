@@ -33,7 +33,7 @@ ENGINE: dict[str, Any] = {
 FAKE_ENGINE: dict[str, Any] = {
     "max_model_len": 2048,
     "max_num_seqs": 2048,  # a front-end that waits for this limit waits for nothing
-    "block_size": 16,
+    "block_size": 32,
     "enable_prefix_caching": False,
     "enforce_eager": True,
     "distributed_executor_backend": "bench_fake_engine.FakeExecutor",

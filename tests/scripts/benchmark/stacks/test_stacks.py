@@ -5,8 +5,8 @@ import pytest
 import yaml
 
 from scripts.benchmark.arguments import read_plan
-from scripts.benchmark.stacks.launch import Model, to_flags
-from scripts.benchmark.stacks.rigs import FAKE_ENGINE_PATH, RIGS
+from scripts.benchmark.stacks.launch import Model, StackError, to_flags
+from scripts.benchmark.stacks.rigs import FAKE_ENGINE_PATH, RIGS, fake_engine
 from scripts.benchmark.stacks.stacks import Stack, to_variant
 
 
@@ -78,6 +78,11 @@ def test_direct_streaming_is_asked_for_and_its_ingress_has_no_options(tmp_path: 
     assert list(application["args"]) == ["llm_configs"]
     assert launch.env["RAY_SERVE_LLM_ENABLE_DIRECT_STREAMING"] == "1"
     assert launch.env["RAY_SERVE_ENABLE_HA_PROXY"] == "1"
+
+
+def test_stack_that_would_ignore_the_fake_engine_is_refused(tmp_path: Path):
+    with pytest.raises(StackError, match="fake engine"):
+        Stack("ray-llm", "ray-llm").launch(Model("m", "/m", fake_engine(20)), tmp_path, 8001)
 
 
 def test_default_settings_have_no_direct_streaming(tmp_path: Path):
