@@ -43,6 +43,8 @@ class ChannelSettings:
 
 DEFAULT_SETTINGS = ChannelSettings()
 
+_UNBATCHED_BYTES = 64 * 1024
+
 _encoder = msgspec.msgpack.Encoder()
 
 
@@ -140,6 +142,13 @@ class Peer:
         self.flush()
         self._items.append(item)
         self.flush()
+
+    def post_by_size(self, item: msgspec.Struct, payload_bytes: int) -> None:
+        """Queue an item, or send it in a message of its own if its payload is large."""
+        if payload_bytes > _UNBATCHED_BYTES:
+            self.post_unbatched(item)
+        else:
+            self.post(item)
 
     def flush(self) -> None:
         """Send the items of this tick."""

@@ -22,12 +22,10 @@ from deployments.transport.peers import (
     Peer,
     Peers,
 )
+from deployments.transport.receiving_socket import ReceivingSocket
 from deployments.transport.token_channel import ReplyTo
-from deployments.transport.zmq_reader import ZmqReader
 
 logger = logging.getLogger(__name__)
-
-_UNBATCHED_BYTES = 64 * 1024
 
 _SENDER_SETTINGS = ChannelSettings(connect_timeout_s=10.0, heartbeat_ms=0)
 """Patient: whether a replica is dead, the lease's own call says; a frozen one may go on."""
@@ -49,7 +47,9 @@ class _CloseItem(msgspec.Struct, array_like=True, gc=False, tag=1):
     lease_id: bytes
 
 
-_decoder = msgspec.msgpack.Decoder(list[_RequestItem | _CloseItem])
+_Item = _RequestItem | _CloseItem
+
+_decoder = msgspec.msgpack.Decoder(list[_Item])
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,16 +76,15 @@ class RequestReceiver:
             settings: limits of the socket.
         """
         self._find_host = find_host
-        self._context = zmq.Context()
-        socket = self._context.socket(zmq.PULL)
-        socket.setsockopt(zmq.RCVHWM, settings.high_water_messages)
-        socket.setsockopt(zmq.MAXMSGSIZE, settings.max_message_bytes)
-        self._socket_reader = ZmqReader(socket, self._dispatch)
+        self._socket = ReceivingSocket(_decoder, self._dispatch, settings)
         self._waiting: dict[bytes, asyncio.Future[LeasedRequest | None]] = {}
-        self._local_address = self._listen_at(LOOPBACK)
+        self._local_address = self._socket.listen_at(LOOPBACK)
         self._node_address: str | None = None
-        self.dropped = 0
+
+    @property
+    def dropped(self) -> int:
         """Messages that could not be decoded, and items with an unknown lease id."""
+        return self._socket.dropped
 
     def __len__(self) -> int:
         """Number of leases that wait for a request."""
@@ -100,7 +99,7 @@ class RequestReceiver:
             return self._local_address
         if self._node_address is None:
             try:
-                self._node_address = self._listen_at(self._find_host())
+                self._node_address = self._socket.listen_at(self._find_host())
             except zmq.ZMQError:  # the next request tries again
                 logger.exception("cannot listen for requests from other nodes")
         return self._node_address
@@ -117,23 +116,13 @@ class RequestReceiver:
 
     def shut_down(self) -> None:
         """Close the socket."""
-        self._socket_reader.close()
-        self._context.destroy(linger=0)
+        self._socket.shut_down()
 
-    def _listen_at(self, host: str) -> str:
-        port = self._socket_reader.socket.bind_to_random_port(f"tcp://{host}")
-        return f"tcp://{host}:{port}"
-
-    def _dispatch(self, frames: list[bytes]) -> None:
-        try:
-            items = _decoder.decode(b"".join(frames))
-        except msgspec.DecodeError:
-            self.dropped += 1
-            return
+    def _dispatch(self, items: list[_Item]) -> None:
         for item in items:
             following = self._waiting.pop(item.lease_id, None)
             if following is None or following.done():
-                self.dropped += 1
+                self._socket.dropped += 1
             elif isinstance(item, _CloseItem):
                 following.set_result(None)
             else:
@@ -184,10 +173,7 @@ class RequestWriter:
         item = _RequestItem(
             self._lease_id, request.method, request.request, reply_to.address, reply_to.stream_id
         )
-        if len(request.request) > _UNBATCHED_BYTES:
-            self._peer.post_unbatched(item)
-        else:
-            self._peer.post(item)
+        self._peer.post_by_size(item, len(request.request))
 
     def send_close(self) -> None:
         """End the lease, after its last request has been answered."""

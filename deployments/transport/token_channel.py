@@ -12,7 +12,6 @@ ingress replica that is dead, frozen or too slow is closed, and its requests are
 """
 
 import asyncio
-import logging
 import secrets
 import time
 from dataclasses import dataclass
@@ -20,19 +19,13 @@ from types import TracebackType
 from typing import Generic, TypeVar
 
 import msgspec
-import zmq
 
 from api.errors import ReplicaLostError
 from api.ports.stream import Extra, FinishReason, ImageProgress, TextDelta
 from deployments.transport.peers import DEFAULT_SETTINGS, LOOPBACK, ChannelSettings, Peer, Peers
-from deployments.transport.zmq_reader import ZmqReader
-
-logger = logging.getLogger(__name__)
+from deployments.transport.receiving_socket import ReceivingSocket
 
 _STREAM_ID_BYTES = 16
-
-
-_UNBATCHED_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,33 +55,24 @@ class _ImageItem(msgspec.Struct, array_like=True, gc=False, tag=1):
     progress: ImageProgress
 
 
-class _EndItem(msgspec.Struct, array_like=True, gc=False, tag=2):
-    """The result of one request on the wire; `deltas_sent` were sent before it."""
+class LeasedResult(msgspec.Struct, array_like=True, gc=False, tag=2):
+    """The result of a request of a lease, as on the wire: it comes after the request's deltas."""
 
     stream_id: bytes
     deltas_sent: int
     result: bytes
+    """As MessagePack."""
     inbox: str
+    """Address for the lease's next request."""
 
 
-_Item = _TextItem | _ImageItem | _EndItem
+_Item = _TextItem | _ImageItem | LeasedResult
 
 StreamDelta = TextDelta | ImageProgress
 """What streams: language models send the first, image models the second."""
 
 
 _decoder = msgspec.msgpack.Decoder(list[_Item])
-
-
-@dataclass(frozen=True, slots=True)
-class LeasedResult:
-    """The result of a request of a lease, which comes over the channel after its deltas."""
-
-    deltas_sent: int
-    result: bytes
-    """As MessagePack."""
-    inbox: str
-    """Address for the lease's next request."""
 
 
 class StreamReader:
@@ -155,15 +139,14 @@ class Receiver:
     def __init__(self, host: str = LOOPBACK, settings: ChannelSettings = DEFAULT_SETTINGS) -> None:
         """Listen at a free port of `host`, on the running event loop."""
         self._settings = settings
-        self._context = zmq.Context()
-        socket = self._context.socket(zmq.PULL)
-        socket.setsockopt(zmq.RCVHWM, settings.high_water_messages)
-        socket.setsockopt(zmq.MAXMSGSIZE, settings.max_message_bytes)
-        self._socket_reader = ZmqReader(socket, self._dispatch)
+        self._socket = ReceivingSocket(_decoder, self._dispatch, settings)
         self._readers: dict[bytes, StreamReader] = {}
-        self.dropped = 0
-        """Messages that could not be decoded, and deltas with an unknown stream id."""
         self.listen_at(host)
+
+    @property
+    def dropped(self) -> int:
+        """Messages that could not be decoded, and deltas with an unknown stream id."""
+        return self._socket.dropped
 
     def __len__(self) -> int:
         """Number of open streams."""
@@ -171,8 +154,7 @@ class Receiver:
 
     def listen_at(self, host: str) -> None:
         """Listen at another address too; streams opened from now on use it."""
-        port = self._socket_reader.socket.bind_to_random_port(f"tcp://{host}")
-        self._address = f"tcp://{host}:{port}"
+        self._address = self._socket.listen_at(host)
 
     def open(self) -> StreamReader:
         """Open a reader for a new request."""
@@ -187,25 +169,19 @@ class Receiver:
 
     def shut_down(self) -> None:
         """Stop reading and close the socket."""
-        self._socket_reader.close()
-        self._context.destroy(linger=0)
+        self._socket.shut_down()
 
-    def _dispatch(self, frames: list[bytes]) -> None:
-        try:
-            items = _decoder.decode(frames[0])
-        except msgspec.MsgspecError:
-            self.dropped += 1
-            return
+    def _dispatch(self, items: list[_Item]) -> None:
         for item in items:
             reader = self._readers.get(item.stream_id)
             if reader is None:
-                self.dropped += 1
+                self._socket.dropped += 1
                 continue
             delta: StreamDelta
             if isinstance(item, _TextItem):  # not in a function: this runs for every token
                 delta = TextDelta(item.index, item.text, item.finish_reason, item.extra)
-            elif isinstance(item, _EndItem):
-                reader.end = LeasedResult(item.deltas_sent, item.result, item.inbox)
+            elif isinstance(item, LeasedResult):
+                reader.end = item
                 reader.notify()
                 continue
             else:
@@ -274,11 +250,8 @@ class StreamWriter:
 
     def send_end(self, result: bytes, inbox: str) -> None:
         """Send the request's result after its deltas; see `LeasedResult`."""
-        item = _EndItem(self._stream_id, self.sent, result, inbox)
-        if len(result) > _UNBATCHED_BYTES:
-            self._peer.post_unbatched(item)
-        else:
-            self._peer.post(item)
+        item = LeasedResult(self._stream_id, self.sent, result, inbox)
+        self._peer.post_by_size(item, len(result))
 
     def _count(self) -> None:
         if not self.sent:

@@ -92,11 +92,20 @@ async def test_delta_for_a_closed_reader_is_dropped_and_counted(
         msgspec.msgpack.encode([(0, ID, 0, 0, "a", None, None)])[:-2],
         msgspec.msgpack.encode([(0, ID, 0, 0, b"\xff\xfe", None)]),
         msgspec.msgpack.encode([(1, ID, 0, "no progress")]),
+        b"\x91\x96\x00\xc4\x01a\x00\x00\xa1\xff\xc0",  # text that is not UTF-8
     ],
     ids=repr,
 )
 async def test_garbage_is_dropped_and_counted(receiver: Receiver, message: bytes) -> None:
     await push(receiver, message)
+
+    assert receiver.dropped == 1
+
+
+async def test_message_with_deep_nesting_is_dropped_and_counted(receiver: Receiver) -> None:
+    item = b"\x98\x00\xc4\x01a\x00\x00\xa1a\xc0\xc0"  # a text, and a member that is skipped
+
+    await push(receiver, b"\x91" + item + b"\x91" * 100_000 + b"\x90")
 
     assert receiver.dropped == 1
 

@@ -136,17 +136,23 @@ async def test_second_request_before_the_lease_expects_it_is_dropped(
         msgspec.msgpack.encode([[9, LEASE]]),
         msgspec.msgpack.encode([[0, LEASE, 1, 2, 3, 4]]),
         msgspec.msgpack.encode({"a": 1}),
+        b"\x91\x96\x00\xc4\x01a\xa1\xff\xc4\x01a\xa1a\xc4\x01a",
+        b"\x91\x93\x01\xc4\x01a" + b"\x91" * 100_000 + b"\x90",
     ],
-    ids=["empty", "reserved", "text", "tag", "types", "object"],
+    ids=["empty", "reserved", "text", "tag", "types", "object", "not UTF-8", "nested"],
 )
 async def test_message_of_another_form_is_dropped(
     receiver: RequestReceiver, sender: RequestSender, message: bytes
 ) -> None:
     following = receiver.expect(LEASE)
-    with zmq.Context() as context, context.socket(zmq.PUSH) as socket:
-        socket.connect(address_of(receiver))
-        socket.send(message)
+    context = zmq.Context()
+    socket = context.socket(zmq.PUSH)
+    socket.connect(address_of(receiver))
+    socket.send(message)
+    try:
         await until(lambda: receiver.dropped == 1)
+    finally:
+        context.destroy(linger=0)
 
     sender.open(address_of(receiver), LEASE, fail_if_lost).send(REQUEST)
 

@@ -1,0 +1,61 @@
+"""The receiving end of a ZeroMQ channel: one PULL socket; each message is a list of items."""
+
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+import msgspec
+import zmq
+
+from deployments.transport.peers import ChannelSettings
+from deployments.transport.zmq_reader import ZmqReader
+
+Item = TypeVar("Item")
+
+
+class ReceivingSocket(Generic[Item]):
+    """A PULL socket that decodes what arrives; anyone who reaches its port may send anything."""
+
+    def __init__(
+        self,
+        decoder: "msgspec.msgpack.Decoder[list[Item]]",
+        on_items: Callable[[list[Item]], None],
+        settings: ChannelSettings,
+    ) -> None:
+        """Read on the running event loop; listens nowhere yet.
+
+        Args:
+            decoder: of one message.
+            on_items: called with the items of each message.
+            settings: limits of the socket.
+        """
+        self._decoder = decoder
+        self._on_items = on_items
+        self._context = zmq.Context()
+        socket = self._context.socket(zmq.PULL)
+        socket.setsockopt(zmq.RCVHWM, settings.high_water_messages)
+        socket.setsockopt(zmq.MAXMSGSIZE, settings.max_message_bytes)
+        self._reader = ZmqReader(socket, self._on_message)
+        self.dropped = 0
+        """Messages that could not be decoded; the owner adds items that it does not know."""
+
+    def listen_at(self, host: str) -> str:
+        """Listen at a free port of an address, besides others; returns it as ZeroMQ writes it.
+
+        Raises:
+            zmq.ZMQError: it cannot listen there.
+        """
+        port = self._reader.socket.bind_to_random_port(f"tcp://{host}")
+        return f"tcp://{host}:{port}"
+
+    def shut_down(self) -> None:
+        """Stop reading and close the socket."""
+        self._reader.close()
+        self._context.destroy(linger=0)
+
+    def _on_message(self, frames: list[bytes]) -> None:
+        try:
+            items = self._decoder.decode(frames[0])
+        except (ValueError, RecursionError):  # also text that is not UTF-8; lists in lists
+            self.dropped += 1
+            return
+        self._on_items(items)
