@@ -6,7 +6,8 @@ from api.ports.embeddings import EmbeddingRequest, Embeddings, ScoreRequest, Sco
 from api.ports.images import ImageRequest, Images
 from api.ports.stream import ImageProgress, TextDelta
 from api.ports.text import Completion, Generation
-from deployments.ingress.leases import LeasedCall, LeasePool, Request
+from deployments.ingress.lease import Request
+from deployments.ingress.leases import LeasedCall, LeasePool
 
 _completions = msgspec.msgpack.Decoder(Completion)
 _embeddings = msgspec.msgpack.Decoder(Embeddings)

@@ -1,4 +1,4 @@
-"""The ingress's end of leases: Serve calls that each serve one request after the other.
+"""The leases of one ingress replica: which request takes which, and how it is answered.
 
 `deployments/models/leases.py` says why. Only the ingress closes a lease, and only while it is idle,
 so no request meets a closed one. An idle lease is closed after a moment, so that what Serve counts
@@ -7,8 +7,6 @@ replicas that are to stop can do so.
 """
 
 import asyncio
-import random
-import secrets
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
@@ -16,24 +14,16 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 import msgspec
 
-from api.errors import EngineError, ReplicaLostError
+from api.errors import EngineError
 from api.ports.stream import ImageProgress, TextDelta
-from deployments.ingress.replica_calls import call
-from deployments.transport.request_channel import LeasedRequest, RequestSender, RequestWriter
-from deployments.transport.token_channel import (
-    LeasedResult,
-    Receiver,
-    Result,
-    StreamEnd,
-    StreamReader,
-)
+from deployments.ingress.lease import Lease, Request
+from deployments.transport.request_channel import RequestSender
+from deployments.transport.token_channel import Receiver, Result, StreamReader
 
 if TYPE_CHECKING:
     from ray.serve.handle import DeploymentHandle
 
 Item = TypeVar("Item", TextDelta, ImageProgress)
-
-_LEASE_ID_BYTES = 16
 
 _encoder = msgspec.msgpack.Encoder()
 
@@ -54,106 +44,6 @@ class LeaseSettings:
 
 
 _DEFAULTS = LeaseSettings()
-
-
-@dataclass(frozen=True, slots=True)
-class Request(Generic[Result]):
-    """A request to a model's replica."""
-
-    method: str
-    """Name of the replica's method."""
-    argument: Any
-    result_decoder: "msgspec.msgpack.Decoder[Result]"
-    adapter: str | None = None
-    """Replicas that have loaded it are preferred."""
-
-
-class Lease:
-    """One open call of a replica, which serves one request after the other."""
-
-    def __init__(
-        self,
-        method: "DeploymentHandle[Any]",
-        request: Request[Any],
-        reader: StreamReader,
-        sender: RequestSender,
-        max_age_s: float,
-    ) -> None:
-        """Begin the call with the first request."""
-        self.adapter = request.adapter
-        self.idle_since_s = time.monotonic()
-        self._closes_s = self.idle_since_s + max_age_s * random.uniform(0.5, 1.0)
-        self._id = secrets.token_bytes(_LEASE_ID_BYTES)
-        self._sender = sender
-        self._reader: StreamReader | None = reader
-        self._writer: RequestWriter | None = None
-        self._is_lost = False
-        calling = call(method, self._id, request.method, request.argument, reader.reply_to)
-        self._call: asyncio.Task[StreamEnd[Any] | None] = asyncio.create_task(calling)
-        self._call.add_done_callback(self._end)
-
-    @property
-    def is_ended(self) -> bool:
-        """Whether the call has ended, or its replica is lost."""
-        return self._is_lost or self._call.done()
-
-    @property
-    def is_old(self) -> bool:
-        """Whether it is to be closed now that it is idle."""
-        return self.idle_since_s >= self._closes_s
-
-    def send(self, method: str, request: bytes, reader: StreamReader) -> None:
-        """Send the next request; the lease must be idle."""
-        assert self._writer is not None, "a lease that was never idle"
-        self._reader = reader
-        self._writer.send(LeasedRequest(method, request, reader.reply_to))
-
-    def become_idle(self, inbox: str) -> None:
-        """Note that the request is answered, and where the next one goes."""
-        self._reader = None
-        self.idle_since_s = time.monotonic()
-        if self._writer is None:
-            self._writer = self._sender.open(inbox, self._id, self._lose)
-
-    def close(self) -> None:
-        """Let the replica end the call; the lease must be idle."""
-        if self._writer is not None and not self.is_ended:
-            self._writer.send_close()
-
-    def result(self) -> StreamEnd[Any]:
-        """Return the result of the ended call.
-
-        Raises:
-            ApiError: the call failed, or the replica is lost.
-        """
-        if self._is_lost:
-            raise ReplicaLostError("The replica that worked on this request was lost.")
-        end = self._call.result()
-        if end is None:
-            raise EngineError("The end of the answer was lost on its way.")
-        return end
-
-    async def cancel(self) -> None:
-        """Cancel the request that is running, and with it the call. Safe to repeat."""
-        self._reader = None
-        self._call.cancel()
-        await asyncio.wait({self._call})
-
-    def _lose(self) -> None:
-        self._is_lost = True
-        self._call.cancel()
-        self._notify()
-
-    def _end(self, ended: "asyncio.Task[Any]") -> None:
-        if not ended.cancelled():
-            ended.exception()  # marks it as retrieved; an idle lease has no one to raise it to
-        if self._writer is not None:
-            self._writer.close()
-        self._notify()
-
-    def _notify(self) -> None:
-        if self._reader is not None:
-            self._reader.notify()
 
 
 class LeasePool:
@@ -177,7 +67,7 @@ class LeasePool:
         self._method = handle.lease
         self._receiver = receiver
         self._sender = sender
-        self._settings = settings
+        self.settings = settings
         self._idle: dict[str | None, list[Lease]] = {}
         self._timer: asyncio.TimerHandle | None = None
 
@@ -191,12 +81,12 @@ class LeasePool:
         lease = self._reuse(request, reader) or self._open(request, reader)
         return LeasedCall(self, lease, reader, request.result_decoder)
 
-    def release(self, lease: Lease, reader: StreamReader, result: LeasedResult | None) -> None:
-        """Take back the lease of a request; it is kept if `result` came over the channel."""
+    def release(self, lease: Lease, reader: StreamReader) -> None:
+        """Take back the lease of a request; it is kept if the result came over the channel."""
         self._receiver.close(reader)
-        if result is None or lease.is_ended:
+        if reader.end is None or lease.is_ended:
             return
-        lease.become_idle(result.inbox)
+        lease.become_idle(reader.end.inbox)
         if lease.is_old:
             lease.close()
             return
@@ -209,16 +99,11 @@ class LeasePool:
             self._timer.cancel()
         self._close_idle_since(float("inf"))
 
-    @property
-    def last_deltas_timeout_s(self) -> float:
-        """See `LeaseSettings`."""
-        return self._settings.last_deltas_timeout_s
-
     def _reuse(self, request: Request[Any], reader: StreamReader) -> Lease | None:
         if request.adapter not in self._idle:
             return None
         encoded = _encode(request.argument)
-        if encoded is None or len(encoded) > self._settings.max_request_bytes:
+        if encoded is None or len(encoded) > self.settings.max_request_bytes:
             return None
         lease = self._take(request.adapter)
         if lease is not None:
@@ -239,16 +124,16 @@ class LeasePool:
         method = self._method
         if request.adapter:  # prefer a replica that has loaded it, if one is free
             method = method.options(multiplexed_model_id=request.adapter)
-        return Lease(method, request, reader, self._sender, self._settings.max_age_s)
+        return Lease(method, request, reader, self._sender, self.settings.max_age_s)
 
     def _start_timer(self) -> None:
         if self._timer is None:
             loop = asyncio.get_running_loop()
-            self._timer = loop.call_later(self._settings.idle_s, self._on_timer)
+            self._timer = loop.call_later(self.settings.idle_s, self._on_timer)
 
     def _on_timer(self) -> None:
         self._timer = None
-        self._close_idle_since(time.monotonic() - self._settings.idle_s)
+        self._close_idle_since(time.monotonic() - self.settings.idle_s)
         if self._idle:
             self._start_timer()
 
@@ -345,7 +230,7 @@ class LeasedCall(Generic[Item, Result]):
 
     async def _wait_after_the_result(self) -> None:
         try:
-            async with asyncio.timeout(self._pool.last_deltas_timeout_s):
+            async with asyncio.timeout(self._pool.settings.last_deltas_timeout_s):
                 await self._reader.wait()
         except TimeoutError:
             raise EngineError("The end of the answer was lost on its way.") from None
@@ -355,7 +240,7 @@ class LeasedCall(Generic[Item, Result]):
         if self._is_closed:
             return
         self._is_closed = True
-        self._pool.release(self._lease, self._reader, self._reader.end)
+        self._pool.release(self._lease, self._reader)
         if self._reader.end is None:
             await self._lease.cancel()
 

@@ -20,12 +20,12 @@ from deployments.ledger.client import LedgerClient
 from deployments.models.accounting import RequestAccounting
 from deployments.models.engine_loading import load_engine
 from deployments.models.fair_queue import FairQueue
-from deployments.models.leases import Leases
+from deployments.models.leases import LeasedReplica, Leases
 from deployments.models.pending_steps import PendingSteps
-from deployments.transport.token_channel import ReplyTo, StreamEnd, StreamWriter
+from deployments.transport.token_channel import StreamWriter
 
 
-class DiffusionReplica:
+class DiffusionReplica(LeasedReplica):
     """Serves one model to the ingress replicas."""
 
     async def __init__(  # type: ignore[misc]  # Serve awaits it
@@ -39,21 +39,6 @@ class DiffusionReplica:
         self._steps = PendingSteps(args.engine)
         queue = FairQueue(self._engine.capacity, args.max_waiting)
         self._accounting = RequestAccounting(args.id, "diffusion", queue, LedgerClient(find_ledger))
-
-    async def lease(
-        self, lease_id: bytes, method: str, request: ImageRequest, reply_to: ReplyTo
-    ) -> StreamEnd[Any] | None:
-        """Answer requests of one ingress replica; see `Leases.serve`.
-
-        Cancelling the call stops the generation at the next step.
-
-        Args:
-            lease_id: secret of the lease.
-            method: of the first request: `generate` or `stream`.
-            request: the first request.
-            reply_to: where its progress and result go.
-        """
-        return await self._leases.serve(lease_id, method, request, reply_to)
 
     async def _generate(self, request: ImageRequest, writer: StreamWriter) -> Images:
         """Generate all images."""

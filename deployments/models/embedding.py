@@ -19,11 +19,11 @@ from deployments.ledger.client import LedgerClient
 from deployments.models.accounting import RequestAccounting
 from deployments.models.engine_loading import load_engine
 from deployments.models.fair_queue import FairQueue
-from deployments.models.leases import Leases
-from deployments.transport.token_channel import ReplyTo, StreamEnd, StreamWriter
+from deployments.models.leases import LeasedReplica, Leases
+from deployments.transport.token_channel import StreamWriter
 
 
-class EmbeddingReplica:
+class EmbeddingReplica(LeasedReplica):
     """Serves one model to the ingress replicas."""
 
     async def __init__(  # type: ignore[misc]  # Serve awaits it
@@ -36,25 +36,6 @@ class EmbeddingReplica:
         )
         queue = FairQueue(self._engine.capacity, args.max_waiting)
         self._accounting = RequestAccounting(args.id, "embedding", queue, LedgerClient(find_ledger))
-
-    async def lease(
-        self,
-        lease_id: bytes,
-        method: str,
-        request: EmbeddingRequest | ScoreRequest,
-        reply_to: ReplyTo,
-    ) -> StreamEnd[Any] | None:
-        """Answer requests of one ingress replica; see `Leases.serve`.
-
-        Cancelling the call stops the computation.
-
-        Args:
-            lease_id: secret of the lease.
-            method: of the first request: `embed` or `score`.
-            request: the first request.
-            reply_to: where its result goes.
-        """
-        return await self._leases.serve(lease_id, method, request, reply_to)
 
     async def _embed(self, request: EmbeddingRequest, writer: StreamWriter) -> Embeddings:
         """Embed all inputs."""

@@ -21,15 +21,15 @@ from deployments.ledger.client import LedgerClient
 from deployments.models.accounting import AccountedRequest, RequestAccounting
 from deployments.models.engine_loading import load_engine
 from deployments.models.fair_queue import FairQueue
-from deployments.models.leases import Leases
+from deployments.models.leases import LeasedReplica, Leases
 from deployments.models.lora_adapters import Adapters
-from deployments.transport.token_channel import ReplyTo, StreamEnd, StreamWriter
+from deployments.transport.token_channel import StreamWriter
 
 _MAX_LORAS = 4
 """Adapters in one batch unless the configuration sets it; vLLM's default is 1."""
 
 
-class LlmReplica:
+class LlmReplica(LeasedReplica):
     """Serves one model to the ingress replicas."""
 
     async def __init__(  # type: ignore[misc]  # Serve awaits it
@@ -43,21 +43,6 @@ class LlmReplica:
         queue = FairQueue(self._engine.capacity, args.max_waiting)
         self._accounting = RequestAccounting(args.id, "llm", queue, LedgerClient(find_ledger))
         self._get_adapter = _to_getter(Adapters(args, self._engine.load_adapter), args)
-
-    async def lease(
-        self, lease_id: bytes, method: str, request: Generation, reply_to: ReplyTo
-    ) -> StreamEnd[Any] | None:
-        """Answer requests of one ingress replica; see `Leases.serve`.
-
-        Cancelling the call aborts the request that is running.
-
-        Args:
-            lease_id: secret of the lease.
-            method: of the first request: `complete` or `stream`.
-            request: the first request.
-            reply_to: where its deltas and result go.
-        """
-        return await self._leases.serve(lease_id, method, request, reply_to)
 
     async def _complete(self, generation: Generation, writer: StreamWriter) -> Completion:
         """Generate the whole completion."""
