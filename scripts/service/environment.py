@@ -13,6 +13,29 @@ _PORTS = range(20_000, 32_000)
 before our processes bind their ports; above the range that Ray gives its workers."""
 
 
+AT_REST = {
+    # Serve copies a process's metrics to Ray ten times a second, but Ray exports them every
+    # 30 s: once in 5 s saves 0.014 of a core at rest with five replicas.
+    "RAY_SERVE_METRICS_EXPORT_INTERVAL_MS": "5000",
+    # Every process sends all its metrics each time; 30 s instead of 10 saves 0.005 of a core.
+    "RAY_metrics_report_interval_ms": "30000",
+    # The dashboard asks for the use of CPU and memory every 15 s only: to measure it as often,
+    # instead of every 5 s, saves 0.003 of a core.
+    "REPORTER_UPDATE_INTERVAL_MS": "15000",
+    # The dashboard measures its own ten processes by a slow file of the kernel (smaps_rollup):
+    # 30 s instead of 5 saves 0.005 of a core.
+    "METRICS_RECORD_INTERVAL_S": "30",
+    # Ray measures each event of its loops, and a replica at rest has a hundred a second:
+    # without these statistics all processes take 0.007 of a core less.
+    "RAY_event_stats": "0",
+    # With more log files than the threshold Ray looks for new ones in this interval (seconds),
+    # else ten times a second, which takes 0.012 of a core more.
+    "RAY_LOG_MONITOR_MANY_FILES_THRESHOLD": "0",
+    "LOG_NAME_UPDATE_INTERVAL_S": "2",
+}
+"""Settings that only save CPU at rest; docs/performance.md says what each of them costs."""
+
+
 class PreparationError(Exception):
     """The private folder cannot be made; the message says why."""
 
@@ -24,20 +47,12 @@ def environment(root: Path, home: Path) -> dict[str, str]:
         PreparationError: the private folder cannot be made.
     """
     run_time = run_time_folder(home)
-    stats, metrics, fallback = free_ports(3)
     own = {
         "TRIPTYCH_HOME": str(home),
         "RAY_TMPDIR": str(run_time),
         # vLLM leaves two to six sockets and files there for each replica that ends.
         "TMPDIR": str(temporary_folder(run_time)),
-        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(run_time / "haproxy.cfg"),
-        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(run_time / "admin.sock"),
-        "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(run_time / "metrics.sock"),
-        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(run_time),
-        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(run_time / "server-state"),
-        "RAY_SERVE_HAPROXY_STATS_PORT": str(stats),
-        "RAY_SERVE_HAPROXY_METRICS_PORT": str(metrics),
-        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(fallback),
+        **haproxy_places(run_time),
         "RAY_SERVE_HAPROXY_BINARY_PATH": str(root / "scripts" / "service" / "haproxy"),
         "TRIPTYCH_HAPROXY": haproxy_binary(),
     }
@@ -47,24 +62,7 @@ def environment(root: Path, home: Path) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_NBTHREAD": str(haproxy_threads()),
         # The default interval of 0.1 s takes 5 % of a core all the time.
         "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.5",
-        # Serve copies a process's metrics to Ray ten times a second, but Ray exports them every
-        # 30 s: once in 5 s saves 0.014 of a core at rest with five replicas.
-        "RAY_SERVE_METRICS_EXPORT_INTERVAL_MS": "5000",
-        # Every process sends all its metrics each time; 30 s instead of 10 saves 0.005 of a core.
-        "RAY_metrics_report_interval_ms": "30000",
-        # The dashboard asks for the use of CPU and memory every 15 s only: to measure it as often,
-        # instead of every 5 s, saves 0.003 of a core.
-        "REPORTER_UPDATE_INTERVAL_MS": "15000",
-        # The dashboard measures its own ten processes by a slow file of the kernel (smaps_rollup):
-        # 30 s instead of 5 saves 0.005 of a core.
-        "METRICS_RECORD_INTERVAL_S": "30",
-        # Ray measures each event of its loops, and a replica at rest has a hundred a second:
-        # without these statistics all processes take 0.007 of a core less.
-        "RAY_event_stats": "0",
-        # With more log files than the threshold Ray looks for new ones in this interval (seconds),
-        # else ten times a second, which takes 0.012 of a core more.
-        "RAY_LOG_MONITOR_MANY_FILES_THRESHOLD": "0",
-        "LOG_NAME_UPDATE_INTERVAL_S": "2",
+        **AT_REST,
         # A replaced replica stays this long, so that HAProxy learns of it. Serve's default of 30 s
         # is for external load balancers, and would keep a model's GPU occupied.
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "10",
@@ -83,6 +81,21 @@ def environment(root: Path, home: Path) -> dict[str, str]:
         "TORCHINDUCTOR_CACHE_DIR": str(home / "cache" / "torchinductor"),
     }
     return {**defaults, **os.environ, **own}
+
+
+def haproxy_places(folder: Path) -> dict[str, str]:
+    """Give HAProxy and the proxy beside it ports of their own, and files below `folder`."""
+    stats, metrics, fallback = free_ports(3)
+    return {
+        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "haproxy.cfg"),
+        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(folder / "admin.sock"),
+        "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(folder / "metrics.sock"),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(folder),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(folder / "server-state"),
+        "RAY_SERVE_HAPROXY_STATS_PORT": str(stats),
+        "RAY_SERVE_HAPROXY_METRICS_PORT": str(metrics),
+        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(fallback),
+    }
 
 
 def haproxy_threads() -> int:

@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 
 from scripts.benchmark.stacks.launch import MAX_STREAMS, ROOT, Launch, Model, StackError
-from scripts.service.environment import free_ports
+from scripts.service.environment import haproxy_places
 
 DIRECT = {
     # Source: https://docs.ray.io/en/master/serve/llm/user-guides/direct-streaming.html
@@ -45,7 +45,7 @@ def launch_ray_llm(
     config.write_text(yaml.safe_dump(content, sort_keys=False))
     serve = str(Path(sys.executable).with_name("serve"))
     own = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_TMPDIR": str(home)}
-    own |= to_direct(home) if is_direct else {}
+    own |= {**DIRECT, **haproxy_places(home)} if is_direct else {}
     return Launch([serve, "run", str(config), "--address", "local"], ROOT, {**own, **env}, port)
 
 
@@ -57,20 +57,4 @@ def to_llm_config(model: Model) -> dict[str, Any]:
         # The default asks for a GPU.
         "placement_group_config": {"bundles": [{"CPU": 1}]},
         "log_engine_metrics": False,
-    }
-
-
-def to_direct(home: Path) -> dict[str, str]:
-    """Build the environment of direct streaming; HAProxy's files are below `home`."""
-    stats, metrics, fallback = free_ports(3)
-    return {
-        **DIRECT,
-        "RAY_SERVE_HAPROXY_STATS_PORT": str(stats),
-        "RAY_SERVE_HAPROXY_METRICS_PORT": str(metrics),
-        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(fallback),
-        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(home / "haproxy.cfg"),
-        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(home / "admin.sock"),
-        "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(home / "metrics.sock"),
-        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(home),
-        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(home / "server-state"),
     }
