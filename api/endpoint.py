@@ -9,7 +9,7 @@ other dialects call it.
 """
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
@@ -27,6 +27,7 @@ from api.http.sse import Event, EventStream
 from api.middleware.auth import get_key_for
 from api.middleware.errors import find_unwrapped_send
 from api.middleware.request_id import get_request_id
+from api.ports.stream import ModelStream
 from api.ports.tenancy import Key, RequestContext
 from api.ports.tenancy import Scope as KeyScope
 from api.registry import Models, Registry
@@ -60,20 +61,6 @@ class RequestMeta:
     may_log_prompts: bool
 
 
-class ModelStream(Protocol):
-    """A streamed call to a model; see `api.ports` for what each kind of model yields."""
-
-    def __aiter__(self) -> AsyncIterator[Sequence[Any]]:
-        """Yield the deltas that have arrived since the last iteration."""
-
-    async def aclose(self) -> None:
-        """Cancel the call. Safe at any time, also after the end."""
-
-    @property
-    def completion(self) -> Any:
-        """The result of the call; available once the iteration has ended."""
-
-
 class StreamRenderer(Protocol):
     """Renders a streamed answer in one dialect, including how the stream begins and ends."""
 
@@ -91,7 +78,7 @@ class StreamRenderer(Protocol):
 class PreparedStream:
     """The streamed call of a request."""
 
-    open: Callable[[], Awaitable[ModelStream]]
+    open: Callable[[], Awaitable[ModelStream[Any, Any]]]
     renderer: StreamRenderer
 
 
@@ -221,24 +208,24 @@ class Endpoint(Generic[Body, Parsed, Model]):
         events: EventStream,
     ) -> None:
         """Stream the answer; an error after the first event becomes an event itself."""
+        renderer = stream.renderer
         try:
-            await self._send_events(stream, events)
+            result = await self._send_deltas(stream, events)
+            await events.write(renderer.render_end(result), is_last=True)
             permit.delivered_images = prepared.images
         except ApiError as error:
             if not events.is_started:
                 raise
             logger.warning("request %s: the stream failed: %s", prepared.request_id, error.code)
-            await events.write(stream.renderer.render_error(error))
-        await events.close()
+            await events.write(renderer.render_error(error), is_last=True)
 
-    async def _send_events(self, prepared: PreparedStream, events: EventStream) -> None:
-        renderer, stream = prepared.renderer, None
+    async def _send_deltas(self, prepared: PreparedStream, events: EventStream) -> Any:
+        """Send the events of the deltas, and return the result."""
+        render, stream = prepared.renderer.render_deltas, None
         try:
             async with deadline(self._limits):
                 stream = await prepared.open()
-                async for deltas in stream:
-                    await events.write(renderer.render_deltas(deltas))
-            await events.write(renderer.render_end(stream.completion))
+                return await stream.forward(lambda deltas: events.push(render(deltas)))
         finally:
             if stream is not None:
                 await stream.aclose()

@@ -6,9 +6,11 @@ U+0085, …).
 Source: WHATWG HTML §9.2 (event streams).
 """
 
-from collections.abc import Iterable
+from collections.abc import Awaitable, Iterable
 
 from starlette.types import Send
+
+from api.http.run_now import run_now
 
 Event = tuple[str | None, bytes]
 """The event's name or None, and its payload."""
@@ -44,25 +46,35 @@ class EventStream:
         self._unwrapped_send = unwrapped_send or send
         self.is_started = False
 
-    async def write(self, events: Iterable[Event]) -> None:
-        """Send all events in one ASGI message; without events, send nothing."""
+    def push(self, events: Iterable[Event]) -> Awaitable[None] | None:
+        """Send events as `write` does, outside a task.
+
+        Returns:
+            What must be awaited before the next event, because the client reads slowly; or None.
+        """
+        return run_now(self.write(events))
+
+    async def write(self, events: Iterable[Event], *, is_last: bool = False) -> None:
+        """Send all events in one ASGI message; without events, send nothing.
+
+        Args:
+            events: what to send.
+            is_last: end the response; the events must tell the client that the stream is complete.
+        """
         body = b"".join(
             [
                 b"data: " + payload + b"\n\n" if name is None else _encode_named(name, payload)
                 for name, payload in events
             ]
         )
-        if not body:
+        if not body and not is_last:
             return
         if not self.is_started:
             self.is_started = True
             start = {"type": "http.response.start", "status": 200, "headers": self._headers}
             await self._send(start)
-        await self._unwrapped_send({"type": "http.response.body", "body": body, "more_body": True})
-
-    async def close(self) -> None:
-        """End the response; the events must have told the client that the stream is complete."""
-        await self._unwrapped_send({"type": "http.response.body", "body": b""})
+        message = {"type": "http.response.body", "body": body, "more_body": not is_last}
+        await self._unwrapped_send(message)
 
 
 def _encode_named(name: str, payload: bytes) -> bytes:

@@ -1,10 +1,10 @@
 """Checks and translates the requests of both image endpoints, whole or streamed with previews."""
 
-from api.endpoint import ModelStream, PreparedRequest, PreparedStream, RequestMeta
+from api.endpoint import PreparedRequest, PreparedStream, RequestMeta
 from api.errors import InvalidRequestError
 from api.http.parsing import ParsedRequest
 from api.images.rendering import ImageRenderer
-from api.ports.images import Edit, ImageEncoding, ImageRequest, Lora
+from api.ports.images import Edit, ImageEncoding, ImageRequest, ImageStream, Lora
 from api.registry import ImageModel
 from api.schema.images import ImagesRequest
 from api.services import Services
@@ -33,7 +33,7 @@ def prepare_images(
         parsed = parsed.add_without_effect("quality")
     renderer = ImageRenderer(request, call, quality, services.image_store, meta.find_base_url)
 
-    async def open_stream() -> ModelStream:
+    async def open_stream() -> ImageStream:
         return model.backend.stream(call)
 
     return PreparedRequest(

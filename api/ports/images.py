@@ -4,11 +4,10 @@ Requests and results are plain data (frozen, slotted, picklable), because they c
 handles. `deployments.ingress` implements the Protocols; `tests/helpers/fakes.py` fakes them.
 """
 
-from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
-from api.ports.stream import ImageProgress, Usage
+from api.ports.stream import ImageProgress, ModelStream, Usage
 from api.ports.tenancy import RequestContext
 
 ImageFormat = Literal["png", "webp", "jpeg"]
@@ -88,22 +87,8 @@ class Images:
     usage: Usage
 
 
-class ImageStream(Protocol):
-    """The generation of an image under way."""
-
-    def __aiter__(self) -> AsyncIterator[Sequence[ImageProgress]]:
-        """Yield the progress since the last iteration.
-
-        Raises:
-            ApiError: the generation failed.
-        """
-
-    async def aclose(self) -> None:
-        """Cancel the generation at the next step. Safe at any time, also after the end."""
-
-    @property
-    def completion(self) -> Images:
-        """The image; available once the iteration has ended."""
+ImageStream = ModelStream[ImageProgress, Images]
+"""The generation of an image under way; closing it cancels it at the next step."""
 
 
 class ImageBackend(Protocol):

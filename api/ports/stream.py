@@ -1,7 +1,8 @@
 """The data that models stream: deltas of text, progress of images, and usage."""
 
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol, TypeVar
 
 import msgspec
 
@@ -48,8 +49,7 @@ class Extra(msgspec.Struct, frozen=True, array_like=True, gc=False):
     prompt_logprobs: tuple[TokenLogprob, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class TextDelta:
+class TextDelta(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """An increment of one choice; the last delta of a choice has the finish reason."""
 
     index: int
@@ -68,3 +68,30 @@ class Usage:
     """Tokens of the prompt that came from the prefix cache."""
     reasoning_tokens: int = 0
     """Tokens of the completion that are reasoning."""
+
+
+Delta = TypeVar("Delta")
+Delta_co = TypeVar("Delta_co", covariant=True)
+Result_co = TypeVar("Result_co", covariant=True)
+
+
+Consume = Callable[[Sequence[Delta]], Awaitable[None] | None]
+"""Takes deltas, on the event loop but in no task: none wakes up for a delta.
+
+Returns what must be awaited before it can take more, or None.
+"""
+
+
+class ModelStream(Protocol[Delta_co, Result_co]):
+    """A streamed call to a model under way."""
+
+    async def forward(self, consume: Consume[Delta_co]) -> Result_co:
+        """Pass deltas to `consume` as they arrive, in order, and return the result after them.
+
+        Raises:
+            ApiError: the call failed.
+            Exception: what `consume` raises.
+        """
+
+    async def aclose(self) -> None:
+        """Cancel the call. Safe at any time, also after the end."""

@@ -3,11 +3,10 @@
 Numbers are within their ranges, because the schema has validated them; None means "not given".
 """
 
-from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-from api.ports.stream import TextDelta, Usage
+from api.ports.stream import ModelStream, TextDelta, Usage
 from api.ports.tenancy import RequestContext
 
 
@@ -137,22 +136,8 @@ class Completion:
     usage: Usage
 
 
-class TextStream(Protocol):
-    """A generation under way."""
-
-    def __aiter__(self) -> AsyncIterator[Sequence[TextDelta]]:
-        """Yield the deltas that have arrived since the last iteration, in order.
-
-        Raises:
-            ApiError: the generation failed.
-        """
-
-    async def aclose(self) -> None:
-        """Cancel the generation. Safe at any time, also after the end."""
-
-    @property
-    def completion(self) -> Completion:
-        """The usage; available once the iteration has ended."""
+TextStream = ModelStream[TextDelta, Completion]
+"""A generation under way; its result has the usage, and no choices."""
 
 
 class LlmBackend(Protocol):

@@ -3,6 +3,8 @@
 from dataclasses import replace
 from typing import Any
 
+import msgspec
+
 from api.endpoint import RequestMeta
 from api.errors import InvalidRequestError
 from api.ports.stream import Extra, TextDelta, TokenLogprob, Usage
@@ -209,7 +211,7 @@ class ChatRenderer:
     def render_last_chunks(self, delta: TextDelta, usage: Usage) -> list[bytes]:
         """Render the last delta so that content, finish reason and usage share the last chunk."""
         text = delta.text if delta.extra is None else ""
-        rest = replace(delta, text="" if text else delta.text, finish_reason=None)
+        rest = msgspec.structs.replace(delta, text="" if text else delta.text, finish_reason=None)
         before = self.render_chunks(rest)
         content = b'{"content":%b}' % to_ascii_json(text) if text else b"{}"
         end = b'%b,"logprobs":null,"finish_reason":%b}]'

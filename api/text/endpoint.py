@@ -8,13 +8,13 @@ from typing import Any
 import msgspec
 from starlette.types import Receive, Scope
 
-from api.endpoint import ModelStream, PreparedRequest, PreparedStream, RequestMeta
+from api.endpoint import PreparedRequest, PreparedStream, RequestMeta
 from api.errors import UnsupportedParameterError
 from api.http.body import read_json_body
 from api.http.parsing import ParsedRequest, read_request
 from api.ports.prompt_log import PromptLog
 from api.ports.tenancy import Scope as KeyScope
-from api.ports.text import Completion, Generation
+from api.ports.text import Completion, Generation, TextStream
 from api.registry import Llm, Registry, UsagePlacement
 from api.schema.common import TextRequest
 from api.services import Services
@@ -82,7 +82,7 @@ class TextDialect:
         async def call() -> Completion:
             return await model.backend.complete(await load())
 
-        async def open_stream() -> ModelStream:
+        async def open_stream() -> TextStream:
             return model.backend.stream(await load())
 
         stream = None

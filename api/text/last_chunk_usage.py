@@ -4,7 +4,8 @@ Only the end of the stream shows which chunk is the last, so each delta waits fo
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
+
+import msgspec
 
 from api.ports.stream import TextDelta
 
@@ -24,7 +25,7 @@ class LastChunkBuffer:
             if held is None:
                 self.delta = delta
             elif delta.index == held.index and not delta.text and delta.extra is None:
-                self.delta = replace(held, finish_reason=delta.finish_reason)
+                self.delta = msgspec.structs.replace(held, finish_reason=delta.finish_reason)
             else:
                 ready.append(held)
                 self.delta = delta

@@ -12,7 +12,8 @@ import msgspec
 from api.errors import EngineError, ReplicaLostError
 from deployments.ingress.replica_calls import call
 from deployments.transport.request_channel import LeasedRequest, RequestSender, RequestWriter
-from deployments.transport.token_channel import Result, StreamEnd, StreamReader
+from deployments.transport.stream_reader import StreamReader
+from deployments.transport.token_messages import Result, StreamEnd
 
 if TYPE_CHECKING:
     from ray.serve.handle import DeploymentHandle

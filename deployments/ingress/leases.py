@@ -8,17 +8,19 @@ replicas that are to stop can do so.
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import msgspec
 
 from api.errors import EngineError
-from api.ports.stream import ImageProgress, TextDelta
+from api.ports.stream import Consume, ImageProgress, TextDelta
 from deployments.ingress.lease import Lease, Request
 from deployments.transport.request_channel import RequestSender
-from deployments.transport.token_channel import Receiver, Result, StreamReader
+from deployments.transport.stream_reader import StreamReader, lost_part
+from deployments.transport.token_channel import Receiver
+from deployments.transport.token_messages import Result
 
 if TYPE_CHECKING:
     from ray.serve.handle import DeploymentHandle
@@ -171,14 +173,7 @@ class LeasedCall(Generic[Item, Result]):
         self._lease = lease
         self._reader = reader
         self._decoder = decoder
-        self._completion: Result | None = None
         self._is_closed = False
-
-    @property
-    def completion(self) -> Result:
-        """The result; available once the iteration has ended."""
-        assert self._completion is not None, "the stream has not ended"
-        return self._completion
 
     async def result(self) -> Result:
         """Return the result of a request that sends no deltas.
@@ -187,35 +182,26 @@ class LeasedCall(Generic[Item, Result]):
             ApiError: the request failed.
         """
         try:
-            async for _ in self:
-                pass
-            return self.completion
+            return await self.forward(_ignore)
         finally:
             await self.aclose()
 
-    async def __aiter__(self) -> AsyncIterator[Sequence[Item]]:
-        """Yield deltas until as many have arrived as the result says were sent.
-
-        Raises:
-            ApiError: the request failed, or deltas were lost.
-        """
+    async def forward(self, consume: Consume[Item]) -> Result:
+        """See `ModelStream`; ends when as many deltas have come as the result says were sent."""
         reader, lease = self._reader, self._lease
+        reader.start(consume)
         while reader.end is None and not lease.is_ended:
             await reader.wait()
-            if deltas := self._drain():
-                yield deltas
-        if deltas := self._drain():
-            yield deltas
+            await reader.catch_up()
+        await reader.catch_up()
         if reader.end is None:
             end = lease.result()
-            while reader.received < end.deltas_sent:
-                await self._wait_after_the_result()
-                yield self._drain()
-            self._completion = end.completion
-        elif reader.received == reader.end.deltas_sent:
-            self._completion = self._decode(reader.end.result)
-        else:
-            raise _lost_part()
+            await self._wait_for_deltas(end.deltas_sent)
+            result: Result = end.completion
+            return result
+        if reader.received != reader.end.deltas_sent:
+            raise lost_part()
+        return self._decode(reader.end.result)
 
     def _decode(self, result: bytes) -> Result:
         try:
@@ -223,17 +209,13 @@ class LeasedCall(Generic[Item, Result]):
         except msgspec.DecodeError as error:  # the replica has another version
             raise EngineError("The model failed to answer this request.") from error
 
-    def _drain(self) -> Sequence[Item]:
-        if self._reader.has_gap:
-            raise _lost_part()
-        return cast(list[Item], self._reader.drain())
-
-    async def _wait_after_the_result(self) -> None:
+    async def _wait_for_deltas(self, count: int) -> None:
         try:
             async with asyncio.timeout(self._pool.settings.last_deltas_timeout_s):
-                await self._reader.wait()
+                await self._reader.wait_for(count)
         except TimeoutError:
             raise EngineError("The end of the answer was lost on its way.") from None
+        await self._reader.catch_up()
 
     async def aclose(self) -> None:
         """Cancel the request if it is still running, and close the reader. Safe to repeat."""
@@ -245,5 +227,5 @@ class LeasedCall(Generic[Item, Result]):
             await self._lease.cancel()
 
 
-def _lost_part() -> EngineError:
-    return EngineError("A part of the answer was lost on its way.")
+def _ignore(_: Sequence[Any]) -> None:
+    pass

@@ -15,7 +15,8 @@ import ray
 
 from api.errors import EngineError
 from deployments.transport.request_channel import LeasedRequest, RequestReceiver
-from deployments.transport.token_channel import ReplyTo, Sender, StreamEnd, StreamWriter
+from deployments.transport.token_channel import Sender, StreamWriter
+from deployments.transport.token_messages import ReplyTo, StreamEnd
 
 Method = Callable[[Any, StreamWriter], Awaitable[Any]]
 """Answers one request within `with writer`; may send deltas."""

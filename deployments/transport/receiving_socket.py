@@ -20,6 +20,7 @@ class ReceivingSocket(Generic[Item]):
         decoder: "msgspec.msgpack.Decoder[list[Item]]",
         on_items: Callable[[list[Item]], None],
         settings: ChannelSettings,
+        on_turn_end: Callable[[], None] = lambda: None,
     ) -> None:
         """Read on the running event loop; listens nowhere yet.
 
@@ -27,6 +28,7 @@ class ReceivingSocket(Generic[Item]):
             decoder: of one message.
             on_items: called with the items of each message.
             settings: limits of the socket.
+            on_turn_end: called after the messages of one turn of the event loop.
         """
         self._decoder = decoder
         self._on_items = on_items
@@ -34,7 +36,7 @@ class ReceivingSocket(Generic[Item]):
         socket = self._context.socket(zmq.PULL)
         socket.setsockopt(zmq.RCVHWM, settings.high_water_messages)
         socket.setsockopt(zmq.MAXMSGSIZE, settings.max_message_bytes)
-        self._reader = ZmqReader(socket, self._on_message)
+        self._reader = ZmqReader(socket, self._on_message, on_turn_end=on_turn_end)
         self.dropped = 0
         """Messages that could not be decoded; the owner adds items that it does not know."""
 

@@ -23,7 +23,7 @@ from deployments.transport.peers import (
     Peers,
 )
 from deployments.transport.receiving_socket import ReceivingSocket
-from deployments.transport.token_channel import ReplyTo
+from deployments.transport.token_messages import ReplyTo
 
 logger = logging.getLogger(__name__)
 

@@ -14,123 +14,26 @@ ingress replica that is dead, frozen or too slow is closed, and its requests are
 import asyncio
 import secrets
 import time
-from dataclasses import dataclass
 from types import TracebackType
-from typing import Generic, TypeVar
 
 import msgspec
 
 from api.errors import ReplicaLostError
-from api.ports.stream import Extra, FinishReason, ImageProgress, TextDelta
+from api.ports.stream import FinishReason, ImageProgress, TextDelta
 from deployments.transport.peers import DEFAULT_SETTINGS, LOOPBACK, ChannelSettings, Peer, Peers
 from deployments.transport.receiving_socket import ReceivingSocket
+from deployments.transport.stream_reader import StreamReader
+from deployments.transport.token_messages import (
+    ImageItem,
+    Item,
+    LeasedResult,
+    ReplyTo,
+    TextItem,
+)
 
 _STREAM_ID_BYTES = 16
 
-
-@dataclass(frozen=True, slots=True)
-class ReplyTo:
-    """Where the deltas of one request go."""
-
-    address: str
-    stream_id: bytes
-
-
-class _TextItem(msgspec.Struct, array_like=True, gc=False, tag=0):
-    """One text delta on the wire; `number` counts the deltas of one stream from 0."""
-
-    stream_id: bytes
-    number: int
-    index: int
-    text: str
-    finish_reason: FinishReason | None
-    extra: Extra | None = None
-
-
-class _ImageItem(msgspec.Struct, array_like=True, gc=False, tag=1):
-    """The progress of one image on the wire; `number` as in `_TextItem`."""
-
-    stream_id: bytes
-    number: int
-    progress: ImageProgress
-
-
-class LeasedResult(msgspec.Struct, array_like=True, gc=False, tag=2):
-    """The result of a request of a lease, as on the wire: it comes after the request's deltas."""
-
-    stream_id: bytes
-    deltas_sent: int
-    result: bytes
-    """As MessagePack."""
-    inbox: str
-    """Address for the lease's next request."""
-
-
-_Item = _TextItem | _ImageItem | LeasedResult
-
-StreamDelta = TextDelta | ImageProgress
-"""What streams: language models send the first, image models the second."""
-
-
-_decoder = msgspec.msgpack.Decoder(list[_Item])
-
-
-class StreamReader:
-    """The deltas of one request that have arrived and are not drained yet."""
-
-    def __init__(
-        self, reply_to: ReplyTo, coalesce_deltas: int = DEFAULT_SETTINGS.coalesce_deltas
-    ) -> None:
-        """Start empty; see `ChannelSettings.coalesce_deltas`."""
-        self.reply_to = reply_to
-        self.received = 0
-        self.has_gap = False
-        self._coalesce_deltas = coalesce_deltas
-        self._deltas: list[StreamDelta] = []
-        self._waiter: asyncio.Future[None] | None = None
-        self.end: LeasedResult | None = None
-        """The result, once it has arrived over the channel."""
-
-    def put(self, number: int, delta: StreamDelta) -> None:
-        """Add a delta; a number out of order means that deltas were lost."""
-        if number == self.received:
-            self.received += 1
-            self._deltas.append(delta)
-        else:
-            self.has_gap = True
-        self.notify()
-
-    def drain(self) -> list[StreamDelta]:
-        """Remove and return all deltas; merged by choice if the reader has fallen far behind."""
-        deltas, self._deltas = self._deltas, []
-        return deltas if len(deltas) < self._coalesce_deltas else _merge(deltas)
-
-    def notify(self) -> None:
-        """End the current `wait`, even without a delta."""
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
-
-    async def wait(self) -> None:
-        """Wait until there are deltas to drain, or for `notify`. Only one task may wait."""
-        if self._deltas or self.end is not None:
-            return
-        self._waiter = asyncio.get_running_loop().create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
-
-
-def _merge(deltas: list[StreamDelta]) -> list[StreamDelta]:
-    """Join texts of one choice; progress of images and deltas with extras stay as they are."""
-    texts: dict[int, list[str]] = {}
-    reasons: dict[int, FinishReason | None] = {}
-    for delta in deltas:
-        if not isinstance(delta, TextDelta) or delta.extra is not None:
-            return deltas
-        texts.setdefault(delta.index, []).append(delta.text)
-        reasons[delta.index] = delta.finish_reason
-    return [TextDelta(index, "".join(parts), reasons[index]) for index, parts in texts.items()]
+_decoder = msgspec.msgpack.Decoder(list[Item])
 
 
 class Receiver:
@@ -139,8 +42,10 @@ class Receiver:
     def __init__(self, host: str = LOOPBACK, settings: ChannelSettings = DEFAULT_SETTINGS) -> None:
         """Listen at a free port of `host`, on the running event loop."""
         self._settings = settings
-        self._socket = ReceivingSocket(_decoder, self._dispatch, settings)
+        self._socket = ReceivingSocket(_decoder, self._dispatch, settings, self._flush)
         self._readers: dict[bytes, StreamReader] = {}
+        self._changed: dict[bytes, StreamReader] = {}
+        """Streams for which something came in this turn of the event loop."""
         self.listen_at(host)
 
     @property
@@ -171,22 +76,22 @@ class Receiver:
         """Stop reading and close the socket."""
         self._socket.shut_down()
 
-    def _dispatch(self, items: list[_Item]) -> None:
+    def _dispatch(self, items: list[Item]) -> None:
         for item in items:
             reader = self._readers.get(item.stream_id)
             if reader is None:
                 self._socket.dropped += 1
                 continue
-            delta: StreamDelta
-            if isinstance(item, _TextItem):  # not in a function: this runs for every token
-                delta = TextDelta(item.index, item.text, item.finish_reason, item.extra)
-            elif isinstance(item, LeasedResult):
+            self._changed[item.stream_id] = reader
+            if isinstance(item, LeasedResult):
                 reader.end = item
-                reader.notify()
-                continue
             else:
-                delta = item.progress
-            reader.put(item.number, delta)
+                reader.put(item.number, item.delta)
+
+    def _flush(self) -> None:
+        changed, self._changed = self._changed, {}
+        for reader in changed.values():
+            reader.flush()
 
 
 class Sender:
@@ -235,17 +140,14 @@ class StreamWriter:
 
     def send(self, delta: TextDelta) -> None:
         """Queue a delta; all deltas of this tick go out in one message. Never blocks."""
-        item = _TextItem(
-            self._stream_id, self.sent, delta.index, delta.text, delta.finish_reason, delta.extra
-        )
-        self._peer.post(item)
+        self._peer.post(TextItem(self._stream_id, self.sent, delta))
         self._count()
         if delta.finish_reason is not None and self.finish_reason is None:
             self.finish_reason = delta.finish_reason
 
     def send_unbatched(self, progress: ImageProgress) -> None:
         """Send in a message of its own: previews are large, and messages have a size limit."""
-        self._peer.post_unbatched(_ImageItem(self._stream_id, self.sent, progress))
+        self._peer.post_unbatched(ImageItem(self._stream_id, self.sent, progress))
         self._count()
 
     def send_end(self, result: bytes, inbox: str) -> None:
@@ -291,14 +193,3 @@ class StreamWriter:
         is_only_ours = self._task.uncancel() <= self._cancellations_before
         if is_only_ours and kind in (asyncio.CancelledError, None):
             raise ReplicaLostError("The stream was lost because its reader is gone.") from error
-
-
-Result = TypeVar("Result")
-
-
-@dataclass(frozen=True, slots=True)
-class StreamEnd(Generic[Result]):
-    """The result of a streaming call."""
-
-    completion: Result
-    deltas_sent: int

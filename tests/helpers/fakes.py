@@ -5,7 +5,7 @@ With `held=True` a backend waits before every step until the test calls `gate.re
 
 import asyncio
 import struct
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from starlette.applications import Starlette
@@ -19,7 +19,7 @@ from api.errors import InvalidRequestError, KeyNotFoundError
 from api.ports.administration import NewSecret, UsageQuery, UsageRow
 from api.ports.embeddings import EmbeddingRequest, Embeddings, ScoreRequest, Scores
 from api.ports.images import Image, ImageFormat, ImageRequest, Images
-from api.ports.stream import ImageProgress, TextDelta, Usage
+from api.ports.stream import Consume, ImageProgress, TextDelta, Usage
 from api.ports.tenancy import Key, RequestContext
 from api.ports.text import Completion, Generation
 from api.registry import ModelEntry, Models, Registry, TextOptions
@@ -62,23 +62,22 @@ class Gate:
 
 
 class FakeTextStream:
-    """A `TextStream` that yields given batches, then ends or fails."""
+    """A `TextStream` that passes on given batches, then ends or fails."""
 
     def __init__(self, llm: "FakeLlm") -> None:
         """Stream the batches of `llm`."""
         self._llm = llm
-        self._is_ended = False
         self.is_closed = False
 
-    async def __aiter__(self) -> AsyncIterator[tuple[TextDelta, ...]]:
-        """Yield the batches."""
+    async def forward(self, consume: Consume[TextDelta]) -> Completion:
+        """Pass on the batches."""
         for batch in self._llm.batches:
             await self._llm.gate.passing()
-            yield batch
+            await _hand(consume, batch)
         await self._llm.gate.passing()
         if self._llm.error is not None:
             raise self._llm.error
-        self._is_ended = True
+        return Completion((), self._llm.usage)
 
     async def aclose(self) -> None:
         """Take some time, so that a test detects a caller that does not wait."""
@@ -86,11 +85,10 @@ class FakeTextStream:
             await asyncio.sleep(0)
         self.is_closed = True
 
-    @property
-    def completion(self) -> Completion:
-        """The usage."""
-        assert self._is_ended, "read before the end"
-        return Completion((), self._llm.usage)
+
+async def _hand(consume: Consume[Any], batch: Sequence[Any]) -> None:
+    if (rest := consume(batch)) is not None:
+        await rest
 
 
 class FakeLlm:
@@ -200,30 +198,23 @@ class FakeImageStream:
         """Stream the image that `painter` generates."""
         self._painter = painter
         self._request = request
-        self._is_ended = False
         self.is_closed = False
 
-    async def __aiter__(self) -> AsyncIterator[tuple[ImageProgress, ...]]:
-        """Yield the progress of each step."""
+    async def forward(self, consume: Consume[ImageProgress]) -> Images:
+        """Pass on the progress of each step."""
         for step in range(1, 4):
             await self._painter.gate.passing()
             preview = f"preview {step}".encode() if step <= self._request.previews else b""
-            yield (ImageProgress(step, 3, preview),)
+            await _hand(consume, (ImageProgress(step, 3, preview),))
         if self._painter.error is not None:
             raise self._painter.error
-        self._is_ended = True
+        return self._painter.draw(self._request)
 
     async def aclose(self) -> None:
         """Take some time, so that a test detects a caller that does not wait."""
         for _ in range(5):
             await asyncio.sleep(0)
         self.is_closed = True
-
-    @property
-    def completion(self) -> Images:
-        """The image."""
-        assert self._is_ended, "read before the end"
-        return self._painter.draw(self._request)
 
 
 class FakePainter:

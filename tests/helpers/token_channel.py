@@ -12,11 +12,9 @@ import zmq
 
 from api.ports.stream import TextDelta
 from deployments.transport.peers import ChannelSettings
-from deployments.transport.token_channel import (
-    StreamDelta,
-    StreamReader,
-    StreamWriter,
-)
+from deployments.transport.stream_reader import StreamReader
+from deployments.transport.token_channel import StreamWriter
+from deployments.transport.token_messages import StreamDelta
 
 TIMEOUT_S = 5.0
 NO_LISTENER = "tcp://127.0.0.1:9"
@@ -69,13 +67,12 @@ async def count_turns_until(is_true: Callable[[], object]) -> int:
 
 
 async def collect(reader: StreamReader, count: int) -> list[StreamDelta]:
-    """All deltas, once `count` have arrived."""
+    """All deltas that have not been passed on yet, once `count` have arrived."""
     deltas: list[StreamDelta] = []
+    reader.start(deltas.extend)
     async with asyncio.timeout(TIMEOUT_S):
-        while reader.received < count:
-            await reader.wait()
-            deltas += reader.drain()
-    return deltas + reader.drain()
+        await reader.wait_for(count)
+    return deltas
 
 
 def send_in_one_tick(writer: StreamWriter, deltas: Sequence[TextDelta]) -> None:

@@ -3,8 +3,11 @@
 import copy
 from typing import Any
 
+from jinja2 import TemplateError
+
 from api.errors import InvalidRequestError
 from api.ports.text import Conversation, Prompt
+from deployments.engines.llm.text_encoder import TextEncoder, find_backend
 from deployments.engines.tokenizer_thread import TokenizerThread
 
 
@@ -16,7 +19,11 @@ class PromptTokenizer:
         self._tokenizer = tokenizer
         self._vocabulary_size = len(tokenizer)
         # A copy, because a fast tokenizer must not be used by two threads at once.
-        self._thread = TokenizerThread(tokenizer, copy.deepcopy(tokenizer))
+        copied = copy.deepcopy(tokenizer)
+        backend = find_backend(copied)
+        self._thread = TokenizerThread(
+            TextEncoder(tokenizer, backend), TextEncoder(copied, backend)
+        )
 
     async def to_ids(self, prompt: Prompt) -> list[int]:
         """Tokenize a prompt, with special tokens. A conversation must be plain (`is_plain`).
@@ -32,7 +39,7 @@ class PromptTokenizer:
                 )
             return list(prompt)
         return await self._thread.run(
-            _count_chars(prompt), lambda tokenizer, stop: _encode(tokenizer, prompt)
+            _count_chars(prompt), lambda encoder, stop: _encode(encoder, prompt)
         )
 
     def to_text(self, prompt: Prompt) -> str:
@@ -65,24 +72,20 @@ def _count_chars(prompt: str | Conversation) -> int:
     return sum(len(message.content or "") for message in prompt.messages)
 
 
-def _encode(tokenizer: Any, prompt: str | Conversation) -> list[int]:
+def _encode(encoder: TextEncoder, prompt: str | Conversation) -> list[int]:
     if isinstance(prompt, str):
-        return list(tokenizer.encode(prompt))
-    return _encode_conversation(tokenizer, prompt)
+        return encoder.encode(prompt)
+    return _encode_conversation(encoder, prompt)
 
 
-def _encode_conversation(tokenizer: Any, conversation: Conversation) -> list[int]:
-    from jinja2 import TemplateError
-
+def _encode_conversation(encoder: TextEncoder, conversation: Conversation) -> list[int]:
     messages = [
         {"role": message.role, "content": message.content}
         | ({"name": message.name} if message.name else {})
         for message in conversation.messages
     ]
     try:
-        token_ids = tokenizer.apply_chat_template(
-            messages, add_generation_prompt=True, tokenize=True, return_dict=False
-        )
+        return encoder.encode_conversation(messages)
     except TemplateError:
         raise InvalidRequestError.value(
             "messages", "this model's chat template does not take this sequence of roles"
@@ -91,4 +94,3 @@ def _encode_conversation(tokenizer: Any, conversation: Conversation) -> list[int
         raise InvalidRequestError(
             "This model has no chat template; use /v1/completions.", param="model"
         ) from None
-    return list(token_ids)

@@ -45,8 +45,8 @@ def to_sampling_params(
     Raises:
         VLLMValidationError: vLLM does not accept a value.
     """
-    from vllm import SamplingParams
-    from vllm.sampling_params import RequestOutputKind
+    # From the module itself: the package looks each name up again.
+    from vllm.sampling_params import RequestOutputKind, SamplingParams
 
     given = {name: getattr(sampling, name) for name in _MODEL_DEFAULTS}
     requested = {name: value for name, value in given.items() if value is not None}

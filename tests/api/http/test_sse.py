@@ -1,3 +1,6 @@
+import asyncio
+
+import pytest
 from starlette.types import Message
 
 from api.http.sse import COMMENT, EventStream
@@ -87,14 +90,56 @@ async def test_comment_is_a_line_that_clients_skip() -> None:
     assert sent.response.chunks == [b": step 1 of 2\n\ndata: 1\n\n"]
 
 
-async def test_close_ends_the_response() -> None:
+async def test_last_events_end_the_response_in_the_same_send() -> None:
     sent = SentEvents()
 
     await sent.events.write([(None, b"1")])
-    await sent.events.close()
+    await sent.events.write([(None, b"2")], is_last=True)
+
+    assert sent.response.events() == [1, 2]
+    assert sent.response.is_ended
+    assert len(sent.response.messages) == 3
+
+
+async def test_end_without_events_is_sent() -> None:
+    sent = SentEvents()
+
+    await sent.events.write([], is_last=True)
+
+    assert sent.response.events() == []
+    assert sent.response.is_ended
+
+
+async def test_pushed_events_are_sent_at_once() -> None:
+    sent = SentEvents()
+
+    assert sent.events.push([(None, b"1")]) is None
 
     assert sent.response.events() == [1]
-    assert sent.response.is_ended
+
+
+async def test_push_to_a_client_that_reads_slowly_returns_what_to_await() -> None:
+    response, can_write = Response(), asyncio.Event()
+
+    async def send(message: Message) -> None:
+        await can_write.wait()
+        response.messages.append(message)
+
+    rest = EventStream(send).push([(None, b"1")])
+    assert rest is not None
+    assert response.messages == []
+
+    can_write.set()
+    await rest
+    assert response.events() == [1]
+
+
+async def test_error_of_a_push_is_raised_at_once() -> None:
+    async def send(message: Message) -> None:
+        raise ConnectionResetError
+
+    with pytest.raises(ConnectionResetError):
+        EventStream(send).push([(None, b"1")])
 
 
 async def test_events_are_sent_without_middleware() -> None:
@@ -108,7 +153,7 @@ async def test_events_are_sent_without_middleware() -> None:
 
     events = EventStream(send_inner, send_outer)
     await events.write([(None, b"1")])
-    await events.close()
+    await events.write([], is_last=True)
 
     assert [message["type"] for message in inner.messages] == ["http.response.start"]
     assert [message["body"] for message in outer.messages] == [

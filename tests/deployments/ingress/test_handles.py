@@ -18,7 +18,8 @@ from api.ports.text import Completion, Generation, Sampling
 from deployments.ingress.handles import DiffusionHandle, EmbeddingHandle, LlmHandle
 from deployments.ingress.leases import LeasePool
 from deployments.transport.request_channel import RequestReceiver, RequestSender
-from deployments.transport.token_channel import Receiver, Sender, StreamEnd
+from deployments.transport.token_channel import Receiver, Sender
+from deployments.transport.token_messages import StreamEnd
 from tests.helpers.handles import FakeHandle, FakeMethod
 
 GENERATION = Generation("r", ("Once",), Sampling())
@@ -158,6 +159,7 @@ async def test_stream_of_images_yields_their_progress(ingress: Ingress, sender: 
     writer.send_unbatched(progress[1])
     ingress.lease.responses[0].result.set_result(StreamEnd(IMAGES, 2))
 
-    assert [each async for batch in stream for each in batch] == progress
-    assert stream.completion is IMAGES
+    received: list[ImageProgress] = []
+    assert await stream.forward(received.extend) is IMAGES
+    assert received == progress
     await stream.aclose()

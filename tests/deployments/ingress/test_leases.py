@@ -17,7 +17,9 @@ from deployments.ingress.handles import LlmHandle
 from deployments.ingress.leases import LeasePool, LeaseSettings
 from deployments.transport.peers import ChannelSettings
 from deployments.transport.request_channel import LeasedRequest, RequestReceiver, RequestSender
-from deployments.transport.token_channel import Receiver, Sender, StreamEnd, StreamWriter
+from deployments.transport.token_channel import Receiver, Sender, StreamWriter
+from deployments.transport.token_messages import StreamEnd
+from tests.helpers.batches import Batches
 from tests.helpers.handles import FakeHandle, FakeMethod, FakeResponse
 from tests.helpers.token_channel import TIMEOUT_S, collect, until
 
@@ -65,7 +67,8 @@ class Streaming:
         self._sender = sender
         self.number = len(ingress.method.calls)
         self.stream = LlmHandle(ingress.pool).stream(generation)
-        self._batches = aiter(self.stream)
+        self._reading = Batches(self.stream)
+        self._batches = aiter(self._reading)
         self._writer: StreamWriter
 
     async def answer(self) -> tuple[FakeResponse, StreamWriter]:
@@ -93,6 +96,11 @@ class Streaming:
         self.send_end()
         await self.rest()
         await self.stream.aclose()
+
+    @property
+    def result(self) -> Completion | None:
+        """The stream's result, once it has been read to its end."""
+        return self._reading.result
 
     @property
     def reader(self) -> Any:
@@ -174,7 +182,7 @@ async def test_result_after_the_last_delta_ends_the_stream(streaming: Streaming)
     rest = await streaming.rest()
 
     assert (first, rest) == ([TextDelta(0, "a", "stop")], [])
-    assert streaming.stream.completion is COMPLETION
+    assert streaming.result is COMPLETION
 
 
 async def test_result_before_the_last_delta_waits_for_it(streaming: Streaming) -> None:
@@ -189,7 +197,7 @@ async def test_result_before_the_last_delta_waits_for_it(streaming: Streaming) -
     writer.send(TextDelta(0, "c", "stop"))
 
     assert await reading == [TextDelta(0, "a"), TextDelta(0, "b"), TextDelta(0, "c", "stop")]
-    assert streaming.stream.completion is COMPLETION
+    assert streaming.result is COMPLETION
 
 
 async def test_deltas_that_arrived_before_the_iteration_are_yielded(streaming: Streaming) -> None:
@@ -272,11 +280,6 @@ async def test_deltas_that_arrived_before_a_failure_are_yielded_first(streaming:
         await streaming.rest()
 
 
-async def test_completion_is_not_available_before_the_end(streaming: Streaming) -> None:
-    with pytest.raises(AssertionError, match="not ended"):
-        _ = streaming.stream.completion
-
-
 async def test_closing_cancels_the_call_and_closes_the_reader(
     streaming: Streaming, receiver: Receiver
 ) -> None:
@@ -338,7 +341,7 @@ async def test_result_over_the_channel_ends_the_stream(
     streaming.send_end()
 
     assert await streaming.rest() == [TextDelta(0, "a", "stop")]
-    assert streaming.stream.completion == COMPLETION
+    assert streaming.result == COMPLETION
     assert not response.result.done()
 
 
@@ -383,7 +386,7 @@ async def test_next_request_takes_the_idle_lease(ingress: Ingress) -> None:
     assert request.method == "stream"
     decoded = msgspec.msgpack.decode(request.request, type=Generation)
     assert decoded == replace(GENERATION, request_id="second")
-    assert second.stream.completion == COMPLETION
+    assert second.result == COMPLETION
     assert len(ingress.method.calls) == 1
     assert len(ingress.pool) == 1
 

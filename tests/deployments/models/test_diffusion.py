@@ -31,11 +31,12 @@ async def test_images_are_generated() -> None:
 async def test_stream_sends_the_progress_of_every_step() -> None:
     async with running_replica(DiffusionReplica, ARGS) as replica, leasing(replica) as pool:
         stream = DiffusionHandle(pool).stream(REQUEST)
-        progress = [each async for batch in stream for each in batch]
+        progress: list[ImageProgress] = []
+        images = await stream.forward(progress.extend)
         await stream.aclose()
 
         assert progress == [ImageProgress(step, 3) for step in (1, 2, 3)]
-        assert len(stream.completion.images) == 2
+        assert len(images.images) == 2
 
 
 async def test_pending_steps_are_the_autoscaling_metric() -> None:

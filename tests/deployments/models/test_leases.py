@@ -13,14 +13,10 @@ from api.errors import EngineError, ReplicaLostError
 from api.ports.stream import TextDelta
 from deployments.models.leases import Leases
 from deployments.transport.request_channel import LeasedRequest, RequestSender
-from deployments.transport.token_channel import (
-    LeasedResult,
-    Receiver,
-    StreamEnd,
-    StreamReader,
-    StreamWriter,
-)
-from tests.helpers.token_channel import TIMEOUT_S, UNMERGED, until
+from deployments.transport.stream_reader import StreamReader
+from deployments.transport.token_channel import Receiver, StreamWriter
+from deployments.transport.token_messages import LeasedResult, StreamEnd
+from tests.helpers.token_channel import TIMEOUT_S, UNMERGED, collect, until
 
 MAX_RESULT_BYTES = 1000
 
@@ -122,7 +118,7 @@ async def test_first_request_is_answered_and_the_call_stays_open(
     end = await caller.end(reader)
 
     assert (msgspec.msgpack.decode(end.result), end.deltas_sent) == ("a", 2)
-    assert [delta.text for delta in reader.drain() if isinstance(delta, TextDelta)] == ["x", "y"]
+    assert await collect(reader, 2) == [TextDelta(0, "x"), TextDelta(0, "y")]
     assert not caller.call.done()
     assert leases.stats() == {"streams": 0, "leases": 1, "sockets": 1}
 

@@ -3,13 +3,14 @@ import asyncio
 import pytest
 
 from api.errors import EngineError
+from api.ports.stream import TextDelta
 from api.ports.text import Generation, Sampling
 from deployments.config.llm import LlmArgs
 from deployments.ingress.handles import LlmHandle
 from deployments.models.llm import LlmReplica
 from deployments.transport.token_channel import Receiver
 from tests.helpers.replicas import leasing, open_counts, running_replica
-from tests.helpers.token_channel import UNMERGED, collect, until
+from tests.helpers.token_channel import TIMEOUT_S, UNMERGED, collect, until
 
 ARGS = LlmArgs(id="m", source="fake:", engine={"tokens_per_s": 1000})
 GENERATION = Generation("r", ("a b",), Sampling(max_tokens=4))
@@ -31,21 +32,25 @@ async def test_stream_sends_all_deltas_and_then_the_completion() -> None:
     async with running_replica(LlmReplica, ARGS) as replica:
         async with leasing(replica) as pool:
             stream = LlmHandle(pool).stream(GENERATION)
-            deltas = [delta async for batch in stream for delta in batch]
+            deltas: list[TextDelta] = []
+            completion = await stream.forward(deltas.extend)
             await stream.aclose()
         stats = await replica.stats()
 
     assert "".join(delta.text for delta in deltas).split() == ["a", "b", "a", "b"]
-    assert stream.completion.usage.completion_tokens == 4
+    assert completion.usage.completion_tokens == 4
     assert (open_counts(stats), stats["sockets"]) == ({}, 1)
 
 
 async def test_cancelled_stream_frees_the_engine() -> None:
     async with running_replica(LlmReplica, ARGS) as replica, leasing(replica) as pool:
         stream = LlmHandle(pool).stream(ENDLESS)
-        await anext(aiter(stream))
+        has_begun = asyncio.Event()
+        reading = asyncio.ensure_future(stream.forward(lambda _: has_begun.set()))
+        await asyncio.wait_for(has_begun.wait(), TIMEOUT_S)
         during = open_counts(await replica.stats())
 
+        reading.cancel()
         await stream.aclose()
         await until(lambda: replica._engine.unfinished_requests == 0)
 

@@ -10,7 +10,7 @@ import zmq
 
 from deployments.transport.peers import ChannelSettings
 from deployments.transport.request_channel import LeasedRequest, RequestReceiver, RequestSender
-from deployments.transport.token_channel import ReplyTo
+from deployments.transport.token_messages import ReplyTo
 from tests.helpers.token_channel import NO_LISTENER, TIMEOUT_S, Tap, until
 
 LEASE = b"1" * 16

@@ -7,7 +7,8 @@ import pytest
 from api.errors import ReplicaLostError
 from api.ports.stream import ImageProgress, TextDelta
 from deployments.transport.peers import ChannelSettings
-from deployments.transport.token_channel import Receiver, ReplyTo, Sender
+from deployments.transport.token_channel import Receiver, Sender
+from deployments.transport.token_messages import ReplyTo
 from tests.helpers.token_channel import (
     NO_LISTENER,
     TIMEOUT_S,
@@ -32,9 +33,9 @@ async def test_deltas_of_one_tick_are_one_message(sender: Sender, tap: Tap) -> N
     await asyncio.sleep(0)
 
     assert tap.next_message() == [
-        (0, ID, 0, 0, "a", None, None),
-        (0, b"2" * 16, 0, 1, "b", "stop", None),
-        (0, ID, 1, 0, "c", None, None),
+        (0, ID, 0, [0, "a", None, None]),
+        (0, b"2" * 16, 0, [1, "b", "stop", None]),
+        (0, ID, 1, [0, "c", None, None]),
     ]
     assert not tap.has_more()
 
@@ -48,8 +49,8 @@ async def test_each_tick_is_a_message_of_its_own(sender: Sender, tap: Tap) -> No
     await asyncio.sleep(0)
 
     assert [tap.next_message(), tap.next_message()] == [
-        [(0, ID, 0, 0, "a", None, None)],
-        [(0, ID, 1, 0, "b", None, None)],
+        [(0, ID, 0, [0, "a", None, None])],
+        [(0, ID, 1, [0, "b", None, None])],
     ]
     assert not tap.has_more()
 
@@ -71,9 +72,9 @@ async def test_unbatched_deltas_are_messages_of_their_own(sender: Sender, tap: T
     await asyncio.sleep(0)
 
     assert [tap.next_message() for _ in range(3)] == [
-        [(0, ID, 0, 0, "a", None, None)],
+        [(0, ID, 0, [0, "a", None, None])],
         [(1, ID, 0, [1, 20, b"png"])],
-        [(0, ID, 1, 0, "b", None, None)],
+        [(0, ID, 1, [0, "b", None, None])],
     ]
 
 
@@ -88,7 +89,7 @@ async def test_delta_that_cannot_be_encoded_does_not_affect_later_ones(
     writer.send(TextDelta(0, "later"))
     await asyncio.sleep(0)
 
-    assert tap.next_message() == [(0, ID, 1, 0, "later", None, None)]
+    assert tap.next_message() == [(0, ID, 1, [0, "later", None, None])]
 
 
 async def test_pending_messages_are_sent_on_shut_down(receiver: Receiver) -> None:
@@ -147,7 +148,7 @@ async def test_lost_receiver_that_comes_back_gets_new_streams(sender: Sender) ->
     sender.open(ReplyTo(second.address, b"2" * 16)).send(TextDelta(0, "after"))
     await asyncio.sleep(0)
 
-    assert second.next_message() == [(0, b"2" * 16, 0, 0, "after", None, None)]
+    assert second.next_message() == [(0, b"2" * 16, 0, [0, "after", None, None])]
     assert sender.peers == 1
     second.close()
 

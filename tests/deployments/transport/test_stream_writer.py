@@ -9,7 +9,8 @@ import pytest
 
 from api.errors import ReplicaLostError
 from api.ports.stream import TextDelta
-from deployments.transport.token_channel import ReplyTo, Sender, StreamWriter
+from deployments.transport.token_channel import Sender, StreamWriter
+from deployments.transport.token_messages import ReplyTo
 from tests.helpers.token_channel import NO_LISTENER, send_until_lost
 
 

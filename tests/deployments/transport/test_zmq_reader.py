@@ -4,6 +4,7 @@ import asyncio
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -66,6 +67,39 @@ async def test_other_callbacks_run_between_portions_of_messages(pair: Pair) -> N
     reader.close()
 
 
+async def test_end_of_a_turn_is_told_once_for_all_its_messages(pair: Pair) -> None:
+    for _ in range(10):
+        pair.push.send(b"a")
+    ends: list[int] = []
+
+    reader = ZmqReader(
+        pair.pull,
+        pair.messages.append,
+        messages_per_turn=5,
+        on_turn_end=lambda: ends.append(len(pair.messages)),
+    )
+    await until(lambda: len(pair.messages) == 10 and ends[-1] == 10)
+
+    assert all(later - earlier <= 5 for earlier, later in pairwise(ends))
+    reader.close()
+
+
+async def test_end_of_a_turn_is_told_if_a_message_fails(pair: Pair) -> None:
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: None)
+    ends: list[int] = []
+
+    def fail(frames: list[bytes]) -> None:
+        pair.messages.append(frames)
+        raise ValueError
+
+    reader = ZmqReader(pair.pull, fail, on_turn_end=lambda: ends.append(len(pair.messages)))
+    pair.push.send(b"a")
+    await until(lambda: pair.messages)
+
+    assert ends[-1] == 1
+    reader.close()
+
+
 async def test_closing_within_the_callback_ends_reading(pair: Pair) -> None:
     def take(frames: list[bytes]) -> None:
         pair.messages.append(frames)
@@ -110,7 +144,8 @@ def test_closing_a_monitored_socket_during_a_handshake_does_not_hang() -> None:
 
 _CLOSE_DURING_HANDSHAKE = """
 import asyncio, time, zmq
-from deployments.transport.token_channel import ReplyTo, Sender
+from deployments.transport.token_channel import Sender
+from deployments.transport.token_messages import ReplyTo
 from deployments.transport.zmq_reader import ZmqReader
 
 close = ZmqReader.close

@@ -26,10 +26,13 @@ class WordTokenizer:
     def decode(self, ids: list[int]) -> str:
         return " ".join("x" * each for each in ids)
 
-    def apply_chat_template(self, messages: list[dict[str, Any]], **options: bool) -> list[int]:
+    def apply_chat_template(
+        self, messages: list[dict[str, Any]], *, tokenize: bool, **options: bool
+    ) -> list[int] | str:
         if self.template_error is not None:
             raise self.template_error
-        return self.encode(" ".join(f"{each['role']} {each['content']}" for each in messages))
+        text = " ".join(f"{each['role']} {each['content']}" for each in messages)
+        return self.encode(text) if tokenize else text
 
 
 @pytest.fixture
