@@ -15,8 +15,8 @@ from pathlib import Path
 
 import psutil
 
-GROUPS = ("engine", "replica", "ingress", "proxy", "other")
-SERVING = ("replica", "ingress", "proxy")  # between the engine's processes and the client
+GROUPS = ("engine", "replica", "ingress", "ledger", "proxy", "other")
+SERVING = ("replica", "ingress", "ledger", "proxy")  # between the engine's processes and the client
 TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 SAMPLE_S = 2.0
 
@@ -135,6 +135,8 @@ def classify(title: str) -> str:
         return "engine"
     if replica := re.match(r"ray::.*\bServeReplica:[^:]*:(\S+)", title):
         deployment = replica[1].lower()
+        if deployment.startswith("ledger"):
+            return "ledger"
         return "ingress" if "ingress" in deployment or "router" in deployment else "replica"
     if title.startswith("ray::ProxyActor") or program.startswith("haproxy"):
         return "proxy"

@@ -16,6 +16,7 @@ from scripts.benchmark.stacks.process_cost import TICK_S, Sample, classify, pars
             "ingress",
         ),
         ("ray::ServeReplica:llm:OpenAiIngress", "ingress"),
+        ("ray::ServeReplica:ledger:Ledger", "ledger"),
         ("/usr/lib/haproxy -W -f /tmp/haproxy.cfg", "proxy"),
         ("ray::ProxyActor", "proxy"),
         ("ray::HAProxyManager", "other"),
