@@ -148,10 +148,9 @@ class Endpoint(Generic[Body, Parsed, Model]):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one HTTP request."""
         key = get_key_for(scope, self._dialect.key_scope)
-        body = await self._dialect.read_body(scope, receive)
-        prepared = self._prepare(
-            body, Caller(key, get_request_id(scope), partial(_to_base_url, scope))
-        )
+        caller = Caller(key, get_request_id(scope), partial(_to_base_url, scope))
+        # No name for the body: it is not kept while the answer is on its way.
+        prepared = self._prepare(await self._dialect.read_body(scope, receive), caller)
         async with rate_limited(self._services.limiter, key, prepared.images) as permit:
             headers = {**prepared.headers, **permit.headers}
             if prepared.stream is None:
