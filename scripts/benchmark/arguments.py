@@ -30,6 +30,7 @@ class Plan:
     home: Path
     target: Running | None
     streams: int | None
+    stream_tokens_per_s: int
     command: str
 
 
@@ -65,6 +66,7 @@ def to_plan(options: argparse.Namespace, command: str) -> Plan:
         home=home,
         target=to_target(options),
         streams=options.streams,
+        stream_tokens_per_s=options.tokens_per_s,
         command=command,
     )
 

@@ -99,7 +99,9 @@ def main() -> int:
         if plan.kind == "images":
             return run_images(plan.out, plan.rounds, interrupts)
         if plan.streams:
-            return run_streams(plan.streams, plan.triptych, plan.out, interrupts)
+            return run_streams(
+                plan.streams, plan.stream_tokens_per_s, plan.triptych, plan.out, interrupts
+            )
         return run(plan, interrupts)
     except StackError as failure:
         print(f"scripts/bench: {failure}", file=sys.stderr)

@@ -27,6 +27,7 @@ EXAMPLES = """examples:
   scripts/bench --variant python-proxy:RAY_SERVE_ENABLE_HA_PROXY=0 \\
                 --variant before:checkout=../before,engine.disable_log_stats=true
   scripts/bench --streams 1000                     1000 streams of a fake engine, all checked
+  scripts/bench --streams 5000 --tokens-per-s 1 --ingress-replicas 2
   scripts/bench --kind embeddings --peers encode,vllm,infinity
   scripts/bench --url http://127.0.0.1:8000/v1 --model smollm2-135m-instruct --key-env KEY
 
@@ -117,6 +118,12 @@ OPTIONS: dict[str, list[tuple[str, str, str, dict[str, Any]]]] = {
             "instead of a comparison: N streams of a fake engine at once through Triptych, "
             "each checked word by word, and the memory of each",
             NUMBER,
+        ),
+        (
+            "tokens-per-s",
+            "N",
+            "tokens that each stream of --streams gets in a second (default: 2)",
+            {**NUMBER, "default": 2},
         ),
     ],
     "how it is measured": [

@@ -4,6 +4,7 @@ import hashlib
 import itertools
 import os
 import random
+import resource
 import shutil
 import socket
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 _PORTS = range(20_000, 32_000)
 """Below Linux's range for outgoing connections (ip_local_port_range), since Ray makes many of them
 before our processes bind their ports; above the range that Ray gives its workers."""
+_MOST_CONNECTIONS = 20_000
 
 
 AT_REST = {
@@ -60,6 +62,7 @@ def environment(root: Path, home: Path) -> dict[str, str]:
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         "RAY_SERVE_HAPROXY_NBTHREAD": str(haproxy_threads()),
+        "RAY_SERVE_HAPROXY_MAXCONN": str(haproxy_connections()),
         # The default interval of 0.1 s takes 5 % of a core all the time.
         "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.5",
         **AT_REST,
@@ -104,6 +107,17 @@ def haproxy_threads() -> int:
     One thread forwards about 50,000 chunks a second; idle threads only wake each other up.
     """
     return min(4, 1 + (os.cpu_count() or 1) // 8)
+
+
+def haproxy_connections() -> int:
+    """Return how many clients may be connected; more wait. Each takes two open files of HAProxy.
+
+    Serve's default is 4096, which HAProxy also gets if fewer files are allowed: it says so then.
+    """
+    _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if most_files == resource.RLIM_INFINITY:
+        return _MOST_CONNECTIONS
+    return max(4096, min(_MOST_CONNECTIONS, most_files // 2 - 200))
 
 
 def haproxy_binary() -> str:

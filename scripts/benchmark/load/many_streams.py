@@ -1,6 +1,6 @@
 """Runs many slow streams at once through the whole service, and checks each word by word.
 
-The fake engine repeats the words of its prompt, two per second. The measurement is the memory that
+The fake engine repeats the words of its prompt at a fixed rate. The measurement is the memory that
 an open stream takes in the ingress.
 """
 
@@ -18,24 +18,26 @@ from scripts.benchmark.stacks.process_cost import classify, pss_kb, read_title, 
 from scripts.benchmark.stacks.running import Interrupts, Running, started
 from scripts.benchmark.stacks.stacks import Stack
 
-TOKENS, TOKENS_PER_S = 60, 2
-TARGET_KB = 150
-MODEL = Model("fake", "fake:", {"tokens_per_s": TOKENS_PER_S})
+TOKENS = 60
+TARGET_KB = 60
 
 
-def run_streams(count: int, stack: Stack, out: Path, interrupts: Interrupts) -> int:
+def run_streams(
+    count: int, tokens_per_s: int, stack: Stack, out: Path, interrupts: Interrupts
+) -> int:
     """Start the service, hold `count` streams open and report; return 1 if any was wrong."""
     print(f"[bench] starting {stack.name} with the fake engine", flush=True)
-    with started(stack, MODEL, out / "logs" / "streams.log", interrupts) as running:
-        _measure(running, min(count, 20))  # warm-up: memory that is allocated once
-        figures = _measure(running, count)
+    model = Model("fake", "fake:", {"tokens_per_s": tokens_per_s})
+    with started(stack, model, out / "logs" / "streams.log", interrupts) as running:
+        _measure(running, min(count, 20), tokens_per_s)  # warm-up: memory that is allocated once
+        figures = _measure(running, count, tokens_per_s)
     wrong, per_stream_kb = figures["errors"], figures["ingress_kb_per_stream"]
     (out / "results.json").write_text(json.dumps(figures, indent=1))
     print(
         f"{count} streams, {TOKENS} tokens each: {wrong} wrong, {figures['tokens']} tokens in "
         f"{figures['wall_s']:.1f} s\n"
         f"first token p50 {figures['ttft_p50_ms']:.0f} ms (the engine takes "
-        f"{1000 / TOKENS_PER_S:.0f}), p95 {figures['ttft_p95_ms']:.0f} ms; gap p50 "
+        f"{1000 / tokens_per_s:.0f}), p95 {figures['ttft_p95_ms']:.0f} ms; gap p50 "
         f"{figures['gap_p50_ms']:.0f} ms, p99 {figures['gap_p99_ms']:.0f} ms\n"
         f"ingress: {per_stream_kb:.0f} KB of memory per stream (target: at most {TARGET_KB}), "
         f"{figures['ingress_before_kb'] / 1024:.0f} MB before\n"
@@ -46,7 +48,7 @@ def run_streams(count: int, stack: Stack, out: Path, interrupts: Interrupts) -> 
     return int(wrong > 0 or figures["tokens"] != count * TOKENS)
 
 
-def _measure(running: Running, count: int) -> dict[str, Any]:
+def _measure(running: Running, count: int, tokens_per_s: int) -> dict[str, Any]:
     assert running.pid
     load = Load(
         base_url=running.base_url,
@@ -62,7 +64,7 @@ def _measure(running: Running, count: int) -> dict[str, Any]:
     during: list[int] = []
     with contextlib.closing(Generator(load)) as generator:
         before_kb = ingress_kb(running.pid)
-        pid, middle_s = running.pid, TOKENS / TOKENS_PER_S / 2
+        pid, middle_s = running.pid, TOKENS / tokens_per_s / 2
         reader = threading.Timer(middle_s, lambda: during.append(ingress_kb(pid)))
         reader.daemon = True
         reader.start()

@@ -8,7 +8,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[3]
 KEY = "sk-benchmark"  # not secret: every stack listens on loopback, for minutes
-MAX_STREAMS = 2048  # what a stack of Ray Serve lets in at once
+MAX_STREAMS = 8192  # what a stack of Ray Serve lets in at once
 
 
 class StackError(Exception):

@@ -1,6 +1,7 @@
 import contextlib
 import importlib.util
 import re
+import resource
 import shutil
 import socket
 from collections.abc import Iterator
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.service.environment import environment, free_ports
+from scripts.service.environment import environment, free_ports, haproxy_connections
 
 ROOT = Path(__file__).resolve().parents[3]
 READ_BY_RAY_IN = {
@@ -80,3 +81,20 @@ def test_ports_are_outside_the_range_of_outgoing_connections() -> None:
     first, last = map(int, given)
 
     assert not any(first <= port <= last for port in free_ports(20))
+
+
+@pytest.mark.parametrize(
+    ("most_files", "connections"),
+    [
+        (resource.RLIM_INFINITY, 20_000),
+        (1_048_576, 20_000),
+        (20_000, 9_800),
+        (1_024, 4_096),  # Serve's default; HAProxy says that it needs more files
+    ],
+)
+def test_haproxy_takes_as_many_clients_as_open_files_allow(
+    most_files: int, connections: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda what: (256, most_files))
+
+    assert haproxy_connections() == connections
