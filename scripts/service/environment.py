@@ -112,7 +112,7 @@ def haproxy_threads() -> int:
 def haproxy_connections() -> int:
     """Return how many clients may be connected; more wait. Each takes two open files of HAProxy.
 
-    Serve's default is 4096, which HAProxy also gets if fewer files are allowed: it says so then.
+    Never below Serve's default of 4096.
     """
     _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
     if most_files == resource.RLIM_INFINITY:

@@ -52,7 +52,7 @@ TARGETS = [
         at_most=0.35,
     ),
     Target(
-        f"CPU per token of replica, ingress and proxy together {OWN_SERVER}",
+        f"CPU per token of replica, ingress, ledger and proxy {OWN_SERVER}",
         SPEED,
         64,
         _cpu_of(cpu_of(*SERVING)),

@@ -89,7 +89,7 @@ def test_ports_are_outside_the_range_of_outgoing_connections() -> None:
         (resource.RLIM_INFINITY, 20_000),
         (1_048_576, 20_000),
         (20_000, 9_800),
-        (1_024, 4_096),  # Serve's default; HAProxy says that it needs more files
+        (1_024, 4_096),  # Serve's default
     ],
 )
 def test_haproxy_takes_as_many_clients_as_open_files_allow(
