@@ -45,6 +45,8 @@ class DiscoveredModel:
     args: Mapping[str, Any]
     is_settled: bool = True
     """False while a new version is being deployed over the running one."""
+    replicas: frozenset[str] = frozenset()
+    """Ids of the running replicas."""
 
 
 async def fetch_details() -> dict[str, Any]:
@@ -76,6 +78,7 @@ def to_models(details: Mapping[str, Any]) -> Iterator[DiscoveredModel]:
             deployed_at_s=int(application.get("last_deployed_time_s") or 0),
             args=config["args"],
             is_settled=application["status"] == "RUNNING",
+            replicas=_find_replicas(application, kind),
         )
 
 
@@ -99,10 +102,19 @@ def find_nodes(details: Mapping[str, Any]) -> set[str]:
     }
 
 
+def _find_replicas(application: Mapping[str, Any], kind: ModelKind) -> frozenset[str]:
+    deployment = application["deployments"].get(DEPLOYMENTS[kind], {})
+    return frozenset(
+        replica["replica_id"]
+        for replica in deployment.get("replicas", [])
+        if replica["state"] == "RUNNING"
+    )
+
+
 def _to_state(application: Mapping[str, Any], kind: ModelKind) -> State:
     """A model with a running replica is ready, even while a new version is being deployed."""
     deployment = application["deployments"].get(DEPLOYMENTS[kind], {})
-    if any(replica["state"] == "RUNNING" for replica in deployment.get("replicas", [])):
+    if _find_replicas(application, kind):
         return "ready"
     if application["status"] == "DEPLOY_FAILED":
         return "failed"

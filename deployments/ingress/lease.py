@@ -46,8 +46,8 @@ class Lease:
     ) -> None:
         """Begin the call with the first request."""
         self.adapter = request.adapter
-        self.idle_since_s = time.monotonic()
-        self._closes_s = self.idle_since_s + max_age_s * random.uniform(0.5, 1.0)
+        self.opened_s = self.idle_since_s = time.monotonic()
+        self._closes_s = self.opened_s + max_age_s * random.uniform(0.5, 1.0)
         self._id = secrets.token_bytes(_LEASE_ID_BYTES)
         self._sender = sender
         self._reader: StreamReader | None = reader

@@ -2,8 +2,8 @@
 
 `deployments/models/leases.py` says why. Only the ingress closes a lease, and only while it is idle,
 so no request meets a closed one. An idle lease is closed after a moment, so that what Serve counts
-as ongoing stays true; an old one when its request ends, so that new replicas get their share and
-replicas that are to stop can do so.
+as ongoing stays true. When replicas have come or are about to go, every lease is closed as soon as
+its request ends, so that new replicas get their share and the others can stop.
 """
 
 import asyncio
@@ -36,9 +36,9 @@ class LeaseSettings:
 
     idle_s: float = 0.2
     """An unused lease is closed after this long, or twice as long at most."""
-    max_age_s: float = 5.0
-    """An older lease is closed when its request ends; by chance one of half the age may be, so that
-    leases which were opened together are not all closed together."""
+    max_age_s: float = 60.0
+    """An older lease is closed when its request ends, so that Serve balances the load anew; by
+    chance one of half the age may be, so that leases opened together are not closed together."""
     max_request_bytes: int = 1024 * 1024
     """A larger request gets a new lease, so that it delays no other request's message."""
     last_deltas_timeout_s: float = 2.0
@@ -71,11 +71,23 @@ class LeasePool:
         self._sender = sender
         self.settings = settings
         self._idle: dict[str | None, list[Lease]] = {}
+        self._replicas: frozenset[str] = frozenset()
+        self._renewed_s = 0.0
         self._timer: asyncio.TimerHandle | None = None
 
     def __len__(self) -> int:
         """Number of idle leases."""
         return sum(map(len, self._idle.values()))
+
+    def set_replicas(self, replicas: frozenset[str]) -> None:
+        """Note the ids of the running replicas: if they are others than before, renew all leases.
+
+        Idle leases are closed now, and those in use when their request ends.
+        """
+        if replicas != self._replicas:
+            self._replicas = replicas
+            self._renewed_s = time.monotonic()
+            self._close_idle_since(float("inf"))
 
     def open(self, request: Request[Result]) -> "LeasedCall[Any, Result]":
         """Send a request, by an idle lease if there is one."""
@@ -89,7 +101,7 @@ class LeasePool:
         if reader.end is None or lease.is_ended:
             return
         lease.become_idle(reader.end.inbox)
-        if lease.is_old:
+        if lease.is_old or lease.opened_s < self._renewed_s:
             lease.close()
             return
         self._idle.setdefault(lease.adapter, []).append(lease)

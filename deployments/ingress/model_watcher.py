@@ -134,12 +134,17 @@ class ModelWatcher:
         )
 
     def _get_backend(self, model: DiscoveredModel) -> Backend:
-        """Return the model's backend, made once: each handle has its own router and metrics."""
+        """Return the model's backend, made once: each handle has its own router and metrics.
+
+        Its leases are told which replicas are running now.
+        """
         key = (model.application, model.kind)
         if key not in self._backends:
             pool = LeasePool(self._get_handle(model), self._receiver, self._sender)
             self._backends[key] = pool, _to_backend(model.kind, pool)
-        return self._backends[key][1]
+        pool, backend = self._backends[key]
+        pool.set_replicas(model.replicas)
+        return backend
 
     def _get_handle(self, model: DiscoveredModel) -> "DeploymentHandle[Any]":
         return self._cluster.get_handle(DEPLOYMENTS[model.kind], model.application)

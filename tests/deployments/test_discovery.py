@@ -40,7 +40,10 @@ def application(
                 "status": "HEALTHY",
                 "message": "",
                 "target_num_replicas": len(replicas),
-                "replicas": [{"state": state} for state in replicas],
+                "replicas": [
+                    {"state": state, "replica_id": f"replica-{number}"}
+                    for number, state in enumerate(replicas)
+                ],
                 **deployment,
             }
         },
@@ -54,8 +57,22 @@ def models(*applications: dict[str, Any]) -> list[DiscoveredModel]:
 
 def test_running_model_is_ready() -> None:
     assert models(application()) == [
-        DiscoveredModel("app0", "org/m", "llm", "ready", None, 1_700_000_000, {"id": "org/m"})
+        DiscoveredModel(
+            "app0",
+            "org/m",
+            "llm",
+            "ready",
+            None,
+            1_700_000_000,
+            {"id": "org/m"},
+            replicas=frozenset({"replica-0"}),
+        )
     ]
+
+
+def test_replicas_are_those_that_run() -> None:
+    [model] = models(application(replicas=("STARTING", "RUNNING", "STOPPING", "RUNNING")))
+    assert model.replicas == {"replica-1", "replica-3"}
 
 
 @pytest.mark.parametrize(

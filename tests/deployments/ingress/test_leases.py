@@ -440,6 +440,40 @@ async def test_old_lease_is_closed_when_its_request_ends(
     ingress.shut_down()
 
 
+async def test_idle_leases_are_closed_when_the_replicas_change(ingress: Ingress) -> None:
+    ingress.pool.set_replicas(frozenset({"a"}))
+    lease_id = await ingress.answered()
+
+    ingress.pool.set_replicas(frozenset({"a", "b"}))
+
+    assert await ingress.following(lease_id) is None
+    assert len(ingress.pool) == 0
+
+
+async def test_lease_in_use_when_the_replicas_change_is_closed_when_its_request_ends(
+    ingress: Ingress,
+) -> None:
+    ingress.pool.set_replicas(frozenset({"a"}))
+    streaming = ingress.stream()
+    await streaming.answer()
+    lease_id: bytes = ingress.method.calls[-1][0]
+
+    ingress.pool.set_replicas(frozenset({"b"}))
+    await streaming.finish()
+
+    assert await ingress.following(lease_id) is None
+    assert len(ingress.pool) == 0
+
+
+async def test_leases_are_kept_while_the_replicas_stay(ingress: Ingress) -> None:
+    ingress.pool.set_replicas(frozenset({"a", "b"}))
+    await ingress.answered()
+
+    ingress.pool.set_replicas(frozenset({"b", "a"}))
+
+    assert len(ingress.pool) == 1
+
+
 async def test_idle_lease_whose_call_failed_is_not_used(ingress: Ingress) -> None:
     await ingress.answered()
     ingress.method.responses[0].result.set_exception(ray_errors.RayActorError())

@@ -33,7 +33,9 @@ def application(kind: str = "llm", node: str = HERE, **args: Any) -> dict[str, A
             "args": {"id": "m", "source": "fake:", **args},
         },
         "deployments": {
-            DEPLOYMENTS[KINDS[path]]: {"replicas": [{"state": "RUNNING", "node_id": node}]}
+            DEPLOYMENTS[KINDS[path]]: {
+                "replicas": [{"state": "RUNNING", "node_id": node, "replica_id": "r"}]
+            }
         },
     }
 
