@@ -5,8 +5,9 @@ details (ray.serve._private, 2.60) cost less than 1 ms, include each application
 awaited.
 """
 
+import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from api.ports.tenancy import ModelKind
@@ -30,6 +31,7 @@ LEDGER_PATH = "deployments.app:ledger"
 LEDGER = "Ledger"
 
 _SOURCE_ERROR = "SourceError: "
+_VALIDATION_ERROR = re.compile(r"(.*: )?[0-9]+ validation errors? for \w+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +43,14 @@ class DiscoveredModel:
     kind: ModelKind
     state: State
     message: str | None
+    """Why the version that was deployed last is not in use, in one line; None if it is."""
     deployed_at_s: int
     args: Mapping[str, Any]
     is_settled: bool = True
-    """False while a new version is being deployed over the running one."""
-    replicas: frozenset[str] = frozenset()
-    """Ids of the running replicas."""
+    """False while a new version is being deployed over the running one, or has failed."""
+    replicas: frozenset[str] | None = frozenset()
+    """Ids of the running replicas; None if Serve does not say. It does not while it builds a new
+    version, and after that has failed, though the replicas of the version before go on."""
 
 
 async def fetch_details() -> dict[str, Any]:
@@ -68,7 +72,8 @@ def to_models(details: Mapping[str, Any]) -> Iterator[DiscoveredModel]:
         if kind is None or model_id is None or application["status"] == "DELETING":
             continue
         state = _to_state(application, kind)
-        message = _to_message(application, kind) if state == "failed" else None
+        has_failed = application["status"] == "DEPLOY_FAILED"
+        message = _to_message(application, kind) if has_failed else None
         yield DiscoveredModel(
             application=name,
             id=str(model_id),
@@ -80,6 +85,22 @@ def to_models(details: Mapping[str, Any]) -> Iterator[DiscoveredModel]:
             is_settled=application["status"] == "RUNNING",
             replicas=_find_replicas(application, kind),
         )
+
+
+def keep_version(model: DiscoveredModel, before: DiscoveredModel | None) -> DiscoveredModel:
+    """Describe the version that serves, as long as the one known before still does.
+
+    Args:
+        model: what Serve says now.
+        before: the same application as this function returned it last; None if it is new.
+    """
+    if before is None or model.is_settled or (before.id, before.kind) != (model.id, model.kind):
+        return model
+    if model.replicas is None and before.state in ("ready", "idle"):
+        return replace(before, is_settled=False, message=model.message)
+    if model.replicas and before.replicas and model.replicas & before.replicas:
+        return replace(model, args=before.args, deployed_at_s=before.deployed_at_s)
+    return model
 
 
 def find_ledger_application(details: Mapping[str, Any]) -> str | None:
@@ -102,8 +123,11 @@ def find_nodes(details: Mapping[str, Any]) -> set[str]:
     }
 
 
-def _find_replicas(application: Mapping[str, Any], kind: ModelKind) -> frozenset[str]:
-    deployment = application["deployments"].get(DEPLOYMENTS[kind], {})
+def _find_replicas(application: Mapping[str, Any], kind: ModelKind) -> frozenset[str] | None:
+    # ApplicationState.apply_app_config (ray.serve._private, 2.60) clears the deployments.
+    deployment = application["deployments"].get(DEPLOYMENTS[kind])
+    if deployment is None:
+        return None
     return frozenset(
         replica["replica_id"]
         for replica in deployment.get("replicas", [])
@@ -124,11 +148,22 @@ def _to_state(application: Mapping[str, Any], kind: ModelKind) -> State:
 
 
 def _to_message(application: Mapping[str, Any], kind: ModelKind) -> str:
-    """One line of Serve's message, which contains a traceback if a constructor raised."""
+    """One line of Serve's message, which contains a traceback if a constructor or `args` raised."""
     deployment = application["deployments"].get(DEPLOYMENTS[kind], {})
     messages = [deployment.get("message", ""), application.get("message", "")]
     lines = [line.strip() for message in messages for line in message.splitlines() if line.strip()]
     for line in lines:
         if _SOURCE_ERROR in line:
             return str(line.partition(_SOURCE_ERROR)[2])
+    if invalid := _find_invalid_arguments(lines):
+        return invalid
     return "it could not be deployed; Ray Serve's log says why"
+
+
+def _find_invalid_arguments(lines: list[str]) -> str | None:
+    """Find pydantic's error about `args`: after its heading two lines for each key."""
+    for number, line in enumerate(lines):
+        if _VALIDATION_ERROR.fullmatch(line) and number + 2 < len(lines):
+            key, reason = lines[number + 1 : number + 3]
+            return f"args.{key}: {reason.partition(' [type=')[0]}"
+    return None

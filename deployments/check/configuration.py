@@ -18,6 +18,7 @@ from deployments.config.embedding import EmbeddingArgs
 from deployments.config.ingress import IngressArgs
 from deployments.config.ledger import LedgerArgs
 from deployments.config.llm import LlmArgs
+from deployments.config.stream_deadlines import DRAINING_S, HARD_STOP_VARIABLE, find_hard_stop_s
 from deployments.discovery import DEPLOYMENTS, KINDS, LEDGER, LEDGER_PATH
 
 _INGRESS = "deployments.app:ingress"
@@ -113,10 +114,23 @@ def _application_problems(application: Mapping[str, Any], path: str) -> Iterator
     args = application.get("args") or {}
     yield from schema_problems(args, _ARGS[import_path], f"{path}.args.")
     yield from deployment_problems(application, _DEPLOYMENTS[import_path], path)
-    if import_path == _INGRESS and application.get("route_prefix", "/") != "/":
-        yield f"{path}.route_prefix: must be /: clients request /v1/…"
+    if import_path == _INGRESS:
+        yield from _ingress_problems(application, args, path)
     if import_path in KINDS and isinstance(args.get("id"), str):
         yield from _model_problems(application, args, path)
+
+
+def _ingress_problems(application: Mapping[str, Any], args: Any, path: str) -> Iterator[str]:
+    if application.get("route_prefix", "/") != "/":
+        yield f"{path}.route_prefix: must be /: clients request /v1/…"
+    limits = args.get("limits")
+    timeout_s = limits.get("request_timeout_s") if isinstance(limits, dict) else None
+    hard_stop_s = find_hard_stop_s()
+    if isinstance(timeout_s, int | float) and timeout_s + DRAINING_S > hard_stop_s:
+        yield (
+            f"{path}.args.limits.request_timeout_s: HAProxy cuts streams {hard_stop_s:g} s after a "
+            f"reload; set {HARD_STOP_VARIABLE} to {timeout_s + DRAINING_S:g} or more"
+        )
 
 
 def _model_problems(application: Mapping[str, Any], args: Any, path: str) -> Iterator[str]:

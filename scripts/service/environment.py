@@ -9,6 +9,8 @@ import shutil
 import socket
 from pathlib import Path
 
+from deployments.config.stream_deadlines import HARD_STOP_S, HARD_STOP_VARIABLE
+
 _PORTS = range(20_000, 32_000)
 """Below Linux's range for outgoing connections (ip_local_port_range), since Ray makes many of them
 before our processes bind their ports; above the range that Ray gives its workers."""
@@ -63,6 +65,14 @@ def environment(root: Path, home: Path) -> dict[str, str]:
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         "RAY_SERVE_HAPROXY_NBTHREAD": str(haproxy_threads()),
         "RAY_SERVE_HAPROXY_MAXCONN": str(haproxy_connections()),
+        # Each change of the number of ingress replicas reloads HAProxy. The old process goes on
+        # with its streams for so long, but closes idle connections within 10 s: its list of
+        # replicas is old.
+        HARD_STOP_VARIABLE: str(HARD_STOP_S),
+        "RAY_SERVE_HAPROXY_CLOSE_SPREAD_TIME_S": "10",
+        # A replica that fails its health checks is frozen: it would not end by being asked, and its
+        # clients wait meanwhile.
+        "RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS": "1",
         # The default interval of 0.1 s takes 5 % of a core all the time.
         "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.5",
         **AT_REST,

@@ -1,8 +1,15 @@
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from deployments.discovery import DEPLOYMENTS, KINDS, DiscoveredModel, to_models
+from deployments.discovery import (
+    DEPLOYMENTS,
+    KINDS,
+    DiscoveredModel,
+    keep_version,
+    to_models,
+)
 
 REASON = "model 'm': source './gone' cannot be loaded: there is no such folder"
 
@@ -153,6 +160,29 @@ def test_other_reasons_are_not_shown(message: str) -> None:
     assert model.message == "it could not be deployed; Ray Serve's log says why"
 
 
+def test_invalid_arguments_are_named_without_their_values() -> None:
+    message = """Deploying app 'm' failed with exception:
+Traceback (most recent call last):
+  File "/srv/triptych/ray/serve/_private/application_state.py", line 1, in build
+pydantic_core._pydantic_core.ValidationError: 2 validation errors for LlmArgs
+tool_call_parsr
+  Extra inputs are not permitted [type=extra_forbidden, input_value='secret', input_type=str]
+    For further information visit https://errors.pydantic.dev/2.12/v/extra_forbidden
+max_waiting
+  Input should be greater than 0 [type=greater_than, input_value=0, input_type=int]
+"""
+
+    (model,) = models({**application("DEPLOY_FAILED"), "deployments": {}, "message": message})
+
+    assert model.message == "args.tool_call_parsr: Extra inputs are not permitted"
+
+
+def test_running_model_whose_new_version_failed_says_why() -> None:
+    (model,) = models(application("DEPLOY_FAILED", message=TRACEBACK))
+
+    assert (model.state, model.message) == ("ready", REASON)
+
+
 def test_model_that_is_not_failed_has_no_message() -> None:
     (model,) = models(application("DEPLOYING", ("STARTING",), message=TRACEBACK))
 
@@ -216,3 +246,94 @@ def test_names_that_we_read_exist_in_serve() -> None:
     assert "state" in ReplicaDetails.model_fields
     assert {"RUNNING", "DEPLOY_FAILED", "DELETING"} <= set(ApplicationStatus.__members__)
     assert ReplicaState.RUNNING.value == "RUNNING"
+
+
+def version(
+    status: str = "RUNNING",
+    replicas: tuple[str, ...] | None = ("RUNNING",),
+    deployed_s: int = 2,
+    **args: Any,
+) -> DiscoveredModel:
+    """A model as Serve describes it; without `replicas` it does not describe the deployment."""
+    described = application(status, replicas or ())
+    described["deployed_app_config"]["args"] |= args
+    described["last_deployed_time_s"] = deployed_s
+    if replicas is None:
+        described["deployments"] = {}
+    (model,) = models(described)
+    return model
+
+
+BEFORE = version(deployed_s=1, adapters=["a"])
+
+
+@pytest.mark.parametrize(
+    ("status", "message"),
+    [
+        ("DEPLOYING", None),
+        ("DEPLOY_FAILED", "it could not be deployed; Ray Serve's log says why"),
+    ],
+)
+def test_version_goes_on_while_serve_does_not_describe_its_replicas(
+    status: str, message: str | None
+) -> None:
+    kept = keep_version(version(status, None, adapters=["b"]), BEFORE)
+
+    assert kept == replace(BEFORE, is_settled=False, message=message)
+
+
+def test_version_is_kept_however_often_serve_is_asked() -> None:
+    kept = BEFORE
+    for _ in range(3):
+        kept = keep_version(version("DEPLOYING", None), kept)
+
+    assert kept.state == "ready"
+    assert keep_version(version(), kept) == version()
+
+
+def test_idle_model_stays_idle_while_serve_does_not_describe_it() -> None:
+    before = replace(BEFORE, state="idle")
+
+    assert keep_version(version("DEPLOYING", None), before).state == "idle"
+
+
+@pytest.mark.parametrize("state", ["starting", "failed"])
+def test_model_that_did_not_serve_before_is_not_kept(state: Any) -> None:
+    before = replace(BEFORE, state=state)
+
+    assert keep_version(version("DEPLOYING", None), before).state == "starting"
+
+
+def test_arguments_are_those_of_the_replicas_that_run() -> None:
+    mixed = version("DEPLOYING", ("RUNNING", "RUNNING"), adapters=["b"])
+
+    kept = keep_version(mixed, BEFORE)
+
+    assert kept.args == BEFORE.args
+    assert kept.deployed_at_s == BEFORE.deployed_at_s
+    assert kept.replicas == {"replica-0", "replica-1"}
+
+
+def test_arguments_are_new_once_no_replica_of_the_version_before_runs() -> None:
+    new = replace(version("DEPLOYING", adapters=["b"]), replicas=frozenset({"replica-7"}))
+
+    assert keep_version(new, BEFORE) == new
+
+
+def test_arguments_are_new_once_the_version_is_deployed() -> None:
+    new = version("RUNNING", adapters=["b"])
+
+    assert keep_version(new, BEFORE) == new
+
+
+@pytest.mark.parametrize("changed", [{"id": "other"}, {"kind": "embedding"}])
+def test_other_model_in_the_same_application_is_not_kept(changed: dict[str, Any]) -> None:
+    new = replace(version("DEPLOYING", None), **changed)
+
+    assert keep_version(new, BEFORE) == new
+
+
+def test_new_model_is_described_as_it_is() -> None:
+    new = version("DEPLOYING", None)
+
+    assert keep_version(new, None) == new

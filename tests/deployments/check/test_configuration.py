@@ -4,6 +4,7 @@ from typing import Any
 import pytest
 
 from deployments.check.configuration import find_problems
+from deployments.config.stream_deadlines import HARD_STOP_VARIABLE
 from tests.helpers.spoilt_config import (
     DIFFUSION,
     INGRESS,
@@ -243,3 +244,25 @@ def test_value_of_another_type_is_a_problem_and_no_crash(change: Change) -> None
 
     assert found != []
     assert [line for line in found if line.startswith(":") or "\n" in line] == []
+
+
+def test_streams_longer_than_haproxy_lets_them_last_are_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv(HARD_STOP_VARIABLE, raising=False)
+    hour = put("applications", INGRESS, "args", {"limits": {"request_timeout_s": 3600}})
+
+    assert problems(hour) == [
+        "applications[0].args.limits.request_timeout_s: HAProxy cuts streams 720 s after a reload; "
+        "set RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S to 3660 or more"
+    ]
+
+
+@pytest.mark.parametrize(("hard_stop", "count"), [("3660", 0), ("3659", 1), ("soon", 1)])
+def test_time_that_haproxy_lets_streams_last_is_the_environments(
+    hard_stop: str, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(HARD_STOP_VARIABLE, hard_stop)
+    hour = put("applications", INGRESS, "args", {"limits": {"request_timeout_s": 3600}})
+
+    assert len(problems(hour)) == count

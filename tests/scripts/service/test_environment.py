@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from api.settings import Limits
+from deployments.config.stream_deadlines import DRAINING_S, HARD_STOP_VARIABLE
 from scripts.service.environment import environment, free_ports, haproxy_connections
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -31,6 +33,16 @@ def home(tmp_path: Path) -> Iterator[Path]:
     link.parent.mkdir()
     yield tmp_path
     shutil.rmtree(link.readlink().parents[2])
+
+
+def test_haproxy_lets_streams_finish_that_last_as_long_as_the_default_allows(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(HARD_STOP_VARIABLE, raising=False)
+
+    hard_stop_s = float(environment(ROOT, home)[HARD_STOP_VARIABLE])
+
+    assert hard_stop_s >= Limits().request_timeout_s + DRAINING_S
 
 
 @pytest.mark.parametrize("name", READ_BY_RAY_IN)
