@@ -5,6 +5,7 @@ import ctypes
 from typing import TYPE_CHECKING
 
 from deployments.config.base import Dtype
+from deployments.engines.sources import EngineStartError
 
 if TYPE_CHECKING:
     import torch
@@ -21,9 +22,15 @@ _MIN_TOKENS_FOR_ALL_CORES = 128
 
 
 def pick_device(device: str) -> str:
-    """Return the configured device; `auto` is a GPU if torch sees one, else the CPU."""
+    """Return the configured device; `auto` is a GPU if Ray has given one, else the CPU.
+
+    Raises:
+        EngineStartError: there is no GPU, but one is configured.
+    """
     import torch
 
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise EngineStartError(f"device '{device}': no GPU; set num_gpus in ray_actor_options")
     if device != "auto":
         return device
     return "cuda" if torch.cuda.is_available() else "cpu"

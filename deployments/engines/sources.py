@@ -22,6 +22,10 @@ _HUB_ID = re.compile(r"[^/@.~][^/@]*/[^/@]+(@.*)?")
 """`org/name` or `org/name@revision`; only a revision may contain more slashes."""
 
 
+class EngineStartError(Exception):
+    """An engine cannot start; `str()` is one line that says why."""
+
+
 class SourceError(Exception):
     """A model cannot be loaded; `str()` is one line with the model, the source and the reason."""
 

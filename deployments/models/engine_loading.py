@@ -1,11 +1,13 @@
 """What every model replica does first: resolve the source and load the engine, or log why not."""
 
 import logging
+import os
 from collections.abc import Callable
 from typing import TypeVar
 
 from deployments.config.base import FAKE_SOURCE, ModelArgs
-from deployments.engines.sources import SourceError, resolve_source
+from deployments.engines.sources import EngineStartError, SourceError, resolve_source
+from deployments.models.gpu_visibility import hide_unassigned_gpus
 from deployments.observability.logs import configure_logs
 
 logger = logging.getLogger(__name__)
@@ -24,6 +26,7 @@ def load_engine(args: ModelArgs, build: Callable[[str | None], Engine]) -> Engin
         SourceError: the engine cannot be loaded; the reason is one line, and is logged.
     """
     configure_logs()
+    hide_unassigned_gpus(os.environ)
     try:
         return _load(args, build)
     except SourceError as error:
@@ -38,7 +41,8 @@ def _load(args: ModelArgs, build: Callable[[str | None], Engine]) -> Engine:
         engine = build(folder)
     except Exception as error:  # each library has its own errors; all mean "cannot be loaded"
         logger.exception("model '%s': the engine failed to load", args.id)
-        reason = f"{type(error).__name__}: {error}"
+        is_clear = isinstance(error, EngineStartError)
+        reason = str(error) if is_clear else f"{type(error).__name__}: {error}"
         raise SourceError(args.id, args.source, reason) from error
     logger.info("model '%s': loaded", args.id)
     return engine

@@ -17,6 +17,7 @@ from deployments.engines.embedding.prompts import Prompts
 from deployments.engines.embedding.vector_engine import VectorEngine
 from deployments.engines.embedding.vectors import EmbeddingSpec, find_matryoshka_dimensions
 from deployments.engines.hardware import pick_vllm_dtype
+from deployments.engines.llm.startup_errors import root_cause_of_failure
 from deployments.engines.llm.vllm_engine import DEFAULTS
 from deployments.engines.llm.vllm_errors import translate_errors
 
@@ -46,7 +47,8 @@ class VllmEncoderEngine(VectorEngine):
         dtype = pick_vllm_dtype(vllm.get("dtype", "auto"))
         fields = {"model": model, **DEFAULTS, "runner": "pooling", **vllm, "dtype": dtype}
         engine_args = AsyncEngineArgs(**fields)
-        self._engine = AsyncLLM.from_engine_args(engine_args)
+        with root_cause_of_failure():
+            self._engine = AsyncLLM.from_engine_args(engine_args)
         config = self._engine.model_config
         saved = _read_prompts(model)
         prompts = Prompts(

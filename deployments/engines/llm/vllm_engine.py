@@ -17,6 +17,7 @@ from deployments.engines.llm.sampling_params import (
     is_greedy,
     to_sampling_params,
 )
+from deployments.engines.llm.startup_errors import root_cause_of_failure
 from deployments.engines.llm.token_bytes import TokenBytes
 from deployments.engines.llm.vllm_chat import ChatOptions, RenderedPrompt
 from deployments.engines.llm.vllm_errors import translate_errors
@@ -93,7 +94,8 @@ class VllmEngine:
                 "structured_outputs_config": StructuredOutputsConfig(**structured),
             }
         )
-        self._engine = AsyncLLM.from_engine_args(engine_args)
+        with root_cause_of_failure():
+            self._engine = AsyncLLM.from_engine_args(engine_args)
         self._prompts = PromptRenderer(self._engine, chat, options.get("reasoning_parser"))
         self._tokens = TokenBytes(self._engine.get_tokenizer())
         self._context_tokens: int = self._engine.model_config.max_model_len

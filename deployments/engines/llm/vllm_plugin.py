@@ -1,4 +1,4 @@
-"""Patches for vLLM's own processes; vLLM finds them by an entry point in pyproject.toml.
+"""What is added to vLLM's own processes; vLLM finds it by an entry point in pyproject.toml.
 
 On a CPU, vLLM 0.32 crashes on any seeded request whose prompt is prefilled in several steps: it
 rewinds the generator for the discarded token by the generator's offset, which only CUDA generators
@@ -6,6 +6,8 @@ have (v1/worker/gpu_model_runner.py, `_bookkeeping_sync`).
 """
 
 import torch  # noqa: TID253  # only vLLM imports this module, and vLLM imports torch anyway
+
+from deployments.engines.llm.startup_errors import keep_startup_errors
 
 
 class RewindableGenerator(torch.Generator):
@@ -21,8 +23,9 @@ class RewindableGenerator(torch.Generator):
 
 
 def register() -> None:
-    """Patch torch. vLLM calls this in each of its processes, possibly more than once."""
+    """Patch torch, and keep errors. vLLM calls this in each process, possibly more than once."""
     from vllm.platforms import current_platform
 
+    keep_startup_errors()
     if current_platform.is_cpu():
         torch.Generator = RewindableGenerator

@@ -7,7 +7,8 @@ from types import SimpleNamespace
 import pytest
 
 from deployments.engines import hardware
-from deployments.engines.hardware import Cores, pick_batch_tokens, pick_vllm_dtype
+from deployments.engines.hardware import Cores, pick_batch_tokens, pick_device, pick_vllm_dtype
+from deployments.engines.sources import EngineStartError
 
 
 @pytest.mark.parametrize(
@@ -103,3 +104,22 @@ def test_vllm_computes_in_float32_where_a_cpu_emulates_bfloat16(
     monkeypatch.setattr(hardware, "pick_dtype", lambda *_: getattr(torch, computes_in))
 
     assert pick_vllm_dtype(asked) == picked
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:1"])
+def test_configured_gpu_that_the_replica_does_not_have_is_an_error(
+    device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+
+    with pytest.raises(EngineStartError, match="set num_gpus in ray_actor_options"):
+        pick_device(device)
+
+
+@pytest.mark.parametrize(("has_gpu", "device"), [(True, "cuda"), (False, "cpu")])
+def test_automatic_device_is_a_gpu_if_there_is_one(
+    has_gpu: bool, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: has_gpu)
+
+    assert pick_device("auto") == device

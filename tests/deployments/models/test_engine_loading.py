@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from deployments.config.base import FAKE_SOURCE, ModelArgs
-from deployments.engines.sources import SourceError
+from deployments.engines.sources import EngineStartError, SourceError
 from deployments.models.engine_loading import load_engine
 
 
@@ -51,6 +51,17 @@ def test_missing_source_is_logged_in_one_line(log: pytest.LogCaptureFixture) -> 
     assert str(caught.value) == (
         "model 'm': source './gone' cannot be loaded: there is no such folder"
     )
+
+
+@pytest.mark.usefixtures("log")
+def test_reason_of_an_engine_that_cannot_start_is_its_message(tmp_path: Path) -> None:
+    def build(folder: str | None) -> str:
+        raise EngineStartError("ValueError: too little memory")
+
+    with pytest.raises(SourceError) as caught:
+        load_engine(ModelArgs(id="m", source=str(tmp_path)), build)
+
+    assert caught.value.reason == "ValueError: too little memory"
 
 
 def test_error_of_the_engine_is_a_source_error(
