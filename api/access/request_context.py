@@ -1,5 +1,6 @@
 """Builds the context of a request, which is sent to the model with the request."""
 
+import uuid
 from collections.abc import Callable
 from typing import Protocol
 
@@ -48,6 +49,7 @@ def build_request_context(
         endpoint=endpoint,
         model=request.model,
         is_streamed=request.stream,
+        usage_id=uuid.uuid4().hex,
     )
 
 

@@ -90,3 +90,7 @@ class RequestContext:
     model: str = ""
     """The model as the client named it."""
     is_streamed: bool = False
+    usage_id: str = ""
+    """Id of the request's usage record: one, even if two replicas worked on the request."""
+    is_retried: bool = False
+    """Another replica was lost while it worked on the request, and may have recorded its usage."""

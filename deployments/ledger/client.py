@@ -6,6 +6,7 @@ can be killed at any moment: the client tells the next one again.
 
 import asyncio
 import logging
+import random
 import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -38,6 +39,8 @@ _ANSWER_TIMEOUT_S = 20.0
 """A killed ledger is back in 5 s, on a busy machine in 10 s."""
 
 _RETRY_S = 0.3
+_MAX_RETRY_S = 2.0
+"""Every replica looks for a lost ledger by asking Serve's controller, which must restart it."""
 _ABSENT_RETRY_S = 5.0
 _MAX_UNRECORDED = 100_000
 
@@ -85,7 +88,7 @@ class LedgerClient:
             find: finds the ledger; called again after it raises.
             on_keys: called with all keys on each connection and whenever the keys change.
             answer_timeout_s: how long `reserve` waits for the ledger.
-            retry_s: pause before the next attempt to connect.
+            retry_s: pause before the second attempt to connect; later ones grow, up to 2 s.
         """
         self._find = find
         self._on_keys = on_keys
@@ -151,13 +154,25 @@ class LedgerClient:
         if self._held.pop(held.reservation.id, None) is not None:
             self._send(Settle(held.reservation.id, used))
 
-    def finish(self, record: UsageRecord, held: HeldReservation | None = None) -> None:
-        """Have a request's usage recorded, and its reservation settled with the record."""
+    def finish(
+        self,
+        record: UsageRecord,
+        held: HeldReservation | None = None,
+        *,
+        is_repeated: bool = False,
+    ) -> None:
+        """Have a request's usage recorded, and its reservation settled with the record.
+
+        Args:
+            record: the usage.
+            held: the request's reservation.
+            is_repeated: another replica may have sent a record with this id.
+        """
         if len(self._unrecorded) >= _MAX_UNRECORDED:  # the ledger has been away for very long
             if held is not None:
                 self.settle(held, Amounts(tokens=record.tokens))
             return
-        message = Finish(record, held.reservation.id if held else None)
+        message = Finish(record, held.reservation.id if held else None, is_repeated)
         self._unrecorded[record.id] = message
         self._send(message)
 
@@ -177,6 +192,7 @@ class LedgerClient:
 
     async def _stay_connected(self) -> None:
         level = logging.WARNING  # once: the ledger may start as slowly as the whole service
+        retry_s = self._retry_s
         while True:
             try:
                 address = await self._find()
@@ -190,8 +206,9 @@ class LedgerClient:
                 logger.log(level, "the ledger cannot be reached; trying again", exc_info=True)
                 level = logging.DEBUG
             else:
-                level = logging.WARNING
-            await asyncio.sleep(self._retry_s)
+                level, retry_s = logging.WARNING, self._retry_s
+            await asyncio.sleep(retry_s * random.uniform(0.5, 1.0))
+            retry_s = min(2 * retry_s, _MAX_RETRY_S)
 
     async def _connect(self, address: LedgerAddress) -> None:
         """Connect, repeat everything unanswered, and return when the connection is lost."""

@@ -127,6 +127,8 @@ Ledger = serve.deployment(
     name="Ledger",
     num_replicas=1,  # each replica would keep limits of its own
     max_ongoing_requests=100,
+    # There may be only one: without a surge the old one stops before the new one starts.
+    max_surge_percent=0,
     health_check_period_s=2,
     health_check_timeout_s=5,
     graceful_shutdown_timeout_s=5,

@@ -49,14 +49,22 @@ class UsageStore:
         self._database = database
 
     async def add(self, records: Sequence[UsageRecord]) -> None:
-        """Store all of the records or none; those stored already (by `id`) are left alone."""
+        """Store all of the records or none; those stored already (by `id`) are left alone.
+
+        But a stored failure gives way: another replica has answered the request after all.
+        """
         if not records:
             return
         async with self._database.writing() as connection:
             is_postgresql = connection.dialect.name == "postgresql"
             insert = postgresql.insert(usage) if is_postgresql else sqlite.insert(usage)
             rows = [_to_row(record) for record in records]
-            await connection.execute(insert.on_conflict_do_nothing(index_elements=["id"]), rows)
+            upsert = insert.on_conflict_do_update(
+                index_elements=["id"],
+                set_={name: insert.excluded[name] for name in rows[0]},
+                where=usage.c.error_code.is_not(None) & insert.excluded.error_code.is_(None),
+            )
+            await connection.execute(upsert, rows)
 
     async def known(self, ids: Sequence[str]) -> set[str]:
         """Return the ids of records that are stored already."""

@@ -53,7 +53,16 @@ async def test_context_of_a_request_reaches_the_model(endpoint: str, body: Any) 
         user="bob",
         endpoint=endpoint,
         model=body["model"],
+        usage_id=context.usage_id,
     )
+
+
+@ALL
+async def test_each_request_has_a_usage_id_of_its_own(endpoint: str, body: Any) -> None:
+    ids = {(await context_of(endpoint, body)).usage_id for _ in range(2)}
+
+    assert len(ids) == 2
+    assert "" not in ids
 
 
 @ALL

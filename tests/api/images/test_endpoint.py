@@ -73,7 +73,7 @@ async def test_absent_parameters_are_left_to_the_model() -> None:
             num_inference_steps=None,
             guidance_scale=None,
             seed=None,
-            context=ORIGIN,
+            context=replace(ORIGIN, usage_id=painter.requests[0].context.usage_id),
         )
     ]
 
@@ -106,7 +106,7 @@ async def test_every_parameter_reaches_the_model() -> None:
             guidance_scale=0.0,
             true_cfg_scale=2.0,
             seed=0,
-            context=replace(ORIGIN, user="ann"),
+            context=replace(ORIGIN, user="ann", usage_id=painter.requests[0].context.usage_id),
         )
     ]
 

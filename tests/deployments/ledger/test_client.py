@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from itertools import pairwise
 
 import pytest
 
@@ -159,3 +160,20 @@ async def test_lost_connection_is_reported(tmp_path):
         await ledger.kill()
 
         await asyncio.wait_for(lost.wait(), 5)
+
+
+async def test_lost_ledger_is_looked_for_less_and_less_often():
+    """Hundreds of replicas ask the one process that must start it again."""
+    asked_at_s: list[float] = []
+
+    async def find() -> None:
+        asked_at_s.append(asyncio.get_running_loop().time())
+        raise OSError("there is no ledger")
+
+    client = LedgerClient(find, retry_s=0.01)
+    client.start()
+    await until(lambda: len(asked_at_s) == 7)
+    client.shut_down()
+
+    pauses_s = [later - earlier for earlier, later in pairwise(asked_at_s)]
+    assert all(pause_s >= 0.005 * 2**number for number, pause_s in enumerate(pauses_s))

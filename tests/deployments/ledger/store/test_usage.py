@@ -90,6 +90,26 @@ async def test_repeated_record_is_stored_once(database: Database, store: UsageSt
     }
 
 
+async def test_answer_replaces_the_failure_of_the_replica_before(
+    database: Database, store: UsageStore
+) -> None:
+    """A request whose first replica was lost has one record: of the replica that answered it."""
+    failed = replace(FULL, finish_reason=None, error_code="cancelled", completion_tokens=1)
+    await store.add([failed])
+    await store.add([FULL])
+    await store.add([failed, replace(failed, completion_tokens=2)])
+
+    assert await stored(database) == [{**asdict(FULL), "day": 20_512}]
+
+
+async def test_failure_does_not_replace_a_failure(database: Database, store: UsageStore) -> None:
+    failed = replace(FULL, finish_reason=None, error_code="cancelled")
+    await store.add([failed])
+    await store.add([replace(failed, completion_tokens=99)])
+
+    assert [row["completion_tokens"] for row in await stored(database)] == [3]
+
+
 async def test_adding_no_records_does_nothing(store: UsageStore) -> None:
     await store.add([])
 
