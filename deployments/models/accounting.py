@@ -3,7 +3,8 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Iterable
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
@@ -40,8 +41,14 @@ class _PendingReplay:
 class AccountedRequest(RequestProgress):
     """One request: reserves tokens, waits for a slot, and records the time of each stage."""
 
-    def __init__(self, context: RequestContext, queue: FairQueue, ledger: LedgerClient) -> None:
-        """Start the clock of a request that has just arrived."""
+    def __init__(
+        self,
+        context: RequestContext,
+        queue: FairQueue,
+        ledger: LedgerClient,
+        on_waiting: Callable[[bool], None] = lambda _: None,
+    ) -> None:
+        """Start the clock of a request that has just arrived; `on_waiting` as of `FairQueue`."""
         super().__init__()
         self.received_s = time.monotonic()
         self.began_s: float | None = None
@@ -51,6 +58,7 @@ class AccountedRequest(RequestProgress):
         self._context = context
         self._queue = queue
         self._ledger = ledger
+        self._on_waiting = on_waiting
         self._stack = AsyncExitStack()
 
     async def begin(self, tokens: int, size: int = 1) -> None:
@@ -58,7 +66,7 @@ class AccountedRequest(RequestProgress):
         context = self._context
         if context.has_token_limits:
             self.reservation = await self._ledger.reserve(context.key_id, Amounts(tokens=tokens))
-        slots = self._queue.acquire(context.tenant, context.priority, size)
+        slots = self._queue.acquire(context.tenant, context.priority, size, self._on_waiting)
         await self._stack.enter_async_context(slots)
         self.began_s = time.monotonic()
 
@@ -113,10 +121,21 @@ class RequestAccounting:
 
     @asynccontextmanager
     async def track(
-        self, request_id: str, context: RequestContext, adapter: str | None = None
+        self,
+        request_id: str,
+        context: RequestContext,
+        adapter: str | None = None,
+        on_waiting: Callable[[bool], None] = lambda _: None,
     ) -> AsyncIterator[AccountedRequest]:
-        """Account for one request until the block ends, also by an error or cancellation."""
-        request = AccountedRequest(context, self._queue, self._ledger)
+        """Account for one request until the block ends, also by an error or cancellation.
+
+        Args:
+            request_id: for the usage record.
+            context: whose request it is.
+            adapter: for the usage record.
+            on_waiting: told whether the request waits for its turn, as by `FairQueue.acquire`.
+        """
+        request = AccountedRequest(context, self._queue, self._ledger, on_waiting)
         error_code: str | None = None
         is_invalid = False
         try:
@@ -130,7 +149,7 @@ class RequestAccounting:
             await request.end()
             if request.began_s is not None and not is_invalid:
                 record = self._to_record(request, request_id, context, adapter, error_code)
-                self._record(request, record)
+                self._record(request, record, is_repeated=context.is_retried)
             elif request.reservation is not None:
                 self._ledger.settle(request.reservation, Amounts())
 
@@ -146,6 +165,7 @@ class RequestAccounting:
         assert began_s is not None, "only requests that have begun are recorded"
         usage = request.usage
         return UsageRecord(
+            id=context.usage_id or uuid.uuid4().hex,
             time_s=time.time(),
             request_id=request_id,
             key_id=context.key_id,
@@ -170,7 +190,7 @@ class RequestAccounting:
             is_streamed=context.is_streamed,
         )
 
-    def _record(self, request: AccountedRequest, record: UsageRecord) -> None:
+    def _record(self, request: AccountedRequest, record: UsageRecord, *, is_repeated: bool) -> None:
         """Write to disk before the ledger: the response completes when this returns."""
         if self._ledger.has_ledger is False:
             return
@@ -178,7 +198,7 @@ class RequestAccounting:
             self._spool = _open(self._folder)
         if self._spool is not None:
             self._spool.append(record)
-        self._ledger.finish(record, request.reservation)
+        self._ledger.finish(record, request.reservation, is_repeated=is_repeated)
 
     def _forget(self, ids: list[str]) -> None:
         if self._spool is not None:

@@ -3,6 +3,7 @@
 import asyncio
 import os
 from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import Any
 
@@ -17,7 +18,7 @@ from deployments.engines.fakes import FakeDiffusionEngine
 from deployments.engines.protocol import DiffusionEngine
 from deployments.ledger.address import find_ledger
 from deployments.ledger.client import LedgerClient
-from deployments.models.accounting import RequestAccounting
+from deployments.models.accounting import AccountedRequest, RequestAccounting
 from deployments.models.engine_loading import load_engine
 from deployments.models.fair_queue import FairQueue
 from deployments.models.leases import LeasedReplica, Leases
@@ -42,18 +43,25 @@ class DiffusionReplica(LeasedReplica):
 
     async def _generate(self, request: ImageRequest, writer: StreamWriter) -> Images:
         """Generate all images."""
-        async with self._accounting.track(request.request_id, request.context) as progress:
+        async with self._track(request, writer) as progress:
             with writer, self._steps.counting(request, progress):
                 return await self._engine.generate(request, progress)
 
     async def _stream(self, request: ImageRequest, writer: StreamWriter) -> Images:
         """Generate all images, and send the progress of every step."""
-        async with self._accounting.track(request.request_id, request.context) as progress:
+        async with self._track(request, writer) as progress:
             with writer, self._steps.counting(request, progress):
                 try:
                     return await self._engine.generate(request, progress, writer.send_unbatched)
                 finally:
                     progress.first_s = writer.first_s
+
+    def _track(
+        self, request: ImageRequest, writer: StreamWriter
+    ) -> AbstractAsyncContextManager[AccountedRequest]:
+        return self._accounting.track(
+            request.request_id, request.context, on_waiting=writer.send_waiting
+        )
 
     async def capabilities(self) -> Mapping[str, Any]:
         """The model's capabilities, as listed in `/v1/models`."""
@@ -98,6 +106,9 @@ Diffusion = serve.deployment(
     max_ongoing_requests=2048,
     max_queued_requests=256,
     max_constructor_retry_count=1,
-    health_check_period_s=10,
+    # A frozen replica is replaced after three failed checks, within 20 s.
+    health_check_period_s=2,
+    health_check_timeout_s=4,
+    max_surge_percent=100,  # a new version must run before the old one stops
     graceful_shutdown_timeout_s=660,  # above the ingress's request_timeout_s: images finish
 )(DiffusionReplica)

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import Any
 
@@ -16,7 +17,7 @@ from deployments.engines.fakes import FakeEmbeddingEngine
 from deployments.engines.protocol import EmbeddingEngine
 from deployments.ledger.address import find_ledger
 from deployments.ledger.client import LedgerClient
-from deployments.models.accounting import RequestAccounting
+from deployments.models.accounting import AccountedRequest, RequestAccounting
 from deployments.models.engine_loading import load_engine
 from deployments.models.fair_queue import FairQueue
 from deployments.models.leases import LeasedReplica, Leases
@@ -39,15 +40,22 @@ class EmbeddingReplica(LeasedReplica):
 
     async def _embed(self, request: EmbeddingRequest, writer: StreamWriter) -> Embeddings:
         """Embed all inputs."""
-        async with self._accounting.track(request.request_id, request.context) as progress:
+        async with self._track(request, writer) as progress:
             with writer:
                 return await self._engine.embed(request, progress)
 
     async def _score(self, request: ScoreRequest, writer: StreamWriter) -> Scores:
         """Score all pairs."""
-        async with self._accounting.track(request.request_id, request.context) as progress:
+        async with self._track(request, writer) as progress:
             with writer:
                 return await self._engine.score(request, progress)
+
+    def _track(
+        self, request: EmbeddingRequest | ScoreRequest, writer: StreamWriter
+    ) -> AbstractAsyncContextManager[AccountedRequest]:
+        return self._accounting.track(
+            request.request_id, request.context, on_waiting=writer.send_waiting
+        )
 
     async def capabilities(self) -> Mapping[str, Any]:
         """The model's capabilities, as listed in `/v1/models`."""
@@ -85,6 +93,9 @@ Embedding = serve.deployment(
     max_ongoing_requests=2048,
     max_queued_requests=1024,
     max_constructor_retry_count=1,
-    health_check_period_s=10,
+    # A frozen replica is replaced after three failed checks, within 20 s.
+    health_check_period_s=2,
+    health_check_timeout_s=4,
+    max_surge_percent=100,  # a new version must run before the old one stops
     graceful_shutdown_timeout_s=60,
 )(EmbeddingReplica)

@@ -64,22 +64,34 @@ class FairQueue:
 
     @asynccontextmanager
     async def acquire(
-        self, tenant: str, priority: PriorityClass = "normal", size: int = 1
+        self,
+        tenant: str,
+        priority: PriorityClass = "normal",
+        size: int = 1,
+        on_waiting: Callable[[bool], None] = lambda _: None,
     ) -> AsyncIterator[None]:
         """Wait for `size` slots and hold them until the block ends.
+
+        Args:
+            tenant: requests of different tenants take turns.
+            priority: higher classes come first.
+            size: number of slots.
+            on_waiting: called with True if the slots are not free, and with False once they are.
 
         Raises:
             OverloadedError: too many requests wait, and no other tenant has more of them.
         """
         size = min(size, self._capacity)  # a larger request gets the whole engine
         self._mark_active(tenant)
-        await self._wait(tenant, priority, size)
+        await self._wait(tenant, priority, size, on_waiting)
         try:
             yield
         finally:
             self._release(tenant, size)
 
-    async def _wait(self, tenant: str, priority: PriorityClass, size: int) -> None:
+    async def _wait(
+        self, tenant: str, priority: PriorityClass, size: int, on_waiting: Callable[[bool], None]
+    ) -> None:
         waiter = _Waiter(tenant, size, asyncio.get_running_loop().create_future())
         self._waiters.add(waiter, priority, tenant)
         self._admit()
@@ -87,7 +99,12 @@ class FairQueue:
         if not admitted.done() and len(self._waiters) > self._max_waiting:
             self._reject_last_of_the_longest()
         try:
-            await admitted
+            if not admitted.done():
+                on_waiting(True)
+                await admitted
+                on_waiting(False)
+            else:
+                admitted.result()
         except BaseException:  # cancelled, rejected, or closed from outside as gRPC's servers do
             self._waiters.discard(waiter)
             if admitted.done() and not admitted.cancelled() and admitted.exception() is None:

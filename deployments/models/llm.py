@@ -46,7 +46,7 @@ class LlmReplica(LeasedReplica):
 
     async def _complete(self, generation: Generation, writer: StreamWriter) -> Completion:
         """Generate the whole completion."""
-        async with self._track(generation) as request:
+        async with self._track(generation, writer) as request:
             with writer:
                 adapter = await self._find_adapter(generation)
                 completion = await self._engine.generate(generation, None, adapter, request)
@@ -55,7 +55,7 @@ class LlmReplica(LeasedReplica):
 
     async def _stream(self, generation: Generation, writer: StreamWriter) -> Completion:
         """Send the completion in deltas."""
-        async with self._track(generation) as request:
+        async with self._track(generation, writer) as request:
             with writer:
                 try:
                     adapter = await self._find_adapter(generation)
@@ -67,8 +67,12 @@ class LlmReplica(LeasedReplica):
             request.finish_reason = writer.finish_reason
             return completion
 
-    def _track(self, generation: Generation) -> AbstractAsyncContextManager[AccountedRequest]:
-        return self._accounting.track(generation.request_id, generation.context, generation.adapter)
+    def _track(
+        self, generation: Generation, writer: StreamWriter
+    ) -> AbstractAsyncContextManager[AccountedRequest]:
+        return self._accounting.track(
+            generation.request_id, generation.context, generation.adapter, writer.send_waiting
+        )
 
     async def _find_adapter(self, generation: Generation) -> Any:
         return await self._get_adapter(generation.adapter) if generation.adapter else None
@@ -130,6 +134,9 @@ LLM = serve.deployment(
     max_ongoing_requests=4096,
     max_queued_requests=1024,
     max_constructor_retry_count=1,
-    health_check_period_s=5,
+    # A frozen replica is replaced after three failed checks, within 20 s.
+    health_check_period_s=2,
+    health_check_timeout_s=4,
+    max_surge_percent=100,  # a new version must run before the old one stops
     graceful_shutdown_timeout_s=660,  # above the ingress's request_timeout_s: streams finish
 )(LlmReplica)

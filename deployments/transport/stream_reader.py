@@ -26,6 +26,8 @@ class StreamReader:
         self.received = 0
         self.end: LeasedResult | None = None
         """The result, once it has arrived over the channel."""
+        self.is_waiting = False
+        """Whether the request waits for its turn in the replica: no work for it has been done."""
         self._expected: int | None = None
         self._coalesce_deltas = self._merge_at = coalesce_deltas
         self._deltas: list[StreamDelta] = []

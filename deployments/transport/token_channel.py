@@ -29,6 +29,7 @@ from deployments.transport.token_messages import (
     LeasedResult,
     ReplyTo,
     TextItem,
+    WaitingItem,
 )
 
 _STREAM_ID_BYTES = 16
@@ -85,6 +86,8 @@ class Receiver:
             self._changed[item.stream_id] = reader
             if isinstance(item, LeasedResult):
                 reader.end = item
+            elif isinstance(item, WaitingItem):
+                reader.is_waiting = item.is_waiting
             else:
                 reader.put(item.number, item.delta)
 
@@ -149,6 +152,10 @@ class StreamWriter:
         """Send in a message of its own: previews are large, and messages have a size limit."""
         self._peer.post_unbatched(ImageItem(self._stream_id, self.sent, progress))
         self._count()
+
+    def send_waiting(self, is_waiting: bool) -> None:
+        """Tell whether the request waits for its turn; see `WaitingItem`."""
+        self._peer.post(WaitingItem(self._stream_id, is_waiting))
 
     def send_end(self, result: bytes, inbox: str) -> None:
         """Send the request's result after its deltas; see `LeasedResult`."""

@@ -46,7 +46,14 @@ class LeasedResult(msgspec.Struct, array_like=True, gc=False, tag=2):
     """Address for the lease's next request."""
 
 
-Item = TextItem | ImageItem | LeasedResult
+class WaitingItem(msgspec.Struct, array_like=True, gc=False, tag=3):
+    """Whether a request waits for its turn in the replica; not sent if it never had to."""
+
+    stream_id: bytes
+    is_waiting: bool
+
+
+Item = TextItem | ImageItem | LeasedResult | WaitingItem
 
 StreamDelta = TextDelta | ImageProgress
 """What streams: language models send the first, image models the second."""

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -91,6 +92,34 @@ async def test_completed_request_is_recorded_with_its_usage_and_times(home):
     assert not record.is_streamed
     assert 15 < record.queue_ms <= record.ttft_ms
     assert record.ttft_ms + 15 < record.total_ms < 5000
+
+
+async def test_record_has_the_usage_id_of_its_request(home):
+    async with ledger_cluster(home) as ledger, open_accounting(ledger.make_client()) as accounting:
+        async with accounting.track("r", replace(CONTEXT, usage_id="u1")) as request:
+            await request.begin(1)
+        (record,) = await recorded(ledger, accounting)
+
+    assert record.id == "u1"
+
+
+async def test_request_that_two_replicas_answered_is_metered_once(home):
+    """The first one was lost after it had recorded the request, and before its answer arrived."""
+    first = replace(CONTEXT, usage_id="u1")
+    async with (
+        ledger_cluster(home, tokens_per_day=100) as ledger,
+        open_accounting(ledger.make_client()) as accounting,
+    ):
+        for context in (first, replace(first, is_retried=True)):
+            async with accounting.track("r", context) as request:
+                await request.begin(4)
+                request.usage = Usage(2, 2)
+            await recorded(ledger, accounting)
+
+        assert len(ledger.table.records) == 1
+        with pytest.raises(RateLimitError):
+            await ledger.connect().reserve("key", Amounts(tokens=97))
+        await ledger.connect().reserve("key", Amounts(tokens=96))
 
 
 async def test_images_are_recorded_with_their_steps(home):

@@ -48,6 +48,23 @@ async def test_requests_begin_at_once_while_slots_are_free():
     assert (runner.queue.used, runner.queue.waiting) == (3, 0)
 
 
+async def test_request_is_told_that_it_waits_and_that_its_turn_has_come():
+    queue, told = FairQueue(1, 10), list[bool]()
+    async with queue.acquire("a", on_waiting=told.append):
+        told_while_free = told.copy()
+        waiting = asyncio.create_task(hold(queue, told))
+        await asyncio.sleep(0)
+        told_while_taken = told.copy()
+    await waiting
+
+    assert (told_while_free, told_while_taken, told) == ([], [True], [True, False])
+
+
+async def hold(queue: FairQueue, told: list[bool]) -> None:
+    async with queue.acquire("a", on_waiting=told.append):
+        pass
+
+
 async def test_tenants_alternate_and_each_keeps_its_order():
     runner = Runner(1)
     for name in ("a1", "a2", "a3", "a4", "b1", "b2"):

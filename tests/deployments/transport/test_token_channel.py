@@ -14,6 +14,7 @@ from tests.helpers.token_channel import (
     collect,
     send_in_one_tick,
     send_one_per_tick,
+    until,
 )
 
 
@@ -46,6 +47,24 @@ async def test_deltas_of_many_ticks_arrive_in_order(receiver: Receiver, sender: 
     await send_one_per_tick(writer, texts)
 
     assert await collect(reader, 100) == [TextDelta(0, text) for text in texts]
+
+
+async def test_waiting_for_a_turn_is_told_without_a_delta(
+    receiver: Receiver, sender: Sender
+) -> None:
+    reader = receiver.open()
+    writer = sender.open(reader.reply_to)
+
+    writer.send_waiting(True)
+    writer.send(TextDelta(0, "a"))
+    await until(lambda: reader.received == 1)
+    was_waiting = reader.is_waiting
+    writer.send_waiting(False)
+    writer.send(TextDelta(0, "b"))
+    await until(lambda: reader.received == 2)
+
+    assert (was_waiting, reader.is_waiting) == (True, False)
+    assert writer.sent == 2
 
 
 @pytest.mark.parametrize("reason", ["stop", "length", None])
