@@ -14,12 +14,13 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
 
-from starlette.datastructures import URL
+from starlette.datastructures import URL, Headers
 from starlette.types import Receive, Scope, Send
 
 from api.access.admission import Permit, rate_limited
 from api.access.request_context import build_request_context
 from api.errors import ApiError
+from api.http.client_timeout import find_timeout_s
 from api.http.lifetime import deadline, while_connected
 from api.http.parsing import ParsedRequest
 from api.http.response import send_bytes
@@ -147,17 +148,25 @@ class Endpoint(Generic[Body, Parsed, Model]):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one HTTP request."""
+        with self._services.draining.admit():
+            await self._answer_http(scope, receive, send)
+
+    async def _answer_http(self, scope: Scope, receive: Receive, send: Send) -> None:
         key = get_key_for(scope, self._dialect.key_scope)
         caller = Caller(key, get_request_id(scope), partial(_to_base_url, scope))
         # No name for the body: it is not kept while the answer is on its way.
         prepared = self._prepare(await self._dialect.read_body(scope, receive), caller)
+        stream = prepared.stream
+        timeout_s = find_timeout_s(
+            Headers(scope=scope), self._limits.request_timeout_s, is_streamed=stream is not None
+        )
         async with rate_limited(self._services.limiter, key, prepared.images) as permit:
             headers = {**prepared.headers, **permit.headers}
-            if prepared.stream is None:
-                responding = self._send_whole(prepared, permit, send, headers)
+            if stream is None:
+                responding = self._send_whole(prepared, timeout_s, permit, send, headers)
             else:
                 events = EventStream(send, find_unwrapped_send(scope), headers)
-                responding = self._send_stream(prepared, prepared.stream, permit, events)
+                responding = self._send_stream(prepared, stream, timeout_s, permit, events)
             await while_connected(receive, responding)
 
     async def answer(self, body: Body, caller: Caller) -> bytes:
@@ -168,7 +177,7 @@ class Endpoint(Generic[Body, Parsed, Model]):
         """
         prepared = self._prepare(body, caller)
         async with rate_limited(self._services.limiter, caller.key, prepared.images) as permit:
-            answer = await self._call(prepared)
+            answer = await self._call(prepared, self._limits.request_timeout_s)
             permit.delivered_images = prepared.images
             return answer
 
@@ -188,28 +197,34 @@ class Endpoint(Generic[Body, Parsed, Model]):
         )
         return dialect.prepare(parsed, model, meta)
 
-    async def _call(self, prepared: PreparedRequest) -> bytes:
-        async with deadline(self._limits):
+    async def _call(self, prepared: PreparedRequest, timeout_s: float) -> bytes:
+        async with deadline(timeout_s, self._services.draining):
             result = await prepared.call()
         return await prepared.render(result)
 
     async def _send_whole(
-        self, prepared: PreparedRequest, permit: Permit, send: Send, headers: dict[str, str]
+        self,
+        prepared: PreparedRequest,
+        timeout_s: float,
+        permit: Permit,
+        send: Send,
+        headers: dict[str, str],
     ) -> None:
-        await send_bytes(send, await self._call(prepared), headers=headers)
+        await send_bytes(send, await self._call(prepared, timeout_s), headers=headers)
         permit.delivered_images = prepared.images
 
     async def _send_stream(
         self,
         prepared: PreparedRequest,
         stream: PreparedStream,
+        timeout_s: float,
         permit: Permit,
         events: EventStream,
     ) -> None:
         """Stream the answer; an error after the first event becomes an event itself."""
         renderer = stream.renderer
         try:
-            result = await self._send_deltas(stream, events)
+            result = await self._send_deltas(stream, timeout_s, events)
             await events.write(renderer.render_end(result), is_last=True)
             permit.delivered_images = prepared.images
         except ApiError as error:
@@ -218,11 +233,13 @@ class Endpoint(Generic[Body, Parsed, Model]):
             logger.warning("request %s: the stream failed: %s", prepared.request_id, error.code)
             await events.write(renderer.render_error(error), is_last=True)
 
-    async def _send_deltas(self, prepared: PreparedStream, events: EventStream) -> Any:
+    async def _send_deltas(
+        self, prepared: PreparedStream, timeout_s: float, events: EventStream
+    ) -> Any:
         """Send the events of the deltas, and return the result."""
         render, stream = prepared.renderer.render_deltas, None
         try:
-            async with deadline(self._limits):
+            async with deadline(timeout_s, self._services.draining):
                 stream = await prepared.open()
                 return await stream.forward(lambda deltas: events.push(render(deltas)))
         finally:

@@ -29,7 +29,8 @@ ApiError                              500 server_error               internal_er
     ├── KeysUnknownError              503                            keys_unknown          retry
     ├── ModelStartingError            503                            model_starting        retry
     ├── ModelFailedError              503                            model_unavailable     never
-    └── ReplicaLostError              503                            engine_unavailable    retry
+    ├── ReplicaLostError              503                            engine_unavailable    retry
+    └── ServiceStoppingError          503                            service_stopping      retry
 
 A type that is left out is the parent's. `retry`: the response has a `retry-after` header. `never`:
 it has `x-should-retry: false`, which OpenAI's SDKs obey. A RateLimitError has either, depending on
@@ -321,3 +322,10 @@ class ReplicaLostError(UnavailableError):
 
     code = "engine_unavailable"
     retry_after_s = 1
+
+
+class ServiceStoppingError(UnavailableError):
+    """The service is being stopped: it takes no new requests, or has no more time for this one."""
+
+    code = "service_stopping"
+    retry_after_s = 5

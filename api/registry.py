@@ -77,7 +77,8 @@ class ModelEntry:
     created_s: int
     """Unix time of its deployment."""
     message: str | None = None
-    """Why the model is not ready, in one line; None when it is."""
+    """Why the version that was deployed last is not in use, in one line; a version before it may
+    be. None if there is nothing to say."""
     text: TextOptions = field(default_factory=TextOptions)
     """For LLMs only."""
     capabilities: Mapping[str, Any] = field(default_factory=dict)
@@ -223,8 +224,13 @@ def _get_backend(entry: ModelEntry, kind: ModelKind) -> Backend:
     if entry.state == "starting":
         raise ModelStartingError(f"The model '{entry.id}' is being loaded; try again shortly.")
     if entry.state == "failed":
-        raise ModelFailedError(f"The model '{entry.id}' could not be loaded.", param="model")
+        raise model_failed(entry.id)
     return entry.backend
+
+
+def model_failed(model_id: str) -> ModelFailedError:
+    """Build the error for a model that has no replica, and will not have one."""
+    return ModelFailedError(f"The model '{model_id}' could not be loaded.", param="model")
 
 
 def model_not_found(model_id: str, param: str = "model") -> ModelNotFoundError:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from api.access.request_context import CacheSalt
+from api.http.draining import Draining
 from api.ports.images import ImageFetcher, ImageStore
 from api.ports.prompt_log import PromptLog
 from api.ports.rate_limits import Limiter
@@ -20,3 +21,4 @@ class Services:
     limiter: Limiter | None = None
     cache_salt: CacheSalt | None = None
     image_store: ImageStore | None = None
+    draining: Draining = field(default_factory=Draining)

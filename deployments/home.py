@@ -3,6 +3,11 @@
 import os
 from pathlib import Path
 
+DRAIN_FOLDER = Path("run", "drain")
+"""In the home folder. `scripts/serve` writes the Unix time at which requests must have ended into
+the file `until` in it; then each ingress replica keeps the number of its requests in a file of its
+own."""
+
 _PACKAGE = Path(__file__).resolve().parent
 
 

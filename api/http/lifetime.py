@@ -9,7 +9,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Receive
 
 from api.errors import DeadlineExceededError
-from api.settings import Limits
+from api.http.draining import Draining
 
 T = TypeVar("T")
 
@@ -42,19 +42,21 @@ async def _wait_for_disconnect(receive: Receive) -> None:
 
 
 @asynccontextmanager
-async def deadline(limits: Limits) -> AsyncIterator[None]:
-    """Limit the time of the block to `limits.request_timeout_s`.
+async def deadline(timeout_s: float, draining: Draining) -> AsyncIterator[None]:
+    """Limit the time of the block to `timeout_s`, or to the end of the service.
 
     Raises:
         DeadlineExceededError: the block took longer and was cancelled.
+        ServiceStoppingError: the service stops, and the block was cancelled.
     """
-    timer = asyncio.timeout(limits.request_timeout_s)
+    timer = asyncio.timeout(timeout_s)
     try:
         async with timer:
-            yield
+            with draining.ending(timer):
+                yield
     except TimeoutError:
         if not timer.expired():
             raise  # not this timer's, but a socket's, for example
-        raise DeadlineExceededError(
-            f"The model did not answer within {limits.request_timeout_s:g} seconds."
+        raise draining.to_error() or DeadlineExceededError(
+            f"The model did not answer within {timeout_s:g} seconds."
         ) from None

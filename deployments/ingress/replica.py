@@ -13,9 +13,12 @@ from ray import serve
 from starlette.applications import Starlette
 
 from api.app import create_app
+from api.http.draining import Draining
 from api.registry import Models
 from api.services import Services
 from deployments.config.ingress import IngressArgs
+from deployments.home import DRAIN_FOLDER, find_home
+from deployments.ingress.drain_watch import watch_for_drain
 from deployments.ingress.image_fetcher import HttpsImages
 from deployments.ingress.image_store import ImageFolder
 from deployments.ingress.key_source import KeySource, NoApiKeysError
@@ -53,6 +56,7 @@ class IngressReplica:
         self._prompt_log = PromptFiles(args.prompt_log) if args.prompt_log else None
         self._image_store = ImageFolder(args.image_store) if args.image_store else None
         self._models = Models()
+        self._draining = Draining()
         self._receiver: Receiver
         self._sender: RequestSender
         self._watcher: ModelWatcher
@@ -81,6 +85,7 @@ class IngressReplica:
             limiter=LedgerLimiter(lambda: self._ledger),
             cache_salt=cache(partial(to_cache_salt, self._pepper)),
             image_store=self._image_store,
+            draining=self._draining,
         )
 
     @asynccontextmanager
@@ -98,7 +103,12 @@ class IngressReplica:
         self._ledger.start()
         if self._keys:  # Serve sends requests as soon as this replica is up, with any key
             await self._keys.wait_until_known(_KEYS_TIMEOUT_S)
-        background = [asyncio.create_task(self._poll()), asyncio.create_task(self._audit())]
+        drain_folder = find_home() / DRAIN_FOLDER
+        background = [
+            asyncio.create_task(self._poll()),
+            asyncio.create_task(self._audit()),
+            asyncio.create_task(watch_for_drain(drain_folder, self._draining)),
+        ]
         if self._image_store:
             background.append(asyncio.create_task(self._image_store.prune_periodically()))
         try:
@@ -149,6 +159,9 @@ Ingress = serve.deployment(
     name="Ingress",
     max_ongoing_requests=2000,
     max_constructor_retry_count=1,
-    health_check_period_s=5,
+    # A frozen replica is replaced after three failed checks, within 20 s.
+    health_check_period_s=2,
+    health_check_timeout_s=4,
+    max_surge_percent=100,  # a new version must run before the old one stops
     graceful_shutdown_timeout_s=660,  # above request_timeout_s: streams finish
 )(serve.ingress()(IngressReplica))

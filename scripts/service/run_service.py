@@ -4,6 +4,7 @@
 (TRIPTYCH_HOME), its own folder for Ray and HAProxy, and its own ports.
 """
 
+import contextlib
 import fcntl
 import http.client
 import json
@@ -31,13 +32,20 @@ import yaml
 from environment import PreparationError, environment
 from serve_options import ROOT, to_parser
 
+from deployments.home import DRAIN_FOLDER
+
 HOME = Path(os.environ.get("TRIPTYCH_HOME") or ROOT / ".triptych").resolve()
 LOG = HOME / "logs" / "serve.log"
 KEY_FILE = HOME / "api_key"
 RUN = HOME / "run"
 SERVE = Path(sys.executable).parent / "serve"
 
+DRAIN = HOME / DRAIN_FOLDER
+
 POLL_S, HEARTBEAT_S = 1.0, 10.0
+DRAIN_POLL_S, DRAIN_NOTICED_S = 0.1, 0.8
+LAST_EVENTS_S = 2.0
+"""For the error events of requests that have had no time to finish."""
 DONE = ("ready", "failed", "idle")
 
 
@@ -97,13 +105,13 @@ def main() -> int:
             end_leftovers(state)
             config, address = prepare_config(options.config.resolve(), options.port)
             make_key()
-            return run(config, address, state, signals)
+            return run(config, address, state, signals, options.drain)
     except (StartupError, PreparationError) as error:
         print(f"scripts/serve: {error}", file=sys.stderr)
         return 1
 
 
-def run(config: Path, address: Address, state: TextIO, signals: int) -> int:
+def run(config: Path, address: Address, state: TextIO, signals: int, drain_s: float) -> int:
     """Run the service until a signal, or until it ends by itself."""
     if LOG.exists():
         LOG.replace(LOG.with_suffix(".log.1"))
@@ -115,10 +123,13 @@ def run(config: Path, address: Address, state: TextIO, signals: int) -> int:
     say(f"starting Ray Serve with {config}; its log: {LOG}")
     try:
         is_stopped = watch(child, address, signals)
+        if is_stopped:
+            drain(child, signals, drain_s)
     finally:
         say("stopping")
         process_tree.end(child, signals)
         shutil.rmtree(own["TMPDIR"], ignore_errors=True)
+        shutil.rmtree(DRAIN, ignore_errors=True)
     if is_stopped:
         say("stopped")
         return 0
@@ -150,6 +161,37 @@ def watch(child: subprocess.Popen[bytes], address: Address, signals: int) -> boo
             is_announced = True
     os.read(signals, 64)
     return True
+
+
+def drain(child: subprocess.Popen[bytes], signals: int, drain_s: float) -> None:
+    """Let requests under way finish, and refuse new ones, until a second signal."""
+    DRAIN.mkdir(exist_ok=True)
+    draft = DRAIN / "draft"
+    draft.write_text(str(time.time() + drain_s))
+    draft.rename(DRAIN / "until")
+    started, is_announced = time.monotonic(), False
+    while time.monotonic() < started + drain_s + LAST_EVENTS_S:
+        if select.select([signals], [], [], DRAIN_POLL_S)[0]:
+            os.read(signals, 64)
+            return
+        process_tree.reap(child)
+        requests = open_requests()
+        if child.returncode is not None or (
+            not requests and time.monotonic() > started + DRAIN_NOTICED_S
+        ):
+            return
+        if requests and not is_announced:
+            say(f"{requests} requests have {drain_s:g} s to finish; Ctrl-C ends them now")
+            is_announced = True
+
+
+def open_requests() -> int:
+    """Add up what the ingress replicas say; those that are not up yet have no requests."""
+    total = 0
+    for path in DRAIN.glob("*.requests"):
+        with contextlib.suppress(OSError, ValueError):  # it is being written
+            total += int(path.read_text() or 1)
+    return total
 
 
 def readiness(address: Address) -> dict[str, dict[str, Any]] | None:

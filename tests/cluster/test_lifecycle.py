@@ -13,7 +13,7 @@ import pytest
 
 from tests.cluster.conftest import APPLICATIONS, application
 from tests.helpers.service import Service, running, sse_events, wait_until
-from tests.helpers.streams import is_broken_off, read_all
+from tests.helpers.streams import read_all
 
 pytestmark = pytest.mark.cluster
 
@@ -67,19 +67,50 @@ def test_killed_replica_ends_its_streams_with_an_error_and_is_replaced(service: 
     assert service.openai().completions.create(model="echo", prompt="x", max_tokens=1)
 
 
-async def test_sigterm_mid_stream_ends_every_process_within_20_s(tmp_path: Path):
-    """Streams that were cut short do not look complete."""
+async def test_sigterm_lets_requests_finish_and_refuses_new_ones(tmp_path: Path):
     with running({"applications": APPLICATIONS[:2]}, tmp_path) as service:
+        reading = asyncio.create_task(read_all(service, [{"max_tokens": 100}] * 10))
+        await asyncio.sleep(1)
+        stopping = asyncio.create_task(asyncio.to_thread(service.stop, 30))
+        await asyncio.sleep(1)
+        [refused] = await read_all(service, [{"max_tokens": 1}])
+        results = await reading
+        left = await stopping
+
+    assert refused.errors == ["service_stopping"]
+    assert all(result.is_complete(100) for result in results)
+    assert left == []
+    assert service.process.returncode == 0
+
+
+async def test_streams_that_outlast_the_drain_end_with_an_error_and_every_process_ends(
+    tmp_path: Path,
+):
+    """Streams that were cut short do not look complete."""
+    with running({"applications": APPLICATIONS[:2]}, tmp_path, "--drain", "2") as service:
         processes = service.processes()
         reading = asyncio.create_task(read_all(service, [{"max_tokens": 2000}] * 20))
         await asyncio.sleep(3)
-        left = await asyncio.to_thread(service.stop, 20)
+        left = await asyncio.to_thread(service.stop, 24)
         results = await reading
 
     assert all(result.texts for result in results)
-    assert not any(result.is_done for result in results)
-    assert all(is_broken_off(result) or result.is_cut for result in results)
+    assert [result.errors for result in results] == [["service_stopping"]] * 20
+    assert not any(result.is_done or result.is_cut for result in results)
     assert len(processes) > 5
     assert left == []
     assert not any(psutil.pid_exists(process.pid) for process in processes)
     assert service.process.returncode == 0
+
+
+async def test_second_signal_ends_the_service_at_once(tmp_path: Path):
+    with running({"applications": APPLICATIONS[:2]}, tmp_path) as service:
+        reading = asyncio.create_task(read_all(service, [{"max_tokens": 2000}] * 5))
+        await asyncio.sleep(2)
+        service.process.send_signal(signal.SIGTERM)
+        wait_until(lambda: "requests have 30 s to finish" in service.output.read_text(), 5)
+        left = await asyncio.to_thread(service.stop, 20)
+        results = await reading
+
+    assert not any(result.is_done for result in results)
+    assert left == []

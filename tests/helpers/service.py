@@ -32,8 +32,8 @@ AUTH_TOKEN = Path.home() / ".ray" / "auth_token"  # made by Ray when a local clu
 class Service:
     """A running service, with the facts that tests need."""
 
-    def __init__(self, config: dict[str, Any], home: Path) -> None:
-        """Start the service; returns once it is ready."""
+    def __init__(self, config: dict[str, Any], home: Path, *options: str) -> None:
+        """Start the service with further options of `scripts/serve`; returns once it is ready."""
         self.home = home
         self.port = free_port()
         self.config = {**config, "http_options": {"host": "127.0.0.1", "port": self.port}}
@@ -45,6 +45,7 @@ class Service:
                     ROOT / "scripts/service/run_service.py",
                     "--config",
                     self.write_config(),
+                    *options,
                 ],
                 env={**os.environ, "TRIPTYCH_HOME": str(home), "RAY_AUTH_MODE": "token"},
                 stdout=output,
@@ -179,11 +180,11 @@ def requests_in(replicas: list[Counts]) -> list[int]:
 
 
 @contextlib.contextmanager
-def running(config: dict[str, Any], home: Path) -> Iterator[Service]:
+def running(config: dict[str, Any], home: Path, *options: str) -> Iterator[Service]:
     """Run a service during the block; it must leave no process and no temporary file."""
     service, left = Service.__new__(Service), list[str]()
     try:
-        service.__init__(config, home)  # type: ignore[misc]  # so that a failed start is cleaned up too
+        service.__init__(config, home, *options)  # type: ignore[misc]  # so that a failed start is cleaned up too
         yield service
     finally:
         if hasattr(service, "process"):

@@ -5,8 +5,8 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Message
 
 from api.errors import DeadlineExceededError, EngineError
+from api.http.draining import Draining
 from api.http.lifetime import deadline, while_connected
-from api.settings import Limits
 
 
 class SlowToCancel:
@@ -123,23 +123,23 @@ async def test_watch_for_a_disconnect_ends_with_the_answer() -> None:
 
 
 async def test_deadline_does_not_affect_a_quick_block() -> None:
-    async with deadline(Limits(request_timeout_s=5)):
+    async with deadline(5, Draining()):
         await asyncio.sleep(0)
 
 
 async def test_deadline_cancels_a_slow_block() -> None:
     with pytest.raises(DeadlineExceededError, match=r"within 0\.01 seconds"):
-        async with deadline(Limits(request_timeout_s=0.01)):
+        async with deadline(0.01, Draining()):
             await asyncio.Event().wait()
 
 
 async def test_deadline_passes_errors_of_the_block_on() -> None:
     with pytest.raises(EngineError):
-        async with deadline(Limits()):
+        async with deadline(5, Draining()):
             raise EngineError("It broke.")
 
 
 async def test_deadline_does_not_translate_other_timeouts() -> None:
     with pytest.raises(TimeoutError, match="of a socket"):
-        async with deadline(Limits()):
+        async with deadline(5, Draining()):
             raise TimeoutError("of a socket")

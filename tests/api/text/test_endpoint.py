@@ -17,6 +17,7 @@ from api.errors import (
     OverloadedError,
     ReplicaLostError,
 )
+from api.http.draining import Draining
 from api.ports.stream import TextDelta, Usage
 from api.settings import Limits
 from tests.helpers.asgi import Response, check_error, post, read_events, request
@@ -113,6 +114,53 @@ async def test_deltas_are_sent_as_they_arrive(path: str, body: Any) -> None:
     assert before == 0
     assert "".join(texts_then) == "Hel"
     assert response.events()[-1] == "[DONE]"
+
+
+@BOTH
+@pytest.mark.parametrize("is_streamed", [False, True])
+async def test_client_may_say_how_long_it_waits(path: str, body: Any, is_streamed: bool) -> None:
+    response = await request(
+        build_app(FakeLlm(held=True)),
+        "POST",
+        path,
+        json_body={**body, "stream": is_streamed},
+        headers={"x-request-timeout": "0.01"},
+    )
+
+    assert response.error() == (504, "deadline_exceeded", None)
+
+
+@BOTH
+async def test_stopping_service_refuses_requests_and_lets_streams_finish(
+    path: str, body: Any
+) -> None:
+    llm, draining = FakeLlm(held=True), Draining()
+    app = build_app(llm, draining=draining)
+    async with post(app, path, {**body, "stream": True}) as exchange:
+        await llm.gate.waiting.wait()
+        draining.begin()
+        refused = await request(app, "POST", path, json_body=body)
+        llm.gate.release(10)
+        response = await exchange.end()
+
+    assert refused.error() == (503, "service_stopping", None)
+    assert refused.headers["retry-after"] == "5"
+    assert response.events()[-1] == "[DONE]"
+
+
+@BOTH
+async def test_stopped_service_ends_streams_with_an_error(path: str, body: Any) -> None:
+    llm, draining = FakeLlm(held=True), Draining()
+    app = build_app(llm, draining=draining)
+    async with post(app, path, {**body, "stream": True}) as exchange:
+        await llm.gate.waiting.wait()
+        llm.gate.release()
+        await exchange.sent(2)
+        draining.end()
+        response = await exchange.end()
+
+    assert response.events()[-1]["error"]["code"] == "service_stopping"
+    assert len(draining) == 0
 
 
 @BOTH
