@@ -4,13 +4,14 @@ import asyncio
 import random
 import secrets
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Generic
 
 import msgspec
 
-from api.errors import EngineError, ReplicaLostError
-from deployments.ingress.replica_calls import call
+from api.errors import ApiError, EngineError, ReplicaLostError
+from deployments.ingress.replica_calls import ReplicaCall
 from deployments.transport.request_channel import LeasedRequest, RequestSender, RequestWriter
 from deployments.transport.stream_reader import StreamReader
 from deployments.transport.token_messages import Result, StreamEnd
@@ -32,6 +33,11 @@ class Request(Generic[Result]):
     adapter: str | None = None
     """Replicas that have loaded it are preferred."""
 
+    def for_retry(self) -> "Request[Result]":
+        """Copy the request for another replica, after the first was lost."""
+        context = replace(self.argument.context, is_retried=True)
+        return replace(self, argument=replace(self.argument, context=context))
+
 
 class Lease:
     """One open call of a replica, which serves one request after the other."""
@@ -52,15 +58,18 @@ class Lease:
         self._sender = sender
         self._reader: StreamReader | None = reader
         self._writer: RequestWriter | None = None
-        self._is_lost = False
-        calling = call(method, self._id, request.method, request.argument, reader.reply_to)
+        self._error: ApiError | None = None
+        self._replica_call = ReplicaCall(
+            method, self._id, request.method, request.argument, reader.reply_to
+        )
+        calling = self._replica_call.result()
         self._call: asyncio.Task[StreamEnd[Any] | None] = asyncio.create_task(calling)
         self._call.add_done_callback(self._end)
 
     @property
     def is_ended(self) -> bool:
-        """Whether the call has ended, or its replica is lost."""
-        return self._is_lost or self._call.done()
+        """Whether the call has ended, its replica is lost, or it was given up."""
+        return self._error is not None or self._call.done()
 
     @property
     def is_old(self) -> bool:
@@ -80,6 +89,10 @@ class Lease:
         if self._writer is None:
             self._writer = self._sender.open(inbox, self._id, self._lose)
 
+    def on_end(self, callback: Callable[[], None]) -> None:
+        """Call `callback` when the call has ended."""
+        self._call.add_done_callback(lambda _: callback())
+
     def close(self) -> None:
         """Let the replica end the call; the lease must be idle."""
         if self._writer is not None and not self.is_ended:
@@ -89,10 +102,10 @@ class Lease:
         """Return the result of the ended call.
 
         Raises:
-            ApiError: the call failed, or the replica is lost.
+            ApiError: the call failed, the replica is lost, or the call was given up.
         """
-        if self._is_lost:
-            raise ReplicaLostError("The replica that worked on this request was lost.")
+        if self._error is not None:
+            raise self._error
         end = self._call.result()
         if end is None:
             raise EngineError("The end of the answer was lost on its way.")
@@ -104,8 +117,16 @@ class Lease:
         self._call.cancel()
         await asyncio.wait({self._call})
 
+    def give_up_waiting(self, error: ApiError) -> None:
+        """Fail with `error`, unless a replica has the call already."""
+        if not self.is_ended and self._replica_call.is_waiting:
+            self._fail(error)
+
     def _lose(self) -> None:
-        self._is_lost = True
+        self._fail(ReplicaLostError("The replica that worked on this request was lost."))
+
+    def _fail(self, error: ApiError) -> None:
+        self._error = error
         self._call.cancel()
         self._notify()
 

@@ -7,6 +7,7 @@ its request ends, so that new replicas get their share and the others can stop.
 """
 
 import asyncio
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import msgspec
 
-from api.errors import EngineError
+from api.errors import ApiError, EngineError, ReplicaLostError
 from api.ports.stream import Consume, ImageProgress, TextDelta
 from deployments.ingress.lease import Lease, Request
 from deployments.transport.request_channel import RequestSender
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from ray.serve.handle import DeploymentHandle
 
 Item = TypeVar("Item", TextDelta, ImageProgress)
+
+logger = logging.getLogger(__name__)
 
 _encoder = msgspec.msgpack.Encoder()
 
@@ -48,8 +51,12 @@ class LeaseSettings:
 _DEFAULTS = LeaseSettings()
 
 
+class _MovedError(Exception):
+    """The request is to be sent to another replica, and nothing was done for it in the first."""
+
+
 class LeasePool:
-    """The idle leases of one deployment."""
+    """The leases of one deployment, and the requests that they serve."""
 
     def __init__(
         self,
@@ -71,6 +78,9 @@ class LeasePool:
         self._sender = sender
         self.settings = settings
         self._idle: dict[str | None, list[Lease]] = {}
+        self._open_leases: set[Lease] = set()
+        self._calls: dict[LeasedCall[Any, Any], None] = {}
+        """The open calls, in the order in which they came."""
         self._replicas: frozenset[str] = frozenset()
         self._renewed_s = 0.0
         self._timer: asyncio.TimerHandle | None = None
@@ -82,18 +92,57 @@ class LeasePool:
     def set_replicas(self, replicas: frozenset[str]) -> None:
         """Note the ids of the running replicas: if they are others than before, renew all leases.
 
-        Idle leases are closed now, and those in use when their request ends.
+        Idle leases are closed now, and those in use when their request ends. If there are new
+        replicas, they get their share of the requests that wait in the others.
         """
-        if replicas != self._replicas:
-            self._replicas = replicas
-            self._renewed_s = time.monotonic()
-            self._close_idle_since(float("inf"))
+        if replicas == self._replicas:
+            return
+        added = replicas - self._replicas
+        is_first = not self._replicas
+        self._replicas = replicas
+        self._renewed_s = time.monotonic()
+        self._close_idle_since(float("inf"))
+        if added and not is_first:
+            self._move_waiting(len(added) / len(replicas))
+
+    def _move_waiting(self, share: float) -> None:
+        """Send a share of the waiting requests anew, those that came last: Serve finds replicas."""
+        waiting = [call for call in self._calls if call.is_waiting]
+        for call in waiting[len(waiting) - round(len(waiting) * share) :]:
+            call.move()
+
+    def give_up_waiting(self, error: ApiError) -> None:
+        """Fail the requests that no replica has begun: none will come."""
+        for lease in list(self._open_leases):
+            lease.give_up_waiting(error)
 
     def open(self, request: Request[Result]) -> "LeasedCall[Any, Result]":
         """Send a request, by an idle lease if there is one."""
+        call: LeasedCall[Any, Result] = LeasedCall(self, request)
+        self._calls[call] = None
+        return call
+
+    def forget(self, call: "LeasedCall[Any, Any]") -> None:
+        """Note that a call is closed."""
+        self._calls.pop(call, None)
+
+    def send(
+        self, request: Request[Any], *, is_retried: bool = False
+    ) -> tuple[Lease, StreamReader]:
+        """Send a request, and open the reader of its answer.
+
+        Args:
+            request: what is sent.
+            is_retried: open a new lease: idle ones may be of the replica that was lost.
+        """
         reader = self._receiver.open()
-        lease = self._reuse(request, reader) or self._open(request, reader)
-        return LeasedCall(self, lease, reader, request.result_decoder)
+        lease = None if is_retried else self._reuse(request, reader)
+        return lease or self._open(request, reader), reader
+
+    @property
+    def has_other_replicas(self) -> bool:
+        """Whether a request of a lost replica can be sent to another one at once."""
+        return len(self._replicas) > 1
 
     def release(self, lease: Lease, reader: StreamReader) -> None:
         """Take back the lease of a request; it is kept if the result came over the channel."""
@@ -138,7 +187,10 @@ class LeasePool:
         method = self._method
         if request.adapter:  # prefer a replica that has loaded it, if one is free
             method = method.options(multiplexed_model_id=request.adapter)
-        return Lease(method, request, reader, self._sender, self.settings.max_age_s)
+        lease = Lease(method, request, reader, self._sender, self.settings.max_age_s)
+        self._open_leases.add(lease)
+        lease.on_end(lambda: self._open_leases.discard(lease))
+        return lease
 
     def _start_timer(self) -> None:
         if self._timer is None:
@@ -173,19 +225,23 @@ def _encode(request: Any) -> bytes | None:
 class LeasedCall(Generic[Item, Result]):
     """One request under way: its deltas and its result arrive over the token channel."""
 
-    def __init__(
-        self,
-        pool: LeasePool,
-        lease: Lease,
-        reader: StreamReader,
-        decoder: "msgspec.msgpack.Decoder[Result]",
-    ) -> None:
-        """Read what `lease` sends to `reader`."""
+    def __init__(self, pool: LeasePool, request: Request[Result]) -> None:
+        """Send a request by a lease of `pool`."""
         self._pool = pool
-        self._lease = lease
-        self._reader = reader
-        self._decoder = decoder
+        self._request = request
+        self._lease, self._reader = pool.send(request)
+        self._must_move = False
         self._is_closed = False
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether the request waits for its turn in its replica."""
+        return self._reader.is_waiting and not self._reader.received
+
+    def move(self) -> None:
+        """Send the request to another replica, if it is still waiting."""
+        self._must_move = True
+        self._reader.notify()
 
     async def result(self) -> Result:
         """Return the result of a request that sends no deltas.
@@ -199,10 +255,35 @@ class LeasedCall(Generic[Item, Result]):
             await self.aclose()
 
     async def forward(self, consume: Consume[Item]) -> Result:
-        """See `ModelStream`; ends when as many deltas have come as the result says were sent."""
+        """See `ModelStream`. If the replica is lost before a delta has come, try once more."""
+        can_retry = True
+        while True:
+            try:
+                return await self._forward(consume)
+            except _MovedError:
+                pass
+            except ReplicaLostError:
+                if self._reader.received or not (can_retry and self._pool.has_other_replicas):
+                    raise
+                can_retry = False
+                request_id = self._request.argument.request_id
+                logger.warning("request %s: its replica was lost; sent to another", request_id)
+            await self._resend()
+
+    async def _resend(self) -> None:
+        self._must_move = False
+        self._pool.release(self._lease, self._reader)
+        await self._lease.cancel()
+        request = self._request.for_retry()
+        self._lease, self._reader = self._pool.send(request, is_retried=True)
+
+    async def _forward(self, consume: Consume[Item]) -> Result:
+        """End when as many deltas have come as the result says were sent."""
         reader, lease = self._reader, self._lease
         reader.start(consume)
         while reader.end is None and not lease.is_ended:
+            if self._must_move and self.is_waiting:
+                raise _MovedError
             await reader.wait()
             await reader.catch_up()
         await reader.catch_up()
@@ -217,7 +298,7 @@ class LeasedCall(Generic[Item, Result]):
 
     def _decode(self, result: bytes) -> Result:
         try:
-            return self._decoder.decode(result)
+            return self._request.result_decoder.decode(result)
         except msgspec.DecodeError as error:  # the replica has another version
             raise EngineError("The model failed to answer this request.") from error
 
@@ -234,6 +315,7 @@ class LeasedCall(Generic[Item, Result]):
         if self._is_closed:
             return
         self._is_closed = True
+        self._pool.forget(self)
         self._pool.release(self._lease, self._reader)
         if self._reader.end is None:
             await self._lease.cancel()

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 import zmq
 
 from api.ports.tenancy import ModelKind
-from api.registry import Backend, ModelEntry, Models, Registry, TextOptions
+from api.registry import Backend, ModelEntry, Models, Registry, TextOptions, model_failed
 from deployments.discovery import (
     DEPLOYMENTS,
     LEDGER,
     DiscoveredModel,
     find_ledger_application,
     find_nodes,
+    keep_version,
     to_models,
 )
 from deployments.ingress.handles import DiffusionHandle, EmbeddingHandle, LlmHandle
@@ -67,6 +68,7 @@ class ModelWatcher:
         self._cluster = cluster
         self._backends: dict[tuple[str, ModelKind], tuple[LeasePool, Backend]] = {}
         self._capabilities = ModelCapabilities(self._fetch_capabilities)
+        self._discovered: dict[str, DiscoveredModel] = {}
         self._is_on_loopback_only = True
         self.ledger: DeploymentHandle[Any] | None = None
         self.has_ledger: bool | None = None
@@ -76,7 +78,7 @@ class ModelWatcher:
         """Ask Serve once; if that fails, keep what was known before."""
         try:
             details = await self._cluster.fetch_details()
-            discovered = list(to_models(details))
+            discovered = list(map(self._keep_version, to_models(details)))
             # In a thread: it lists adapter folders, which may be on a network file system.
             options = await asyncio.to_thread(lambda: list(map(to_text_options, discovered)))
         except Exception:  # the controller restarts now and then
@@ -84,6 +86,8 @@ class ModelWatcher:
             return
         self._update_ledger(find_ledger_application(details))
         self._listen_to(find_nodes(details))
+        self._log_failures(discovered)
+        self._discovered = {model.application: model for model in discovered}
         self._retain(discovered)
         self._models.swap(Registry(map(self._to_entry, discovered, options)))
 
@@ -116,6 +120,16 @@ class ModelWatcher:
         except zmq.ZMQError:  # the next refresh tries again
             logger.exception("cannot listen at %s: models on other nodes cannot stream", address)
 
+    def _keep_version(self, model: DiscoveredModel) -> DiscoveredModel:
+        return keep_version(model, self._discovered.get(model.application))
+
+    def _log_failures(self, discovered: Sequence[DiscoveredModel]) -> None:
+        """Log why a version cannot be deployed, once."""
+        for model in discovered:
+            before = self._discovered.get(model.application)
+            if model.message and (before is None or before.message != model.message):
+                logger.error("model '%s' (%s): %s", model.id, model.state, model.message)
+
     def _retain(self, discovered: Sequence[DiscoveredModel]) -> None:
         keys = {(model.application, model.kind) for model in discovered}
         self._backends = {key: value for key, value in self._backends.items() if key in keys}
@@ -136,14 +150,17 @@ class ModelWatcher:
     def _get_backend(self, model: DiscoveredModel) -> Backend:
         """Return the model's backend, made once: each handle has its own router and metrics.
 
-        Its leases are told which replicas are running now.
+        Its leases are told which replicas are running now, or that none will.
         """
         key = (model.application, model.kind)
         if key not in self._backends:
             pool = LeasePool(self._get_handle(model), self._receiver, self._sender)
             self._backends[key] = pool, _to_backend(model.kind, pool)
         pool, backend = self._backends[key]
-        pool.set_replicas(model.replicas)
+        if model.replicas is not None:
+            pool.set_replicas(model.replicas)
+        if model.state == "failed":
+            pool.give_up_waiting(model_failed(model.id))
         return backend
 
     def _get_handle(self, model: DiscoveredModel) -> "DeploymentHandle[Any]":

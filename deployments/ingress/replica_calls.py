@@ -17,20 +17,41 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-async def call(method: "DeploymentHandle[Any]", *args: Any) -> Any:
-    """Call a replica's method; cancelling this coroutine cancels the call in the replica too.
+class ReplicaCall:
+    """One call of a replica's method."""
 
-    Raises:
-        ApiError: the replica's own error, or a translation of Ray's.
-    """
-    with translate_ray_errors():
-        # Within the coroutine: if it is cancelled before it starts, no call is made.
-        response: DeploymentResponse[Any] = method.remote(*args)
-        try:
-            return await response
-        except asyncio.CancelledError:
-            response.cancel()
-            raise
+    def __init__(self, method: "DeploymentHandle[Any]", *args: Any) -> None:
+        """Prepare the call; `result` makes it."""
+        self._method = method
+        self._args = args
+        self._response: DeploymentResponse[Any] | None = None
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether Serve has not found a replica for it yet."""
+        # There is no public way to ask (ray.serve.handle, 2.60).
+        return self._response is None or not self._response._replica_result_future.done()
+
+    async def result(self) -> Any:
+        """Make the call; cancelling this coroutine cancels the call in the replica too.
+
+        Raises:
+            ApiError: the replica's own error, or a translation of Ray's.
+        """
+        with translate_ray_errors():
+            # Within the coroutine: if it is cancelled before it starts, no call is made.
+            self._response = self._method.remote(*self._args)
+            self._args = ()
+            try:
+                return await self._response
+            except asyncio.CancelledError:
+                self._response.cancel()
+                raise
+
+
+async def call(method: "DeploymentHandle[Any]", *args: Any) -> Any:
+    """Call a replica's method, as `ReplicaCall.result`."""
+    return await ReplicaCall(method, *args).result()
 
 
 @contextmanager

@@ -11,6 +11,13 @@ class FakeResponse:
     def __init__(self) -> None:
         self.result: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self.is_cancelled = False
+        self._replica_result_future: asyncio.Future[None] = (
+            asyncio.get_running_loop().create_future()
+        )
+
+    def assign(self) -> None:
+        """Tell the caller that a replica has the call."""
+        self._replica_result_future.set_result(None)
 
     def __await__(self) -> Generator[Any, None, Any]:
         return asyncio.shield(self.result).__await__()
@@ -28,6 +35,7 @@ class FakeMethod:
         self.called = asyncio.Event()
         self.preferred: str | None = None
         self.error = error
+        self.has_replicas = True
 
     def options(self, *, multiplexed_model_id: str) -> "FakeMethod":
         self.preferred = multiplexed_model_id
@@ -38,6 +46,8 @@ class FakeMethod:
             raise self.error
         self.calls.append(args)
         self.responses.append(FakeResponse())
+        if self.has_replicas:
+            self.responses[-1].assign()
         self.called.set()
         return self.responses[-1]
 

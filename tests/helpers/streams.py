@@ -21,6 +21,7 @@ class StreamResult:
     errors: list[str] = field(default_factory=list)
     is_done: bool = False
     is_cut: bool = False
+    first_at_s: float = 0.0
     ended_at_s: float = 0.0
 
     def is_complete(self, tokens: int) -> bool:
@@ -52,6 +53,7 @@ def record(result: StreamResult, event: str) -> None:
     if "error" in content:
         result.errors.append(content["error"]["code"])
         return
+    result.first_at_s = result.first_at_s or time.monotonic()
     for choice in content["choices"]:
         result.texts[choice["index"]] = result.texts.get(choice["index"], "") + choice["text"]
 

@@ -10,9 +10,10 @@ import pytest
 from ray import exceptions as ray_errors
 from ray.serve import exceptions as serve_errors
 
-from api.errors import EngineError, ReplicaLostError
+from api.errors import EngineError, ModelFailedError, ReplicaLostError
 from api.ports.stream import TextDelta, Usage
 from api.ports.text import Completion, Generation, Sampling
+from api.registry import model_failed
 from deployments.ingress.handles import LlmHandle
 from deployments.ingress.leases import LeasePool, LeaseSettings
 from deployments.transport.peers import ChannelSettings
@@ -474,6 +475,48 @@ async def test_leases_are_kept_while_the_replicas_stay(ingress: Ingress) -> None
     assert len(ingress.pool) == 1
 
 
+async def test_new_replicas_get_their_share_of_the_waiting_requests(ingress: Ingress) -> None:
+    """Those that came last, so that the others keep their turns."""
+    ingress.pool.set_replicas(frozenset({"a"}))
+    streamings = []
+    for _ in range(4):
+        streamings.append(ingress.stream())
+        _, writer = await streamings[-1].answer()
+        writer.send_waiting(True)
+    streamings[0]._writer.send_waiting(False)
+    await streamings[0].arrival()
+    reading = [asyncio.create_task(each.rest()) for each in streamings]
+    await asyncio.sleep(0)
+
+    ingress.pool.set_replicas(frozenset({"a", "b", "c"}))
+    await until(lambda: len(ingress.method.calls) == 6)
+    for number, each in enumerate(streamings[2:], 4):
+        each.number = number
+        await each.answer()
+    for each in streamings:
+        each.send_end()
+
+    await asyncio.gather(*reading)
+    was_cancelled = [response.is_cancelled for response in ingress.method.responses]
+    assert was_cancelled == [False, False, True, True, False, False]
+    for each in streamings:
+        await each.stream.aclose()
+    assert ingress.pool._calls == {}
+
+
+async def test_waiting_requests_stay_when_replicas_go(ingress: Ingress) -> None:
+    ingress.pool.set_replicas(frozenset({"a", "b"}))
+    streaming = ingress.stream()
+    _, writer = await streaming.answer()
+    writer.send_waiting(True)
+    await streaming.arrival()
+
+    ingress.pool.set_replicas(frozenset({"a"}))
+    await streaming.finish()
+
+    assert len(ingress.method.calls) == 1
+
+
 async def test_idle_lease_whose_call_failed_is_not_used(ingress: Ingress) -> None:
     await ingress.answered()
     ingress.method.responses[0].result.set_exception(ray_errors.RayActorError())
@@ -509,6 +552,156 @@ async def test_replica_lost_during_a_later_request_fails_it(ingress: Ingress) ->
         await second.rest()
     await second.stream.aclose()
     assert ingress.method.responses[0].is_cancelled
+
+
+def lose_replica(ingress: Ingress, number: int = -1) -> None:
+    """End a call as Ray does when its replica is killed."""
+    ingress.method.responses[number].result.set_exception(ray_errors.RayActorError())
+
+
+async def test_request_of_a_lost_replica_is_sent_to_another(ingress: Ingress) -> None:
+    ingress.pool.set_replicas(frozenset({"a", "b"}))
+    streaming = ingress.stream()
+    await streaming.answer()
+    reading = asyncio.create_task(streaming.rest())
+
+    lose_replica(ingress)
+    streaming.number = 1
+    _, writer = await streaming.answer()
+    writer.send(TextDelta(0, "a"))
+    streaming.send_end()
+
+    assert await reading == [TextDelta(0, "a")]
+    assert streaming.result == COMPLETION
+    (_, _, first, _), (_, _, second, _) = ingress.method.calls
+    assert second == replace(first, context=replace(first.context, is_retried=True))
+    await streaming.stream.aclose()
+
+
+async def test_request_by_an_idle_lease_of_a_lost_replica_is_sent_by_a_new_one(
+    ingress: Ingress,
+) -> None:
+    ingress.pool.set_replicas(frozenset({"a", "b"}))
+    first = ingress.stream()
+    await first.answer()
+    second = ingress.stream()
+    await second.answer()
+    await first.finish()
+    await second.finish()
+    third = ingress.stream()
+    reading = asyncio.create_task(third.rest())
+
+    for number in (0, 1):
+        lose_replica(ingress, number)
+    await third.answer()
+    third.send_end()
+
+    assert await reading == []
+    assert len(ingress.method.calls) == 3
+    await third.stream.aclose()
+
+
+async def test_request_is_sent_to_another_replica_once(ingress: Ingress) -> None:
+    ingress.pool.set_replicas(frozenset({"a", "b"}))
+    streaming = ingress.stream()
+    await streaming.answer()
+    reading = asyncio.create_task(streaming.rest())
+
+    lose_replica(ingress)
+    await until(lambda: len(ingress.method.calls) == 2)
+    lose_replica(ingress)
+
+    with pytest.raises(ReplicaLostError):
+        await reading
+    await streaming.stream.aclose()
+    assert len(ingress.method.calls) == 2
+
+
+async def test_request_of_the_only_replica_fails_at_once(ingress: Ingress) -> None:
+    """To wait for a new replica may take minutes: the client is told to try again."""
+    ingress.pool.set_replicas(frozenset({"a"}))
+    streaming = ingress.stream()
+    await streaming.answer()
+
+    lose_replica(ingress)
+
+    with pytest.raises(ReplicaLostError):
+        await streaming.rest()
+    await streaming.stream.aclose()
+    assert len(ingress.method.calls) == 1
+
+
+async def test_stream_that_has_begun_is_not_sent_to_another_replica(
+    ingress: Ingress,
+) -> None:
+    ingress.pool.set_replicas(frozenset({"a", "b"}))
+    streaming = ingress.stream()
+    _, writer = await streaming.answer()
+    writer.send(TextDelta(0, "a"))
+    await streaming.next()
+
+    lose_replica(ingress)
+
+    with pytest.raises(ReplicaLostError):
+        await streaming.rest()
+    await streaming.stream.aclose()
+    assert len(ingress.method.calls) == 1
+
+
+async def test_request_that_waits_for_a_replica_fails_when_none_will_come(
+    ingress: Ingress, receiver: Receiver
+) -> None:
+    ingress.method.has_replicas = False
+    streaming = ingress.stream()
+    reading = asyncio.create_task(streaming.rest())
+    await until(lambda: len(ingress.method.calls) == 1)
+
+    ingress.pool.give_up_waiting(model_failed("m"))
+
+    with pytest.raises(ModelFailedError, match="could not be loaded"):
+        await reading
+    await streaming.stream.aclose()
+    assert ingress.method.responses[0].is_cancelled
+    assert len(receiver) == 0
+
+
+async def test_request_that_a_replica_has_begun_goes_on_when_no_other_will_come(
+    ingress: Ingress,
+) -> None:
+    streaming = ingress.stream()
+    await streaming.answer()
+
+    ingress.pool.give_up_waiting(model_failed("m"))
+    await streaming.finish()
+
+    assert streaming.result == COMPLETION
+
+
+async def test_idle_lease_is_not_given_up(ingress: Ingress) -> None:
+    await ingress.answered()
+
+    ingress.pool.give_up_waiting(model_failed("m"))
+
+    assert len(ingress.pool) == 1
+    assert not ingress.method.responses[0].is_cancelled
+
+
+async def test_cancelled_request_of_a_lost_replica_leaves_no_call_running(
+    ingress: Ingress, receiver: Receiver
+) -> None:
+    ingress.pool.set_replicas(frozenset({"a", "b"}))
+    streaming = ingress.stream()
+    await streaming.answer()
+    reading = asyncio.create_task(streaming.rest())
+    lose_replica(ingress)
+    await until(lambda: len(ingress.method.calls) == 2)
+
+    reading.cancel()
+    await asyncio.wait({reading})
+    await streaming.stream.aclose()
+
+    assert ingress.method.responses[1].is_cancelled
+    assert len(receiver) == 0
 
 
 async def test_call_that_fails_during_a_later_request_fails_it(ingress: Ingress) -> None:

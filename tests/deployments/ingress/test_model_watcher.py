@@ -194,6 +194,35 @@ async def test_application_redeployed_as_another_kind_gets_a_backend_of_that_kin
     assert isinstance(setup.backend, DiffusionHandle)
 
 
+async def test_model_stays_ready_while_serve_builds_a_new_version_of_it() -> None:
+    setup = Setup(a=application(adapters=[]))
+    await setup.watcher.refresh()
+    before = setup.entry
+
+    setup.cluster.applications = {"a": application(default_max_tokens=7)}
+    setup.cluster.applications["a"] |= {"status": "DEPLOYING", "deployments": {}}
+    await setup.watcher.refresh()
+
+    assert setup.entry.state == "ready"
+    assert setup.entry.backend is before.backend
+    assert setup.entry.text.default_max_tokens is None
+
+
+async def test_failure_of_a_new_version_is_logged_once_and_shown_while_the_old_one_serves(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    setup = Setup(a=application())
+    await setup.watcher.refresh()
+
+    setup.cluster.applications["a"] |= {"status": "DEPLOY_FAILED", "deployments": {}}
+    for _ in range(2):
+        await setup.watcher.refresh()
+
+    reason = "it could not be deployed; Ray Serve's log says why"
+    assert (setup.entry.state, setup.entry.message) == ("ready", reason)
+    assert [record.getMessage() for record in caplog.records] == [f"model 'm' (ready): {reason}"]
+
+
 async def test_failed_look_up_keeps_the_models_known_before(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
