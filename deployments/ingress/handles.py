@@ -7,7 +7,8 @@ from api.ports.images import ImageRequest, Images
 from api.ports.stream import ImageProgress, TextDelta
 from api.ports.text import Completion, Generation
 from deployments.ingress.lease import Request
-from deployments.ingress.leases import LeasedCall, LeasePool
+from deployments.ingress.leased_call import LeasedCall
+from deployments.ingress.leases import LeasePool
 
 _completions = msgspec.msgpack.Decoder(Completion)
 _embeddings = msgspec.msgpack.Decoder(Embeddings)
