@@ -8,8 +8,10 @@ request never counts against its key's limits. `Endpoint.answer` needs no ASGI: 
 other dialects call it.
 """
 
+import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
@@ -19,6 +21,7 @@ from starlette.types import Receive, Scope, Send
 
 from api.access.admission import Permit, rate_limited
 from api.access.request_context import build_request_context
+from api.cold_start import ColdStartWait, find_cold_start
 from api.errors import ApiError
 from api.http.client_timeout import find_timeout_s
 from api.http.lifetime import deadline, while_connected
@@ -35,6 +38,8 @@ from api.registry import Models, Registry
 from api.services import Services
 
 logger = logging.getLogger(__name__)
+
+_LOADED: nullcontext[Callable[[], object]] = nullcontext(lambda: None)
 
 Body = TypeVar("Body")
 """Type of a request's body: the bytes of a JSON document, or a form."""
@@ -122,8 +127,7 @@ class Dialect(Protocol[Body, Parsed, Model]):
         """Find the model that the request names.
 
         Raises:
-            ModelNotFoundError, WrongModelKindError, ModelStartingError, ModelFailedError: as
-                `Registry.get`.
+            ModelNotFoundError, WrongModelKindError, ModelFailedError: as `Registry.get`.
         """
 
     def prepare(self, parsed: Parsed, model: Model, meta: RequestMeta) -> PreparedRequest:
@@ -155,7 +159,7 @@ class Endpoint(Generic[Body, Parsed, Model]):
         key = get_key_for(scope, self._dialect.key_scope)
         caller = Caller(key, get_request_id(scope), partial(_to_base_url, scope))
         # No name for the body: it is not kept while the answer is on its way.
-        prepared = self._prepare(await self._dialect.read_body(scope, receive), caller)
+        prepared, cold_start = self._prepare(await self._dialect.read_body(scope, receive), caller)
         stream = prepared.stream
         timeout_s = find_timeout_s(
             Headers(scope=scope), self._limits.request_timeout_s, is_streamed=stream is not None
@@ -163,10 +167,12 @@ class Endpoint(Generic[Body, Parsed, Model]):
         async with rate_limited(self._services.limiter, key, prepared.images) as permit:
             headers = {**prepared.headers, **permit.headers}
             if stream is None:
-                responding = self._send_whole(prepared, timeout_s, permit, send, headers)
+                call = partial(self._call, prepared, cold_start, timeout_s)
+                responding = self._send_whole(prepared, call, permit, send, headers)
             else:
                 events = EventStream(send, find_unwrapped_send(scope), headers)
-                responding = self._send_stream(prepared, stream, timeout_s, permit, events)
+                send_deltas = partial(self._send_deltas, stream, cold_start, timeout_s, events)
+                responding = self._send_stream(prepared, stream, send_deltas, permit, events)
             await while_connected(receive, responding)
 
     async def answer(self, body: Body, caller: Caller) -> bytes:
@@ -175,14 +181,14 @@ class Endpoint(Generic[Body, Parsed, Model]):
         Raises:
             ApiError: the request is invalid, over a limit of its key, or its model failed.
         """
-        prepared = self._prepare(body, caller)
+        prepared, cold_start = self._prepare(body, caller)
         async with rate_limited(self._services.limiter, caller.key, prepared.images) as permit:
-            answer = await self._call(prepared, self._limits.request_timeout_s)
+            answer = await self._call(prepared, cold_start, self._limits.request_timeout_s)
             permit.delivered_images = prepared.images
             return answer
 
-    def _prepare(self, body: Body, caller: Caller) -> PreparedRequest:
-        """Parse, resolve and prepare: all checks of the request."""
+    def _prepare(self, body: Body, caller: Caller) -> tuple[PreparedRequest, ColdStartWait | None]:
+        """Parse, resolve and prepare: all checks of the request, and whether it must wait."""
         dialect = self._dialect
         parsed = dialect.parse(body)
         model = dialect.resolve(self._models.for_key(caller.key), parsed.request)
@@ -195,36 +201,41 @@ class Endpoint(Generic[Body, Parsed, Model]):
         meta = RequestMeta(
             caller.request_id, context, caller.find_base_url, caller.key.may_log_prompts
         )
-        return dialect.prepare(parsed, model, meta)
+        prepared = dialect.prepare(parsed, model, meta)
+        return prepared, find_cold_start(self._models, parsed.request.model)
 
-    async def _call(self, prepared: PreparedRequest, timeout_s: float) -> bytes:
-        async with deadline(timeout_s, self._services.draining):
+    async def _call(
+        self, prepared: PreparedRequest, cold_start: ColdStartWait | None, timeout_s: float
+    ) -> bytes:
+        wait_s = self._services.cold_start.whole_wait_s
+        waiting = cold_start.limit(wait_s) if cold_start else nullcontext()
+        async with deadline(timeout_s, self._services.draining), waiting:
             result = await prepared.call()
         return await prepared.render(result)
 
     async def _send_whole(
         self,
         prepared: PreparedRequest,
-        timeout_s: float,
+        call: Callable[[], Awaitable[bytes]],
         permit: Permit,
         send: Send,
         headers: dict[str, str],
     ) -> None:
-        await send_bytes(send, await self._call(prepared, timeout_s), headers=headers)
+        await send_bytes(send, await call(), headers=headers)
         permit.delivered_images = prepared.images
 
     async def _send_stream(
         self,
         prepared: PreparedRequest,
         stream: PreparedStream,
-        timeout_s: float,
+        send_deltas: Callable[[], Awaitable[Any]],
         permit: Permit,
         events: EventStream,
     ) -> None:
         """Stream the answer; an error after the first event becomes an event itself."""
         renderer = stream.renderer
         try:
-            result = await self._send_deltas(stream, timeout_s, events)
+            result = await send_deltas()
             await events.write(renderer.render_end(result), is_last=True)
             permit.delivered_images = prepared.images
         except ApiError as error:
@@ -234,17 +245,44 @@ class Endpoint(Generic[Body, Parsed, Model]):
             await events.write(renderer.render_error(error), is_last=True)
 
     async def _send_deltas(
-        self, prepared: PreparedStream, timeout_s: float, events: EventStream
+        self,
+        prepared: PreparedStream,
+        cold_start: ColdStartWait | None,
+        timeout_s: float,
+        events: EventStream,
     ) -> Any:
         """Send the events of the deltas, and return the result."""
         render, stream = prepared.renderer.render_deltas, None
         try:
             async with deadline(timeout_s, self._services.draining):
-                stream = await prepared.open()
-                return await stream.forward(lambda deltas: events.push(render(deltas)))
+                waiting = self._commenting(cold_start, events) if cold_start else _LOADED
+                async with waiting as on_delta:
+                    stream = await prepared.open()
+
+                    def consume(deltas: Sequence[Any]) -> Awaitable[None] | None:
+                        on_delta()
+                        return events.push(render(deltas))
+
+                    return await stream.forward(consume)
         finally:
             if stream is not None:
                 await stream.aclose()
+
+    @asynccontextmanager
+    async def _commenting(
+        self, cold_start: ColdStartWait, events: EventStream
+    ) -> AsyncIterator[Callable[[], object]]:
+        """Send comments during the block, until the function that it gets is called."""
+        settings = self._services.cold_start
+        async with cold_start.limit(settings.stream_wait_s):
+            comments = asyncio.create_task(cold_start.comment(events, settings.comment_interval_s))
+            try:
+                yield comments.cancel
+            finally:
+                comments.cancel()
+                await asyncio.wait({comments})
+                if not comments.cancelled():
+                    comments.exception()  # the client has gone, which is noticed elsewhere
 
 
 def _to_base_url(scope: Scope) -> str:

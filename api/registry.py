@@ -11,7 +11,6 @@ from typing import Any, Literal, cast
 from api.errors import (
     ModelFailedError,
     ModelNotFoundError,
-    ModelStartingError,
     WrongModelKindError,
     quote,
 )
@@ -83,8 +82,17 @@ class ModelEntry:
     """For LLMs only."""
     capabilities: Mapping[str, Any] = field(default_factory=dict)
     """Members of the model's card, such as dimensions or sizes."""
+    starting_since_s: float | None = None
+    """Monotonic time at which it was first seen to be starting; None if it is not."""
+    load_time_s: float | None = None
+    """How long it took to load the last time; None if that has not been seen."""
     is_hidden: bool = False
     """The key may use adapters of this model, but not the model itself."""
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether it has a replica, or will have none."""
+        return self.state not in ("idle", "starting")
 
     def card(self) -> dict[str, Any]:
         """Render the model object of `/v1/models`, with the extension `triptych`.
@@ -159,6 +167,11 @@ class Registry:
         """Look up a model of any kind and state."""
         return self._entries.get(model_id)
 
+    def find_model_of(self, model_id: str) -> ModelEntry | None:
+        """Look up a model by its id or by one of its adapters, also if the model is hidden."""
+        entry = self._all.get(model_id)
+        return entry or self._adapters.get(model_id, (None, ""))[0]
+
     def find_card(self, model_id: str) -> dict[str, Any] | None:
         """Render the card of a model or adapter; None if there is none."""
         entry = self.find(model_id)
@@ -176,7 +189,7 @@ class Registry:
 
         Raises:
             ModelNotFoundError: no model has this id, or the model does not have the adapter.
-            WrongModelKindError, ModelStartingError, ModelFailedError: as `get`.
+            WrongModelKindError, ModelFailedError: as `get`.
         """
         entry, adapter = self._entries.get(model_id), peft
         if entry is None and model_id in self._adapters:
@@ -200,12 +213,11 @@ class Registry:
         return ImageModel(backend, self._entries[model_id].capabilities)
 
     def get(self, model_id: str, kind: ModelKind) -> Backend:
-        """Look up the backend of a model.
+        """Look up the backend of a model, whose requests wait while it is being loaded.
 
         Raises:
             ModelNotFoundError: no model has this id.
             WrongModelKindError: the model serves other endpoints.
-            ModelStartingError: the model is still being loaded.
             ModelFailedError: the model could not be loaded.
         """
         entry = self._entries.get(model_id)
@@ -221,8 +233,6 @@ def _get_backend(entry: ModelEntry, kind: ModelKind) -> Backend:
             f"{_ENDPOINTS[entry.kind]}, not this endpoint.",
             param="model",
         )
-    if entry.state == "starting":
-        raise ModelStartingError(f"The model '{entry.id}' is being loaded; try again shortly.")
     if entry.state == "failed":
         raise model_failed(entry.id)
     return entry.backend

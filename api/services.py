@@ -7,7 +7,7 @@ from api.http.draining import Draining
 from api.ports.images import ImageFetcher, ImageStore
 from api.ports.prompt_log import PromptLog
 from api.ports.rate_limits import Limiter
-from api.settings import Limits, Policy
+from api.settings import ColdStart, Limits, Policy
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +16,7 @@ class Services:
 
     limits: Limits = field(default_factory=Limits)
     policy: Policy = field(default_factory=Policy)
+    cold_start: ColdStart = field(default_factory=ColdStart)
     prompt_log: PromptLog | None = None
     image_fetcher: ImageFetcher | None = None
     limiter: Limiter | None = None

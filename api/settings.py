@@ -39,6 +39,22 @@ class Limits(BaseModel):
     )
 
 
+class ColdStart(BaseModel):
+    """How requests wait for a model that is scaled to zero or being loaded."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    stream_wait_s: float = Field(
+        300.0, ge=0, description="most time for a stream to wait until its model is loaded"
+    )
+    whole_wait_s: float = Field(
+        50.0, ge=0, description="the same for an answer that is not streamed"
+    )
+    comment_interval_s: float = Field(
+        10.0, gt=0, description="how often a waiting stream gets a comment"
+    )
+
+
 Parameters = Literal["strict", "lenient"]
 
 

@@ -18,6 +18,7 @@ ORDER: Mapping[str, Sequence[str]] = {
         "app",
         "admin embeddings health images models text",
         "endpoint",
+        "cold_start",
         "middleware services",
         "access http registry",
         "settings",

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from api.settings import Limits, Policy
+from api.settings import ColdStart, Limits, Policy
 from deployments.config.base import Args
 
 
@@ -46,6 +46,9 @@ class IngressArgs(Args):
     auth: AuthArgs = Field(AuthArgs(), description="authentication")
     limits: Limits = Field(Limits(), description="limits of one request")
     policy: Policy = Field(Policy(), description="how requests are treated")
+    cold_start: ColdStart = Field(
+        ColdStart(), description="how requests wait for a model that is not loaded"
+    )
     prompt_log: PromptLogArgs | None = Field(
         None, description="keep bodies of requests with `log_prompt`; without it none are kept"
     )

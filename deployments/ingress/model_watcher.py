@@ -20,6 +20,7 @@ from deployments.discovery import (
 )
 from deployments.ingress.handles import DiffusionHandle, EmbeddingHandle, LlmHandle
 from deployments.ingress.leases import LeasePool
+from deployments.ingress.load_times import LoadTimes
 from deployments.ingress.model_capabilities import ModelCapabilities
 from deployments.ingress.replica_calls import call
 from deployments.ingress.text_options import to_text_options
@@ -69,6 +70,7 @@ class ModelWatcher:
         self._backends: dict[tuple[str, ModelKind], tuple[LeasePool, Backend]] = {}
         self._capabilities = ModelCapabilities(self._fetch_capabilities)
         self._discovered: dict[str, DiscoveredModel] = {}
+        self._load_times = LoadTimes()
         self._is_on_loopback_only = True
         self.ledger: DeploymentHandle[Any] | None = None
         self.has_ledger: bool | None = None
@@ -88,6 +90,7 @@ class ModelWatcher:
         self._listen_to(find_nodes(details))
         self._log_failures(discovered)
         self._discovered = {model.application: model for model in discovered}
+        self._load_times.update(discovered)
         self._retain(discovered)
         self._models.swap(Registry(map(self._to_entry, discovered, options)))
 
@@ -142,7 +145,9 @@ class ModelWatcher:
             state=model.state,
             backend=self._get_backend(model),
             created_s=model.deployed_at_s,
-            message=model.message,
+            message=self._load_times.describe(model) or model.message,
+            starting_since_s=self._load_times.find_start_s(model),
+            load_time_s=self._load_times.find_load_time_s(model),
             text=text,
             capabilities=self._capabilities.get(model),
         )

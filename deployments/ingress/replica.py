@@ -80,6 +80,7 @@ class IngressReplica:
         return Services(
             limits=self._args.limits,
             policy=policy,
+            cold_start=self._args.cold_start,
             prompt_log=self._prompt_log,
             image_fetcher=HttpsImages(policy.image_hosts) if policy.image_hosts else None,
             limiter=LedgerLimiter(lambda: self._ledger),

@@ -84,7 +84,8 @@ class Progress:
         for model, status in models.items():
             if self.states.get(model) != status["state"]:
                 self.states[model] = status["state"]
-                reason = f": {status['message']}" if status.get("message") else ""
+                is_telling = status.get("message") and status["state"] != "starting"
+                reason = f": {status['message']}" if is_telling else ""
                 self._say(f"{model} is {status['state']}{reason}")
         if time.monotonic() - self.printed >= HEARTBEAT_S:
             waiting = [model for model, state in self.states.items() if state not in DONE]

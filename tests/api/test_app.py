@@ -13,7 +13,7 @@ import api
 from api.app import create_app
 from api.registry import ModelEntry, Models, Registry, State
 from api.services import Services
-from api.settings import Limits
+from api.settings import ColdStart, Limits
 from tests.helpers.asgi import Exchange, post, request, to_scope
 from tests.helpers.fakes import ENCODER, LLM, PAINTER, FakeEncoder, FakeLlm, FakePainter, build_app
 
@@ -40,13 +40,13 @@ VALUES = st.recursive(
 """Arbitrary JSON, in which names of parameters are frequent."""
 
 
-def app_in_state(state: State) -> Starlette:
+def app_in_state(state: State, **services: Any) -> Starlette:
     entries = [
         ModelEntry(LLM, "llm", state, FakeLlm(), 0),
         ModelEntry(ENCODER, "embedding", state, FakeEncoder(), 0),
         ModelEntry(PAINTER, "diffusion", state, FakePainter(), 0),
     ]
-    return create_app(Models(Registry(entries)), None, Services())
+    return create_app(Models(Registry(entries)), None, Services(**services))
 
 
 def test_package_under_test_is_the_one_of_this_repository() -> None:
@@ -207,7 +207,9 @@ async def test_missing_model_returns_400(path: str) -> None:
 
 @POSTS
 async def test_starting_model_returns_503_with_retry_after(path: str) -> None:
-    response = await request(app_in_state("starting"), "POST", path, json_body=REQUESTS[path])
+    app = app_in_state("starting", cold_start=ColdStart(whole_wait_s=0))
+
+    response = await request(app, "POST", path, json_body=REQUESTS[path])
 
     assert response.error() == (503, "model_starting", None)
     assert response.headers["retry-after"] == "5"

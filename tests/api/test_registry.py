@@ -1,6 +1,8 @@
+from dataclasses import replace
+
 import pytest
 
-from api.errors import ModelFailedError, ModelNotFoundError, ModelStartingError, WrongModelKindError
+from api.errors import ModelFailedError, ModelNotFoundError, WrongModelKindError
 from api.ports.tenancy import Key, ModelKind
 from api.registry import Backend, ModelEntry, Models, Registry, State, TextOptions
 from tests.helpers.fakes import FakeEncoder, FakeLlm, FakePainter
@@ -79,9 +81,30 @@ def test_error_of_a_wrong_kind_names_the_right_endpoints(
     assert endpoint in caught.value.message
 
 
-def test_starting_model_raises_model_starting() -> None:
-    with pytest.raises(ModelStartingError, match="'a' is being loaded"):
-        Registry([entry(state="starting")]).get("a", "llm")
+@pytest.mark.parametrize(
+    ("state", "is_loaded"),
+    [("ready", True), ("failed", True), ("idle", False), ("starting", False)],
+)
+def test_models_without_a_replica_that_may_get_one_are_not_loaded(
+    state: State, is_loaded: bool
+) -> None:
+    assert entry(state=state).is_loaded is is_loaded
+
+
+def test_model_of_an_adapter_is_found_by_both_of_the_adapters_names() -> None:
+    loud = replace(entry(), text=TextOptions(adapters=("loud",)), is_hidden=True)
+    registry = Registry([loud])
+
+    assert [registry.find_model_of(name) for name in ("a", "loud", "a:loud", "b")] == [
+        *(loud, loud, loud),
+        None,
+    ]
+
+
+def test_model_that_is_starting_can_be_called() -> None:
+    starting = entry(state="starting")
+
+    assert Registry([starting]).get("a", "llm") is starting.backend
 
 
 def test_error_of_a_failed_model_hides_the_reason() -> None:

@@ -27,7 +27,7 @@ DEPLOY_TIMEOUT_S = 90
 def configure(
     ingress_replicas: int = 1, narrow_replicas: int = 1, **args: Any
 ) -> list[dict[str, Any]]:
-    """The configuration: a fake LLM with two replicas, and one that has two slots."""
+    """The configuration: a fake LLM with two replicas, one of two slots, and one at zero."""
     ingress = {
         **APPLICATIONS[0],
         "deployments": [
@@ -44,7 +44,12 @@ def configure(
         "narrow", "llm", "LLM", engine={"tokens_per_s": TOKENS_PER_S, "max_num_seqs": 2}
     )
     narrow["deployments"][0]["num_replicas"] = narrow_replicas
-    return [ingress, echo, narrow, LEDGER]
+    sleeper = application("sleeper", "llm", "LLM", engine={"tokens_per_s": TOKENS_PER_S})
+    sleeper["deployments"][0]["autoscaling_config"] = {
+        **{"min_replicas": 0, "max_replicas": 1, "target_ongoing_requests": 10},
+        **{"upscale_delay_s": 0, "metrics_interval_s": 0.5, "look_back_period_s": 1},
+    }
+    return [ingress, echo, narrow, sleeper, LEDGER]
 
 
 @pytest.fixture(scope="module")
@@ -179,6 +184,26 @@ def usage(service: Service) -> tuple[int, int]:
     return sum(row["requests"] for row in rows), sum(row["completion_tokens"] for row in rows)
 
 
+async def test_stream_of_a_model_at_zero_gets_headers_at_once_and_then_its_tokens(
+    service: Service,
+) -> None:
+    await asyncio.to_thread(
+        wait_until, lambda: service.ready()["sleeper"]["state"] == "idle", DEPLOY_TIMEOUT_S
+    )
+    body = {"model": "sleeper", "prompt": "a b c", "max_tokens": 3, "stream": True}
+    began_s = time.monotonic()
+    async with new_client(service) as client:
+        async with client.stream("POST", "/v1/completions", json=body) as response:
+            headers_after_s = time.monotonic() - began_s
+            lines = [line async for line in response.aiter_lines() if line]
+        whole = await ask(client, 3, "sleeper")
+
+    assert headers_after_s < 1
+    assert lines[0] == ": the model is being loaded"
+    assert lines[-1] == "data: [DONE]"
+    assert whole == 200
+
+
 async def test_waiting_requests_move_to_new_replicas(service: Service) -> None:
     """With the first replica alone the last stream would begin after 40 s."""
     tokens = 8 * TOKENS_PER_S
@@ -195,8 +220,8 @@ async def test_waiting_requests_move_to_new_replicas(service: Service) -> None:
     assert max(result.first_at_s for result in results) - began_s < 30
 
 
-async def ask(client: httpx.AsyncClient, tokens: int) -> int:
-    body = {"model": "echo", "prompt": "a b c", "max_tokens": tokens}
+async def ask(client: httpx.AsyncClient, tokens: int, model: str = "echo") -> int:
+    body = {"model": model, "prompt": "a b c", "max_tokens": tokens}
     return (await client.post("/v1/completions", json=body)).status_code
 
 
