@@ -281,8 +281,8 @@ class Endpoint(Generic[Body, Parsed, Model]):
             finally:
                 comments.cancel()
                 await asyncio.wait({comments})
-                if not comments.cancelled():
-                    comments.exception()  # the client has gone, which is noticed elsewhere
+                # An exception means that the client has gone, which is noticed elsewhere.
+                _ = comments.cancelled() or comments.exception()
 
 
 def _to_base_url(scope: Scope) -> str:

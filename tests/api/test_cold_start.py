@@ -10,6 +10,7 @@ import pytest
 from starlette.applications import Starlette
 
 from api.app import create_app
+from api.cold_start import ColdStartWait
 from api.errors import ModelFailedError
 from api.registry import ModelEntry, Models, Registry, State
 from api.services import Services
@@ -163,3 +164,11 @@ async def test_client_that_leaves_while_it_waits_cancels_its_request() -> None:
         await exchange.end()
 
     assert setup.llm.streams[0].is_closed
+
+
+async def test_timeouts_of_others_are_passed_on() -> None:
+    wait = ColdStartWait(Setup("starting").models, LLM)
+
+    with pytest.raises(TimeoutError, match="of a socket"):
+        async with wait.limit(5):
+            raise TimeoutError("of a socket")

@@ -56,6 +56,28 @@ async def call_model(draining: Draining) -> None:
         await asyncio.Event().wait()
 
 
+async def test_ending_again_while_a_request_is_slow_to_end_is_harmless() -> None:
+    draining, is_ending, may_end = Draining(), asyncio.Event(), asyncio.Event()
+
+    async def end_slowly() -> None:
+        async with deadline(60, draining):
+            try:
+                await asyncio.Event().wait()
+            finally:
+                is_ending.set()
+                await may_end.wait()
+
+    request = asyncio.create_task(end_slowly())
+    await asyncio.sleep(0)
+    draining.end()
+    await is_ending.wait()
+    draining.end()
+    may_end.set()
+
+    with pytest.raises(ServiceStoppingError):
+        await request
+
+
 async def test_request_that_calls_its_model_after_the_end_fails() -> None:
     draining = Draining()
     draining.end()

@@ -209,7 +209,8 @@ def test_other_contenders_are_stopped_and_resumed(interrupts: Interrupts):
             busy.kill()
             waiting.kill()
 
-    assert states == [psutil.STATUS_RUNNING, psutil.STATUS_STOPPED]
+    assert states[0] != psutil.STATUS_STOPPED  # running, or reading a file as it starts
+    assert states[1] == psutil.STATUS_STOPPED
     assert after == psutil.STATUS_RUNNING
     assert others.cores < 0.2
 
