@@ -182,7 +182,7 @@ def drain(child: subprocess.Popen[bytes], signals: int, drain_s: float) -> None:
         ):
             return
         if requests and not is_announced:
-            say(f"{requests} requests have {drain_s:g} s to finish; Ctrl-C ends them now")
+            say(f"requests under way: {requests}; they have {drain_s:g} s; Ctrl-C ends them now")
             is_announced = True
 
 

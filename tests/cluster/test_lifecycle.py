@@ -108,7 +108,7 @@ async def test_second_signal_ends_the_service_at_once(tmp_path: Path):
         reading = asyncio.create_task(read_all(service, [{"max_tokens": 2000}] * 5))
         await asyncio.sleep(2)
         service.process.send_signal(signal.SIGTERM)
-        wait_until(lambda: "requests have 30 s to finish" in service.output.read_text(), 5)
+        wait_until(lambda: "they have 30 s" in service.output.read_text(), 5)
         left = await asyncio.to_thread(service.stop, 20)
         results = await reading
 
