@@ -95,7 +95,7 @@ Embedding = serve.deployment(
     max_constructor_retry_count=1,
     # A frozen replica is replaced after three failed checks, within 20 s.
     health_check_period_s=2,
-    health_check_timeout_s=4,
+    health_check_timeout_s=3,
     max_surge_percent=100,  # a new version must run before the old one stops
     graceful_shutdown_timeout_s=60,
 )(EmbeddingReplica)

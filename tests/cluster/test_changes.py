@@ -244,15 +244,22 @@ async def test_requests_of_a_killed_replica_are_answered_by_another_and_metered_
     assert usage(service) == (requests_before + 20, tokens_before + 20 * tokens)
 
 
+def find_busiest(service: Service) -> psutil.Process:
+    """The replica with the most streams."""
+    with service.watching("echo") as watch:
+        wait_until(lambda: sum(replica["streams"] for replica in watch()["echo"]) >= 10, 10)
+        return psutil.Process(max(watch()["echo"], key=lambda each: each["streams"])["pid"])
+
+
 async def test_frozen_replica_is_noticed_within_20_s(service: Service) -> None:
     """Streams on it end with an error event; whole answers come from the other replica."""
-    frozen = psutil.Process(min(pids(service)))
     results = [StreamResult("a b c") for _ in range(10)]
     async with new_client(service) as client, asyncio.TaskGroup() as group:
         for result in results:
             group.create_task(read(client, result, max_tokens=40 * TOKENS_PER_S))
-        whole = [group.create_task(ask(client, 5 * TOKENS_PER_S)) for _ in range(10)]
+        whole = [group.create_task(ask(client, 15 * TOKENS_PER_S)) for _ in range(10)]
         await asyncio.sleep(2)
+        frozen = await asyncio.to_thread(find_busiest, service)
         frozen.suspend()
         frozen_at_s = time.monotonic()
     await asyncio.to_thread(wait_until, lambda: len(pids(service)) == 2, 60)
