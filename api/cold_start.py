@@ -39,7 +39,7 @@ class ColdStartWait:
         loop = asyncio.get_running_loop()
 
         def give_up() -> None:
-            if self._find_unloaded() is not None:
+            if _find_unloaded(self._models, self._model_id) is not None:
                 timer.reschedule(loop.time())
 
         handle = loop.call_later(wait_s, give_up)
@@ -59,13 +59,10 @@ class ColdStartWait:
             await events.write([(COMMENT, _COMMENT)])
             await asyncio.sleep(interval_s)
 
-    def _find_unloaded(self) -> ModelEntry | None:
-        entry = self._models.current.find_model_of(self._model_id)
-        return entry if entry is not None and not entry.is_loaded else None
-
     def _to_error(self) -> ModelStartingError:
         error = ModelStartingError("The model is being loaded; try again.")
-        if (entry := self._find_unloaded()) is not None and entry.load_time_s is not None:
+        entry = _find_unloaded(self._models, self._model_id)
+        if entry is not None and entry.load_time_s is not None:
             since_s = entry.starting_since_s
             passed_s = 0.0 if since_s is None else time.monotonic() - since_s
             left_s = math.ceil(entry.load_time_s - passed_s)
@@ -75,5 +72,10 @@ class ColdStartWait:
 
 def find_cold_start(models: Models, model_id: str) -> ColdStartWait | None:
     """Return the wait of a request for a model; None if the model is loaded."""
+    is_loaded = _find_unloaded(models, model_id) is None
+    return None if is_loaded else ColdStartWait(models, model_id)
+
+
+def _find_unloaded(models: Models, model_id: str) -> ModelEntry | None:
     entry = models.current.find_model_of(model_id)
-    return None if entry is None or entry.is_loaded else ColdStartWait(models, model_id)
+    return entry if entry is not None and not entry.is_loaded else None

@@ -177,13 +177,6 @@ async def test_change_of_the_number_of_ingress_replicas_cuts_no_stream(service: 
     assert "close-spread-time 10s" in configuration
 
 
-def usage(service: Service) -> tuple[int, int]:
-    """Requests and completion tokens that have been recorded."""
-    with service.client() as client:
-        rows = client.get("/v1/usage?group_by=kind").json()["data"]
-    return sum(row["requests"] for row in rows), sum(row["completion_tokens"] for row in rows)
-
-
 async def test_stream_of_a_model_at_zero_gets_headers_at_once_and_then_its_tokens(
     service: Service,
 ) -> None:
@@ -229,19 +222,19 @@ async def test_requests_of_a_killed_replica_are_answered_by_another_and_metered_
     service: Service,
 ) -> None:
     await asyncio.sleep(1)  # until the records of the test before are written
-    requests_before, tokens_before = usage(service)
+    requests_before, tokens_before = service.usage()
     tokens = 4 * TOKENS_PER_S
     async with new_client(service) as client:
         asking = asyncio.gather(*(ask(client, tokens) for _ in range(20)))
         await asyncio.sleep(2)
         os.kill(min(pids(service)), signal.SIGKILL)
         answers = await asking
-    await asyncio.to_thread(wait_until, lambda: usage(service)[0] >= requests_before + 20, 10)
+    await asyncio.to_thread(wait_until, lambda: service.usage()[0] >= requests_before + 20, 10)
     await asyncio.sleep(1)
     await asyncio.to_thread(wait_until, lambda: len(pids(service)) == 2, 60)
 
     assert answers == [200] * 20
-    assert usage(service) == (requests_before + 20, tokens_before + 20 * tokens)
+    assert service.usage() == (requests_before + 20, tokens_before + 20 * tokens)
 
 
 def find_busiest(service: Service) -> psutil.Process:

@@ -94,6 +94,12 @@ class Service:
         models: dict[str, Any] = httpx.get(f"{self.url}/ready").json()["models"]
         return models
 
+    def usage(self) -> tuple[int, int]:
+        """Requests and completion tokens that have been recorded."""
+        with self.client() as client:
+            rows = client.get("/v1/usage?group_by=kind").json()["data"]
+        return sum(row["requests"] for row in rows), sum(row["completion_tokens"] for row in rows)
+
     def applications(self) -> dict[str, Any]:
         """Details of each application, from Serve's REST API."""
         headers = {"authorization": f"Bearer {AUTH_TOKEN.read_text().strip()}"}

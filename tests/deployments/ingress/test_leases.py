@@ -559,6 +559,16 @@ def lose_replica(ingress: Ingress, number: int = -1) -> None:
     ingress.method.responses[number].result.set_exception(ray_errors.RayActorError())
 
 
+async def check_that_loss_is_final(ingress: Ingress, streaming: Streaming) -> None:
+    """Lose the replica of the only request; it must fail and not be sent again."""
+    lose_replica(ingress)
+
+    with pytest.raises(ReplicaLostError):
+        await streaming.rest()
+    await streaming.stream.aclose()
+    assert len(ingress.method.calls) == 1
+
+
 async def test_request_of_a_lost_replica_is_sent_to_another(ingress: Ingress) -> None:
     ingress.pool.set_replicas(frozenset({"a", "b"}))
     streaming = ingress.stream()
@@ -623,12 +633,7 @@ async def test_request_of_the_only_replica_fails_at_once(ingress: Ingress) -> No
     streaming = ingress.stream()
     await streaming.answer()
 
-    lose_replica(ingress)
-
-    with pytest.raises(ReplicaLostError):
-        await streaming.rest()
-    await streaming.stream.aclose()
-    assert len(ingress.method.calls) == 1
+    await check_that_loss_is_final(ingress, streaming)
 
 
 async def test_stream_that_has_begun_is_not_sent_to_another_replica(
@@ -640,12 +645,7 @@ async def test_stream_that_has_begun_is_not_sent_to_another_replica(
     writer.send(TextDelta(0, "a"))
     await streaming.next()
 
-    lose_replica(ingress)
-
-    with pytest.raises(ReplicaLostError):
-        await streaming.rest()
-    await streaming.stream.aclose()
-    assert len(ingress.method.calls) == 1
+    await check_that_loss_is_final(ingress, streaming)
 
 
 async def test_request_that_waits_for_a_replica_fails_when_none_will_come(
