@@ -42,6 +42,8 @@ class TextOptions:
     default_max_tokens: int | None = None
     """Used when a request has no `max_tokens`; None leaves the default to the endpoint."""
     usage_placement: UsagePlacement = "own_chunk"
+    template_options: frozenset[str] = frozenset()
+    """Switches of its chat template that requests may set."""
     unsupported: frozenset[str] = frozenset()
     """Parameters that this service supports, but this model does not."""
     fingerprint: str = "fp_unknown"

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 
 from api.endpoint import RequestMeta
-from api.errors import InvalidRequestError
+from api.errors import InvalidRequestError, UnsupportedParameterError, quote
 from api.ports.stream import Extra, TextDelta, TokenLogprob, Usage
 from api.ports.text import Completion, Conversation, Generation
 from api.registry import Llm, UsagePlacement
@@ -31,12 +31,14 @@ def prepare_chat(
 
     Raises:
         InvalidRequestError: the request exceeds a limit, or an image in it cannot be used.
+        UnsupportedParameterError: the model's template has no such switch.
     """
     check_text_request(request, 1, services.limits)
     if request.loglikelihood and request.n > 1:
         raise InvalidRequestError.value(
             "n", "with 'loglikelihood' it must be 1, because all choices share the prompt"
         )
+    _check_template_options(request, llm)
     placement = find_usage_placement(request, llm.options)
     response = ResponseMeta.new("chatcmpl", meta.request_id, request.model, llm.options)
     renderer = ChatRenderer(request, response, placement)
@@ -54,6 +56,15 @@ def prepare_chat(
         return replace(generation, prompts=(filled,))
 
     return PreparedText(generation, renderer, placement, fetch)
+
+
+def _check_template_options(request: ChatRequest, llm: Llm) -> None:
+    for name in request.chat_template_kwargs:
+        if name not in llm.options.template_options:
+            raise UnsupportedParameterError(
+                f"This model's chat template has no switch '{quote(name)}'.",
+                param=f"chat_template_kwargs.{quote(name)}",
+            )
 
 
 def to_generation(

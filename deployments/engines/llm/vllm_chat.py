@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
-from api.errors import InvalidImageError, InvalidRequestError, UnsupportedParameterError, quote
+from api.errors import InvalidImageError, InvalidRequestError, UnsupportedParameterError
 from api.ports.text import Conversation, ImageInput, Message, Sampling, Tools
 from deployments.engines.images.reader import ImageReader
 from deployments.engines.llm.forced_tool_calls import FORCED_ONLY, register_forced_only
@@ -27,8 +27,6 @@ class ChatOptions:
     tool_call_parser: str | None = None
     chat_template: str | None = None
     """The template itself, not its path."""
-    template_options: frozenset[str] = frozenset()
-    """Template options that requests may set."""
     max_image_pixels: int = 20_000_000
 
 
@@ -103,19 +101,12 @@ class VllmChat:
 
         Raises:
             InvalidRequestError: the model does not read images.
-            UnsupportedParameterError: the template has no such option, or the model does not call
-                tools by itself.
+            UnsupportedParameterError: the model does not call tools by itself.
         """
         if not self._config.is_multimodal_model and _has_images(conversation):
             raise InvalidRequestError.value(
                 "messages", "this model reads text only, and there is an image"
             )
-        for name in conversation.template_options:
-            if name not in self._options.template_options:
-                raise UnsupportedParameterError(
-                    f"This model's chat template has no switch '{quote(name)}'.",
-                    param=f"chat_template_kwargs.{quote(name)}",
-                )
         tools = conversation.tools
         if tools and tools.choice == "auto" and self._options.tool_call_parser is None:
             raise UnsupportedParameterError(

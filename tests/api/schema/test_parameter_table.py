@@ -15,7 +15,7 @@ from api.errors import UnsupportedParameterError
 from api.http.parsing import read_request
 from api.ports.stream import Extra, TextDelta, Usage
 from api.ports.text import Completion
-from api.registry import Llm
+from api.registry import Llm, TextOptions
 from api.schema.chat import ChatRequest
 from api.schema.common import Request
 from api.schema.completions import CompletionRequest
@@ -163,7 +163,7 @@ def outcome(schema: type[Request], members: dict[str, Any]) -> Any:
     is_chat = schema is ChatRequest
     body = {**(CHAT if is_chat else COMPLETION), "stream": True, **members}
     request: Any = read_request(json.dumps(body).encode(), schema).request
-    llm = Llm(FakeLlm(), adapter=request.peft)
+    llm = Llm(FakeLlm(), TextOptions(template_options=frozenset("a")), request.peft)
     prepare: Prepare = prepare_chat if is_chat else prepare_completion
     prepared = prepare(request, llm, META, Services())
     renderer = prepared.renderer

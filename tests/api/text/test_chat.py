@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from api.endpoint import Caller, Endpoint
+from api.errors import UnsupportedParameterError
 from api.ports.stream import Extra, TextDelta, TokenLogprob, ToolCallDelta
 from api.ports.tenancy import Key
 from api.ports.text import Completion, Conversation, Message
@@ -29,6 +30,19 @@ BODY = {"model": LLM, "messages": [{"role": "user", "content": "Hi"}]}
 
 async def ask(llm: FakeLlm | None = None, **members: Any) -> Response:
     return await request(build_app(llm), "POST", URL, json_body={**BODY, **members})
+
+
+@pytest.mark.parametrize("policy", [Policy(), Policy(parameters="lenient")])
+async def test_switch_that_the_template_does_not_have_is_refused(policy: Policy) -> None:
+    llm = Llm(FakeLlm(), TextOptions(template_options=frozenset({"enable_thinking"})))
+    request = ChatRequest.model_validate(
+        {**BODY, "chat_template_kwargs": {"enable_thinking": True, "colour": True}}
+    )
+
+    with pytest.raises(UnsupportedParameterError) as caught:
+        prepare_chat(request, llm, META, Services(policy=policy))
+
+    assert caught.value.param == "chat_template_kwargs.colour"
 
 
 def generation_of(**members: Any) -> Any:
