@@ -35,7 +35,6 @@ from api.schema.completions import CompletionRequest
 from api.schema.embeddings import EmbeddingsRequest
 from api.schema.reranking import RerankRequest, ScoringRequest
 from api.services import Services
-from api.settings import Limits
 from api.text.chat import prepare_chat
 from api.text.completions import prepare_completion
 from api.text.endpoint import TextDialect
@@ -70,7 +69,7 @@ def create_app(
         Route("/health", Health(), methods=["GET"]),
         Route("/ready", Ready(models, keys), methods=["GET"]),
         *_model_routes(models, services),
-        *(_administration_routes(administration, services.limits) if administration else ()),
+        *(_administration_routes(administration, services) if administration else ()),
     ]
     middleware = [
         Middleware(RequestIdMiddleware, is_echoed_outside=is_request_id_echoed),
@@ -124,9 +123,9 @@ def _file_routes(services: Services) -> list[Route]:
     return [Route("/v1/images/files/{name}", ImageFile(services.image_store), methods=["GET"])]
 
 
-def _administration_routes(administration: Administration, limits: Limits) -> list[Route]:
-    all_keys, one_key = AllKeys(administration, limits), OneKey(administration, limits)
-    rotate = RotateKey(administration, limits)
+def _administration_routes(administration: Administration, services: Services) -> list[Route]:
+    all_keys, one_key = AllKeys(administration, services), OneKey(administration, services)
+    rotate = RotateKey(administration, services)
     return [
         Route("/v1/keys", all_keys, methods=["GET", "POST"]),
         Route("/v1/keys/{key_id}", one_key, methods=["GET", "POST", "DELETE"]),

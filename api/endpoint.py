@@ -148,7 +148,6 @@ class Endpoint(Generic[Body, Parsed, Model]):
         self._dialect = dialect
         self._models = models
         self._services = services
-        self._limits = services.limits
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one HTTP request."""
@@ -162,7 +161,9 @@ class Endpoint(Generic[Body, Parsed, Model]):
         prepared, cold_start = self._prepare(await self._dialect.read_body(scope, receive), caller)
         stream = prepared.stream
         timeout_s = find_timeout_s(
-            Headers(scope=scope), self._limits.request_timeout_s, is_streamed=stream is not None
+            Headers(scope=scope),
+            self._services.limits.request_timeout_s,
+            is_streamed=stream is not None,
         )
         async with rate_limited(self._services.limiter, key, prepared.images) as permit:
             headers = {**prepared.headers, **permit.headers}
@@ -183,7 +184,8 @@ class Endpoint(Generic[Body, Parsed, Model]):
         """
         prepared, cold_start = self._prepare(body, caller)
         async with rate_limited(self._services.limiter, caller.key, prepared.images) as permit:
-            answer = await self._call(prepared, cold_start, self._limits.request_timeout_s)
+            timeout_s = self._services.limits.request_timeout_s
+            answer = await self._call(prepared, cold_start, timeout_s)
             permit.delivered_images = prepared.images
             return answer
 

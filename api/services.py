@@ -1,4 +1,8 @@
-"""Settings and optional services that all endpoints share."""
+"""Settings and optional services that all endpoints share.
+
+`limits`, `policy`, `cold_start` and `image_fetcher` may be replaced while the application runs.
+Endpoints therefore read them for each request, and keep none.
+"""
 
 from dataclasses import dataclass, field
 
@@ -10,7 +14,7 @@ from api.ports.rate_limits import Limiter
 from api.settings import ColdStart, Limits, Policy
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Services:
     """Settings and ports; a port that is None is switched off."""
 

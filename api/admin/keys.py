@@ -11,6 +11,7 @@ from api.http.response import send_json
 from api.middleware.auth import get_key_for
 from api.ports.administration import Administration
 from api.schema.common import Request
+from api.services import Services
 from api.settings import Limits
 
 Body = TypeVar("Body", bound=Request)
@@ -19,16 +20,16 @@ Body = TypeVar("Body", bound=Request)
 class AllKeys:
     """`GET /v1/keys` lists all keys, `POST` creates one; only its response shows the secret."""
 
-    def __init__(self, administration: Administration, limits: Limits) -> None:
+    def __init__(self, administration: Administration, services: Services) -> None:
         """Administer the keys of `administration`."""
         self._administration = administration
-        self._limits = limits
+        self._services = services
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         get_key_for(scope, "admin")
         if scope["method"] == "POST":
-            fields = await _read(KeyFields, scope, receive, self._limits)
+            fields = await _read(KeyFields, scope, receive, self._services.limits)
             new = await self._administration.create_key(fields.to_fields())
             await send_json(send, to_new_key_object(new))
         else:
@@ -39,10 +40,10 @@ class AllKeys:
 class OneKey:
     """`GET /v1/keys/{id}` shows a key, `POST` changes it, `DELETE` deletes it."""
 
-    def __init__(self, administration: Administration, limits: Limits) -> None:
+    def __init__(self, administration: Administration, services: Services) -> None:
         """Administer the keys of `administration`."""
         self._administration = administration
-        self._limits = limits
+        self._services = services
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -53,7 +54,7 @@ class OneKey:
             await send_json(send, {"object": "key", "id": key.id, "deleted": True})
             return
         if scope["method"] == "POST":
-            changes = await _read(KeyChanges, scope, receive, self._limits)
+            changes = await _read(KeyChanges, scope, receive, self._services.limits)
             key = await self._administration.change_key(key.id, changes.to_fields())
         await send_json(send, to_key_object(key))
 
@@ -61,15 +62,15 @@ class OneKey:
 class RotateKey:
     """`POST /v1/keys/{id}/rotate` gives a key a new secret; only its response shows it."""
 
-    def __init__(self, administration: Administration, limits: Limits) -> None:
+    def __init__(self, administration: Administration, services: Services) -> None:
         """Administer the keys of `administration`."""
         self._administration = administration
-        self._limits = limits
+        self._services = services
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         get_key_for(scope, "admin")
-        rotation = await _read(Rotation, scope, receive, self._limits)
+        rotation = await _read(Rotation, scope, receive, self._services.limits)
         key_id = scope["path_params"]["key_id"]
         new = await self._administration.rotate_key(key_id, rotation.grace_s)
         await send_json(send, to_new_key_object(new))
