@@ -30,6 +30,9 @@ DEPLOYMENTS: Mapping[ModelKind, str] = {
 LEDGER_PATH = "deployments.app:ledger"
 LEDGER = "Ledger"
 
+_SERVING = ("RUNNING", "UPDATING")
+"""States of a replica that serves; while it is updated it gets a new `user_config`."""
+
 _SOURCE_ERROR = "SourceError: "
 _VALIDATION_ERROR = re.compile(r"(.*: )?[0-9]+ validation errors? for \w+")
 
@@ -46,6 +49,8 @@ class DiscoveredModel:
     """Why the version that was deployed last is not in use, in one line; None if it is."""
     deployed_at_s: int
     args: Mapping[str, Any]
+    user_config: Any = None
+    """Serve's `user_config`, which wins over `args`."""
     is_settled: bool = True
     """False while a new version is being deployed over the running one, or has failed."""
     replicas: frozenset[str] | None = frozenset()
@@ -82,6 +87,7 @@ def to_models(details: Mapping[str, Any]) -> Iterator[DiscoveredModel]:
             message=message,
             deployed_at_s=int(application.get("last_deployed_time_s") or 0),
             args=config["args"],
+            user_config=_find_user_config(config, kind),
             is_settled=application["status"] == "RUNNING",
             replicas=_find_replicas(application, kind),
         )
@@ -99,7 +105,12 @@ def keep_version(model: DiscoveredModel, before: DiscoveredModel | None) -> Disc
     if model.replicas is None and before.state in ("ready", "idle"):
         return replace(before, is_settled=False, message=model.message)
     if model.replicas and before.replicas and model.replicas & before.replicas:
-        return replace(model, args=before.args, deployed_at_s=before.deployed_at_s)
+        return replace(
+            model,
+            args=before.args,
+            user_config=before.user_config,
+            deployed_at_s=before.deployed_at_s,
+        )
     return model
 
 
@@ -123,6 +134,13 @@ def find_nodes(details: Mapping[str, Any]) -> set[str]:
     }
 
 
+def _find_user_config(config: Mapping[str, Any], kind: ModelKind) -> Any:
+    for deployment in config.get("deployments") or []:
+        if deployment["name"] == DEPLOYMENTS[kind]:
+            return deployment.get("user_config")
+    return None
+
+
 def _find_replicas(application: Mapping[str, Any], kind: ModelKind) -> frozenset[str] | None:
     # ApplicationState.apply_app_config (ray.serve._private, 2.60) clears the deployments.
     deployment = application["deployments"].get(DEPLOYMENTS[kind])
@@ -131,7 +149,7 @@ def _find_replicas(application: Mapping[str, Any], kind: ModelKind) -> frozenset
     return frozenset(
         replica["replica_id"]
         for replica in deployment.get("replicas", [])
-        if replica["state"] == "RUNNING"
+        if replica["state"] in _SERVING
     )
 
 

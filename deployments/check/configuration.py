@@ -7,23 +7,24 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import ValidationError
 
 from deployments.check.deployment_options import deployment_problems, without_policies
 from deployments.check.schema import import_problem, schema_problems, unknown_keys
 from deployments.check.vllm_options import find_vllm_options
-from deployments.config.base import FAKE_SOURCE, application_name
+from deployments.config.base import FAKE_SOURCE, Args, application_name
 from deployments.config.diffusion import DiffusionArgs
 from deployments.config.embedding import EmbeddingArgs
 from deployments.config.ingress import IngressArgs
 from deployments.config.ledger import LedgerArgs
 from deployments.config.llm import LlmArgs
 from deployments.config.stream_deadlines import DRAINING_S, HARD_STOP_VARIABLE, find_hard_stop_s
+from deployments.config.user_config import find_user_config_problems
 from deployments.discovery import DEPLOYMENTS, KINDS, LEDGER, LEDGER_PATH
 
 _INGRESS = "deployments.app:ingress"
 _LLM = "deployments.app:llm"
-_ARGS: Mapping[str, type[BaseModel]] = {
+_ARGS: Mapping[str, type[Args]] = {
     _INGRESS: IngressArgs,
     LEDGER_PATH: LedgerArgs,
     _LLM: LlmArgs,
@@ -114,22 +115,56 @@ def _application_problems(application: Mapping[str, Any], path: str) -> Iterator
     args = application.get("args") or {}
     yield from schema_problems(args, _ARGS[import_path], f"{path}.args.")
     yield from deployment_problems(application, _DEPLOYMENTS[import_path], path)
+    live = list(_user_configs(application, f"{path}.deployments"))
+    yield from _user_config_problems(_ARGS[import_path], args, live)
     if import_path == _INGRESS:
-        yield from _ingress_problems(application, args, path)
+        yield from _ingress_problems(application, path)
+        for place, limits in _limits(args, live, path):
+            yield from _deadline_problems(limits, place)
     if import_path in KINDS and isinstance(args.get("id"), str):
         yield from _model_problems(application, args, path)
 
 
-def _ingress_problems(application: Mapping[str, Any], args: Any, path: str) -> Iterator[str]:
+def _user_configs(application: Mapping[str, Any], path: str) -> Iterator[tuple[str, Any]]:
+    """Yield every `user_config` that stands in an application, and where."""
+    for number, deployment in enumerate(application.get("deployments") or []):
+        if "user_config" in deployment:
+            yield f"{path}[{number}].user_config", deployment["user_config"]
+
+
+def _user_config_problems(
+    schema: type[Args], args: Mapping[str, Any], live: list[tuple[str, Any]]
+) -> Iterator[str]:
+    try:
+        deployed = schema.model_validate(args)
+    except ValidationError:
+        return  # the problems of `args` are reported, and come first
+    for path, user_config in live:
+        for problem in find_user_config_problems(deployed, user_config):
+            yield f"{path}{problem}"
+
+
+def _ingress_problems(application: Mapping[str, Any], path: str) -> Iterator[str]:
     if application.get("route_prefix", "/") != "/":
         yield f"{path}.route_prefix: must be /: clients request /v1/…"
-    limits = args.get("limits")
-    timeout_s = limits.get("request_timeout_s") if isinstance(limits, dict) else None
+
+
+def _limits(
+    args: Mapping[str, Any], live: list[tuple[str, Any]], path: str
+) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield each block `limits` of the ingress, and where it stands."""
+    for place, values in [(f"{path}.args", args), *live]:
+        if isinstance(values, dict) and isinstance(limits := values.get("limits"), dict):
+            yield f"{place}.limits", limits
+
+
+def _deadline_problems(limits: Mapping[str, Any], path: str) -> Iterator[str]:
+    timeout_s = limits.get("request_timeout_s")
     hard_stop_s = find_hard_stop_s()
     if isinstance(timeout_s, int | float) and timeout_s + DRAINING_S > hard_stop_s:
         yield (
-            f"{path}.args.limits.request_timeout_s: HAProxy cuts streams {hard_stop_s:g} s after a "
-            f"reload; set {HARD_STOP_VARIABLE} to {timeout_s + DRAINING_S:g} or more"
+            f"{path}.request_timeout_s: HAProxy cuts streams {hard_stop_s:g} s after a reload; set "
+            f"{HARD_STOP_VARIABLE} to {timeout_s + DRAINING_S:g} or more"
         )
 
 

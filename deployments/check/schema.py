@@ -6,6 +6,8 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from deployments.config.reasons import to_lines
+
 
 def unknown_keys(value: Any, schema: type[BaseModel], path: str) -> Iterator[str]:
     """Yield keys that the schema does not have; Serve's own schemas accept them."""
@@ -20,23 +22,7 @@ def schema_problems(value: Any, schema: type[BaseModel], path: str) -> Iterator[
     try:
         schema.model_validate(value)
     except ValidationError as error:
-        for detail in error.errors(include_url=False, include_input=False, include_context=False):
-            where = f"{path}{_to_path(detail['loc'])}".removesuffix(".")
-            yield f"{where}: {_to_reason(detail['type'], detail['msg'])}"
-
-
-def _to_path(location: tuple[int | str, ...]) -> str:
-    parts = [f"[{part}]" if isinstance(part, int) else f".{part}" for part in location]
-    return "".join(parts).removeprefix(".")
-
-
-def _to_reason(kind: str, message: str) -> str:
-    if kind == "extra_forbidden":
-        return "there is no such key"
-    if kind == "missing":
-        return "is missing"
-    reason = message.removeprefix("Value error, ").splitlines()[0]
-    return reason[:1].lower() + reason[1:]
+        yield from to_lines(error, path)
 
 
 def import_problem(import_path: str) -> str | None:

@@ -3,7 +3,7 @@
 How much of it runs (replicas, CPUs, GPUs) is under `deployments:`, in Ray Serve's own options.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -18,9 +18,18 @@ class Args(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    live_keys: ClassVar[frozenset[str]] = frozenset()
+    """Keys that Serve's `user_config` may change in running replicas; see `user_config`."""
+
+    def find_change_problem(self, changed: Self) -> str | None:
+        """Say why a replica that was deployed with these arguments cannot use the changed ones."""
+        return None
+
 
 class ModelArgs(Args):
     """The arguments that every model has."""
+
+    live_keys = frozenset({"max_waiting"})
 
     id: Annotated[str, Field(min_length=1, max_length=128, pattern=f"^{MODEL_ID}$")] = Field(
         description="model name that clients send"

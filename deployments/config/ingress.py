@@ -43,6 +43,8 @@ class ImageStoreArgs(Args):
 class IngressArgs(Args):
     """The arguments of the HTTP ingress."""
 
+    live_keys = frozenset({"limits", "policy", "cold_start"})
+
     auth: AuthArgs = Field(AuthArgs(), description="authentication")
     limits: Limits = Field(Limits(), description="limits of one request")
     policy: Policy = Field(Policy(), description="how requests are treated")

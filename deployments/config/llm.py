@@ -1,6 +1,6 @@
 """The arguments of a language model (`deployments.app:llm`)."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 from pydantic import Field
 
@@ -21,6 +21,13 @@ class AdapterArgs(Args):
 
 class LlmArgs(ModelArgs):
     """A language model, run by vLLM."""
+
+    live_keys = ModelArgs.live_keys | {
+        "adapters",
+        "default_max_tokens",
+        "stream_usage",
+        "template_options",
+    }
 
     engine: dict[str, Any] = Field(
         default_factory=dict, description="options of vLLM's `AsyncEngineArgs`, by their own names"
@@ -56,3 +63,17 @@ class LlmArgs(ModelArgs):
         gt=0,
         description="restart the replica after this long with open requests and no token",
     )
+
+    @property
+    def takes_adapters(self) -> bool:
+        """Whether the engine is loaded with room for LoRA adapters, which none can be without."""
+        return bool(self.adapters or self.adapters_dir or self.engine.get("enable_lora"))
+
+    def find_change_problem(self, changed: Self) -> str | None:
+        """See `Args`."""
+        if changed.adapters and not self.takes_adapters:
+            return (
+                "adapters: the model has been loaded without any; set 'adapters_dir' or 'engine: "
+                "{enable_lora: true}' under args"
+            )
+        return None

@@ -20,6 +20,7 @@ from deployments.discovery import (
 )
 from deployments.ingress.handles import DiffusionHandle, EmbeddingHandle, LlmHandle
 from deployments.ingress.leases import LeasePool
+from deployments.ingress.live_arguments import keep_valid_user_config
 from deployments.ingress.load_times import LoadTimes
 from deployments.ingress.model_capabilities import ModelCapabilities
 from deployments.ingress.replica_calls import call
@@ -124,7 +125,8 @@ class ModelWatcher:
             logger.exception("cannot listen at %s: models on other nodes cannot stream", address)
 
     def _keep_version(self, model: DiscoveredModel) -> DiscoveredModel:
-        return keep_version(model, self._discovered.get(model.application))
+        before = self._discovered.get(model.application)
+        return keep_valid_user_config(keep_version(model, before), before)
 
     def _log_failures(self, discovered: Sequence[DiscoveredModel]) -> None:
         """Log why a version cannot be deployed, once."""

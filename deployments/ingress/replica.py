@@ -8,6 +8,7 @@ import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import cache, partial
+from typing import Any
 
 from ray import serve
 from starlette.applications import Starlette
@@ -17,6 +18,7 @@ from api.http.draining import Draining
 from api.registry import Models
 from api.services import Services
 from deployments.config.ingress import IngressArgs
+from deployments.config.user_config import LiveArgs
 from deployments.home import DRAIN_FOLDER, find_home
 from deployments.ingress.drain_watch import watch_for_drain
 from deployments.ingress.image_fetcher import HttpsImages
@@ -50,13 +52,15 @@ class IngressReplica:
         """Read the environment's keys. What needs the event loop is made in `_lifespan`."""
         configure_logs()
         gc.set_threshold(_OBJECTS_PER_COLLECTION)
-        self._args = args
+        self._args = LiveArgs(args)
+        self._poll_interval_s = args.poll_interval_s
         self._pepper = load_pepper()
         self._keys = KeySource(self._pepper) if args.auth.required else None
         self._prompt_log = PromptFiles(args.prompt_log) if args.prompt_log else None
         self._image_store = ImageFolder(args.image_store) if args.image_store else None
         self._models = Models()
         self._draining = Draining()
+        self._services = self._build_services(args)
         self._receiver: Receiver
         self._sender: RequestSender
         self._watcher: ModelWatcher
@@ -67,7 +71,7 @@ class IngressReplica:
         return create_app(
             self._models,
             self._keys.keys if self._keys else None,
-            self._build_services(),
+            self._services,
             administration=LedgerAdministration(lambda: self._watcher.ledger),
             lifespan=self._lifespan,
             # Serve adds the request id to every response, even if the application has set one
@@ -75,14 +79,24 @@ class IngressReplica:
             is_request_id_echoed=True,
         )
 
-    def _build_services(self) -> Services:
-        policy = self._args.policy
+    def reconfigure(self, user_config: Any, rank: Any) -> None:
+        """Apply Serve's `user_config`: after the constructor, and whenever it has changed.
+
+        `rank` is there because Serve tells only methods that take it that `user_config` is gone.
+        """
+        args = self._args.update(user_config)
+        self._services.limits = args.limits
+        self._services.policy = args.policy
+        self._services.cold_start = args.cold_start
+        self._services.image_fetcher = _to_image_fetcher(args)
+
+    def _build_services(self, args: IngressArgs) -> Services:
         return Services(
-            limits=self._args.limits,
-            policy=policy,
-            cold_start=self._args.cold_start,
+            limits=args.limits,
+            policy=args.policy,
+            cold_start=args.cold_start,
             prompt_log=self._prompt_log,
-            image_fetcher=HttpsImages(policy.image_hosts) if policy.image_hosts else None,
+            image_fetcher=_to_image_fetcher(args),
             limiter=LedgerLimiter(lambda: self._ledger),
             cache_salt=cache(partial(to_cache_salt, self._pepper)),
             image_store=self._image_store,
@@ -126,7 +140,7 @@ class IngressReplica:
 
     async def _poll(self) -> None:
         while True:
-            await asyncio.sleep(self._args.poll_interval_s)
+            await asyncio.sleep(self._poll_interval_s)
             with contextlib.suppress(NoApiKeysError):  # every request gets 401 until keys appear
                 await self._refresh()
 
@@ -154,6 +168,11 @@ class IngressReplica:
             "tasks": len(asyncio.all_tasks()),
             **self._ledger.stats(),
         }
+
+
+def _to_image_fetcher(args: IngressArgs) -> HttpsImages | None:
+    hosts = args.policy.image_hosts
+    return HttpsImages(hosts) if hosts else None
 
 
 Ingress = serve.deployment(

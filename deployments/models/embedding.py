@@ -10,6 +10,7 @@ from ray import serve
 
 from api.ports.embeddings import EmbeddingRequest, Embeddings, ScoreRequest, Scores
 from deployments.config.embedding import EmbeddingArgs
+from deployments.config.user_config import LiveArgs
 from deployments.engines.embedding.cross_encoder import CrossEncoderEngine, is_cross_encoder
 from deployments.engines.embedding.sentence_transformer import SentenceTransformerEngine
 from deployments.engines.embedding.vllm_encoder import VllmEncoderEngine
@@ -20,11 +21,12 @@ from deployments.ledger.client import LedgerClient
 from deployments.models.accounting import AccountedRequest, RequestAccounting
 from deployments.models.engine_loading import load_engine
 from deployments.models.fair_queue import FairQueue
-from deployments.models.leases import LeasedReplica, Leases
+from deployments.models.leases import Leases
+from deployments.models.replica import ModelReplica
 from deployments.transport.token_channel import StreamWriter
 
 
-class EmbeddingReplica(LeasedReplica):
+class EmbeddingReplica(ModelReplica[EmbeddingArgs]):
     """Serves one model to the ingress replicas."""
 
     async def __init__(  # type: ignore[misc]  # Serve awaits it
@@ -35,8 +37,10 @@ class EmbeddingReplica(LeasedReplica):
         self._leases = Leases(
             {"embed": (EmbeddingRequest, self._embed), "score": (ScoreRequest, self._score)}
         )
-        queue = FairQueue(self._engine.capacity, args.max_waiting)
-        self._accounting = RequestAccounting(args.id, "embedding", queue, LedgerClient(find_ledger))
+        self._args = LiveArgs(args)
+        self._queue = FairQueue(self._engine.capacity, args.max_waiting)
+        ledger = LedgerClient(find_ledger)
+        self._accounting = RequestAccounting(args.id, "embedding", self._queue, ledger)
 
     async def _embed(self, request: EmbeddingRequest, writer: StreamWriter) -> Embeddings:
         """Embed all inputs."""

@@ -49,7 +49,7 @@ class FairQueue:
         """
         self._capacity = capacity
         self._reserved = capacity // _SLOTS_PER_RESERVED_SLOT or min(1, capacity - 1)
-        self._max_waiting = max_waiting
+        self.max_waiting = max_waiting
         self._clock = clock
         self._waiters: RoundRobin[_Waiter] = RoundRobin()
         self._used_by: dict[str, int] = {}
@@ -96,7 +96,7 @@ class FairQueue:
         self._waiters.add(waiter, priority, tenant)
         self._admit()
         admitted = waiter.admitted
-        if not admitted.done() and len(self._waiters) > self._max_waiting:
+        if not admitted.done() and len(self._waiters) > self.max_waiting:
             self._reject_last_of_the_longest()
         try:
             if not admitted.done():

@@ -100,24 +100,3 @@ class Leases:
         """Close all sockets; blocks for a moment while pending messages are sent."""
         self._receiver.shut_down()
         self._sender.shut_down()
-
-
-class LeasedReplica:
-    """What all replicas of models share: they are called by leases."""
-
-    _leases: Leases
-
-    async def lease(
-        self, lease_id: bytes, method: str, request: Any, reply_to: ReplyTo
-    ) -> StreamEnd[Any] | None:
-        """Answer requests of one ingress replica; cancelling the call ends the one that is running.
-
-        Args:
-            lease_id: secret of the lease.
-            method: name of the first request's method, among those of `Leases`.
-            request: the first request.
-            reply_to: where its deltas and its result go.
-
-        Returns, raises: see `Leases.serve`.
-        """
-        return await self._leases.serve(lease_id, method, request, reply_to)

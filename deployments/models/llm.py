@@ -12,6 +12,7 @@ from ray import serve
 
 from api.ports.text import Completion, Generation
 from deployments.config.llm import LlmArgs
+from deployments.config.user_config import LiveArgs
 from deployments.engines.fakes import FakeLlmEngine
 from deployments.engines.llm.vllm_chat import ChatOptions
 from deployments.engines.llm.vllm_engine import VllmEngine
@@ -21,15 +22,16 @@ from deployments.ledger.client import LedgerClient
 from deployments.models.accounting import AccountedRequest, RequestAccounting
 from deployments.models.engine_loading import load_engine
 from deployments.models.fair_queue import FairQueue
-from deployments.models.leases import LeasedReplica, Leases
+from deployments.models.leases import Leases
 from deployments.models.lora_adapters import Adapters
+from deployments.models.replica import ModelReplica
 from deployments.transport.token_channel import StreamWriter
 
 _MAX_LORAS = 4
 """Adapters in one batch unless the configuration sets it; vLLM's default is 1."""
 
 
-class LlmReplica(LeasedReplica):
+class LlmReplica(ModelReplica[LlmArgs]):
     """Serves one model to the ingress replicas."""
 
     async def __init__(  # type: ignore[misc]  # Serve awaits it
@@ -40,9 +42,16 @@ class LlmReplica(LeasedReplica):
         self._leases = Leases(
             {"complete": (Generation, self._complete), "stream": (Generation, self._stream)}
         )
-        queue = FairQueue(self._engine.capacity, args.max_waiting)
-        self._accounting = RequestAccounting(args.id, "llm", queue, LedgerClient(find_ledger))
-        self._get_adapter = _to_getter(Adapters(args, self._engine.load_adapter), args)
+        self._args = LiveArgs(args)
+        self._queue = FairQueue(self._engine.capacity, args.max_waiting)
+        ledger = LedgerClient(find_ledger)
+        self._accounting = RequestAccounting(args.id, "llm", self._queue, ledger)
+        self._adapters = Adapters(args, self._engine.load_adapter)
+        self._announce_adapter = _to_announcer(args)
+
+    def _apply(self, args: LlmArgs) -> None:
+        super()._apply(args)
+        self._adapters.args = args
 
     async def _complete(self, generation: Generation, writer: StreamWriter) -> Completion:
         """Generate the whole completion."""
@@ -75,7 +84,11 @@ class LlmReplica(LeasedReplica):
         )
 
     async def _find_adapter(self, generation: Generation) -> Any:
-        return await self._get_adapter(generation.adapter) if generation.adapter else None
+        if not generation.adapter:
+            return None
+        adapter = await self._adapters.get(generation.adapter)
+        await self._announce_adapter(generation.adapter)
+        return adapter
 
     async def capabilities(self) -> Mapping[str, Any]:
         """The model's capabilities, as listed in `/v1/models`."""
@@ -111,21 +124,23 @@ def _build_engine(args: LlmArgs, folder: str | None) -> LlmEngine:
     if folder is None:
         return FakeLlmEngine(args.engine)
     template = Path(args.chat_template).expanduser().read_text() if args.chat_template else None
-    chat = ChatOptions(args.tool_call_parser, template, args.template_options)
-    has_adapters = bool(args.adapters or args.adapters_dir)
-    lora = {"enable_lora": True, "max_loras": _MAX_LORAS} if has_adapters else {}
+    chat = ChatOptions(args.tool_call_parser, template)
+    lora = {"enable_lora": True, "max_loras": _MAX_LORAS} if args.takes_adapters else {}
     return VllmEngine(folder, {**lora, **args.engine}, args.stall_timeout_s, chat)
 
 
-def _to_getter(adapters: Adapters, args: LlmArgs) -> Callable[[str], Awaitable[Any]]:
-    """Tell Serve's router which adapters are loaded here: it prefers this replica for them."""
+def _to_announcer(args: LlmArgs) -> Callable[[str], Awaitable[str]]:
+    """Tell Serve's router which adapters are loaded here: it prefers this replica for them.
+
+    Serve keeps the names only: adapters that it kept would never be read again.
+    """
     most = args.engine.get("max_cpu_loras") or args.engine.get("max_loras") or _MAX_LORAS
 
     @serve.multiplexed(max_num_models_per_replica=most)
-    async def get(name: str) -> Any:
-        return await adapters.get(name)
+    async def announce(name: str) -> str:
+        return name
 
-    return cast(Callable[[str], Awaitable[Any]], get)
+    return cast(Callable[[str], Awaitable[str]], announce)
 
 
 LLM = serve.deployment(

@@ -4,6 +4,7 @@ A name from a client is a lookup key and never a path. Valid names are those lis
 configuration and the folders in `adapters_dir`.
 """
 
+import asyncio
 import itertools
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -22,8 +23,8 @@ class Adapters:
     """The adapters of one replica, each loaded on first use."""
 
     def __init__(self, args: LlmArgs, load: Load) -> None:
-        """Load adapters by `load`, the engine's loader."""
-        self._args = args
+        """Load the adapters of `args`, which may be replaced, by `load`, the engine's loader."""
+        self.args = args
         self._load = load
         self._numbers = itertools.count(1)
         self._loaded: dict[tuple[str, str, float], Any] = {}
@@ -35,18 +36,23 @@ class Adapters:
             ModelNotFoundError: the model has no adapter of that name.
             EngineError: the adapter cannot be loaded; the log says why.
         """
-        source = list_adapters(self._args).get(name)
+        # In a thread: the folder may be on a network file system.
+        key = await asyncio.to_thread(self._find, name)
+        if key not in self._loaded:
+            # vLLM caches adapters by number: two must never share one.
+            self._loaded[key] = await self._load(name, next(self._numbers), key[1])
+        return self._loaded[key]
+
+    def _find(self, name: str) -> tuple[str, str, float]:
+        """Return the name, the folder and the time at which its files were last changed."""
+        source = list_adapters(self.args).get(name)
         if source is None:
             raise ModelNotFoundError("This model has no such adapter.", param="model")
         try:
-            folder = resolve_source(f"{self._args.id}:{name}", source)
+            folder = resolve_source(f"{self.args.id}:{name}", source)
         except SourceError as error:
             raise EngineError("The adapter could not be loaded.") from error
-        key = (name, str(folder), _changed_at_s(folder))
-        if key not in self._loaded:
-            # vLLM caches adapters by number: two must never share one.
-            self._loaded[key] = await self._load(name, next(self._numbers), str(folder))
-        return self._loaded[key]
+        return name, str(folder), _changed_at_s(folder)
 
 
 def _changed_at_s(folder: Path) -> float:

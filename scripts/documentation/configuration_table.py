@@ -1,6 +1,7 @@
 """Markdown table of an argument block: every key of a pydantic model, nested models included."""
 
 import json
+import re
 import types
 import typing
 from collections.abc import Iterator, Mapping
@@ -22,11 +23,16 @@ _BOUNDS = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤"}
 
 
 def to_table(model: type[BaseModel]) -> Iterator[str]:
-    """Make one row for each key: its dotted path, type, default and description."""
-    yield "| key | type | default | description |"
-    yield "|---|---|---|---|"
+    """Make one row for each key: its dotted path, type, default and description.
+
+    `live` marks what `user_config` changes in running replicas.
+    """
+    live_keys = getattr(model, "live_keys", frozenset())
+    yield "| key | type | default | live | description |"
+    yield "|---|---|---|---|---|"
     for path, field in walk_fields(model):
-        cells = [f"`{path}`", _to_type(field), _to_default(field), field.description or ""]
+        live = "✓" if re.split(r"[.[]", path)[0] in live_keys else ""
+        cells = [f"`{path}`", _to_type(field), _to_default(field), live, field.description or ""]
         yield "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 

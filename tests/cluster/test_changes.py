@@ -3,6 +3,7 @@
 import asyncio
 import collections
 import contextlib
+import copy
 import os
 import signal
 import time
@@ -118,6 +119,48 @@ async def test_deploy_of_changed_arguments_refuses_no_request_and_cuts_no_stream
 
     assert set(sent.answers) == {"200"}
     assert all(result.is_complete(25 * TOKENS_PER_S) for result in await streams)
+
+
+def configure_live(service: Service, ingress: Any, echo: Any) -> list[dict[str, Any]]:
+    """The running configuration with live settings."""
+    applications = copy.deepcopy(service.config["applications"])
+    for each, user_config in zip(applications, (ingress, echo), strict=False):
+        each["deployments"][0]["user_config"] = user_config
+    return applications
+
+
+async def test_live_settings_change_without_a_restart(service: Service) -> None:
+    def look() -> tuple[str, int]:
+        """What two choices come to, and the tokens of an answer without `max_tokens`."""
+        body = {"model": "echo", "prompt": "a b c"}
+        with service.client() as client:
+            many = client.post("/v1/completions", json={**body, "n": 2, "max_tokens": 1})
+            answer = client.post("/v1/completions", json=body)
+        return many.json().get("error", {}).get("param"), answer.json()["usage"][
+            "completion_tokens"
+        ]
+
+    working = service.config["applications"]
+    before, replicas = look(), service.replica_pids()
+    valid = configure_live(service, {"limits": {"max_choices": 1}}, {"default_max_tokens": 5})
+    invalid = configure_live(service, {"limits": {"max_choics": 9}}, {"default_max_tokens": -9})
+    streams = asyncio.create_task(read_all(service, [{"max_tokens": 15 * TOKENS_PER_S}] * 5))
+    async with traffic(service) as sent:
+        await asyncio.to_thread(service.deploy, valid)
+        await asyncio.to_thread(wait_until, lambda: look() == ("n", 5), 20)
+        await asyncio.to_thread(service.deploy, invalid)
+        await asyncio.to_thread(wait_until, lambda: service.ready()["echo"]["message"], 20)
+        with_mistakes, shown = await asyncio.to_thread(look), service.ready()["echo"]
+        await asyncio.to_thread(service.deploy, working)
+        await asyncio.to_thread(wait_until, lambda: look() == before, 20)
+
+    assert with_mistakes == ("n", 5)
+    assert shown["state"] == "ready"
+    assert shown["message"].startswith("user_config.default_max_tokens: ")
+    assert "user_config.limits.max_choics" in (service.home / "logs" / "serve.log").read_text()
+    assert service.replica_pids() == replicas
+    assert set(sent.answers) == {"200"}
+    assert all(result.is_complete(15 * TOKENS_PER_S) for result in await streams)
 
 
 @pytest.mark.parametrize(

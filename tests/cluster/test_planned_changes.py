@@ -61,6 +61,7 @@ class Changes:
         self._all: list[Callable[[], Awaitable[None]]] = [
             self.change_arguments,
             self.change_options,
+            self.change_live_settings,
             self.mistype_and_correct,
             self.add_or_remove_a_model,
             self.scale_ingress,
@@ -83,6 +84,16 @@ class Changes:
         options = self._config["echo"]["deployments"][0]
         options["health_check_period_s"] = self._chance.randint(1, 5)
         options["max_queued_requests"] = self._chance.randint(500, 1000)
+        await self._deploy()
+
+    async def change_live_settings(self) -> None:
+        """Change settings of the ingress and the model without a restart, then mistype one."""
+        ingress, echo = (self._config[name]["deployments"][0] for name in ("ingress", "echo"))
+        for most_choices in (self._chance.randint(1, 100), 0):
+            ingress["user_config"] = {"limits": {"max_choices": most_choices}}
+            echo["user_config"] = {"default_max_tokens": most_choices}
+            await self._deploy()
+        del ingress["user_config"], echo["user_config"]
         await self._deploy()
 
     async def mistype_and_correct(self) -> None:

@@ -37,6 +37,42 @@ def test_application_of_another_project_is_not_checked() -> None:
 
 
 @pytest.mark.parametrize(
+    ("application", "user_config", "line"),
+    [
+        (INGRESS, {"limits": {"max_choices": 3}}, None),
+        (LLM, {"default_max_tokens": 3, "max_waiting": 5}, None),
+        (LLM, 3, ": must be a mapping"),
+        (LLM, {"colour": 3}, ".colour: there is no such key"),
+        (LLM, {"id": "x"}, ".id: changes with a restart only; it stands under args"),
+        (
+            DIFFUSION,
+            {"max_waiting": -1},
+            ".max_waiting: input should be greater than or equal to 0",
+        ),
+        (
+            INGRESS,
+            {"limits": {"request_timeout_s": 3000}},
+            ".limits.request_timeout_s: HAProxy cuts streams 720 s after a reload; set "
+            f"{HARD_STOP_VARIABLE} to 3060 or more",
+        ),
+    ],
+)
+def test_user_config_is_checked(application: int, user_config: Any, line: str | None) -> None:
+    change = put("applications", application, "deployments", 0, "user_config", user_config)
+
+    path = f"applications[{application}].deployments[0].user_config"
+    assert problems(change) == ([f"{path}{line}"] if line else [])
+
+
+def test_user_config_of_invalid_arguments_is_not_checked() -> None:
+    def change(config: Any) -> None:
+        config["applications"][LLM]["args"]["colour"] = 1
+        config["applications"][LLM]["deployments"][0]["user_config"] = {"colour": 1}
+
+    assert problems(change) == [f"applications[{LLM}].args.colour: there is no such key"]
+
+
+@pytest.mark.parametrize(
     ("change", "line"),
     [
         (put("colour", 1), "colour: there is no such key"),

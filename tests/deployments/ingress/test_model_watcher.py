@@ -22,7 +22,9 @@ LEDGER_APPLICATION = {
 }
 
 
-def application(kind: str = "llm", node: str = HERE, **args: Any) -> dict[str, Any]:
+def application(
+    kind: str = "llm", node: str = HERE, user_config: Any = None, **args: Any
+) -> dict[str, Any]:
     """What Serve says about one running model; see tests/deployments/test_discovery.py."""
     path = f"deployments.app:{kind}"
     return {
@@ -31,6 +33,7 @@ def application(kind: str = "llm", node: str = HERE, **args: Any) -> dict[str, A
         "deployed_app_config": {
             "import_path": path,
             "args": {"id": "m", "source": "fake:", **args},
+            "deployments": [{"name": DEPLOYMENTS[KINDS[path]], "user_config": user_config}],
         },
         "deployments": {
             DEPLOYMENTS[KINDS[path]]: {
@@ -221,6 +224,33 @@ async def test_failure_of_a_new_version_is_logged_once_and_shown_while_the_old_o
     reason = "it could not be deployed; Ray Serve's log says why"
     assert (setup.entry.state, setup.entry.message) == ("ready", reason)
     assert [record.getMessage() for record in caplog.records] == [f"model 'm' (ready): {reason}"]
+
+
+async def test_invalid_user_config_is_shown_and_the_one_before_goes_on() -> None:
+    setup = Setup(m=application(user_config={"default_max_tokens": 20}))
+    await setup.watcher.refresh()
+    setup.cluster.applications["m"] = application(user_config={"default_max_tokens": 0})
+
+    await setup.watcher.refresh()
+
+    assert setup.entry.state == "ready"
+    assert setup.entry.text.default_max_tokens == 20
+    assert setup.entry.message is not None
+    assert setup.entry.message.startswith("user_config.default_max_tokens: ")
+
+
+async def test_user_config_is_used_once_all_replicas_have_it() -> None:
+    setup = Setup(m=application())
+    await setup.watcher.refresh()
+    changed = application(user_config={"default_max_tokens": 20})
+    setup.cluster.applications["m"] = {**changed, "status": "DEPLOYING"}
+    await setup.watcher.refresh()
+    during = setup.entry.text.default_max_tokens
+    setup.cluster.applications["m"] = changed
+
+    await setup.watcher.refresh()
+
+    assert (during, setup.entry.text.default_max_tokens) == (None, 20)
 
 
 async def test_failed_look_up_keeps_the_models_known_before(

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from typing import Any
 
 from api.registry import TextOptions
@@ -29,6 +30,30 @@ def test_parameters_without_effect_are_unsupported() -> None:
 
     assert options_of().unsupported == {"reasoning_effort", "chat_template_kwargs"}
     assert able.unsupported == frozenset()
+
+
+def test_options_follow_user_config() -> None:
+    model = DiscoveredModel(
+        "a", "m", "llm", "ready", None, 0, {"id": "m", "source": "fake:", "adapters_dir": "/a"}
+    )
+    changed = to_text_options(
+        replace(
+            model,
+            user_config={
+                "adapters": [{"id": "a", "source": "/a"}],
+                "default_max_tokens": 5,
+                "stream_usage": "last_chunk",
+                "template_options": ["enable_thinking"],
+            },
+        )
+    )
+
+    assert changed.adapters == ("a",)
+    assert changed.default_max_tokens == 5
+    assert changed.usage_placement == "last_chunk"
+    assert changed.template_options == {"enable_thinking"}
+    assert changed.unsupported == {"reasoning_effort"}
+    assert changed.fingerprint != to_text_options(model).fingerprint
 
 
 def test_fingerprint_changes_with_the_configuration_only() -> None:

@@ -1,8 +1,9 @@
 import asyncio
+from pathlib import Path
 
 import pytest
 
-from api.errors import EngineError
+from api.errors import EngineError, ModelNotFoundError, OverloadedError
 from api.ports.stream import TextDelta
 from api.ports.text import Generation, Sampling
 from deployments.config.llm import LlmArgs
@@ -91,3 +92,28 @@ async def test_deleted_replica_leaves_no_task() -> None:
 
     assert during > before
     assert asyncio.all_tasks() == before
+
+
+async def test_adapters_change_without_a_restart(tmp_path: Path) -> None:
+    args = ARGS.model_copy(update={"adapters_dir": "/none"})
+    async with running_replica(LlmReplica, args) as replica:
+        replica.reconfigure({"adapters": [{"id": "loud", "source": str(tmp_path)}]}, None)
+        loaded = await replica._adapters.get("loud")
+        replica.reconfigure(None, None)
+        with pytest.raises(ModelNotFoundError):
+            await replica._adapters.get("loud")
+
+    assert loaded == "loud"
+
+
+async def test_queue_changes_without_a_restart() -> None:
+    args = LlmArgs(id="m", source="fake:", engine={"tokens_per_s": 1000, "max_num_seqs": 1})
+    async with running_replica(LlmReplica, args) as replica, leasing(replica) as pool:
+        running = asyncio.ensure_future(LlmHandle(pool).complete(ENDLESS))
+        await until(lambda: replica._engine.unfinished_requests == 1)
+
+        replica.reconfigure({"max_waiting": 0}, None)
+        with pytest.raises(OverloadedError):
+            await LlmHandle(pool).complete(GENERATION)
+        running.cancel()
+        await until(lambda: replica._engine.unfinished_requests == 0)

@@ -50,6 +50,16 @@ async def test_changed_files_are_another_adapter(tmp_path: Path) -> None:
     assert (before, await adapters.get("a")) == ("a#1", "a#2")
 
 
+async def test_replaced_source_is_another_adapter(tmp_path: Path) -> None:
+    make_adapter(tmp_path / "a"), make_adapter(tmp_path / "other")
+    adapters = Adapters(args_for(tmp_path, "a"), Loads())
+    before = await adapters.get("a")
+    moved = AdapterArgs(id="a", source=str(tmp_path / "other"))
+    adapters.args = adapters.args.model_copy(update={"adapters": (moved,)})
+
+    assert (before, await adapters.get("a")) == ("a#1", "a#2")
+
+
 @pytest.mark.parametrize("name", ["x", "../a", "/etc/passwd", ""])
 async def test_a_name_is_no_path(tmp_path: Path, name: str) -> None:
     make_adapter(tmp_path / "a")

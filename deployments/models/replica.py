@@ -1,0 +1,45 @@
+"""What the replicas of all kinds of models share: how they are called, and how they change."""
+
+from typing import Any, Generic, TypeVar
+
+from deployments.config.base import ModelArgs
+from deployments.config.user_config import LiveArgs
+from deployments.models.fair_queue import FairQueue
+from deployments.models.leases import Leases
+from deployments.transport.token_messages import ReplyTo, StreamEnd
+
+Arguments = TypeVar("Arguments", bound=ModelArgs)
+
+
+class ModelReplica(Generic[Arguments]):
+    """A replica that ingress replicas call by leases."""
+
+    _leases: Leases
+    _queue: FairQueue
+    _args: LiveArgs[Arguments]
+
+    async def lease(
+        self, lease_id: bytes, method: str, request: Any, reply_to: ReplyTo
+    ) -> StreamEnd[Any] | None:
+        """Answer requests of one ingress replica; cancelling the call ends the one that is running.
+
+        Args:
+            lease_id: secret of the lease.
+            method: name of the first request's method, among those of `Leases`.
+            request: the first request.
+            reply_to: where its deltas and its result go.
+
+        Returns, raises: see `Leases.serve`.
+        """
+        return await self._leases.serve(lease_id, method, request, reply_to)
+
+    def reconfigure(self, user_config: Any, rank: Any) -> None:
+        """Apply Serve's `user_config`: after the constructor, and whenever it has changed.
+
+        `rank` is there because Serve tells only methods that take it that `user_config` is gone.
+        """
+        self._apply(self._args.update(user_config))
+
+    def _apply(self, args: Arguments) -> None:
+        """Use the arguments that may change."""
+        self._queue.max_waiting = args.max_waiting
