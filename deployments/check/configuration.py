@@ -19,7 +19,11 @@ from deployments.config.ingress import IngressArgs
 from deployments.config.ledger import LedgerArgs
 from deployments.config.llm import LlmArgs
 from deployments.config.stream_deadlines import DRAINING_S, HARD_STOP_VARIABLE, find_hard_stop_s
-from deployments.config.user_config import find_user_config_problems
+from deployments.config.user_config import (
+    UserConfigError,
+    apply_user_config,
+    find_user_config_problems,
+)
 from deployments.discovery import DEPLOYMENTS, KINDS, LEDGER, LEDGER_PATH
 
 _INGRESS = "deployments.app:ingress"
@@ -119,8 +123,7 @@ def _application_problems(application: Mapping[str, Any], path: str) -> Iterator
     yield from _user_config_problems(_ARGS[import_path], args, live)
     if import_path == _INGRESS:
         yield from _ingress_problems(application, path)
-        for place, limits in _limits(args, live, path):
-            yield from _deadline_problems(limits, place)
+        yield from _deadline_problems(args, [(f"{path}.args", None), *live])
     if import_path in KINDS and isinstance(args.get("id"), str):
         yield from _model_problems(application, args, path)
 
@@ -149,23 +152,22 @@ def _ingress_problems(application: Mapping[str, Any], path: str) -> Iterator[str
         yield f"{path}.route_prefix: must be /: clients request /v1/…"
 
 
-def _limits(
-    args: Mapping[str, Any], live: list[tuple[str, Any]], path: str
-) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield each block `limits` of the ingress, and where it stands."""
-    for place, values in [(f"{path}.args", args), *live]:
-        if isinstance(values, dict) and isinstance(limits := values.get("limits"), dict):
-            yield f"{place}.limits", limits
-
-
-def _deadline_problems(limits: Mapping[str, Any], path: str) -> Iterator[str]:
-    timeout_s = limits.get("request_timeout_s")
+def _deadline_problems(args: Mapping[str, Any], live: list[tuple[str, Any]]) -> Iterator[str]:
+    """Yield each deadline of requests that HAProxy would not wait for."""
     hard_stop_s = find_hard_stop_s()
-    if isinstance(timeout_s, int | float) and timeout_s + DRAINING_S > hard_stop_s:
-        yield (
-            f"{path}.request_timeout_s: HAProxy cuts streams {hard_stop_s:g} s after a reload; set "
-            f"{HARD_STOP_VARIABLE} to {timeout_s + DRAINING_S:g} or more"
-        )
+    longest_s = hard_stop_s - DRAINING_S
+    for path, user_config in live:
+        try:
+            deployed = apply_user_config(IngressArgs.model_validate(args), user_config)
+        except (ValidationError, UserConfigError):
+            continue  # reported already
+        timeout_s = deployed.limits.request_timeout_s
+        if timeout_s > longest_s:
+            longest_s = timeout_s  # what `user_config` leaves as it is, is named once
+            yield (
+                f"{path}.limits.request_timeout_s: HAProxy cuts streams {hard_stop_s:g} s after a "
+                f"reload; set {HARD_STOP_VARIABLE} to {timeout_s + DRAINING_S:g} or more"
+            )
 
 
 def _model_problems(application: Mapping[str, Any], args: Any, path: str) -> Iterator[str]:

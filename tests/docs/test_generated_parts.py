@@ -1,6 +1,6 @@
 """The generated parts of the documents are what `scripts/docs` would write now."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import pytest
 from pydantic import BaseModel, Field
@@ -23,6 +23,8 @@ class Inner(BaseModel):
 
 
 class Outer(BaseModel):
+    live_keys: ClassVar = frozenset({"mode", "inner", "items"})
+
     mode: Literal["a", "b"] = Field("a", description="a|b")
     size: int = Field(65_536, ge=1, le=100_000, description="a size")
     inner: Inner | None = Field(None, description="a mapping")
@@ -48,14 +50,14 @@ def test_every_key_has_a_description(model: type[BaseModel]) -> None:
 
 def test_table_has_a_row_for_each_key_of_nested_models() -> None:
     assert list(to_table(Outer))[2:] == [
-        "| `mode` | `a`, `b` | `a` | a\\|b |",
-        "| `size` | integer ≥ 1, ≤ 100_000 | `65_536` | a size |",
-        "| `inner` | mapping | `null` | a mapping |",
-        "| `inner.folder` | text | **required** | a folder |",
-        "| `by_name` | mapping of mapping | `{}` | by name |",
-        "| `by_name.*.folder` | text | **required** | a folder |",
-        "| `items` | list of mapping | `[]` | a list |",
-        "| `items[].folder` | text | **required** | a folder |",
+        "| `mode` | `a`, `b` | `a` | ✓ | a\\|b |",
+        "| `size` | integer ≥ 1, ≤ 100_000 | `65_536` |  | a size |",
+        "| `inner` | mapping | `null` | ✓ | a mapping |",
+        "| `inner.folder` | text | **required** | ✓ | a folder |",
+        "| `by_name` | mapping of mapping | `{}` |  | by name |",
+        "| `by_name.*.folder` | text | **required** |  | a folder |",
+        "| `items` | list of mapping | `[]` | ✓ | a list |",
+        "| `items[].folder` | text | **required** | ✓ | a folder |",
     ]
 
 

@@ -294,6 +294,16 @@ def test_streams_longer_than_haproxy_lets_them_last_are_named(
     ]
 
 
+def test_deadline_is_named_once_and_its_default_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(HARD_STOP_VARIABLE, "120")
+    live = {"limits": {"max_choices": 3}}
+
+    assert problems(put("applications", INGRESS, "deployments", 0, "user_config", live)) == [
+        "applications[0].args.limits.request_timeout_s: HAProxy cuts streams 120 s after a reload; "
+        "set RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S to 660 or more"
+    ]
+
+
 @pytest.mark.parametrize(("hard_stop", "count"), [("3660", 0), ("3659", 1), ("soon", 1)])
 def test_time_that_haproxy_lets_streams_last_is_the_environments(
     hard_stop: str, count: int, monkeypatch: pytest.MonkeyPatch
