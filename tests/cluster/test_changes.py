@@ -4,6 +4,7 @@ import asyncio
 import collections
 import contextlib
 import copy
+import json
 import os
 import signal
 import time
@@ -193,6 +194,29 @@ async def test_version_that_cannot_run_leaves_the_one_before_in_service(
     assert reason in (service.home / "logs" / "serve.log").read_text()
     assert service.ready()["echo"] == {"kind": "llm", "state": "ready", "message": None}
     assert pids(service) & before == before
+
+
+async def test_requests_that_wait_for_a_model_fail_with_it(service: Service) -> None:
+    """Its cold start would let streams wait for 300 s."""
+    working = service.config["applications"]
+    gone = application("gone", "llm", "LLM", source="/no/such/folder")
+    body = {"model": "gone", "prompt": "a", "stream": True}
+    async with new_client(service) as client:
+
+        async def wait_for_it() -> list[str]:
+            async with client.stream("POST", "/v1/completions", json=body) as response:
+                return [line async for line in response.aiter_lines() if line]
+
+        await asyncio.to_thread(service.deploy, [*working, gone])
+        await asyncio.to_thread(wait_until, lambda: "gone" in service.ready(), 20)
+        state = service.ready()["gone"]["state"]
+        lines = await asyncio.wait_for(wait_for_it(), 60)
+    await asyncio.to_thread(service.deploy, working)
+    await asyncio.to_thread(wait_until, lambda: "gone" not in service.ready(), 20)
+
+    assert state == "starting"
+    assert lines[0] == ": the model is being loaded"
+    assert json.loads(lines[-1].removeprefix("data: "))["error"]["code"] == "model_unavailable"
 
 
 async def test_change_of_the_number_of_ingress_replicas_cuts_no_stream(service: Service) -> None:
