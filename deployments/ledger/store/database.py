@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import os
 import sqlite3
 import time
@@ -19,7 +20,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from deployments.config.urls import to_async_url
 from deployments.home import find_home
 from deployments.ledger.store.errors import StoreError
-from deployments.ledger.store.schema_version import is_current, upgrade
+from deployments.ledger.store.schema_version import compare, upgrade
+
+logger = logging.getLogger(__name__)
 
 VARIABLE = "TRIPTYCH_DATABASE_URL"
 _TIMEOUT_S = 5
@@ -52,6 +55,7 @@ class Database:
         else:
             self._engine = _postgresql_engine(self._url)
         self._writer = self._engine.execution_options(**{_IS_WRITING: True})
+        self._has_warned = False
 
     def __repr__(self) -> str:
         """Show the URL without the password."""
@@ -78,14 +82,19 @@ class Database:
             yield connection
 
     async def migrate(self) -> None:
-        """Migrate the tables to this version of the code; several processes may do it at once.
+        """Migrate older tables to this version of the code; several processes may do it at once.
+
+        Newer tables are used as they are, if this version of the code may use them.
 
         Raises:
-            StoreError: the migration failed, or a newer version of the code has migrated them.
+            StoreError: the migration failed, or the tables are too new for this version.
         """
         async with self.reading() as connection:
-            if await connection.run_sync(is_current):
-                return
+            age = await connection.run_sync(compare)
+        if age == "newer":
+            self._warn_once()
+        if age != "older":
+            return
         async with self.writing() as connection:
             if connection.dialect.name == "postgresql":
                 await connection.execute(
@@ -96,6 +105,14 @@ class Database:
     async def close(self) -> None:
         """Close all connections."""
         await self._engine.dispose()
+
+    def _warn_once(self) -> None:
+        if not self._has_warned:
+            self._has_warned = True
+            logger.warning(
+                "the database was migrated by a newer version of Triptych; this version goes on "
+                "with it"
+            )
 
     @asynccontextmanager
     async def _transaction(self, engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:

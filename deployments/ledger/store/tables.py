@@ -44,6 +44,7 @@ changes = Table(
     Column("id", Integer, primary_key=True, autoincrement=False),  # always 1
     Column("version", BigInteger, nullable=False),
     Column("pepper_mark", LargeBinary, key="pepper_fingerprint"),  # `to_pepper_fingerprint`
+    Column("min_reader", Text, nullable=False),  # the oldest revision whose code may use the tables
 )
 """One row, whose version grows with every change of a key."""
 
@@ -78,3 +79,24 @@ usage = Table(
     Index("usage_by_time", "time_s"),
 )
 """The fields of `UsageRecord` and the day."""
+
+usage_days = Table(
+    "usage_days",
+    metadata,
+    Column("day", Integer, primary_key=True, autoincrement=False),  # days since 1970-01-01, UTC
+    Column("key_id", Text, primary_key=True),
+    Column("tenant", Text, primary_key=True),
+    Column("user", Text, primary_key=True),  # "" for none
+    Column("model", Text, primary_key=True),
+    Column("kind", Text, primary_key=True),
+    Column("requests", BigInteger, nullable=False),
+    Column("errors", BigInteger, nullable=False),
+    Column("prompt_tokens", BigInteger, nullable=False),
+    Column("cached_tokens", BigInteger, nullable=False),
+    Column("completion_tokens", BigInteger, nullable=False),
+    Column("reasoning_tokens", BigInteger, nullable=False),
+    Column("images", BigInteger, nullable=False),
+    Column("image_steps", BigInteger, nullable=False),
+    Column("image_pixel_steps", BigInteger, nullable=False),
+)
+"""Sums over records that are no longer in `usage`; each record is in one of the two tables."""

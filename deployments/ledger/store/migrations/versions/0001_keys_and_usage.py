@@ -15,6 +15,7 @@ from sqlalchemy import (
 
 revision = "0001"
 down_revision = None
+min_reader = "0001"
 
 
 def upgrade() -> None:
