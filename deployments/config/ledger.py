@@ -26,6 +26,12 @@ class LedgerArgs(Args):
         None, description="file of JSON lines; without it `logs/audit.jsonl` in the home folder"
     )
     poll_interval_s: float = Field(1.0, gt=0, description="how often to look for changed keys")
+    usage_retention_days: int = Field(
+        90,
+        ge=1,
+        description="days until the records of single requests are summed up by day; today does "
+        "not count",
+    )
 
     @field_validator("database")
     @classmethod

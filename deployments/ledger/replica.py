@@ -9,6 +9,7 @@ import logging
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +29,12 @@ from deployments.ledger.limits.sqlite_state import SqliteState
 from deployments.ledger.limits.store import LimitStore
 from deployments.ledger.pepper import load_pepper
 from deployments.ledger.recorder import Recorder
+from deployments.ledger.retention import UsageRetention
 from deployments.ledger.server import LedgerServer
 from deployments.ledger.store.database import Database, default_url
 from deployments.ledger.store.errors import StoreError
 from deployments.ledger.store.keys import KeyStore
+from deployments.ledger.store.roll_up import roll_up
 from deployments.ledger.store.usage import UsageStore
 from deployments.observability.logs import configure_logs
 
@@ -66,9 +69,13 @@ class LedgerReplica:
             poll_interval_s=args.poll_interval_s,
             reseed_interval_s=_RESEED_INTERVAL_S if args.redis else None,
         )
+        retention = UsageRetention(
+            self._keys.prepare, partial(roll_up, database), args.usage_retention_days
+        )
         self._tasks = [
             asyncio.create_task(self._publisher.run()),
             asyncio.create_task(ConfigAudit(audit, fetch_details).run()),
+            asyncio.create_task(retention.run()),
         ]
 
     async def address(self) -> LedgerAddress:

@@ -1,44 +1,25 @@
-"""The usage records in the database: stored in groups, summed up for reports and quotas."""
+"""The usage in the database: records stored in groups, summed up for reports and quotas."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import fields
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Row, Select, case, func, select
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.sql.elements import ColumnElement
 
 from api.ports.administration import GroupBy, UsageQuery, UsageRow
 from deployments.ledger.records import UsageRecord
 from deployments.ledger.store.database import Database
 from deployments.ledger.store.tables import keys, usage
+from deployments.ledger.store.used import DAY_S, SUMS, used_between
 
-_DAY_S = 86_400
 _EPOCH = date(1970, 1, 1)
 _MAX_CHARS = 256
 _MEMBERS = tuple(field.name for field in fields(UsageRecord))
 _UNSTORABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 """Control characters and lone surrogates: PostgreSQL rejects some, terminals obey others."""
-
-_GROUPS: Mapping[GroupBy, tuple[ColumnElement[Any], ...]] = {
-    "day": (usage.c.day,),
-    "key": (usage.c.key_id, keys.c.name.label("key_name")),
-    "tenant": (usage.c.tenant,),
-    "user": (usage.c.user,),
-    "model": (usage.c.model,),
-    "kind": (usage.c.kind,),
-}
-_SUMMED = (
-    "prompt_tokens",
-    "cached_tokens",
-    "completion_tokens",
-    "reasoning_tokens",
-    "images",
-    "image_steps",
-    "image_pixel_steps",
-)
 
 
 class UsageStore:
@@ -73,7 +54,7 @@ class UsageStore:
             return set(found.scalars())
 
     async def report_usage(self, query: UsageQuery) -> list[UsageRow]:
-        """Sum up records, in the order of the fields grouped by."""
+        """Sum up usage, in the order of the fields grouped by; see `used_between`."""
         async with self._database.reading() as connection:
             rows = [_to_usage_row(row) for row in await connection.execute(_to_select(query))]
         # Not sorted by the database: each kind of database orders text differently.
@@ -84,13 +65,14 @@ class UsageStore:
         today = datetime.fromtimestamp(now_s, UTC).date()
         first = today.replace(day=1)
         following = (first + timedelta(days=31)).replace(day=1)
-        tokens = usage.c.prompt_tokens + usage.c.completion_tokens
-        of_today = case((usage.c.day == (today - _EPOCH).days, tokens), else_=0)
+        columns = ("day", "key_id", "kind", "prompt_tokens", "completion_tokens")
+        used = used_between(_to_unix(first), _to_unix(following), columns)
+        tokens = used.c.prompt_tokens + used.c.completion_tokens
+        of_today = case((used.c.day == (today - _EPOCH).days, tokens), else_=0)
         query = (
-            select(usage.c.key_id, func.sum(of_today), func.sum(tokens))
-            .where(usage.c.time_s >= _to_unix(first), usage.c.time_s < _to_unix(following))
-            .where(usage.c.kind != "diffusion")
-            .group_by(usage.c.key_id)
+            select(used.c.key_id, func.sum(of_today), func.sum(tokens))
+            .where(used.c.kind != "diffusion")
+            .group_by(used.c.key_id)
         )
         async with self._database.reading() as connection:
             rows = (await connection.execute(query)).all()
@@ -103,7 +85,7 @@ def clean(text: str) -> str:
 
 
 def _to_row(record: UsageRecord) -> dict[str, Any]:
-    row: dict[str, Any] = {"day": int(record.time_s // _DAY_S)}
+    row: dict[str, Any] = {"day": int(record.time_s // DAY_S)}
     for name in _MEMBERS:  # `asdict` copies each value, which takes longer than to write it
         value = getattr(record, name)
         row[name] = clean(value) if isinstance(value, str) else value
@@ -111,35 +93,35 @@ def _to_row(record: UsageRecord) -> dict[str, Any]:
 
 
 def _to_select(query: UsageQuery) -> Select[Any]:
-    groups = [column for name in query.group_by for column in _GROUPS[name]]
-    sums = [func.coalesce(func.sum(usage.c[name]), 0).label(name) for name in _SUMMED]
-    counts = [func.count().label("requests"), func.count(usage.c.error_code).label("errors")]
-    statement = (
-        select(*groups, *counts, *sums)
-        .select_from(usage.outerjoin(keys, usage.c.key_id == keys.c.id))
-        .where(usage.c.time_s >= query.from_s, usage.c.time_s < query.to_s)
-        .group_by(*groups)
-    )
-    filters = {"key_id": query.key_id, "tenant": query.tenant, "model": query.model}
-    for name, wanted in filters.items():
-        if wanted is not None:
-            statement = statement.where(usage.c[name] == clean(wanted))
-    return statement
+    wanted = {"key_id": query.key_id, "tenant": query.tenant, "model": query.model}
+    equal = {name: clean(value) for name, value in wanted.items() if value is not None}
+    columns = _to_columns(query.group_by)
+    used = used_between(query.from_s, query.to_s, [*columns, *SUMS], equal)
+    groups = [used.c[name] for name in columns]
+    sums = [func.coalesce(func.sum(used.c[name]), 0).label(name) for name in SUMS]
+    if "key" not in query.group_by:
+        return select(*groups, *sums).group_by(*groups)
+    groups.append(keys.c.name.label("key_name"))
+    joined = used.outerjoin(keys, used.c.key_id == keys.c.id)
+    return select(*groups, *sums).select_from(joined).group_by(*groups)
+
+
+def _to_columns(group_by: Sequence[GroupBy]) -> list[str]:
+    return ["key_id" if name == "key" else name for name in group_by]
 
 
 def _to_usage_row(row: Row[Any]) -> UsageRow:
     members = dict(row._mapping)
     if "day" in members:
         members["day"] = (_EPOCH + timedelta(days=members["day"])).isoformat()
-    for name in _SUMMED:
+    for name in SUMS:
         members[name] = int(members[name])  # PostgreSQL's sums of integers are decimals
     return UsageRow(**members)
 
 
 def _order(row: UsageRow, group_by: Sequence[GroupBy]) -> tuple[str, ...]:
-    fields = ["key_id" if name == "key" else name for name in group_by]
-    return tuple(getattr(row, field) or "" for field in fields)
+    return tuple(getattr(row, name) or "" for name in _to_columns(group_by))
 
 
 def _to_unix(day: date) -> int:
-    return (day - _EPOCH).days * _DAY_S
+    return (day - _EPOCH).days * DAY_S

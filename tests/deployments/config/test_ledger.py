@@ -29,3 +29,9 @@ def test_urls_of_stores_are_kept_as_they_are() -> None:
     args = {"database": "postgresql://u:p@h/d", "redis": "rediss://u:p@h:1/2"}
 
     assert LedgerArgs.model_validate(args).model_dump(include=set(args)) == args
+
+
+@pytest.mark.parametrize("days", [0, -1])
+def test_records_are_kept_for_a_day_at_least(days: int) -> None:
+    with pytest.raises(ValidationError, match="usage_retention_days"):
+        LedgerArgs(usage_retention_days=days)

@@ -1,11 +1,13 @@
 """The ledger's replica, without Ray."""
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import select
 
 from api.errors import KeyNotFoundError, UnavailableError
 from api.ports.administration import UsageQuery
@@ -14,6 +16,9 @@ from deployments.ledger import replica as ledger_replica
 from deployments.ledger.client import LedgerClient
 from deployments.ledger.protocol import KeySet
 from deployments.ledger.replica import LedgerReplica
+from deployments.ledger.store.database import Database
+from deployments.ledger.store.tables import usage
+from deployments.ledger.store.usage import UsageStore
 from tests.helpers.ledger_cluster import make_record, until
 from tests.helpers.replicas import running_replica
 
@@ -78,6 +83,27 @@ async def test_finished_request_is_in_the_usage_report():
         (row,) = await replica.administer("report_usage", query)
 
     assert (row.requests, row.prompt_tokens) == (1, 3)
+
+
+async def test_old_usage_is_rolled_up_and_still_reported(home: Path):
+    database = Database(f"sqlite:///{home / 'triptych.db'}")
+    await database.migrate()
+    await UsageStore(database).add([make_record(prompt_tokens=3, time_s=0)])
+    async with open_ledger() as (replica, _, _):
+        await until_rolled_up(database)
+        (row,) = await replica.administer("report_usage", UsageQuery(0, 1, group_by=("day",)))
+
+    assert (row.day, row.requests, row.prompt_tokens) == ("1970-01-01", 1, 3)
+    await database.close()
+
+
+async def until_rolled_up(database: Database) -> None:
+    async with asyncio.timeout(5):
+        while True:
+            async with database.reading() as connection:
+                if not (await connection.execute(select(usage.c.id))).all():
+                    return
+            await asyncio.sleep(0.01)
 
 
 async def test_unusable_database_raises_unavailable(home: Path):

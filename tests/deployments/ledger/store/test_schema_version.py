@@ -14,6 +14,7 @@ from deployments.ledger.store import migrations
 from deployments.ledger.store.database import Database
 from deployments.ledger.store.errors import StoreError
 from deployments.ledger.store.keys import KeyStore
+from deployments.ledger.store.roll_up import roll_up
 from deployments.ledger.store.tables import changes
 from deployments.ledger.store.usage import UsageStore
 from tests.helpers.ledger_cluster import make_record
@@ -99,9 +100,10 @@ async def test_newer_tables_are_used_if_their_min_reader_is_known(database: Data
     await keys.prepare()
     key = (await keys.create_key({"name": "app"})).key
     changed = await keys.change_key("app", {"tenant": "acme"})
-    await usage.add([make_record(key_id=key.id, prompt_tokens=3)])
+    await usage.add([make_record(key_id=key.id, prompt_tokens=3, time_s=0)])
 
     assert await keys.list_keys() == [changed]
+    assert await roll_up(database, before_day=1) == 1
     (row,) = await usage.report_usage(EVER)
     assert (row.key_name, row.requests, row.prompt_tokens) == ("app", 1, 3)
 
