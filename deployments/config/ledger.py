@@ -9,6 +9,8 @@ from deployments.config.urls import to_async_url
 class LedgerArgs(Args):
     """Where keys, limits and usage are kept."""
 
+    live_keys = frozenset({"usage_retention_days"})
+
     # Errors are logged, and a URL may contain a password.
     model_config = ConfigDict(hide_input_in_errors=True)
 

@@ -18,6 +18,7 @@ from ray import serve
 
 from api.errors import UnavailableError
 from deployments.config.ledger import LedgerArgs
+from deployments.config.user_config import LiveArgs
 from deployments.discovery import fetch_details
 from deployments.home import find_home
 from deployments.ledger.address import LedgerAddress
@@ -69,14 +70,22 @@ class LedgerReplica:
             poll_interval_s=args.poll_interval_s,
             reseed_interval_s=_RESEED_INTERVAL_S if args.redis else None,
         )
-        retention = UsageRetention(
+        self._args = LiveArgs(args)
+        self._retention = UsageRetention(
             self._keys.prepare, partial(roll_up, database), args.usage_retention_days
         )
         self._tasks = [
             asyncio.create_task(self._publisher.run()),
             asyncio.create_task(ConfigAudit(audit, fetch_details).run()),
-            asyncio.create_task(retention.run()),
+            asyncio.create_task(self._retention.run()),
         ]
+
+    def reconfigure(self, user_config: Any, rank: Any) -> None:
+        """Apply Serve's `user_config`: after the constructor, and whenever it has changed.
+
+        `rank` is there because Serve tells only methods that take it that `user_config` is gone.
+        """
+        self._retention.days = self._args.update(user_config).usage_retention_days
 
     async def address(self) -> LedgerAddress:
         """Where clients connect, and with which token."""

@@ -34,14 +34,14 @@ class UsageRetention:
             prepare: migrates the database; called at each turn.
             roll_up: rolls up some records from before a day, given as days since 1970-01-01;
                 returns how many, 0 if there were none.
-            days: how many UTC days before today keep their records.
+            days: how many UTC days before today keep their records; may be replaced.
             interval_s: pause between two turns.
             pause_s: pause between two calls of `roll_up`, in which others can write.
             clock: Unix time.
         """
         self._prepare = prepare
         self._roll_up = roll_up
-        self._days = days
+        self.days = days
         self._interval_s = interval_s
         self._pause_s = pause_s
         self._clock = clock
@@ -59,7 +59,7 @@ class UsageRetention:
 
     async def _take_turn(self) -> None:
         await self._prepare()
-        before_day = day_of(self._clock()) - self._days
+        before_day = day_of(self._clock()) - self.days
         total = 0
         while count := await self._roll_up(before_day):
             total += count

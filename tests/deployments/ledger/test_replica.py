@@ -120,3 +120,14 @@ async def test_counters_are_zero_at_rest():
     assert stats.pop("pid")
     assert stats.pop("clients") == 1
     assert set(stats.values()) == {0}
+
+
+async def test_retention_changes_without_a_restart():
+    async with open_ledger() as (replica, _, _):
+        replica.reconfigure({"usage_retention_days": 7}, None)
+        changed = replica._retention.days
+        replica.reconfigure({"usage_retention_days": 0}, None)
+        refused = replica._retention.days
+        replica.reconfigure(None, None)
+
+        assert (changed, refused, replica._retention.days) == (7, 7, 90)
