@@ -23,7 +23,7 @@ from tests.helpers.streams import StreamResult, new_client, read
 
 pytestmark = pytest.mark.cluster
 
-DURATION_S = float(os.environ.get("CHANGES_S", "120"))
+DURATION_S = float(os.environ.get("CHANGES_S", "180"))
 SEED = int(os.environ.get("CHANGES_SEED", "16"))
 STREAMS = 20
 TOKENS_PER_S = 10
