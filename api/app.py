@@ -20,7 +20,7 @@ from api.embeddings.endpoint import EmbeddingDialect
 from api.embeddings.reranking import prepare_rerank, prepare_score
 from api.endpoint import Dialect, Endpoint
 from api.errors import MethodNotAllowedError, RouteNotFoundError
-from api.health import Health, Ready
+from api.health import READY_PATH, Health, Ready
 from api.images.edits import EditDialect
 from api.images.files import PUBLIC_PATH, ImageFile
 from api.images.generations import GenerationDialect
@@ -67,7 +67,8 @@ def create_app(
     """
     routes = [
         Route("/health", Health(), methods=["GET"]),
-        Route("/ready", Ready(models, keys), methods=["GET"]),
+        Route("/ready", ready := Ready(models, keys), methods=["GET"]),
+        Route("/ready/{model_id:path}", ready, methods=["GET"]),
         *_model_routes(models, services),
         *(_administration_routes(administration, services) if administration else ()),
     ]
@@ -78,7 +79,7 @@ def create_app(
             AuthMiddleware,
             keys=keys,
             public_paths=PUBLIC_PATHS,
-            public_pattern=PUBLIC_PATH if services.image_store else None,
+            public_patterns=[READY_PATH, *([PUBLIC_PATH] if services.image_store else ())],
         ),
     ]
     app = Starlette(

@@ -1,12 +1,21 @@
-"""`GET /health`: whether this process is alive. `GET /ready`: whether every model is ready."""
+"""`GET /health`: whether this process is alive. `GET /ready`: whether models are ready.
 
+`/ready` is about all models, `/ready/MODEL` and `/ready?model=MODEL` (also several) about those.
+"""
+
+import re
+from collections.abc import Sequence
 from typing import Any
 
+from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
 from api.access.key_ring import Keys
 from api.http.response import send_json
-from api.registry import Models
+from api.registry import ModelEntry, Models, model_not_found
+
+READY_PATH = re.compile(r"/ready/(?!(?:.*/)?\.\.?(?:/|$)).+")
+"""The paths of single models; those that lead elsewhere are none."""
 
 
 class Health:
@@ -18,7 +27,7 @@ class Health:
 
 
 class Ready:
-    """Answers 200 when keys are loaded and every model takes requests, else 503 with reasons."""
+    """Answers 200 when keys are loaded and the models take requests, else 503 with reasons."""
 
     def __init__(self, models: Models, keys: Keys | None) -> None:
         """Report on `models`, and on `keys` unless authentication is off."""
@@ -26,23 +35,45 @@ class Ready:
         self._keys = keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
+        """Answer one request.
+
+        Raises:
+            ModelNotFoundError: the request names a model that is not configured.
+        """
+        entries = self._find(_to_names(scope))
         states = {
             entry.id: {"kind": entry.kind, "state": entry.state, "message": entry.message}
-            for entry in self._models.current
+            for entry in entries
         }
-        status = self._status()
+        status = self._to_status(entries)
         body: dict[str, Any] = {"status": status, "models": states}
         if self._keys is not None:
             body["keys"] = {"state": _to_state(self._keys), "message": self._keys.note}
         await send_json(send, body, 200 if status == "ready" else 503)
 
-    def _status(self) -> str:
-        states = {entry.state for entry in self._models.current}
+    def _find(self, names: Sequence[str]) -> list[ModelEntry]:
+        """Find the named models, or all; none before the models have been loaded once."""
+        registry = self._models.current
+        if not names or not self._models.is_known:
+            return list(registry)
+        found = {name: registry.find(name) for name in names}
+        for name, entry in found.items():
+            if entry is None:
+                raise model_not_found(name)
+        return [entry for entry in found.values() if entry is not None]
+
+    def _to_status(self, entries: Sequence[ModelEntry]) -> str:
+        states = {entry.state for entry in entries}
         is_known = self._models.is_known and (self._keys is None or self._keys.is_known)
         if not is_known or "starting" in states:
             return "starting"
         return "failed" if "failed" in states else "ready"
+
+
+def _to_names(scope: Scope) -> list[str]:
+    if name := scope["path_params"].get("model_id"):
+        return [name]
+    return Request(scope).query_params.getlist("model")
 
 
 def _to_state(keys: Keys) -> str:

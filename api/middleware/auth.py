@@ -2,6 +2,7 @@
 
 import re
 import time
+from collections.abc import Sequence
 from typing import cast
 
 from starlette.datastructures import Headers
@@ -26,7 +27,7 @@ class AuthMiddleware:
         app: ASGIApp,
         keys: Keys | None,
         public_paths: frozenset[str],
-        public_pattern: re.Pattern[str] | None = None,
+        public_patterns: Sequence[re.Pattern[str]] = (),
     ) -> None:
         """Wrap an ASGI application.
 
@@ -34,12 +35,12 @@ class AuthMiddleware:
             app: the application to protect.
             keys: None turns authentication off.
             public_paths: exact paths that need no key.
-            public_pattern: matches whole paths that need no key, because they are secret.
+            public_patterns: each matches whole paths that need no key.
         """
         self._app = app
         self._keys = keys
         self._public_paths = public_paths
-        self._public_pattern = public_pattern
+        self._public_patterns = public_patterns
 
     async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
         """Check the key and store it in the scope.
@@ -53,9 +54,9 @@ class AuthMiddleware:
         await self._app(scope, receive, send)
 
     def _is_public(self, path: str) -> bool:
-        pattern = self._public_pattern
-        matches = pattern is not None and pattern.fullmatch(path) is not None
-        return path in self._public_paths or matches
+        return path in self._public_paths or any(
+            pattern.fullmatch(path) for pattern in self._public_patterns
+        )
 
 
 def _check(scope: AsgiScope, keys: Keys) -> Key:

@@ -12,8 +12,8 @@ def entry(model_id: str, state: State, message: str | None = None) -> ModelEntry
     return ModelEntry(model_id, "llm", state, FakeLlm(), 0, message)
 
 
-async def ask_ready(models: Models) -> Response:
-    return await request(create_app(models, None, Services()), "GET", "/ready")
+async def ask_ready(models: Models, path: str = "/ready") -> Response:
+    return await request(create_app(models, None, Services()), "GET", path)
 
 
 async def test_health_is_ok() -> None:
@@ -121,3 +121,46 @@ async def test_ready_changes_with_the_models() -> None:
     after = await request(app, "GET", "/ready")
 
     assert (before.status, after.status) == (503, 200)
+
+
+FLEET = Registry([entry("a", "ready"), entry("org/b", "starting"), entry("c", "idle")])
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "ids"),
+    [
+        ("/ready/a", 200, ["a"]),
+        ("/ready/org/b", 503, ["org/b"]),
+        ("/ready/c", 200, ["c"]),
+        ("/ready?model=a", 200, ["a"]),
+        ("/ready?model=org%2Fb", 503, ["org/b"]),
+        ("/ready?model=a&model=c", 200, ["a", "c"]),
+        ("/ready?model=a&model=org/b", 503, ["a", "org/b"]),
+        ("/ready", 503, ["a", "org/b", "c"]),
+    ],
+)
+async def test_named_models_are_all_that_count(path: str, status: int, ids: list[str]) -> None:
+    response = await ask_ready(Models(FLEET), path)
+
+    assert response.status == status
+    assert list(response.json()["models"]) == ids
+
+
+@pytest.mark.parametrize("path", ["/ready/x", "/ready?model=x", "/ready?model=a&model=x"])
+async def test_unknown_model_is_not_found(path: str) -> None:
+    response = await ask_ready(Models(FLEET), path)
+
+    assert response.error() == (404, "model_not_found", "model")
+
+
+async def test_named_model_is_starting_until_the_models_are_known() -> None:
+    response = await ask_ready(Models(), "/ready/a")
+
+    assert (response.status, response.json()["status"]) == (503, "starting")
+
+
+@pytest.mark.parametrize("path", ["/ready", "/ready/llm", "/ready?model=llm"])
+async def test_readiness_needs_no_key(path: str) -> None:
+    app = build_app(keys=keys_of(Key("k", "k", "t")))
+
+    assert (await request(app, "GET", path)).status in (200, 404)
