@@ -65,6 +65,7 @@ class FakeLlmEngine:
             words = [[word.upper() for word in prompt] for prompt in words]
         limits = [self._find_limit(prompt, sampling) for prompt in words]
         prompt_tokens = sum(map(len, words))
+        progress.usage = Usage(prompt_tokens)
         max_tokens = prompt_tokens + sampling.n * sum(limits)
         await progress.begin(max_tokens, size=len(words) * sampling.n)
         generated = [0]

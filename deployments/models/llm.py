@@ -11,6 +11,7 @@ from typing import Any, cast
 from ray import serve
 
 from api.ports.text import Completion, Generation
+from deployments.autoscaling import TOKENS
 from deployments.config.llm import LlmArgs
 from deployments.config.user_config import LiveArgs
 from deployments.engines.fakes import FakeLlmEngine
@@ -24,6 +25,7 @@ from deployments.models.engine_loading import load_engine
 from deployments.models.fair_queue import FairQueue
 from deployments.models.leases import Leases
 from deployments.models.lora_adapters import Adapters
+from deployments.models.pending_tokens import PendingTokens
 from deployments.models.replica import ModelReplica
 from deployments.transport.token_channel import StreamWriter
 
@@ -48,6 +50,7 @@ class LlmReplica(ModelReplica[LlmArgs]):
         self._accounting = RequestAccounting(args.id, "llm", self._queue, ledger)
         self._adapters = Adapters(args, self._engine.load_adapter)
         self._announce_adapter = _to_announcer(args)
+        self._tokens = PendingTokens()
 
     def _apply(self, args: LlmArgs) -> None:
         super()._apply(args)
@@ -56,7 +59,7 @@ class LlmReplica(ModelReplica[LlmArgs]):
     async def _complete(self, generation: Generation, writer: StreamWriter) -> Completion:
         """Generate the whole completion."""
         async with self._track(generation, writer) as request:
-            with writer:
+            with writer, self._tokens.counting(generation, request):
                 adapter = await self._find_adapter(generation)
                 completion = await self._engine.generate(generation, None, adapter, request)
             request.finish_reason = completion.choices[0].finish_reason
@@ -65,7 +68,7 @@ class LlmReplica(ModelReplica[LlmArgs]):
     async def _stream(self, generation: Generation, writer: StreamWriter) -> Completion:
         """Send the completion in deltas."""
         async with self._track(generation, writer) as request:
-            with writer:
+            with writer, self._tokens.counting(generation, request):
                 try:
                     adapter = await self._find_adapter(generation)
                     completion = await self._engine.generate(
@@ -94,6 +97,10 @@ class LlmReplica(ModelReplica[LlmArgs]):
         """The model's capabilities, as listed in `/v1/models`."""
         return self._engine.capabilities
 
+    async def record_autoscaling_stats(self) -> dict[str, int]:
+        """The metric that Serve polls and passes to `QueuedTokens`."""
+        return {TOKENS: self._tokens.total}
+
     async def stats(self) -> dict[str, int]:
         """Counts of open requests and streams; all but `pid`, `sockets` and `tasks` are 0 at rest.
 
@@ -102,6 +109,7 @@ class LlmReplica(ModelReplica[LlmArgs]):
         return {
             "pid": os.getpid(),
             "requests": self._engine.unfinished_requests,
+            "tokens": self._tokens.total,
             **self._leases.stats(),
             **self._accounting.stats(),
             "tasks": len(asyncio.all_tasks()),

@@ -232,7 +232,7 @@ async def test_idle_model_returns_200(path: str) -> None:
 
 @POSTS
 @given(members=st.dictionaries(st.sampled_from(NAMES) | st.text(max_size=5), VALUES, max_size=3))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 async def test_arbitrary_json_returns_200_or_400(path: str, members: dict[str, Any]) -> None:
     response = await request(build_app(), "POST", path, json_body={**REQUESTS[path], **members})
 
@@ -242,7 +242,7 @@ async def test_arbitrary_json_returns_200_or_400(path: str, members: dict[str, A
 
 @POSTS
 @given(body=st.binary(max_size=200))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 async def test_arbitrary_bytes_return_400(path: str, body: bytes) -> None:
     response = await request(build_app(), "POST", path, chunks=[body], headers=JSON)
 

@@ -1,4 +1,4 @@
-"""Replicas of an image model follow the pending steps, not the number of requests."""
+"""Replicas follow the pending steps of images and the tokens of texts, not the requests."""
 
 import asyncio
 import time
@@ -70,3 +70,42 @@ async def test_replicas_scale_with_pending_steps_and_not_with_requests(service: 
     )  # Serve takes half a minute to stop a replica
 
     assert (for_many_requests, for_many_steps) == (1, 2)
+
+
+def scaled_llm(target_tokens: int) -> dict[str, Any]:
+    added = application("scaled-llm", "llm", "LLM", engine={"tokens_per_s": 20})
+    policy = {
+        "policy_function": "deployments.autoscaling:QueuedTokens",
+        "policy_kwargs": {"target_tokens": target_tokens},
+    }
+    added["deployments"][0]["autoscaling_config"] = {
+        **AUTOSCALING,
+        "min_replicas": 1,
+        "policy": policy,
+    }
+    return added
+
+
+async def test_replicas_of_an_llm_scale_with_tokens_and_not_with_requests(service: Service):
+    """Five greetings are some 500 tokens, one long prompt is more than 2000."""
+    service.deploy([*APPLICATIONS, scaled_llm(target_tokens=1000)])
+    wait_until(lambda: service.ready().get("scaled-llm", {}).get("state") == "ready", 60)
+    headers = {"authorization": f"Bearer {service.key}"}
+
+    def count_replicas() -> int:
+        return len(service.replica_pids().get("scaled-llm", ()))
+
+    async def ask(client: httpx.AsyncClient, words: int, tokens: int) -> None:
+        body = {"model": "scaled-llm", "prompt": "a " * words, "max_tokens": tokens}
+        (await client.post("/v1/completions", json=body)).raise_for_status()
+
+    async with httpx.AsyncClient(base_url=service.url, headers=headers, timeout=60) as client:
+        await asyncio.gather(*(ask(client, 5, 100) for _ in range(5)))
+        for_many_requests = await asyncio.to_thread(count_replicas)
+        asking = asyncio.create_task(ask(client, 2000, 500))
+        await asyncio.to_thread(wait_until, lambda: count_replicas() == 2, 25)
+        await asking
+    service.deploy(APPLICATIONS)
+    wait_until(lambda: "scaled-llm" not in service.ready(), 30)
+
+    assert for_many_requests == 1

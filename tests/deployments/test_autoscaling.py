@@ -1,4 +1,4 @@
-"""The policy alone, and inside the factors and delays that Serve applies to every policy."""
+"""The policies alone, and inside the factors and delays that Serve applies to every policy."""
 
 import subprocess
 import sys
@@ -10,7 +10,7 @@ from ray.serve.autoscaling_policy import _apply_autoscaling_config
 from ray.serve.config import AutoscalingConfig, AutoscalingContext
 
 from deployments import autoscaling
-from deployments.autoscaling import IMAGE_STEPS, QueuedImageSteps
+from deployments.autoscaling import IMAGE_STEPS, TOKENS, QueuedImageSteps, QueuedTokens
 
 
 def context(
@@ -125,6 +125,22 @@ def test_upscaling_factor_of_serve_applies() -> None:
     config = AutoscalingConfig(max_replicas=8, upscaling_factor=0.5, upscale_delay_s=0)
 
     assert decided(context({"a": 500.0}, config=config, requests=1)) == 3
+
+
+def test_tokens_are_followed_as_steps_are() -> None:
+    policy = QueuedTokens(target_tokens=1000, request_tokens=100)
+    metrics = {TOKENS: {"a": 2000.0, "b": 400.0}, IMAGE_STEPS: {"a": 1e9}}
+
+    wanted, _ = policy(context(replicas=2, queued=1, requests=9, aggregated_metrics=metrics))
+
+    assert wanted == 2.5
+
+
+@pytest.mark.parametrize("name", ["target_tokens", "request_tokens"])
+@pytest.mark.parametrize("value", [0, -1, "many", None, True, float("nan"), float("inf")])
+def test_tokens_must_be_a_positive_number(name: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=f"{name} must be"):
+        QueuedTokens(**{"target_tokens": 1000, name: value})
 
 
 @pytest.mark.parametrize("name", ["target_steps", "request_steps"])

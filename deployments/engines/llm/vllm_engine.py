@@ -129,6 +129,7 @@ class VllmEngine:
             for each in rendered:
                 each.prompt["cache_salt"] = cache_salt
         prompt_tokens = sum(len(each.token_ids) for each in rendered)
+        progress.usage = Usage(prompt_tokens)
         max_tokens = prompt_tokens + sum(each.n * each.max_tokens for each in requests)
         await progress.begin(max_tokens, size=sum(each.n for each in requests))
         with self._stall_watch.working():

@@ -55,7 +55,7 @@ async def test_cancelled_stream_frees_the_engine() -> None:
         await stream.aclose()
         await until(lambda: replica._engine.unfinished_requests == 0)
 
-        assert during == {"requests": 1, "streams": 1, "busy": 1}
+        assert during == {"requests": 1, "tokens": 258, "streams": 1, "busy": 1}
         assert open_counts(await replica.stats()) == {}
 
 

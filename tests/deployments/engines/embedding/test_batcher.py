@@ -207,7 +207,7 @@ async def test_run_after_shutdown_fails(batcher: Batcher) -> None:
 IDS = st.lists(st.integers(0, 9), min_size=1, max_size=90)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     st.lists(st.lists(IDS, min_size=1, max_size=12), min_size=1, max_size=12),
     st.integers(1, 3),

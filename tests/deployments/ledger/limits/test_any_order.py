@@ -162,7 +162,7 @@ class Machine(RuleBasedStateMachine):
 
 
 TestMachine = Machine.TestCase
-TestMachine.settings = settings(max_examples=100, stateful_step_count=50, deadline=None)
+TestMachine.settings = settings(max_examples=100, stateful_step_count=50)
 
 
 def random_steps(chance: random.Random) -> Iterator[tuple[str, tuple[object, ...]]]:
