@@ -9,7 +9,6 @@ from hypothesis import settings
 from deployments.home import find_home
 from tests.helpers.service import ROOT, Service, running
 
-
 # How long a generated example takes says how busy the machine is.
 settings.register_profile("triptych", deadline=None)
 settings.load_profile("triptych")
