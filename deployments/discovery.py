@@ -6,9 +6,12 @@ awaited.
 """
 
 import re
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, cast
+
+import msgspec
 
 from api.ports.tenancy import ModelKind
 from api.registry import State
@@ -66,6 +69,52 @@ async def fetch_details() -> dict[str, Any]:
     client = _get_global_client()
     assert client is not None, "a replica always has a client"
     return cast(dict[str, Any], await client._controller.get_serve_instance_details.remote())
+
+
+def pack_details(details: Mapping[str, Any]) -> bytes:
+    """Pack what this module reads of the details; equal details give equal bytes."""
+    applications = {
+        name: {
+            "status": application["status"],
+            "message": application.get("message", ""),
+            "last_deployed_time_s": application.get("last_deployed_time_s"),
+            "deployed_app_config": _pack_config(application.get("deployed_app_config") or {}),
+            "deployments": {
+                each: _pick(deployment, "message", "target_num_replicas")
+                | {
+                    "replicas": [
+                        _pick(replica, "replica_id", "state", "node_id")
+                        for replica in deployment.get("replicas", [])
+                    ]
+                }
+                for each, deployment in application["deployments"].items()
+            },
+        }
+        for name, application in details["applications"].items()
+    }
+    encoded = msgspec.msgpack.encode({"applications": applications}, order="deterministic")
+    return zlib.compress(encoded, level=1)
+
+
+def unpack_details(packed: bytes) -> dict[str, Any]:
+    """Unpack what `pack_details` has packed."""
+    return cast(dict[str, Any], msgspec.msgpack.decode(zlib.decompress(packed)))
+
+
+def _pack_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out arguments that only their own replicas read: there may be secrets in them."""
+    picked = _pick(config, "import_path")
+    if config.get("import_path") in KINDS:
+        picked["args"] = config.get("args") or {}
+        picked["deployments"] = [
+            _pick(deployment, "name", "user_config")
+            for deployment in config.get("deployments") or []
+        ]
+    return picked
+
+
+def _pick(mapping: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    return {name: mapping[name] for name in names if name in mapping}
 
 
 def to_models(details: Mapping[str, Any]) -> Iterator[DiscoveredModel]:

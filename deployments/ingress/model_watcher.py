@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import zmq
@@ -40,7 +40,7 @@ class Cluster(Protocol):
     node_id: str
     """Id of the node that this replica runs on."""
 
-    async def fetch_details(self) -> Mapping[str, Any]:
+    def fetch_details(self) -> Awaitable[Mapping[str, Any]]:
         """Fetch Serve's details of all applications; see `deployments.discovery`."""
 
     def get_handle(self, deployment: str, application: str) -> "DeploymentHandle[Any]":
@@ -68,6 +68,7 @@ class ModelWatcher:
         self._receiver = receiver
         self._sender = sender
         self._cluster = cluster
+        self._handles: dict[tuple[str, ModelKind], DeploymentHandle[Any]] = {}
         self._backends: dict[tuple[str, ModelKind], tuple[LeasePool, Backend]] = {}
         self._capabilities = ModelCapabilities(self._fetch_capabilities)
         self._discovered: dict[str, DiscoveredModel] = {}
@@ -138,6 +139,7 @@ class ModelWatcher:
     def _retain(self, discovered: Sequence[DiscoveredModel]) -> None:
         keys = {(model.application, model.kind) for model in discovered}
         self._backends = {key: value for key, value in self._backends.items() if key in keys}
+        self._handles = {key: value for key, value in self._handles.items() if key in keys}
         self._capabilities.retain(discovered)
 
     def _to_entry(self, model: DiscoveredModel, text: TextOptions) -> ModelEntry:
@@ -155,7 +157,7 @@ class ModelWatcher:
         )
 
     def _get_backend(self, model: DiscoveredModel) -> Backend:
-        """Return the model's backend, made once: each handle has its own router and metrics.
+        """Return the model's backend, made once.
 
         Its leases are told which replicas are running now, or that none will.
         """
@@ -171,7 +173,12 @@ class ModelWatcher:
         return backend
 
     def _get_handle(self, model: DiscoveredModel) -> "DeploymentHandle[Any]":
-        return self._cluster.get_handle(DEPLOYMENTS[model.kind], model.application)
+        """Return the model's handle, made once: each has its own router and metrics."""
+        key = (model.application, model.kind)
+        if key not in self._handles:
+            name = DEPLOYMENTS[model.kind]
+            self._handles[key] = self._cluster.get_handle(name, model.application)
+        return self._handles[key]
 
     async def _fetch_capabilities(self, model: DiscoveredModel) -> Mapping[str, Any]:
         capabilities: Mapping[str, Any] = await call(self._get_handle(model).capabilities)

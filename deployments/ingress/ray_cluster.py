@@ -1,12 +1,10 @@
 """Ray and Ray Serve as one ingress replica sees them: the `Cluster` of the model watcher."""
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import ray
 from ray import serve
-
-from deployments.discovery import fetch_details
 
 if TYPE_CHECKING:
     from ray.serve.handle import DeploymentHandle
@@ -15,13 +13,10 @@ if TYPE_CHECKING:
 class RayCluster:
     """The cluster that this process is part of."""
 
-    def __init__(self) -> None:
-        """Look up this replica's node."""
+    def __init__(self, fetch_details: Callable[[], Awaitable[Mapping[str, Any]]]) -> None:
+        """Look up this replica's node; `fetch_details` fetches what Serve runs."""
+        self.fetch_details = fetch_details
         self.node_id: str = ray.get_runtime_context().get_node_id()
-
-    async def fetch_details(self) -> Mapping[str, Any]:
-        """Fetch Serve's details of all applications."""
-        return await fetch_details()
 
     def get_handle(self, deployment: str, application: str) -> "DeploymentHandle[Any]":
         """A handle to a deployment, which need not be running."""

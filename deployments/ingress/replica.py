@@ -19,6 +19,7 @@ from api.registry import Models
 from api.services import Services
 from deployments.config.ingress import IngressArgs
 from deployments.config.user_config import LiveArgs
+from deployments.discovery import fetch_details
 from deployments.home import DRAIN_FOLDER, find_home
 from deployments.ingress.drain_watch import watch_for_drain
 from deployments.ingress.image_fetcher import HttpsImages
@@ -29,6 +30,7 @@ from deployments.ingress.model_watcher import ModelWatcher
 from deployments.ingress.prompt_log import PromptFiles
 from deployments.ingress.rate_limiter import LedgerLimiter
 from deployments.ingress.ray_cluster import RayCluster
+from deployments.ingress.serve_details import PushedDetails
 from deployments.ledger.address import find_ledger
 from deployments.ledger.client import LedgerClient
 from deployments.ledger.pepper import load_pepper, to_cache_salt
@@ -65,6 +67,7 @@ class IngressReplica:
         self._sender: RequestSender
         self._watcher: ModelWatcher
         self._ledger: LedgerClient
+        self._details: PushedDetails
 
     def __serve_build_asgi_app__(self) -> Starlette:
         """Build the application; Serve calls this inside the replica."""
@@ -106,8 +109,11 @@ class IngressReplica:
     @asynccontextmanager
     async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
         self._receiver, self._sender = Receiver(), RequestSender()
-        self._watcher = ModelWatcher(self._models, self._receiver, self._sender, RayCluster())
-        self._ledger = LedgerClient(find_ledger, self._keys.update if self._keys else None)
+        self._details = PushedDetails(fetch_details)
+        cluster = RayCluster(self._details.fetch)
+        self._watcher = ModelWatcher(self._models, self._receiver, self._sender, cluster)
+        update_keys = self._keys.update if self._keys else None
+        self._ledger = LedgerClient(find_ledger, update_keys, self._details.update)
         if self._keys:
             self._ledger.on_disconnect = self._keys.mark_stale
         try:
@@ -140,7 +146,7 @@ class IngressReplica:
 
     async def _poll(self) -> None:
         while True:
-            await asyncio.sleep(self._poll_interval_s)
+            await self._details.wait_for_change(self._poll_interval_s)
             with contextlib.suppress(NoApiKeysError):  # every request gets 401 until keys appear
                 await self._refresh()
 

@@ -28,6 +28,7 @@ from deployments.ledger.protocol import (
     Recorded,
     Refused,
     Reserve,
+    ServeDetails,
     Settle,
     from_ledger_decoder,
 )
@@ -78,6 +79,7 @@ class LedgerClient:
         self,
         find: Find,
         on_keys: Callable[[KeySet], None] | None = None,
+        on_details: Callable[[ServeDetails], None] | None = None,
         *,
         answer_timeout_s: float = _ANSWER_TIMEOUT_S,
         retry_s: float = _RETRY_S,
@@ -87,11 +89,15 @@ class LedgerClient:
         Args:
             find: finds the ledger; called again after it raises.
             on_keys: called with all keys on each connection and whenever the keys change.
+            on_details: called whenever the ledger has looked at what Serve runs.
             answer_timeout_s: how long `reserve` waits for the ledger.
             retry_s: pause before the second attempt to connect; later ones grow, up to 2 s.
         """
         self._find = find
-        self._on_keys = on_keys
+        self._wants_keys = on_keys is not None
+        self._wants_details = on_details is not None
+        self._on_keys = on_keys or (lambda _: None)
+        self._on_details = on_details or (lambda _: None)
         self._answer_timeout_s = answer_timeout_s
         self._retry_s = retry_s
         self._session = uuid.uuid4().hex
@@ -219,9 +225,15 @@ class LedgerClient:
             address.port,
         )
         reservations = [held.reservation for held in self._held.values()]
-        wants_keys = self._on_keys is not None
         connection.send(
-            Hello(address.auth_token, self._session, reservations, list(self._pending), wants_keys)
+            Hello(
+                address.auth_token,
+                self._session,
+                reservations,
+                list(self._pending),
+                wants_keys=self._wants_keys,
+                wants_details=self._wants_details,
+            )
         )
         for pending in self._pending.values():
             connection.send(pending.message)
@@ -247,8 +259,9 @@ class LedgerClient:
                 case Recorded(ids=ids):
                     self._forget_recorded(ids)
                 case KeySet():
-                    if self._on_keys is not None:
-                        self._on_keys(message)
+                    self._on_keys(message)
+                case ServeDetails():
+                    self._on_details(message)
 
     def _answer(self, reservation_id: str, answer: RateLimitStatus | Exception) -> None:
         pending = self._pending.get(reservation_id)

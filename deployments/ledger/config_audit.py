@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import json
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from deployments.ledger.audit_log import AuditLog
@@ -20,7 +20,7 @@ class ConfigAudit:
     def __init__(
         self,
         audit: AuditLog,
-        fetch_details: Callable[[], Awaitable[dict[str, Any]]],
+        fetch_details: Callable[[], Awaitable[Mapping[str, Any]]],
         *,
         interval_s: float = _INTERVAL_S,
     ) -> None:
@@ -45,7 +45,7 @@ class ConfigAudit:
                 logger.debug("the configuration cannot be read", exc_info=True)
             await asyncio.sleep(self._interval_s)
 
-    def _compare(self, details: dict[str, Any]) -> None:
+    def _compare(self, details: Mapping[str, Any]) -> None:
         config = [each.get("deployed_app_config") for each in details["applications"].values()]
         text = json.dumps(config, sort_keys=True, default=str)
         digest = hashlib.sha256(text.encode()).hexdigest()

@@ -18,6 +18,7 @@ class Hello(msgspec.Struct, tag=True):
     pending_ids: list[str]
     """Reservations without an answer yet; an earlier ledger may have granted them."""
     wants_keys: bool
+    wants_details: bool
 
 
 class Reserve(msgspec.Struct, tag=True):
@@ -81,8 +82,15 @@ class KeySet(msgspec.Struct, tag=True):
     """Why the keys may be out of date."""
 
 
+class ServeDetails(msgspec.Struct, tag=True):
+    """What Serve runs, for the clients that want it; sent whenever the ledger has looked."""
+
+    packed: bytes | None
+    """As `deployments.discovery.pack_details` makes it; None if it is as before."""
+
+
 ToLedger = Hello | Reserve | Settle | Finish | Audit
-FromLedger = Granted | Refused | Recorded | KeySet
+FromLedger = Granted | Refused | Recorded | KeySet | ServeDetails
 
 to_ledger_decoder = msgspec.msgpack.Decoder(list[ToLedger])
 from_ledger_decoder = msgspec.msgpack.Decoder(list[FromLedger])

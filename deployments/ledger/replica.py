@@ -31,6 +31,7 @@ from deployments.ledger.limits.store import LimitStore
 from deployments.ledger.pepper import load_pepper
 from deployments.ledger.recorder import Recorder
 from deployments.ledger.retention import UsageRetention
+from deployments.ledger.serve_watch import ServeWatch
 from deployments.ledger.server import LedgerServer
 from deployments.ledger.store.database import Database, default_url
 from deployments.ledger.store.errors import StoreError
@@ -74,9 +75,11 @@ class LedgerReplica:
         self._retention = UsageRetention(
             self._keys.prepare, partial(roll_up, database), args.usage_retention_days
         )
+        watch = ServeWatch(fetch_details, self._server.publish_details)
         self._tasks = [
             asyncio.create_task(self._publisher.run()),
-            asyncio.create_task(ConfigAudit(audit, fetch_details).run()),
+            asyncio.create_task(watch.run()),
+            asyncio.create_task(ConfigAudit(audit, watch.latest).run()),
             asyncio.create_task(self._retention.run()),
         ]
 

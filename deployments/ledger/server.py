@@ -22,6 +22,7 @@ from deployments.ledger.protocol import (
     KeySet,
     Refused,
     Reserve,
+    ServeDetails,
     Settle,
     ToLedger,
     to_ledger_decoder,
@@ -47,6 +48,7 @@ class _ClientSession:
     connection: Connection
     session: str
     wants_keys: bool
+    wants_details: bool
     messages: "asyncio.Queue[ToLedger]" = field(default_factory=asyncio.Queue)
     serving: "asyncio.Task[None] | None" = None
 
@@ -82,6 +84,7 @@ class LedgerServer:
         self._expiring: dict[str, asyncio.TimerHandle] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._keys: KeySet | None = None
+        self._details: bytes | None = None
         self._is_published = asyncio.Event()
 
     async def listen(self, host: str) -> LedgerAddress:
@@ -119,6 +122,18 @@ class LedgerServer:
                 if client.wants_keys:
                     client.connection.send(keys)
 
+    def publish_details(self, packed: bytes) -> None:
+        """Send what Serve runs to all clients that want it, now and when they connect.
+
+        Args:
+            packed: by `deployments.discovery.pack_details`; sent only if it has changed.
+        """
+        message = ServeDetails(None if packed == self._details else packed)
+        self._details = packed
+        for client in self._clients.values():
+            if client.wants_details:
+                client.connection.send(message)
+
     def stats(self) -> dict[str, int]:
         """The number of connected clients, and of records that are not written yet."""
         return {"clients": len(self._clients), "unrecorded": self._recorder.waiting}
@@ -139,9 +154,13 @@ class LedgerServer:
                 logger.warning("disconnected a client without a valid token")
                 connection.close()
                 return
-            client = _ClientSession(connection, hello.session, hello.wants_keys)
+            client = _ClientSession(
+                connection, hello.session, hello.wants_keys, hello.wants_details
+            )
             self._clients[connection] = client
             self._cancel_expiry(hello.session)
+            if client.wants_details and self._details is not None:
+                connection.send(ServeDetails(self._details))
             client.serving = self._start(self._serve(client))
         for message in messages:
             client.messages.put_nowait(message)

@@ -7,8 +7,12 @@ from deployments.discovery import (
     DEPLOYMENTS,
     KINDS,
     DiscoveredModel,
+    find_ledger_application,
+    find_nodes,
     keep_version,
+    pack_details,
     to_models,
+    unpack_details,
 )
 
 REASON = "model 'm': source './gone' cannot be loaded: there is no such folder"
@@ -338,3 +342,33 @@ def test_new_model_is_described_as_it_is() -> None:
     new = version("DEPLOYING", None)
 
     assert keep_version(new, None) == new
+
+
+def test_packed_details_say_the_same() -> None:
+    details = {
+        "applications": {
+            "a": application(node_id="x"),
+            "failed": application("DEPLOY_FAILED", (), message=TRACEBACK),
+            "ledger": application(import_path="deployments.app:ledger"),
+        },
+        "controller_info": {},
+    }
+    details["applications"]["a"]["deployed_app_config"]["deployments"] = [
+        {"name": "LLM", "num_replicas": 2, "user_config": {"default_max_tokens": 5}}
+    ]
+
+    unpacked = unpack_details(pack_details(details))
+
+    assert list(to_models(unpacked)) == list(to_models(details))
+    assert find_ledger_application(unpacked) == find_ledger_application(details) == "ledger"
+    assert find_nodes(unpacked) == find_nodes(details)
+    assert pack_details(unpacked) == pack_details(details)
+
+
+def test_packed_details_have_no_arguments_of_other_applications() -> None:
+    ledger = application(import_path="deployments.app:ledger")
+    ledger["deployed_app_config"]["args"] = {"database": "postgresql://secret"}
+
+    unpacked = unpack_details(pack_details({"applications": {"ledger": ledger}}))
+
+    assert "secret" not in str(unpacked)

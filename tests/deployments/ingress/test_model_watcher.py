@@ -172,6 +172,15 @@ async def test_backend_is_kept_between_refreshes() -> None:
     assert setup.backend is before
 
 
+async def test_model_has_one_handle() -> None:
+    setup = Setup(a=application("embedding"))
+    for _ in range(3):
+        await setup.watcher.refresh()
+        await asyncio.sleep(0)
+
+    assert setup.cluster.handles == [("Embedding", "a")]
+
+
 async def test_removed_model_is_gone_and_gets_a_new_backend_when_it_returns() -> None:
     setup = Setup(a=application("embedding"))
     await setup.watcher.refresh()
