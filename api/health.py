@@ -1,6 +1,6 @@
 """`GET /health`: whether this process is alive. `GET /ready`: whether models are ready.
 
-`/ready` is about all models, `/ready/MODEL` and `/ready?model=MODEL` (also several) about those.
+`/ready` is about all models, `/ready/{model}` and `/ready?model=…` (also several) about those.
 """
 
 import re
