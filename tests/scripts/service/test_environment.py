@@ -1,5 +1,6 @@
 import contextlib
 import importlib.util
+import os
 import re
 import resource
 import shutil
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from api.settings import Limits
+from deployments.config.serving_environment import load_serving_environment
 from deployments.config.stream_deadlines import DRAINING_S, HARD_STOP_VARIABLE
 from scripts.service.environment import environment, free_ports, haproxy_connections
 
@@ -24,6 +26,46 @@ READ_BY_RAY_IN = {
     "LOG_NAME_UPDATE_INTERVAL_S": "_private/log_monitor.py",
 }
 """The settings that only save CPU at rest: nothing fails when a newer Ray ignores one."""
+SAME_EVERYWHERE = {
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "LOG_NAME_UPDATE_INTERVAL_S": "2",
+    "METRICS_RECORD_INTERVAL_S": "30",
+    "RAY_AUTH_MODE": "token",
+    "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.5",
+    "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "10",
+    "RAY_SERVE_ENABLE_HA_PROXY": "1",
+    "RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS": "1",
+    "RAY_SERVE_HAPROXY_CLOSE_SPREAD_TIME_S": "10",
+    "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "720",
+    "RAY_SERVE_METRICS_EXPORT_INTERVAL_MS": "5000",
+    "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": "2147483647",
+    "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+    "RAY_LOG_MONITOR_MANY_FILES_THRESHOLD": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_event_stats": "0",
+    "RAY_metrics_report_interval_ms": "30000",
+    "REPORTER_UPDATE_INTERVAL_MS": "15000",
+    "VLLM_NO_USAGE_STATS": "1",
+}
+OF_THIS_MACHINE = {
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER",
+    "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT",
+    "RAY_SERVE_HAPROXY_BINARY_PATH",
+    "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC",
+    "RAY_SERVE_HAPROXY_MAXCONN",
+    "RAY_SERVE_HAPROXY_METRICS_PORT",
+    "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH",
+    "RAY_SERVE_HAPROXY_NBTHREAD",
+    "RAY_SERVE_HAPROXY_SERVER_STATE_BASE",
+    "RAY_SERVE_HAPROXY_SERVER_STATE_FILE",
+    "RAY_SERVE_HAPROXY_SOCKET_PATH",
+    "RAY_SERVE_HAPROXY_STATS_PORT",
+    "RAY_TMPDIR",
+    "TMPDIR",
+    "TORCHINDUCTOR_CACHE_DIR",
+    "TRIPTYCH_HAPROXY",
+    "TRIPTYCH_HOME",
+}
 
 
 @pytest.fixture
@@ -43,6 +85,28 @@ def test_haproxy_lets_streams_finish_that_last_as_long_as_the_default_allows(
     hard_stop_s = float(environment(ROOT, home)[HARD_STOP_VARIABLE])
 
     assert hard_stop_s >= Limits().request_timeout_s + DRAINING_S
+
+
+@pytest.fixture
+def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment of a user who has set none of the variables."""
+    for name in (*SAME_EVERYWHERE, *OF_THIS_MACHINE):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.usefixtures("bare_environment")
+def test_service_gets_what_is_the_same_everywhere_and_what_belongs_to_the_machine(
+    home: Path,
+) -> None:
+    added = environment(ROOT, home).items() - os.environ.items()
+
+    values = dict(added)
+    assert {name: values[name] for name in SAME_EVERYWHERE} == SAME_EVERYWHERE
+    assert set(values) == set(SAME_EVERYWHERE) | OF_THIS_MACHINE
+
+
+def test_what_is_the_same_everywhere_is_in_the_one_file_for_it() -> None:
+    assert load_serving_environment() == SAME_EVERYWHERE
 
 
 @pytest.mark.parametrize("name", READ_BY_RAY_IN)
