@@ -3,7 +3,7 @@
 from pydantic import ConfigDict, Field, field_validator
 
 from deployments.config.base import Args
-from deployments.config.urls import to_async_url
+from deployments.config.urls import check_redis_url, to_async_url
 
 
 class LedgerArgs(Args):
@@ -21,8 +21,8 @@ class LedgerArgs(Args):
     )
     redis: str | None = Field(
         None,
-        description="keep limits in this Redis, `redis://…`; without it `limits.db` in the home "
-        "folder",
+        description="keep limits in this Redis, `redis://…`; without it `TRIPTYCH_REDIS_URL`, else "
+        "`limits.db` in the home folder",
     )
     audit_log: str | None = Field(
         None, description="file of JSON lines; without it `logs/audit.jsonl` in the home folder"
@@ -46,11 +46,5 @@ class LedgerArgs(Args):
     @classmethod
     def _check_redis(cls, url: str | None) -> str | None:
         if url is not None:
-            from redis.asyncio.connection import parse_url
-
-            try:
-                parse_url(url)
-            except ValueError:
-                # Redis' own message may quote a part of a password.
-                raise ValueError("a Redis URL begins with redis://, rediss:// or unix://") from None
+            check_redis_url(url)
         return url

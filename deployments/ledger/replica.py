@@ -26,6 +26,7 @@ from deployments.ledger.audit_log import AuditLog
 from deployments.ledger.config_audit import ConfigAudit
 from deployments.ledger.key_publisher import KeyPublisher
 from deployments.ledger.limits.accounts import Accounts
+from deployments.ledger.limits.redis_url import find_redis_url
 from deployments.ledger.limits.sqlite_state import SqliteState
 from deployments.ledger.limits.store import LimitStore
 from deployments.ledger.pepper import load_pepper
@@ -60,7 +61,8 @@ class LedgerReplica:
         database = Database(args.database or default_url())
         self._keys = KeyStore(database, load_pepper(), audit)
         self._usage = UsageStore(database)
-        self._limits = _build_limits(args, home)
+        redis_url = find_redis_url(args.redis)
+        self._limits = _build_limits(redis_url, home)
         self._server = LedgerServer(self._limits, Recorder(self._limits, self._usage), audit)
         self._address = await self._server.listen(ray.util.get_node_ip_address())
         self._publisher = KeyPublisher(
@@ -69,7 +71,7 @@ class LedgerReplica:
             self._limits,
             self._server.publish,
             poll_interval_s=args.poll_interval_s,
-            reseed_interval_s=_RESEED_INTERVAL_S if args.redis else None,
+            reseed_interval_s=_RESEED_INTERVAL_S if redis_url else None,
         )
         self._args = LiveArgs(args)
         self._retention = UsageRetention(
@@ -122,13 +124,13 @@ class LedgerReplica:
             self._server.shut_down()
 
 
-def _build_limits(args: LedgerArgs, home: Path) -> LimitStore:
-    if args.redis is None:
+def _build_limits(redis_url: str | None, home: Path) -> LimitStore:
+    if redis_url is None:
         return Accounts(SqliteState(home / "limits.db"))
     # Here, because the driver takes 0.3 s and 9 MiB to import, and few ledgers use it.
     from deployments.ledger.limits.redis_accounts import RedisAccounts, connect
 
-    return RedisAccounts(connect(args.redis))
+    return RedisAccounts(connect(redis_url))
 
 
 @asynccontextmanager

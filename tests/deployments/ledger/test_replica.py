@@ -14,12 +14,14 @@ from api.ports.administration import UsageQuery
 from deployments.config.ledger import LedgerArgs
 from deployments.ledger import replica as ledger_replica
 from deployments.ledger.client import LedgerClient
+from deployments.ledger.limits.redis_accounts import RedisAccounts
 from deployments.ledger.protocol import KeySet
 from deployments.ledger.replica import LedgerReplica
 from deployments.ledger.store.database import Database
 from deployments.ledger.store.tables import usage
 from deployments.ledger.store.usage import UsageStore
 from tests.helpers.ledger_cluster import make_record, until
+from tests.helpers.redis_server import running_redis
 from tests.helpers.replicas import running_replica
 
 
@@ -32,6 +34,7 @@ def home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
     monkeypatch.setenv("TRIPTYCH_HOME", str(tmp_path))
     monkeypatch.delenv("TRIPTYCH_DATABASE_URL", raising=False)
+    monkeypatch.delenv("TRIPTYCH_REDIS_URL", raising=False)
     monkeypatch.setattr(ledger_replica, "fetch_details", fetch_details)
     monkeypatch.setattr(ledger_replica, "configure_logs", lambda: None)
     return tmp_path
@@ -120,6 +123,18 @@ async def test_counters_are_zero_at_rest():
     assert stats.pop("pid")
     assert stats.pop("clients") == 1
     assert set(stats.values()) == {0}
+
+
+async def test_limits_are_in_the_redis_that_the_environment_names(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+):
+    with running_redis() as port:
+        monkeypatch.setenv("TRIPTYCH_REDIS_URL", f"redis://127.0.0.1:{port}")
+        async with running_replica(LedgerReplica, LedgerArgs()) as replica:
+            store = replica._limits
+
+    assert isinstance(store, RedisAccounts)
+    assert not (home / "limits.db").exists()
 
 
 async def test_retention_changes_without_a_restart():
