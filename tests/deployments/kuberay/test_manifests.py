@@ -76,7 +76,9 @@ def identify(manifest: Manifest) -> str:
 def test_every_object_has_a_known_kind_a_name_of_its_own_and_the_namespace(overlay: str) -> None:
     manifests = RENDERED[overlay]
 
-    assert {each["kind"]: each["apiVersion"] for each in manifests} == API_VERSIONS
+    versions = {each["kind"]: each["apiVersion"] for each in manifests}
+    assert versions.items() <= API_VERSIONS.items()
+    assert set(API_VERSIONS) - set(versions) == ({"PodMonitor"} if overlay == "cpu-demo" else set())
     assert max(Counter(map(identify, manifests)).values()) == 1
     assert {each["metadata"]["namespace"] for each in manifests} == {"triptych"}
 
@@ -183,7 +185,7 @@ def test_budget_is_for_workers_and_lets_one_go(overlay: str) -> None:
     ] == [False, *[True] * len(worker_groups(overlay))]
 
 
-@each_overlay
+@pytest.mark.parametrize("overlay", ["gpu", "incremental-upgrade"])
 def test_monitor_asks_for_ports_that_pods_have(overlay: str) -> None:
     monitor = find(RENDERED[overlay], "PodMonitor")["spec"]
     head, *workers = find_containers(ray_service(overlay))
