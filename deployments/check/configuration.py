@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from deployments.check.deployment_options import deployment_problems, without_policies
+from deployments.check.gpus import gpu_problems
 from deployments.check.schema import import_problem, schema_problems, unknown_keys
 from deployments.check.vllm_options import find_vllm_options
 from deployments.config.base import FAKE_SOURCE, Args, application_name
@@ -102,6 +103,7 @@ def _problems(config: Mapping[str, Any]) -> Iterator[str]:
     yield from unknown_keys(config.get("http_options"), HTTPOptionsSchema, "http_options.")
     for index, application in enumerate(config["applications"]):
         yield from _application_problems(application, f"applications[{index}]")
+    yield from gpu_problems(config["applications"])
     yield from _duplicates(config["applications"])
 
 

@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from deployments.check.bundles import bundle_problems
 from deployments.check.schema import import_problem, schema_problems, unknown_keys
 from deployments.discovery import LEDGER
 
@@ -31,6 +32,7 @@ def deployment_problems(application: Mapping[str, Any], name: str, path: str) ->
         yield from unknown_keys(deployment, DeploymentSchema, f"{where}.")
         autoscaling = deployment.get("autoscaling_config") or {}
         yield from _autoscaling_problems(autoscaling, f"{where}.autoscaling_config.")
+        yield from bundle_problems(deployment, f"{where}.")
         if name == LEDGER:
             yield from _ledger_problems(deployment, f"{where}.")
         options = deployment.get("ray_actor_options")
