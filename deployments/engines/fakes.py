@@ -9,8 +9,8 @@ import io
 import itertools
 import struct
 import zlib
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -34,18 +34,37 @@ class FakeLlmOptions(BaseModel):
     tokens_per_s: float = Field(1000.0, gt=0, description="speed of each choice")
     fail_after_tokens: int | None = Field(None, description="fail after this many tokens")
     max_num_seqs: int = Field(100_000, ge=1, description="choices generated at once")
+    workers: int = Field(0, ge=0, description="actors that hold the GPUs of the placement group")
+
+
+class Workers(Protocol):
+    """Processes that a model is spread over; see `deployments.models.fake_workers`."""
+
+    @property
+    def places(self) -> Sequence[Mapping[str, Any]]:
+        """`node` and `gpus` of each worker, as capabilities."""
+
+    def check(self) -> None:
+        """Raise if a worker has died."""
+
+    def shut_down(self) -> None:
+        """End the workers."""
 
 
 class FakeLlmEngine:
     """Repeats the words of the prompt: once, or up to `max_tokens` or its default."""
 
-    def __init__(self, options: dict[str, Any]) -> None:
-        """Check the options.
+    def __init__(
+        self, options: dict[str, Any], start_workers: Callable[[int], Workers] | None = None
+    ) -> None:
+        """Check the options, and start the workers if there are any.
 
         Raises:
             pydantic.ValidationError: an option does not exist, or has a wrong value.
         """
         self._options = FakeLlmOptions(**options)
+        count = self._options.workers
+        self._workers = start_workers(count) if start_workers and count else None
         self._running = 0
         self.aborted = 0
         """Requests that have been cancelled."""
@@ -126,7 +145,8 @@ class FakeLlmEngine:
     @property
     def capabilities(self) -> Mapping[str, Any]:
         """See `LlmEngine`."""
-        return {"reads_pictures": False}
+        places = {"workers": self._workers.places} if self._workers else {}
+        return {"reads_pictures": False, **places}
 
     @property
     def capacity(self) -> int:
@@ -139,10 +159,14 @@ class FakeLlmEngine:
         return self._running
 
     async def check_health(self) -> None:
-        """Always healthy."""
+        """Raise if a worker has died; healthy without any."""
+        if self._workers:
+            self._workers.check()
 
     def shut_down(self) -> None:
-        """Nothing to free."""
+        """End the workers."""
+        if self._workers:
+            self._workers.shut_down()
 
 
 def _to_words(prompt: Prompt) -> list[str]:

@@ -23,6 +23,7 @@ from deployments.ledger.client import LedgerClient
 from deployments.models.accounting import AccountedRequest, RequestAccounting
 from deployments.models.engine_loading import load_engine
 from deployments.models.fair_queue import FairQueue
+from deployments.models.fake_workers import FakeWorkers
 from deployments.models.leases import Leases
 from deployments.models.lora_adapters import Adapters
 from deployments.models.pending_tokens import PendingTokens
@@ -130,7 +131,7 @@ class LlmReplica(ModelReplica[LlmArgs]):
 
 def _build_engine(args: LlmArgs, folder: str | None) -> LlmEngine:
     if folder is None:
-        return FakeLlmEngine(args.engine)
+        return FakeLlmEngine(args.engine, FakeWorkers)
     template = Path(args.chat_template).expanduser().read_text() if args.chat_template else None
     chat = ChatOptions(args.tool_call_parser, template)
     lora = {"enable_lora": True, "max_loras": _MAX_LORAS} if args.takes_adapters else {}

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image as PillowImage
 from pydantic import ValidationError
 
-from api.errors import EngineError
+from api.errors import EngineError, ReplicaLostError
 from api.ports.embeddings import EmbeddingRequest, ScoreRequest
 from api.ports.images import ImageRequest
 from api.ports.stream import ImageProgress, TextDelta
@@ -136,10 +136,50 @@ async def test_finished_llm_request_does_not_count_as_aborted() -> None:
     assert (engine.unfinished_requests, engine.aborted) == (0, 0)
 
 
-@pytest.mark.parametrize("options", [{"colour": 1}, {"tokens_per_s": 0}])
+@pytest.mark.parametrize("options", [{"colour": 1}, {"tokens_per_s": 0}, {"workers": -1}])
 def test_llm_rejects_invalid_options(options: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         FakeLlmEngine(options)
+
+
+class StubWorkers:
+    def __init__(self, count: int) -> None:
+        self.places = [{"node": "a", "gpus": [str(index)]} for index in range(count)]
+        self.is_lost = self.is_shut_down = False
+
+    def check(self) -> None:
+        if self.is_lost:
+            raise ReplicaLostError("lost")
+
+    def shut_down(self) -> None:
+        self.is_shut_down = True
+
+
+async def test_llm_with_workers_is_as_healthy_as_they_are() -> None:
+    started: list[StubWorkers] = []
+
+    def start(count: int) -> StubWorkers:
+        started.append(StubWorkers(count))
+        return started[0]
+
+    engine = FakeLlmEngine({**FAST, "workers": 2}, start)
+    (workers,) = started
+    await engine.check_health()
+    workers.is_lost = True
+
+    with pytest.raises(ReplicaLostError):
+        await engine.check_health()
+    engine.shut_down()
+    assert workers.is_shut_down
+    assert engine.capabilities["workers"] == workers.places
+
+
+async def test_llm_without_workers_starts_none() -> None:
+    engine = FakeLlmEngine(FAST, StubWorkers)
+
+    await engine.check_health()
+    engine.shut_down()
+    assert "workers" not in engine.capabilities
 
 
 async def test_encoder_returns_one_vector_per_input() -> None:
