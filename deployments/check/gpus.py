@@ -48,10 +48,10 @@ def _share_problems(model: VllmModel) -> Iterator[str]:
     """Yield a share of a GPU that vLLM exceeds: Ray counts shares and does not enforce them."""
     asked = model.options.get("gpu_memory_utilization")
     utilization = DEFAULT_UTILIZATION if asked is None else asked
-    # A cache of a fixed size ignores the utilization, except that so much of the GPU must be free
-    # when vLLM starts (v1/worker/utils.py: request_memory).
-    if model.options.get("kv_cache_memory_bytes") or not isinstance(utilization, int | float):
+    if not isinstance(utilization, int | float):
         return
+    # Also with `kv_cache_memory_bytes`: so much of the GPU must be free when vLLM starts
+    # (v1/worker/utils.py: request_memory).
     if utilization > model.num_gpus:
         value = f"{utilization:g}" + (" by vLLM's default" if asked is None else "")
         right = float(f"{0.9 * model.num_gpus:.2g}")

@@ -255,7 +255,6 @@ def test_replica_without_the_gpu_of_its_bundle_is_one_line() -> None:
     [
         {"gpu_memory_utilization": 0.4},
         {"gpu_memory_utilization": 0.35},
-        {"kv_cache_memory_bytes": 1_000_000_000},
         {"gpu_memory_utilization": "0.9"},  # vLLM refuses it
     ],
 )
@@ -267,6 +266,7 @@ def test_share_of_a_gpu_that_vllm_keeps_to_is_accepted(engine: dict[str, Any]) -
     ("engine", "share", "value", "right"),
     [
         ({}, 0.4, "0.92 by vLLM's default", "0.36"),
+        ({"kv_cache_memory_bytes": 1_000_000_000}, 0.4, "0.92 by vLLM's default", "0.36"),
         ({"gpu_memory_utilization": None}, 0.4, "0.92 by vLLM's default", "0.36"),
         ({"gpu_memory_utilization": 0.41}, 0.4, "0.41", "0.36"),
         ({"gpu_memory_utilization": 1}, 0.01, "1", "0.009"),
