@@ -72,7 +72,10 @@ async def fetch_details() -> dict[str, Any]:
 
 
 def pack_details(details: Mapping[str, Any]) -> bytes:
-    """Pack what this module reads of the details; equal details give equal bytes."""
+    """Pack what this module reads of the details, in the order of the configuration.
+
+    Equal details give equal bytes.
+    """
     applications = {
         name: {
             "status": application["status"],
@@ -92,8 +95,7 @@ def pack_details(details: Mapping[str, Any]) -> bytes:
         }
         for name, application in details["applications"].items()
     }
-    encoded = msgspec.msgpack.encode({"applications": applications}, order="deterministic")
-    return zlib.compress(encoded, level=1)
+    return zlib.compress(msgspec.msgpack.encode({"applications": applications}), level=1)
 
 
 def unpack_details(packed: bytes) -> dict[str, Any]:

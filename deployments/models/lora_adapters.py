@@ -28,6 +28,7 @@ class Adapters:
         self._load = load
         self._numbers = itertools.count(1)
         self._loaded: dict[tuple[str, str, float], Any] = {}
+        self._loading = asyncio.Lock()
 
     async def get(self, name: str) -> Any:
         """Return an adapter as the engine needs it; changed files are loaded as a new adapter.
@@ -38,9 +39,10 @@ class Adapters:
         """
         # In a thread: the folder may be on a network file system.
         key = await asyncio.to_thread(self._find, name)
-        if key not in self._loaded:
-            # vLLM caches adapters by number: two must never share one.
-            self._loaded[key] = await self._load(name, next(self._numbers), key[1])
+        async with self._loading:  # requests that come together load their adapter once
+            if key not in self._loaded:
+                # vLLM caches adapters by number: two must never share one.
+                self._loaded[key] = await self._load(name, next(self._numbers), key[1])
         return self._loaded[key]
 
     def _find(self, name: str) -> tuple[str, str, float]:

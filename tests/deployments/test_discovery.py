@@ -347,18 +347,19 @@ def test_new_model_is_described_as_it_is() -> None:
 def test_packed_details_say_the_same() -> None:
     details = {
         "applications": {
-            "a": application(node_id="x"),
+            "z": application(node_id="x"),
             "failed": application("DEPLOY_FAILED", (), message=TRACEBACK),
             "ledger": application(import_path="deployments.app:ledger"),
         },
         "controller_info": {},
     }
-    details["applications"]["a"]["deployed_app_config"]["deployments"] = [
+    details["applications"]["z"]["deployed_app_config"]["deployments"] = [
         {"name": "LLM", "num_replicas": 2, "user_config": {"default_max_tokens": 5}}
     ]
 
     unpacked = unpack_details(pack_details(details))
 
+    assert list(unpacked["applications"]) == ["z", "failed", "ledger"]
     assert list(to_models(unpacked)) == list(to_models(details))
     assert find_ledger_application(unpacked) == find_ledger_application(details) == "ledger"
     assert find_nodes(unpacked) == find_nodes(details)

@@ -1,3 +1,4 @@
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,7 @@ class Loads:
         self.loaded: list[tuple[str, int, str]] = []
 
     async def __call__(self, name: str, number: int, folder: str) -> str:
+        await asyncio.sleep(0)
         self.loaded.append((name, number, folder))
         return f"{name}#{number}"
 
@@ -39,6 +41,17 @@ async def test_each_adapter_is_loaded_once_under_a_number_of_its_own(tmp_path: P
 
     assert got == ["a#1", "b#2", "a#1"]
     assert len(loads.loaded) == 2
+
+
+async def test_requests_that_come_together_load_their_adapter_once(tmp_path: Path) -> None:
+    make_adapter(tmp_path / "a")
+    loads = Loads()
+    adapters = Adapters(args_for(tmp_path, "a"), loads)
+
+    got = await asyncio.gather(*(adapters.get("a") for _ in range(5)))
+
+    assert got == ["a#1"] * 5
+    assert len(loads.loaded) == 1
 
 
 async def test_changed_files_are_another_adapter(tmp_path: Path) -> None:
