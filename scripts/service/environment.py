@@ -4,7 +4,6 @@ import hashlib
 import itertools
 import os
 import random
-import resource
 import shutil
 import socket
 from pathlib import Path
@@ -14,7 +13,6 @@ from deployments.config.serving_environment import load_serving_environment
 _PORTS = range(20_000, 32_000)
 """Below Linux's range for outgoing connections (ip_local_port_range), since Ray makes many of them
 before our processes bind their ports; above the range that Ray gives its workers."""
-_MOST_CONNECTIONS = 20_000
 
 
 class PreparationError(Exception):
@@ -40,7 +38,6 @@ def environment(root: Path, home: Path) -> dict[str, str]:
     defaults = {
         **load_serving_environment(),
         "RAY_SERVE_HAPROXY_NBTHREAD": str(haproxy_threads()),
-        "RAY_SERVE_HAPROXY_MAXCONN": str(haproxy_connections()),
         # Despite its name it works on Linux: a local cluster's address is then 127.0.0.1, and its
         # processes listen there (ray/_private/services.py: get_node_ip_address).
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
@@ -71,17 +68,6 @@ def haproxy_threads() -> int:
     One thread forwards about 50,000 chunks a second; idle threads only wake each other up.
     """
     return min(4, 1 + (os.cpu_count() or 1) // 8)
-
-
-def haproxy_connections() -> int:
-    """Return how many clients may be connected; more wait. Each takes two open files of HAProxy.
-
-    Never below Serve's default of 4096.
-    """
-    _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if most_files == resource.RLIM_INFINITY:
-        return _MOST_CONNECTIONS
-    return max(4096, min(_MOST_CONNECTIONS, most_files // 2 - 200))
 
 
 def haproxy_binary() -> str:

@@ -2,7 +2,6 @@ import contextlib
 import importlib.util
 import os
 import re
-import resource
 import shutil
 import socket
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ import pytest
 from api.settings import Limits
 from deployments.config.serving_environment import load_serving_environment
 from deployments.config.stream_deadlines import DRAINING_S, HARD_STOP_VARIABLE
-from scripts.service.environment import environment, free_ports, haproxy_connections
+from scripts.service.environment import environment, free_ports
 
 ROOT = Path(__file__).resolve().parents[3]
 READ_BY_RAY_IN = {
@@ -52,7 +51,6 @@ OF_THIS_MACHINE = {
     "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT",
     "RAY_SERVE_HAPROXY_BINARY_PATH",
     "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC",
-    "RAY_SERVE_HAPROXY_MAXCONN",
     "RAY_SERVE_HAPROXY_METRICS_PORT",
     "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH",
     "RAY_SERVE_HAPROXY_NBTHREAD",
@@ -157,20 +155,3 @@ def test_ports_are_outside_the_range_of_outgoing_connections() -> None:
     first, last = map(int, given)
 
     assert not any(first <= port <= last for port in free_ports(20))
-
-
-@pytest.mark.parametrize(
-    ("most_files", "connections"),
-    [
-        (resource.RLIM_INFINITY, 20_000),
-        (1_048_576, 20_000),
-        (20_000, 9_800),
-        (1_024, 4_096),  # Serve's default
-    ],
-)
-def test_haproxy_takes_as_many_clients_as_open_files_allow(
-    most_files: int, connections: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(resource, "getrlimit", lambda what: (256, most_files))
-
-    assert haproxy_connections() == connections
