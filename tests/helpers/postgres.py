@@ -13,12 +13,12 @@ from scripts.benchmark.stacks.postgres import make_database as make_database
 
 
 @contextmanager
-def running_postgres() -> Iterator[int]:
-    """Run a server that trusts every local client as user `postgres`; yields its port."""
+def running_postgres(host: str = "127.0.0.1") -> Iterator[int]:
+    """Run a server at an address of this machine; it trusts user `postgres`. Yields its port."""
     # Only root can enter pytest's own folders, and the server may run as another user.
     folder = Path(tempfile.mkdtemp(prefix="triptych-postgres-"))
     try:
-        with postgres.running_postgres(folder, postgres.VOLATILE) as port:
+        with postgres.running_postgres(folder, postgres.VOLATILE, host) as port:
             yield port
     except postgres.PostgresError as failure:
         pytest.fail(str(failure))

@@ -23,12 +23,15 @@ class PostgresError(Exception):
 
 
 @contextmanager
-def running_postgres(folder: Path, settings: tuple[str, ...] = ()) -> Iterator[int]:
-    """Run a server that trusts every local client as user `postgres`; yields its port.
+def running_postgres(
+    folder: Path, settings: tuple[str, ...] = (), host: str = "127.0.0.1"
+) -> Iterator[int]:
+    """Run a server that trusts every client of its networks as user `postgres`; yields its port.
 
     Args:
         folder: Where its files are; it exists and is empty, and every user may enter its parents.
         settings: Such as `fsync=off`.
+        host: The address of this machine to listen at.
 
     Raises:
         PostgresError: it is not installed, or does not start.
@@ -44,24 +47,26 @@ def running_postgres(folder: Path, settings: tuple[str, ...] = ()) -> Iterator[i
     done = subprocess.run(make, capture_output=True, text=True, cwd="/", **as_user)
     if done.returncode:
         raise PostgresError(f"initdb failed: {done.stderr}")
+    with (folder / "data" / "pg_hba.conf").open("a") as rules:
+        rules.write("host all all samenet trust\n")
     port = free_ports(1)[0]
     serve = [programs / "postgres", "-D", folder / "data", "-k", folder, "-p", str(port)]
     serve += [word for setting in settings for word in ("-c", setting)]
     with (folder / "log").open("wb") as log:
-        server = subprocess.Popen([*serve, "-h", "127.0.0.1"], stderr=log, cwd="/", **as_user)
+        server = subprocess.Popen([*serve, "-h", host], stderr=log, cwd="/", **as_user)
     try:
-        _wait_for(programs, port, server)
+        _wait_for(programs, host, port, server)
         yield port
     finally:
         server.send_signal(signal.SIGINT)  # fast shutdown: does not wait for clients
         server.wait(_TIMEOUT_S)
 
 
-def make_database(port: int, name: str) -> str:
+def make_database(port: int, name: str, host: str = "127.0.0.1") -> str:
     """Create an empty database; returns its URL."""
-    command = [_find_programs() / "createdb", "-h", "127.0.0.1", "-p", str(port), "-U", "postgres"]
+    command = [_find_programs() / "createdb", "-h", host, "-p", str(port), "-U", "postgres"]
     subprocess.run([*command, name], check=True, cwd="/")
-    return f"postgresql://postgres@127.0.0.1:{port}/{name}"
+    return f"postgresql://postgres@{host}:{port}/{name}"
 
 
 def _find_programs() -> Path:
@@ -77,9 +82,9 @@ def _find_user() -> str:
     return "postgres" if "postgres" in names else "nobody"
 
 
-def _wait_for(programs: Path, port: int, server: subprocess.Popen[bytes]) -> None:
+def _wait_for(programs: Path, host: str, port: int, server: subprocess.Popen[bytes]) -> None:
     deadline_s = time.monotonic() + _TIMEOUT_S
-    ask = [programs / "pg_isready", "-q", "-h", "127.0.0.1", "-p", str(port)]
+    ask = [programs / "pg_isready", "-q", "-h", host, "-p", str(port)]
     while subprocess.run(ask, cwd="/").returncode:
         if server.poll() is not None:
             raise PostgresError("PostgreSQL ended while it was starting")
