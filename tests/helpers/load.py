@@ -136,10 +136,6 @@ class Load:
             seen.received += len(choice["text"].split())
 
     def _record_whole(self, content: bytes, seen: ClientRequest) -> None:
-        if not content.startswith(b"{"):
-            assert seen.status >= httpx.codes.INTERNAL_SERVER_ERROR
-            seen.code = "no_replica"  # HAProxy's page while no replica is up
-            return
         body = json.loads(content)
         if "error" in body:
             seen.code = body["error"]["code"]
