@@ -43,6 +43,7 @@ SAME_EVERYWHERE = {
     "RAY_LOG_MONITOR_MANY_FILES_THRESHOLD": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_event_stats": "0",
+    "RAY_health_check_period_ms": "1000",
     "RAY_metrics_report_interval_ms": "30000",
     "REPORTER_UPDATE_INTERVAL_MS": "15000",
     "VLLM_NO_USAGE_STATS": "1",
