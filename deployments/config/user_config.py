@@ -42,6 +42,23 @@ class LiveArgs(Generic[Arguments]):
         return self.current
 
 
+class Reconfigurable(Generic[Arguments]):
+    """A replica whose arguments change with `user_config`."""
+
+    _args: LiveArgs[Arguments]
+
+    def reconfigure(self, user_config: Any, rank: Any) -> None:
+        """Apply Serve's `user_config`: after the constructor, and whenever it has changed.
+
+        `rank` is there because Serve tells only methods that take it that `user_config` is gone.
+        """
+        self._apply(self._args.update(user_config))
+
+    def _apply(self, args: Arguments) -> None:
+        """Use the arguments that may change."""
+        raise NotImplementedError
+
+
 def apply_user_config(args: Arguments, user_config: Any) -> Arguments:
     """Return the arguments with the live ones replaced; None replaces nothing.
 

@@ -8,7 +8,6 @@ import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import cache, partial
-from typing import Any
 
 from ray import serve
 from starlette.applications import Starlette
@@ -18,7 +17,7 @@ from api.http.draining import Draining
 from api.registry import Models
 from api.services import Services
 from deployments.config.ingress import IngressArgs
-from deployments.config.user_config import LiveArgs
+from deployments.config.user_config import LiveArgs, Reconfigurable
 from deployments.discovery import fetch_details
 from deployments.home import DRAIN_FOLDER, find_home
 from deployments.ingress.drain_watch import watch_for_drain
@@ -47,7 +46,7 @@ _OBJECTS_PER_COLLECTION = 50_000
 the event loop."""
 
 
-class IngressReplica:
+class IngressReplica(Reconfigurable[IngressArgs]):
     """Serves the HTTP API; the work before and after each request is done in `_lifespan`."""
 
     def __init__(self, args: IngressArgs) -> None:
@@ -82,12 +81,7 @@ class IngressReplica:
             is_request_id_echoed=True,
         )
 
-    def reconfigure(self, user_config: Any, rank: Any) -> None:
-        """Apply Serve's `user_config`: after the constructor, and whenever it has changed.
-
-        `rank` is there because Serve tells only methods that take it that `user_config` is gone.
-        """
-        args = self._args.update(user_config)
+    def _apply(self, args: IngressArgs) -> None:
         self._services.limits = args.limits
         self._services.policy = args.policy
         self._services.cold_start = args.cold_start

@@ -18,7 +18,7 @@ from ray import serve
 
 from api.errors import UnavailableError
 from deployments.config.ledger import LedgerArgs
-from deployments.config.user_config import LiveArgs
+from deployments.config.user_config import LiveArgs, Reconfigurable
 from deployments.discovery import fetch_details
 from deployments.home import find_home
 from deployments.ledger.address import LedgerAddress
@@ -48,7 +48,7 @@ _RESEED_INTERVAL_S = 300.0
 _KEY_CHANGES = {"create_key", "change_key", "rotate_key", "delete_key"}
 
 
-class LedgerReplica:
+class LedgerReplica(Reconfigurable[LedgerArgs]):
     """Serves limits to the other replicas, and administrators through the ingress."""
 
     async def __init__(  # type: ignore[misc]  # Serve awaits it
@@ -85,12 +85,8 @@ class LedgerReplica:
             asyncio.create_task(self._retention.run()),
         ]
 
-    def reconfigure(self, user_config: Any, rank: Any) -> None:
-        """Apply Serve's `user_config`: after the constructor, and whenever it has changed.
-
-        `rank` is there because Serve tells only methods that take it that `user_config` is gone.
-        """
-        self._retention.days = self._args.update(user_config).usage_retention_days
+    def _apply(self, args: LedgerArgs) -> None:
+        self._retention.days = args.usage_retention_days
 
     async def address(self) -> LedgerAddress:
         """Where clients connect, and with which token."""

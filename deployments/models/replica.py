@@ -1,9 +1,9 @@
 """What the replicas of all kinds of models share: how they are called, and how they change."""
 
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 from deployments.config.base import ModelArgs
-from deployments.config.user_config import LiveArgs
+from deployments.config.user_config import Reconfigurable
 from deployments.models.fair_queue import FairQueue
 from deployments.models.leases import Leases
 from deployments.transport.token_messages import ReplyTo, StreamEnd
@@ -11,12 +11,11 @@ from deployments.transport.token_messages import ReplyTo, StreamEnd
 Arguments = TypeVar("Arguments", bound=ModelArgs)
 
 
-class ModelReplica(Generic[Arguments]):
+class ModelReplica(Reconfigurable[Arguments]):
     """A replica that ingress replicas call by leases."""
 
     _leases: Leases
     _queue: FairQueue
-    _args: LiveArgs[Arguments]
 
     async def lease(
         self, lease_id: bytes, method: str, request: Any, reply_to: ReplyTo
@@ -33,13 +32,5 @@ class ModelReplica(Generic[Arguments]):
         """
         return await self._leases.serve(lease_id, method, request, reply_to)
 
-    def reconfigure(self, user_config: Any, rank: Any) -> None:
-        """Apply Serve's `user_config`: after the constructor, and whenever it has changed.
-
-        `rank` is there because Serve tells only methods that take it that `user_config` is gone.
-        """
-        self._apply(self._args.update(user_config))
-
     def _apply(self, args: Arguments) -> None:
-        """Use the arguments that may change."""
         self._queue.max_waiting = args.max_waiting
