@@ -6,7 +6,7 @@ in use goes on: Serve would otherwise stop every running replica for one mistype
 """
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 from pydantic import ValidationError
@@ -66,31 +66,39 @@ def apply_user_config(args: Arguments, user_config: Any) -> Arguments:
         UserConfigError: a key does not exist or cannot change without a restart, or a value is
             invalid.
     """
-    for problem in find_user_config_problems(args, user_config):
-        raise UserConfigError(f"user_config{problem}")
-    return type(args).model_validate(_merge(args, user_config or {}))
+    changed, problems = _change(args, user_config)
+    if problems:
+        raise UserConfigError(f"user_config{problems[0]}")
+    return changed
 
 
-def find_user_config_problems(args: Args, user_config: Any) -> Iterator[str]:
-    """Yield a line for each mistake, which begins with the path inside `user_config`."""
+def find_user_config_problems(args: Args, user_config: Any) -> Sequence[str]:
+    """Return a line for each mistake, which begins with the path inside `user_config`."""
+    return _change(args, user_config)[1]
+
+
+def _change(args: Arguments, user_config: Any) -> tuple[Arguments, Sequence[str]]:
+    """Return the changed arguments, and the problems for which they cannot be used."""
     if user_config is None:
-        return
-    if not isinstance(user_config, Mapping):
-        yield ": must be a mapping"
-        return
-    unknown = [key for key in user_config if key not in args.live_keys]
-    for key in unknown:
-        is_fixed = key in type(args).model_fields
-        yield f".{key}: {_IS_FIXED if is_fixed else 'there is no such key'}"
-    if unknown:
-        return
+        return args, []
+    if problems := list(_find_wrong_keys(args, user_config)):
+        return args, problems
     try:
         changed = type(args).model_validate(_merge(args, user_config))
     except ValidationError as error:
-        yield from to_lines(error, ".")
-    else:
-        if problem := args.find_change_problem(changed):
-            yield f".{problem}"
+        return args, list(to_lines(error, "."))
+    problem = args.find_change_problem(changed)
+    return changed, [f".{problem}"] if problem else []
+
+
+def _find_wrong_keys(args: Args, user_config: Any) -> Iterator[str]:
+    if not isinstance(user_config, Mapping):
+        yield ": must be a mapping"
+        return
+    for key in user_config:
+        if key not in args.live_keys:
+            is_fixed = key in type(args).model_fields
+            yield f".{key}: {_IS_FIXED if is_fixed else 'there is no such key'}"
 
 
 def _merge(args: Args, user_config: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
-from typing import Any
+from typing import Any, Self
 
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, model_validator
 
 from deployments.config.base import Args
 from deployments.config.diffusion import DiffusionArgs
@@ -81,6 +81,22 @@ def test_mistake_is_named(args: BaseModel, user_config: Any, reason: str) -> Non
         apply_user_config(args, user_config)  # type: ignore[type-var]
 
     assert str(caught.value).startswith(reason)
+
+
+def test_changed_arguments_are_validated_once() -> None:
+    validated = 0
+
+    class CountedArgs(LedgerArgs):
+        @model_validator(mode="after")
+        def count(self) -> Self:
+            nonlocal validated
+            validated += 1
+            return self
+
+    args = CountedArgs()
+    apply_user_config(args, {"usage_retention_days": 7})
+
+    assert validated == 2  # once of it is the constructor
 
 
 @pytest.mark.parametrize("engine", [{"enable_lora": True}, {}])
