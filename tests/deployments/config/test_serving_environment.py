@@ -2,7 +2,7 @@ import re
 from pathlib import Path
 
 from deployments.config.serving_environment import load_serving_environment
-from deployments.config.stream_deadlines import HARD_STOP_S, HARD_STOP_VARIABLE
+from deployments.config.stream_deadlines import HARD_STOP_VARIABLE, find_hard_stop_s
 
 FILE = Path(__file__).parents[3] / "deployments" / "config" / "serving_environment.yaml"
 
@@ -15,7 +15,7 @@ def test_variables_are_text_as_the_operating_system_wants_them() -> None:
 
 
 def test_hard_stop_is_the_one_that_the_check_of_configurations_assumes() -> None:
-    assert load_serving_environment()[HARD_STOP_VARIABLE] == str(HARD_STOP_S)
+    assert load_serving_environment()[HARD_STOP_VARIABLE] == f"{find_hard_stop_s({}):g}"
 
 
 def test_nothing_depends_on_one_machine() -> None:
