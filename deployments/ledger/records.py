@@ -5,6 +5,9 @@ from dataclasses import dataclass, field
 
 from api.ports.tenancy import Key, ModelKind
 
+DAY_S = 86_400
+"""Quotas and sums are of UTC days, which all have as many seconds in Unix time."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UsageRecord:

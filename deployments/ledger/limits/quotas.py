@@ -4,18 +4,18 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
 
-_DAY_S = 86_400
+from deployments.ledger.records import DAY_S
 
 
 def day_of(time_s: float) -> int:
     """Days from 1970-01-01 to a Unix time."""
-    return int(time_s // _DAY_S)
+    return int(time_s // DAY_S)
 
 
 @lru_cache(maxsize=64)
 def month_of(day: int) -> int:
     """A number for the month of a day; it grows by one from month to month."""
-    date = datetime.fromtimestamp(day * _DAY_S, UTC)
+    date = datetime.fromtimestamp(day * DAY_S, UTC)
     return date.year * 12 + date.month
 
 

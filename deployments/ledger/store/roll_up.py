@@ -6,9 +6,10 @@ from typing import Any
 from sqlalchemy import delete, func, literal_column, select
 from sqlalchemy.dialects import postgresql, sqlite
 
+from deployments.ledger.records import DAY_S
 from deployments.ledger.store.database import Database
 from deployments.ledger.store.tables import usage, usage_days
-from deployments.ledger.store.used import DAY_S, SUMMED, SUMS
+from deployments.ledger.store.used import SUMMED, SUMS
 
 MAX_RECORDS = 1000
 """In one transaction: SQLite's other writers wait for 40 ms, and the event loop for 10 ms."""

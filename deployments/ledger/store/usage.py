@@ -10,10 +10,10 @@ from sqlalchemy import Row, Select, case, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from api.ports.administration import GroupBy, UsageQuery, UsageRow
-from deployments.ledger.records import UsageRecord
+from deployments.ledger.records import DAY_S, UsageRecord
 from deployments.ledger.store.database import Database
 from deployments.ledger.store.tables import keys, usage
-from deployments.ledger.store.used import DAY_S, SUMS, used_between
+from deployments.ledger.store.used import SUMS, used_between
 
 _EPOCH = date(1970, 1, 1)
 _MAX_CHARS = 256

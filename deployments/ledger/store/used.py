@@ -7,9 +7,8 @@ from typing import Any
 from sqlalchemy import Subquery, case, func, literal, select, union_all
 from sqlalchemy.sql.elements import ColumnElement
 
+from deployments.ledger.records import DAY_S
 from deployments.ledger.store.tables import usage, usage_days
-
-DAY_S = 86_400
 
 SUMMED = (
     "prompt_tokens",
