@@ -28,6 +28,8 @@ class ServeWatch:
         publish: Callable[[bytes], None],
         *,
         interval_s: float = _INTERVAL_S,
+        clock: Callable[[], float] = time.monotonic,
+        pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         """Publish by `publish`.
 
@@ -35,10 +37,14 @@ class ServeWatch:
             fetch_details: returns Serve's details; may raise.
             publish: gets them packed, after every look.
             interval_s: pause between two looks; longer ones if a look takes more than a tenth.
+            clock: returns seconds.
+            pause: waits for as many seconds.
         """
         self._fetch_details = fetch_details
         self._publish = publish
         self._interval_s = interval_s
+        self._clock = clock
+        self._pause = pause
         self._latest: Mapping[str, Any] | None = None
 
     async def latest(self) -> Mapping[str, Any]:
@@ -54,11 +60,11 @@ class ServeWatch:
     async def run(self) -> None:
         """Look for ever."""
         while True:
-            began_s = time.monotonic()
+            began_s = self._clock()
             try:
                 self._latest = await self._fetch_details()
                 self._publish(pack_details(self._latest))
             except Exception:  # the controller restarts now and then
                 logger.warning("Serve could not be asked what it runs; trying again", exc_info=True)
-            took_s = time.monotonic() - began_s
-            await asyncio.sleep(max(self._interval_s, took_s / _MOST_OF_THE_CONTROLLER))
+            took_s = self._clock() - began_s
+            await self._pause(max(self._interval_s, took_s / _MOST_OF_THE_CONTROLLER))

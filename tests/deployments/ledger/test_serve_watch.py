@@ -1,3 +1,5 @@
+"""The watch with a clock and pauses of the test's own: no time passes here."""
+
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -17,73 +19,87 @@ class FakeController:
     def __init__(self) -> None:
         self.applications: dict[str, Any] = {"m": APPLICATION}
         self.is_down = False
-        self.looks = 0
-        self.looked = asyncio.Event()
+        self.takes_s = 0.0
+        self.now_s = 100.0
 
     async def fetch_details(self) -> Mapping[str, Any]:
-        self.looks += 1
-        self.looked.set()
+        self.now_s += self.takes_s
         if self.is_down:
             raise OSError("the controller restarts")
         return {"applications": self.applications}
 
-    async def wait_for_look(self) -> None:
-        """Return when the present state has been looked at."""
-        for _ in range(2):
-            self.looked.clear()
-            await asyncio.wait_for(self.looked.wait(), 5)
+
+class Watching:
+    """A watch that looks whenever the test says so."""
+
+    def __init__(self, controller: FakeController) -> None:
+        self.published: list[bytes] = []
+        self.pauses_s: list[float] = []
+        self._paused, self._go_on = asyncio.Semaphore(0), asyncio.Semaphore(0)
+        self.watch = ServeWatch(
+            controller.fetch_details,
+            self.published.append,
+            interval_s=2,
+            clock=lambda: controller.now_s,
+            pause=self._pause,
+        )
+
+    async def _pause(self, seconds: float) -> None:
+        self.pauses_s.append(seconds)
+        self._paused.release()
+        await self._go_on.acquire()
+
+    async def look(self) -> None:
+        """Return after one more look."""
+        await asyncio.wait_for(self._paused.acquire(), 5)
+        self._go_on.release()
+
+    @property
+    def seen(self) -> list[list[str]]:
+        """Names of the applications of each look."""
+        return [list(unpack_details(packed)["applications"]) for packed in self.published]
 
 
 @asynccontextmanager
-async def watching(
-    controller: FakeController, interval_s: float = 0.001
-) -> AsyncIterator[tuple[ServeWatch, list[bytes]]]:
-    published: list[bytes] = []
-    watch = ServeWatch(controller.fetch_details, published.append, interval_s=interval_s)
-    task = asyncio.create_task(watch.run())
+async def watching(controller: FakeController) -> AsyncIterator[Watching]:
+    setup = Watching(controller)
+    task = asyncio.create_task(setup.watch.run())
     try:
-        yield watch, published
+        yield setup
     finally:
         task.cancel()
 
 
 async def test_every_look_is_published() -> None:
     controller = FakeController()
-    async with watching(controller) as (_, published):
-        await controller.wait_for_look()
+    async with watching(controller) as setup:
+        await setup.look()
         controller.applications = {"m": APPLICATION, "n": APPLICATION}
-        await controller.wait_for_look()
+        await setup.look()
 
-    assert list(unpack_details(published[0])["applications"]) == ["m"]
-    assert list(unpack_details(published[-1])["applications"]) == ["m", "n"]
+    assert setup.seen == [["m"], ["m", "n"]]
 
 
 async def test_failed_look_is_logged_and_repeated(caplog: pytest.LogCaptureFixture) -> None:
     controller = FakeController()
     controller.is_down = True
-    async with watching(controller) as (watch, published):
-        await controller.wait_for_look()
+    async with watching(controller) as setup:
+        await setup.look()
         with pytest.raises(LookupError):
-            await watch.latest()
-        failures = len(published)
+            await setup.watch.latest()
         controller.is_down = False
-        await controller.wait_for_look()
+        await setup.look()
 
-        assert list((await watch.latest())["applications"]) == ["m"]
-    assert failures == 0
+        assert list((await setup.watch.latest())["applications"]) == ["m"]
+    assert setup.seen == [["m"]]
     assert "trying again" in caplog.text
 
 
-async def test_slow_looks_are_rare() -> None:
-    """A look of 20 ms is followed by a pause of 200 ms."""
+@pytest.mark.parametrize(("takes_s", "pause_s"), [(0.02, 2), (0.3, 3)])
+async def test_looks_take_a_tenth_of_the_time_at_most(takes_s: float, pause_s: float) -> None:
+    controller = FakeController()
+    controller.takes_s = takes_s
+    async with watching(controller) as setup:
+        await setup.look()
 
-    class SlowController(FakeController):
-        async def fetch_details(self) -> Mapping[str, Any]:
-            await asyncio.sleep(0.02)
-            return await super().fetch_details()
-
-    controller = SlowController()
-    async with watching(controller):
-        await asyncio.sleep(0.15)
-
-    assert controller.looks == 1
+    assert setup.pauses_s == [pytest.approx(pause_s)]
