@@ -47,10 +47,11 @@ class Reconfigurable(Generic[Arguments]):
 
     _args: LiveArgs[Arguments]
 
-    def reconfigure(self, user_config: Any, rank: Any) -> None:
+    async def reconfigure(self, user_config: Any, rank: Any) -> None:
         """Apply Serve's `user_config`: after the constructor, and whenever it has changed.
 
         `rank` is there because Serve tells only methods that take it that `user_config` is gone.
+        It is a coroutine because Serve calls other methods in a thread.
         """
         self._apply(self._args.update(user_config))
 

@@ -139,10 +139,10 @@ async def test_limits_are_in_the_redis_that_the_environment_names(
 
 async def test_retention_changes_without_a_restart():
     async with open_ledger() as (replica, _, _):
-        replica.reconfigure({"usage_retention_days": 7}, None)
+        await replica.reconfigure({"usage_retention_days": 7}, None)
         changed = replica._retention.days
-        replica.reconfigure({"usage_retention_days": 0}, None)
+        await replica.reconfigure({"usage_retention_days": 0}, None)
         refused = replica._retention.days
-        replica.reconfigure(None, None)
+        await replica.reconfigure(None, None)
 
         assert (changed, refused, replica._retention.days) == (7, 7, 90)

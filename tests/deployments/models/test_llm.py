@@ -97,9 +97,9 @@ async def test_deleted_replica_leaves_no_task() -> None:
 async def test_adapters_change_without_a_restart(tmp_path: Path) -> None:
     args = ARGS.model_copy(update={"adapters_dir": "/none"})
     async with running_replica(LlmReplica, args) as replica:
-        replica.reconfigure({"adapters": [{"id": "loud", "source": str(tmp_path)}]}, None)
+        await replica.reconfigure({"adapters": [{"id": "loud", "source": str(tmp_path)}]}, None)
         loaded = await replica._adapters.get("loud")
-        replica.reconfigure(None, None)
+        await replica.reconfigure(None, None)
         with pytest.raises(ModelNotFoundError):
             await replica._adapters.get("loud")
 
@@ -112,7 +112,7 @@ async def test_queue_changes_without_a_restart() -> None:
         running = asyncio.ensure_future(LlmHandle(pool).complete(ENDLESS))
         await until(lambda: replica._engine.unfinished_requests == 1)
 
-        replica.reconfigure({"max_waiting": 0}, None)
+        await replica.reconfigure({"max_waiting": 0}, None)
         with pytest.raises(OverloadedError):
             await LlmHandle(pool).complete(GENERATION)
         running.cancel()
