@@ -8,7 +8,7 @@ awaited.
 import re
 import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import msgspec
@@ -59,6 +59,8 @@ class DiscoveredModel:
     replicas: frozenset[str] | None = frozenset()
     """Ids of the running replicas; None if Serve does not say. It does not while it builds a new
     version, and after that has failed, though the replicas of the version before go on."""
+    capabilities: Mapping[str, Any] = field(default_factory=dict)
+    """What it says about itself where it is loaded; see `deployments.serve_look`."""
 
 
 async def fetch_details() -> dict[str, Any]:
@@ -81,6 +83,7 @@ def pack_details(details: Mapping[str, Any]) -> bytes:
             "status": application["status"],
             "message": application.get("message", ""),
             "last_deployed_time_s": application.get("last_deployed_time_s"),
+            "capabilities": application.get("capabilities") or {},
             "deployed_app_config": _pack_config(application.get("deployed_app_config") or {}),
             "deployments": {
                 each: _pick(deployment, "message", "target_num_replicas")
@@ -141,6 +144,7 @@ def to_models(details: Mapping[str, Any]) -> Iterator[DiscoveredModel]:
             user_config=_find_user_config(config, kind),
             is_settled=application["status"] == "RUNNING",
             replicas=_find_replicas(application, kind),
+            capabilities=application.get("capabilities") or {},
         )
 
 
@@ -161,6 +165,7 @@ def keep_version(model: DiscoveredModel, before: DiscoveredModel | None) -> Disc
             args=before.args,
             user_config=before.user_config,
             deployed_at_s=before.deployed_at_s,
+            capabilities=before.capabilities,
         )
     return model
 

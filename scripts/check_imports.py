@@ -31,6 +31,7 @@ ORDER: Mapping[str, Sequence[str]] = {
         "check",
         "ingress models",
         "engines ledger",
+        "serve_look",
         "autoscaling config discovery home observability transport",
     ),
     "deployments.engines": (

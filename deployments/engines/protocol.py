@@ -8,7 +8,7 @@ Who calls what, and when (`deployments/models/`, one file per kind of model):
 
 1. The replica constructs the engine on its event loop. The constructor loads the model, may block
    for minutes, and raises whatever went wrong; the replica then fails to start.
-2. The replica reads `capacity` once, and `capabilities` whenever an ingress replica asks.
+2. The replica reads `capacity` once, and `capabilities` before it serves and after each change.
 3. For each request the replica awaits `generate`, `embed` or `score`, on its event loop and
    concurrently. The engine validates the request, then awaits `progress.begin` exactly once, which
    waits for free capacity, then computes. Nothing may block the loop: a long computation belongs in

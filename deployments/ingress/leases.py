@@ -8,7 +8,9 @@ its request ends, so that new replicas get their share and the others can stop.
 
 import asyncio
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -50,7 +52,7 @@ class LeasePool:
 
     def __init__(
         self,
-        handle: "DeploymentHandle[Any]",
+        find_handle: Callable[[], "DeploymentHandle[Any]"],
         receiver: Receiver,
         sender: RequestSender,
         settings: LeaseSettings = _DEFAULTS,
@@ -58,12 +60,14 @@ class LeasePool:
         """Start without leases.
 
         Args:
-            handle: of a deployment whose replicas have a method `lease`.
+            find_handle: makes the handle of a deployment whose replicas have a method `lease`.
+                It is called for the first request: with its router and metrics a handle is dear
+                in an ingress replica that no request of this model ever reaches.
             receiver: gets deltas and results.
             sender: sends the further requests.
             settings: when leases are closed.
         """
-        self._method = handle.lease
+        self._find_handle = find_handle
         self._receiver = receiver
         self._sender = sender
         self.settings = settings
@@ -78,6 +82,11 @@ class LeasePool:
     def __len__(self) -> int:
         """Number of idle leases."""
         return sum(map(len, self._idle.values()))
+
+    @cached_property
+    def _method(self) -> "DeploymentHandle[Any]":
+        method: DeploymentHandle[Any] = self._find_handle().lease
+        return method
 
     def set_replicas(self, replicas: frozenset[str]) -> None:
         """Note the ids of the running replicas: if they are others than before, renew all leases.

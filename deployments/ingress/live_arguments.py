@@ -1,24 +1,14 @@
 """The arguments of a model as its replicas use them: `args`, and `user_config` over them."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import TypeVar
 
 from pydantic import ValidationError
 
-from api.ports.tenancy import ModelKind
 from deployments.config.base import ModelArgs
-from deployments.config.diffusion import DiffusionArgs
-from deployments.config.embedding import EmbeddingArgs
-from deployments.config.llm import LlmArgs
+from deployments.config.kinds import ARGUMENTS
 from deployments.config.user_config import UserConfigError, apply_user_config
 from deployments.discovery import DiscoveredModel
-
-_ARGUMENTS: Mapping[ModelKind, type[ModelArgs]] = {
-    "llm": LlmArgs,
-    "embedding": EmbeddingArgs,
-    "diffusion": DiffusionArgs,
-}
 
 Arguments = TypeVar("Arguments", bound=ModelArgs)
 
@@ -45,7 +35,7 @@ def keep_valid_user_config(
     if model.user_config is None:
         return model
     try:
-        to_arguments(model, _ARGUMENTS[model.kind])
+        to_arguments(model, ARGUMENTS[model.kind])
     except UserConfigError as error:
         in_use = before.user_config if before and before.kind == model.kind else None
         return replace(model, user_config=in_use, message=model.message or str(error))

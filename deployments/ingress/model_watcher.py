@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import zmq
@@ -22,8 +23,6 @@ from deployments.ingress.handles import DiffusionHandle, EmbeddingHandle, LlmHan
 from deployments.ingress.leases import LeasePool
 from deployments.ingress.live_arguments import keep_valid_user_config
 from deployments.ingress.load_times import LoadTimes
-from deployments.ingress.model_capabilities import ModelCapabilities
-from deployments.ingress.replica_calls import call
 from deployments.ingress.text_options import to_text_options
 from deployments.transport.request_channel import RequestSender
 from deployments.transport.token_channel import Receiver
@@ -68,9 +67,7 @@ class ModelWatcher:
         self._receiver = receiver
         self._sender = sender
         self._cluster = cluster
-        self._handles: dict[tuple[str, ModelKind], DeploymentHandle[Any]] = {}
         self._backends: dict[tuple[str, ModelKind], tuple[LeasePool, Backend]] = {}
-        self._capabilities = ModelCapabilities(self._fetch_capabilities)
         self._discovered: dict[str, DiscoveredModel] = {}
         self._load_times = LoadTimes()
         self._is_on_loopback_only = True
@@ -97,8 +94,7 @@ class ModelWatcher:
         self._models.swap(Registry(map(self._to_entry, discovered, options)))
 
     def shut_down(self) -> None:
-        """Stop waiting for models that have not reported their capabilities."""
-        self._capabilities.shut_down()
+        """Close all idle leases."""
         for pool, _ in self._backends.values():
             pool.shut_down()
 
@@ -139,8 +135,6 @@ class ModelWatcher:
     def _retain(self, discovered: Sequence[DiscoveredModel]) -> None:
         keys = {(model.application, model.kind) for model in discovered}
         self._backends = {key: value for key, value in self._backends.items() if key in keys}
-        self._handles = {key: value for key, value in self._handles.items() if key in keys}
-        self._capabilities.retain(discovered)
 
     def _to_entry(self, model: DiscoveredModel, text: TextOptions) -> ModelEntry:
         return ModelEntry(
@@ -153,17 +147,19 @@ class ModelWatcher:
             starting_since_s=self._load_times.find_start_s(model),
             load_time_s=self._load_times.find_load_time_s(model),
             text=text,
-            capabilities=self._capabilities.get(model),
+            capabilities=model.capabilities,
         )
 
     def _get_backend(self, model: DiscoveredModel) -> Backend:
-        """Return the model's backend, made once.
+        """Return the model's backend, made once; its handle is made for its first request.
 
         Its leases are told which replicas are running now, or that none will.
         """
         key = (model.application, model.kind)
         if key not in self._backends:
-            pool = LeasePool(self._get_handle(model), self._receiver, self._sender)
+            name = DEPLOYMENTS[model.kind]
+            find_handle = partial(self._cluster.get_handle, name, model.application)
+            pool = LeasePool(find_handle, self._receiver, self._sender)
             self._backends[key] = pool, _to_backend(model.kind, pool)
         pool, backend = self._backends[key]
         if model.replicas is not None:
@@ -171,18 +167,6 @@ class ModelWatcher:
         if model.state == "failed":
             pool.give_up_waiting(model_failed(model.id))
         return backend
-
-    def _get_handle(self, model: DiscoveredModel) -> "DeploymentHandle[Any]":
-        """Return the model's handle, made once: each has its own router and metrics."""
-        key = (model.application, model.kind)
-        if key not in self._handles:
-            name = DEPLOYMENTS[model.kind]
-            self._handles[key] = self._cluster.get_handle(name, model.application)
-        return self._handles[key]
-
-    async def _fetch_capabilities(self, model: DiscoveredModel) -> Mapping[str, Any]:
-        capabilities: Mapping[str, Any] = await call(self._get_handle(model).capabilities)
-        return capabilities
 
 
 def _to_backend(kind: ModelKind, pool: LeasePool) -> Backend:

@@ -34,6 +34,8 @@ from deployments.ledger.address import find_ledger
 from deployments.ledger.client import LedgerClient
 from deployments.ledger.pepper import load_pepper, to_cache_salt
 from deployments.observability.logs import configure_logs
+from deployments.serve_look import ServeLook
+from deployments.transport.cluster_store import GcsStore
 from deployments.transport.request_channel import RequestSender
 from deployments.transport.token_channel import Receiver
 
@@ -103,7 +105,8 @@ class IngressReplica(Reconfigurable[IngressArgs]):
     @asynccontextmanager
     async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
         self._receiver, self._sender = Receiver(), RequestSender()
-        self._details = PushedDetails(fetch_details)
+        look = ServeLook(fetch_details, GcsStore())
+        self._details = PushedDetails(look.fetch)
         cluster = RayCluster(self._details.fetch)
         self._watcher = ModelWatcher(self._models, self._receiver, self._sender, cluster)
         update_keys = self._keys.update if self._keys else None

@@ -40,6 +40,8 @@ from deployments.ledger.store.keys import KeyStore
 from deployments.ledger.store.roll_up import roll_up
 from deployments.ledger.store.usage import UsageStore
 from deployments.observability.logs import configure_logs
+from deployments.serve_look import ServeLook
+from deployments.transport.cluster_store import GcsStore
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +79,8 @@ class LedgerReplica(Reconfigurable[LedgerArgs]):
         self._retention = UsageRetention(
             self._keys.prepare, partial(roll_up, database), args.usage_retention_days
         )
-        watch = ServeWatch(fetch_details, self._server.publish_details)
+        look = ServeLook(fetch_details, GcsStore())
+        watch = ServeWatch(look.fetch, self._server.publish_details)
         self._tasks = [
             asyncio.create_task(self._publisher.run()),
             asyncio.create_task(watch.run()),

@@ -2,10 +2,8 @@
 
 import asyncio
 import os
-from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from functools import partial
-from typing import Any
 
 from ray import serve
 
@@ -20,6 +18,7 @@ from deployments.engines.protocol import DiffusionEngine
 from deployments.ledger.address import find_ledger
 from deployments.ledger.client import LedgerClient
 from deployments.models.accounting import AccountedRequest, RequestAccounting
+from deployments.models.capabilities import PublishedCapabilities
 from deployments.models.engine_loading import load_engine
 from deployments.models.fair_queue import FairQueue
 from deployments.models.leases import Leases
@@ -40,10 +39,12 @@ class DiffusionReplica(ModelReplica[DiffusionArgs]):
             {"generate": (ImageRequest, self._generate), "stream": (ImageRequest, self._stream)}
         )
         self._steps = PendingSteps(args.engine)
+        self._capabilities = PublishedCapabilities(args, self._engine, self.cluster_store)
         self._args = LiveArgs(args)
         self._queue = FairQueue(self._engine.capacity, args.max_waiting)
         ledger = LedgerClient(find_ledger)
         self._accounting = RequestAccounting(args.id, "diffusion", self._queue, ledger)
+        await self._capabilities.publish()
 
     async def _generate(self, request: ImageRequest, writer: StreamWriter) -> Images:
         """Generate all images."""
@@ -66,10 +67,6 @@ class DiffusionReplica(ModelReplica[DiffusionArgs]):
         return self._accounting.track(
             request.request_id, request.context, on_waiting=writer.send_waiting
         )
-
-    async def capabilities(self) -> Mapping[str, Any]:
-        """The model's capabilities, as listed in `/v1/models`."""
-        return self._engine.capabilities
 
     async def record_autoscaling_stats(self) -> dict[str, int]:
         """The metric that Serve polls and passes to `QueuedImageSteps`."""
@@ -94,6 +91,7 @@ class DiffusionReplica(ModelReplica[DiffusionArgs]):
         if hasattr(self, "_accounting"):
             self._leases.shut_down()
             self._engine.shut_down()
+            self._capabilities.shut_down()
             self._accounting.shut_down()
 
 

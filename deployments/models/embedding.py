@@ -1,10 +1,8 @@
 """Replica of an encoder: Ray's lifecycle around an engine."""
 
 import os
-from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from functools import partial
-from typing import Any
 
 from ray import serve
 
@@ -19,6 +17,7 @@ from deployments.engines.protocol import EmbeddingEngine
 from deployments.ledger.address import find_ledger
 from deployments.ledger.client import LedgerClient
 from deployments.models.accounting import AccountedRequest, RequestAccounting
+from deployments.models.capabilities import PublishedCapabilities
 from deployments.models.engine_loading import load_engine
 from deployments.models.fair_queue import FairQueue
 from deployments.models.leases import Leases
@@ -37,10 +36,12 @@ class EmbeddingReplica(ModelReplica[EmbeddingArgs]):
         self._leases = Leases(
             {"embed": (EmbeddingRequest, self._embed), "score": (ScoreRequest, self._score)}
         )
+        self._capabilities = PublishedCapabilities(args, self._engine, self.cluster_store)
         self._args = LiveArgs(args)
         self._queue = FairQueue(self._engine.capacity, args.max_waiting)
         ledger = LedgerClient(find_ledger)
         self._accounting = RequestAccounting(args.id, "embedding", self._queue, ledger)
+        await self._capabilities.publish()
 
     async def _embed(self, request: EmbeddingRequest, writer: StreamWriter) -> Embeddings:
         """Embed all inputs."""
@@ -61,10 +62,6 @@ class EmbeddingReplica(ModelReplica[EmbeddingArgs]):
             request.request_id, request.context, on_waiting=writer.send_waiting
         )
 
-    async def capabilities(self) -> Mapping[str, Any]:
-        """The model's capabilities, as listed in `/v1/models`."""
-        return self._engine.capabilities
-
     async def stats(self) -> dict[str, int]:
         """Counts of open requests; all but `pid` and `sockets` are 0 at rest."""
         return {"pid": os.getpid(), **self._leases.stats(), **self._accounting.stats()}
@@ -78,6 +75,7 @@ class EmbeddingReplica(ModelReplica[EmbeddingArgs]):
         if hasattr(self, "_accounting"):
             self._leases.shut_down()
             self._engine.shut_down()
+            self._capabilities.shut_down()
             self._accounting.shut_down()
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 from pathlib import Path
@@ -21,6 +21,7 @@ from deployments.engines.protocol import LlmEngine
 from deployments.ledger.address import find_ledger
 from deployments.ledger.client import LedgerClient
 from deployments.models.accounting import AccountedRequest, RequestAccounting
+from deployments.models.capabilities import PublishedCapabilities
 from deployments.models.engine_loading import load_engine
 from deployments.models.fair_queue import FairQueue
 from deployments.models.fake_workers import FakeWorkers
@@ -45,6 +46,7 @@ class LlmReplica(ModelReplica[LlmArgs]):
         self._leases = Leases(
             {"complete": (Generation, self._complete), "stream": (Generation, self._stream)}
         )
+        self._capabilities = PublishedCapabilities(args, self._engine, self.cluster_store)
         self._args = LiveArgs(args)
         self._queue = FairQueue(self._engine.capacity, args.max_waiting)
         ledger = LedgerClient(find_ledger)
@@ -52,6 +54,7 @@ class LlmReplica(ModelReplica[LlmArgs]):
         self._adapters = Adapters(args, self._engine.load_adapter)
         self._announce_adapter = _to_announcer(args)
         self._tokens = PendingTokens()
+        await self._capabilities.publish()
 
     def _apply(self, args: LlmArgs) -> None:
         super()._apply(args)
@@ -94,10 +97,6 @@ class LlmReplica(ModelReplica[LlmArgs]):
         await self._announce_adapter(generation.adapter)
         return adapter
 
-    async def capabilities(self) -> Mapping[str, Any]:
-        """The model's capabilities, as listed in `/v1/models`."""
-        return self._engine.capabilities
-
     async def record_autoscaling_stats(self) -> dict[str, int]:
         """The metric that Serve polls and passes to `QueuedTokens`."""
         return {TOKENS: self._tokens.total}
@@ -126,6 +125,7 @@ class LlmReplica(ModelReplica[LlmArgs]):
             self._leases.shut_down()
             self._engine.shut_down()
         if hasattr(self, "_accounting"):
+            self._capabilities.shut_down()
             self._accounting.shut_down()
 
 

@@ -1,11 +1,13 @@
 """What the replicas of all kinds of models share: how they are called, and how they change."""
 
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from deployments.config.base import ModelArgs
 from deployments.config.user_config import Reconfigurable
+from deployments.models.capabilities import PublishedCapabilities
 from deployments.models.fair_queue import FairQueue
 from deployments.models.leases import Leases
+from deployments.transport.cluster_store import ClusterStore, GcsStore
 from deployments.transport.token_messages import ReplyTo, StreamEnd
 
 Arguments = TypeVar("Arguments", bound=ModelArgs)
@@ -16,6 +18,10 @@ class ModelReplica(Reconfigurable[Arguments]):
 
     _leases: Leases
     _queue: FairQueue
+    _capabilities: PublishedCapabilities
+
+    cluster_store: ClassVar[ClusterStore] = GcsStore()
+    """Where it writes what its engine can do; only tests have another one."""
 
     async def lease(
         self, lease_id: bytes, method: str, request: Any, reply_to: ReplyTo
@@ -34,3 +40,4 @@ class ModelReplica(Reconfigurable[Arguments]):
 
     def _apply(self, args: Arguments) -> None:
         self._queue.max_waiting = args.max_waiting
+        self._capabilities.update()

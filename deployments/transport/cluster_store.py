@@ -66,8 +66,11 @@ class GcsStore:
         return {key.decode(): value for key, value in found.items()}
 
     async def _call(self, name: str, *arguments: Any) -> Any:
+        client = self._find_client()
+        if client is None:
+            raise ClusterStoreError("Ray has not started in this process")
         try:
-            method = getattr(self._find_client(), f"async_internal_kv_{name}")
+            method = getattr(client, f"async_internal_kv_{name}")
             answer = method(*arguments, namespace=_NAMESPACE, timeout=self._timeout_s)
             # Ray sets the future whatever happens, and complains if it has been cancelled.
             answer.add_done_callback(_mark_as_retrieved)

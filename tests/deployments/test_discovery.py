@@ -319,6 +319,14 @@ def test_arguments_are_those_of_the_replicas_that_run() -> None:
     assert kept.replicas == {"replica-0", "replica-1"}
 
 
+def test_capabilities_are_those_of_the_replicas_that_run() -> None:
+    before = replace(BEFORE, capabilities={"max_tokens": 1})
+    new = replace(version("DEPLOYING", adapters=["b"]), capabilities={"max_tokens": 2})
+
+    assert keep_version(new, before).capabilities == {"max_tokens": 1}
+    assert keep_version(replace(new, is_settled=True), before).capabilities == {"max_tokens": 2}
+
+
 def test_arguments_are_new_once_no_replica_of_the_version_before_runs() -> None:
     new = replace(version("DEPLOYING", adapters=["b"]), replicas=frozenset({"replica-7"}))
 
@@ -356,6 +364,7 @@ def test_packed_details_say_the_same() -> None:
     details["applications"]["z"]["deployed_app_config"]["deployments"] = [
         {"name": "LLM", "num_replicas": 2, "user_config": {"default_max_tokens": 5}}
     ]
+    details["applications"]["z"]["capabilities"] = {"max_tokens": 7}
 
     unpacked = unpack_details(pack_details(details))
 

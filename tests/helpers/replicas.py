@@ -36,7 +36,7 @@ async def running_replica(cls: type[Replica], args: Any) -> AsyncIterator[Replic
 async def leasing(replica: Any) -> AsyncIterator[LeasePool]:
     """Yield a pool of leases of a replica, as an ingress replica has one; close them at the end."""
     receiver, sender, handle = Receiver(settings=UNMERGED), RequestSender(), LocalHandle(replica)
-    pool = LeasePool(handle, receiver, sender)
+    pool = LeasePool(lambda: handle, receiver, sender)
     try:
         yield pool
     finally:

@@ -51,7 +51,7 @@ class Ingress:
     def __init__(self, receiver: Receiver, error: Exception | None = None) -> None:
         self.lease = FakeMethod(error)
         self.sender = RequestSender()
-        self.pool = LeasePool(FakeHandle(self.lease), receiver, self.sender)
+        self.pool = LeasePool(lambda: FakeHandle(self.lease), receiver, self.sender)
 
     async def begin(self, ask: Ask) -> "asyncio.Future[Any]":
         """Send a request, and wait until its call has arrived."""

@@ -36,7 +36,9 @@ class Ingress:
         self.receiver = receiver
         self.requests = RequestReceiver(lambda: "127.0.0.1")
         self.request_sender = RequestSender(ChannelSettings(linger_ms=50))
-        self.pool = LeasePool(FakeHandle(self.method), receiver, self.request_sender, settings)
+        self.pool = LeasePool(
+            lambda: FakeHandle(self.method), receiver, self.request_sender, settings
+        )
         self._sender = sender
 
     def stream(self, generation: Generation = GENERATION) -> "Streaming":

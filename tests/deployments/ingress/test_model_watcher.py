@@ -1,6 +1,5 @@
 """The watcher against a fake cluster; no Ray is started."""
 
-import asyncio
 import errno
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -9,10 +8,15 @@ from typing import Any
 import pytest
 import zmq
 
+from api.ports.text import Generation, Sampling
 from api.registry import Backend, ModelEntry, Models
 from deployments.discovery import DEPLOYMENTS, KINDS, LEDGER_PATH
 from deployments.ingress.handles import DiffusionHandle, EmbeddingHandle, LlmHandle
 from deployments.ingress.model_watcher import ModelWatcher
+from deployments.transport.request_channel import RequestSender
+from deployments.transport.token_channel import Receiver
+from tests.helpers.handles import FakeHandle, FakeMethod
+from tests.helpers.token_channel import UNMERGED
 
 HERE, THERE = "node-1", "node-2"
 LEDGER_APPLICATION = {
@@ -43,30 +47,6 @@ def application(
     }
 
 
-class FakeMethod:
-    """A handle's method that answers every call with the same result."""
-
-    def __init__(self, result: Any) -> None:
-        self._result = result
-
-    def remote(self, *_: Any) -> "asyncio.Future[Any]":
-        answer = asyncio.get_running_loop().create_future()
-        answer.set_result(self._result)
-        return answer
-
-
-class FakeHandle:
-    """A deployment's handle, of which only `capabilities` is ever called here."""
-
-    def __init__(self, capabilities: Mapping[str, Any]) -> None:
-        self.capabilities = FakeMethod(capabilities)
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return FakeMethod(None)
-
-
 class FakeCluster:
     """Serve with the applications that a test gives it."""
 
@@ -84,7 +64,7 @@ class FakeCluster:
 
     def get_handle(self, deployment: str, application: str) -> Any:
         self.handles.append((deployment, application))
-        return FakeHandle({"context_length": 4096})
+        return FakeHandle(FakeMethod())
 
     def get_address(self) -> str:
         return "10.0.0.1"
@@ -133,11 +113,6 @@ class Setup:
         return [entry.id for entry in self.models.current]
 
 
-async def settle() -> None:
-    """Let all background tasks finish."""
-    await asyncio.gather(*(asyncio.all_tasks() - {asyncio.current_task()}))
-
-
 async def test_refresh_swaps_in_the_models_that_serve_has() -> None:
     setup = Setup(a=application(id="a"), ledger=LEDGER_APPLICATION, b=application("embedding"))
     was_known = setup.models.is_known
@@ -159,7 +134,6 @@ async def test_backend_fits_the_kind_of_model(kind: str, backend: type) -> None:
     await setup.watcher.refresh()
 
     assert type(setup.backend) is backend
-    assert (DEPLOYMENTS[setup.entry.kind], "a") in setup.cluster.handles
 
 
 async def test_backend_is_kept_between_refreshes() -> None:
@@ -172,13 +146,22 @@ async def test_backend_is_kept_between_refreshes() -> None:
     assert setup.backend is before
 
 
-async def test_model_has_one_handle() -> None:
-    setup = Setup(a=application("embedding"))
-    for _ in range(3):
-        await setup.watcher.refresh()
-        await asyncio.sleep(0)
+async def test_handle_is_made_for_the_first_request_of_a_model() -> None:
+    cluster = FakeCluster(**{f"a{n}": application(id=f"m{n}") for n in range(200)})
+    models, receiver, sender = Models(), Receiver(settings=UNMERGED), RequestSender()
+    watcher = ModelWatcher(models, receiver, sender, cluster)
+    for _ in range(2):
+        await watcher.refresh()
+    before = list(cluster.handles)
 
-    assert setup.cluster.handles == [("Embedding", "a")]
+    backend: Any = models.current.get_llm("m7").backend
+    for _ in range(2):
+        await backend.stream(Generation("r", ("Once",), Sampling())).aclose()
+
+    assert (before, cluster.handles) == ([], [("LLM", "a7")])
+    watcher.shut_down()
+    sender.shut_down()
+    receiver.shut_down()
 
 
 async def test_removed_model_is_gone_and_gets_a_new_backend_when_it_returns() -> None:
@@ -286,27 +269,12 @@ async def test_failed_first_look_up_leaves_everything_unknown() -> None:
     assert setup.watcher.has_ledger is None
 
 
-async def test_capabilities_are_fetched_in_the_background() -> None:
-    setup = Setup(a=application())
-    await setup.watcher.refresh()
-    first = setup.entry
-    await settle()
+async def test_capabilities_are_those_of_the_details() -> None:
+    setup = Setup(a=application() | {"capabilities": {"max_tokens": 4096}})
 
     await setup.watcher.refresh()
 
-    assert (first.capabilities, setup.entry.capabilities) == ({}, {"context_length": 4096})
-
-
-async def test_shut_down_cancels_open_calls() -> None:
-    setup = Setup(a=application())
-    await setup.watcher.refresh()
-
-    setup.watcher.shut_down()
-    await asyncio.wait(asyncio.all_tasks() - {asyncio.current_task()})
-    await setup.watcher.refresh()
-
-    assert setup.entry.capabilities == {}
-    setup.watcher.shut_down()
+    assert setup.entry.capabilities == {"max_tokens": 4096}
 
 
 async def test_adapters_of_the_arguments_are_models_too(tmp_path: Path) -> None:

@@ -9,6 +9,8 @@ import pytest
 import deployments.models.diffusion
 import deployments.models.embedding
 import deployments.models.llm
+from deployments.models.replica import ModelReplica
+from tests.helpers.cluster_store import DictStore
 
 
 @pytest.fixture
@@ -22,7 +24,17 @@ def restored_logs() -> Iterator[None]:
 
 
 @pytest.fixture
-def without_ledger(restored_logs: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def cluster_store(monkeypatch: pytest.MonkeyPatch) -> DictStore:
+    """The store that replicas write to."""
+    store = DictStore()
+    monkeypatch.setattr(ModelReplica, "cluster_store", store)
+    return store
+
+
+@pytest.fixture
+def without_ledger(
+    restored_logs: None, cluster_store: DictStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """Let replicas find no ledger: looking one up would start Ray."""
 
     async def find_none() -> None:

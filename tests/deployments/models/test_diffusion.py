@@ -8,7 +8,9 @@ from deployments.autoscaling import IMAGE_STEPS
 from deployments.config.diffusion import DiffusionArgs
 from deployments.ingress.handles import DiffusionHandle
 from deployments.models.diffusion import DiffusionReplica
+from deployments.serve_look import to_key
 from deployments.transport.token_channel import Receiver
+from tests.helpers.cluster_store import DictStore
 from tests.helpers.replicas import leasing, open_counts, running_replica
 from tests.helpers.token_channel import until
 
@@ -57,9 +59,11 @@ async def test_pending_steps_are_the_autoscaling_metric() -> None:
     receiver.shut_down()
 
 
-async def test_capabilities_are_those_of_the_engine() -> None:
-    async with running_replica(DiffusionReplica, ARGS) as replica:
-        assert "size" in await replica.capabilities()
+async def test_capabilities_of_the_engine_are_known_before_it_serves(
+    cluster_store: DictStore,
+) -> None:
+    async with running_replica(DiffusionReplica, ARGS):
+        assert b"size" in cluster_store.values[to_key(ARGS)]
 
 
 async def test_deleted_replica_leaves_no_task() -> None:

@@ -6,6 +6,8 @@ from api.ports.embeddings import EmbeddingRequest, ScoreRequest
 from deployments.config.embedding import EmbeddingArgs
 from deployments.ingress.handles import EmbeddingHandle
 from deployments.models.embedding import EmbeddingReplica
+from deployments.serve_look import to_key
+from tests.helpers.cluster_store import DictStore
 from tests.helpers.replicas import leasing, open_counts, running_replica
 
 ARGS = EmbeddingArgs(id="m", source="fake:")
@@ -28,11 +30,13 @@ async def test_pairs_are_scored() -> None:
         assert len((await EmbeddingHandle(pool).score(request)).scores) == 2
 
 
-async def test_capabilities_are_those_of_the_engine() -> None:
+async def test_capabilities_of_the_engine_are_known_before_it_serves(
+    cluster_store: DictStore,
+) -> None:
     async with running_replica(EmbeddingReplica, ARGS) as replica:
         await replica.check_health()
 
-        assert "dimensions" in await replica.capabilities()
+        assert b"dimensions" in cluster_store.values[to_key(ARGS)]
 
 
 async def test_deleted_replica_leaves_no_task() -> None:
