@@ -30,6 +30,7 @@ from deployments.ingress.prompt_log import PromptFiles
 from deployments.ingress.rate_limiter import LedgerLimiter
 from deployments.ingress.ray_cluster import RayCluster
 from deployments.ingress.serve_details import PushedDetails
+from deployments.ingress.shared_look import SharedLook
 from deployments.ledger.address import find_ledger
 from deployments.ledger.client import LedgerClient
 from deployments.ledger.pepper import load_pepper, to_cache_salt
@@ -105,12 +106,15 @@ class IngressReplica(Reconfigurable[IngressArgs]):
     @asynccontextmanager
     async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
         self._receiver, self._sender = Receiver(), RequestSender()
-        look = ServeLook(fetch_details, GcsStore())
-        self._details = PushedDetails(look.fetch)
+        store = GcsStore()
+        look = ServeLook(fetch_details, store)
+        shared = SharedLook(look.fetch, store, interval_s=self._poll_interval_s)
+        self._details = PushedDetails(shared)
         cluster = RayCluster(self._details.fetch)
         self._watcher = ModelWatcher(self._models, self._receiver, self._sender, cluster)
         update_keys = self._keys.update if self._keys else None
-        self._ledger = LedgerClient(find_ledger, update_keys, self._details.update)
+        find = partial(find_ledger, self._details.latest)
+        self._ledger = LedgerClient(find, update_keys, self._details.update)
         if self._keys:
             self._ledger.on_disconnect = self._keys.mark_stale
         try:

@@ -1,12 +1,13 @@
-"""What Serve runs, as the ledger sends it; without a ledger, as Serve's controller says."""
+"""What Serve runs, as the ledger sends it; without a ledger, as the ingress replicas see it."""
 
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from deployments.discovery import unpack_details
+from deployments.ingress.shared_look import SharedLook
 from deployments.ledger.protocol import ServeDetails
 
 _MAX_AGE_S = 6.0
@@ -18,7 +19,7 @@ class PushedDetails:
 
     def __init__(
         self,
-        ask_controller: Callable[[], Awaitable[Mapping[str, Any]]],
+        look: SharedLook,
         *,
         max_age_s: float = _MAX_AGE_S,
         clock: Callable[[], float] = time.monotonic,
@@ -26,14 +27,16 @@ class PushedDetails:
         """Start with nothing pushed.
 
         Args:
-            ask_controller: fetches the details where the ledger does not send them.
+            look: finds the details where the ledger does not send them.
             max_age_s: how long details are used after the ledger was heard of last.
             clock: returns seconds.
         """
-        self._ask_controller = ask_controller
+        self._look = look
         self._max_age_s = max_age_s
         self._clock = clock
-        self._details: Mapping[str, Any] | None = None
+        self._pushed: Mapping[str, Any] | None = None
+        self._latest: Mapping[str, Any] | None = None
+        """What the ledger has sent, or what was looked up since."""
         self._heard_s = 0.0
         self._has_changed = asyncio.Event()
 
@@ -41,14 +44,32 @@ class PushedDetails:
         """Take what the ledger has sent."""
         self._heard_s = self._clock()
         if message.packed is not None:
-            self._details = unpack_details(message.packed)
+            self._pushed = unpack_details(message.packed)
             self._has_changed.set()
+        if self._pushed is not None:
+            self._latest = self._pushed
+            self._look.stop_following()
 
     async def fetch(self) -> Mapping[str, Any]:
-        """Return the details; raises what `ask_controller` raises."""
-        if self._details is not None and self._clock() - self._heard_s < self._max_age_s:
-            return self._details
-        return await self._ask_controller()
+        """Return the details, looked up if the ledger is silent.
+
+        Raises:
+            Exception: Serve's controller cannot be asked.
+        """
+        is_silent = self._clock() - self._heard_s >= self._max_age_s
+        if self._pushed is None or is_silent:
+            self._latest = await self._look.fetch() or self._latest
+        return await self.latest()
+
+    async def latest(self) -> Mapping[str, Any]:
+        """Return the details that are known, without a look.
+
+        Raises:
+            LookupError: none are known yet.
+        """
+        if self._latest is None:
+            raise LookupError("it is not known yet what Serve runs")
+        return self._latest
 
     async def wait_for_change(self, timeout_s: float) -> None:
         """Return when the ledger has sent other details, or after `timeout_s` seconds."""

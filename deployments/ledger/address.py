@@ -1,7 +1,9 @@
 """The ledger's address, and how clients find it."""
 
 import asyncio
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from deployments.discovery import LEDGER, fetch_details, find_ledger_application
 
@@ -18,13 +20,18 @@ class LedgerAddress:
     """A client's first message must contain it."""
 
 
-async def find_ledger() -> LedgerAddress | None:
+async def find_ledger(
+    fetch: Callable[[], Awaitable[Mapping[str, Any]]] = fetch_details,
+) -> LedgerAddress | None:
     """Ask the ledger's replica for its address; None if no ledger is configured.
+
+    Args:
+        fetch: returns Serve's details. It is called again and again while there is no ledger.
 
     Raises:
         Exception: the ledger or Serve's controller is not up.
     """
-    name = find_ledger_application(await fetch_details())
+    name = find_ledger_application(await fetch())
     if name is None:
         return None
     from ray import serve  # here, so that users of the client alone need not import Ray

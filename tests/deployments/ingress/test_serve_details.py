@@ -6,7 +6,9 @@ import pytest
 
 from deployments.discovery import pack_details
 from deployments.ingress.serve_details import PushedDetails
+from deployments.ingress.shared_look import SharedLook
 from deployments.ledger.protocol import ServeDetails
+from tests.helpers.cluster_store import DictStore
 
 
 def details(name: str) -> dict[str, Any]:
@@ -20,7 +22,8 @@ class Setup:
     def __init__(self) -> None:
         self.now_s = 100.0
         self.asked = 0
-        self.pushed = PushedDetails(self.ask, max_age_s=6, clock=lambda: self.now_s)
+        look = SharedLook(self.ask, DictStore(), interval_s=2, clock=lambda: self.now_s)
+        self.pushed = PushedDetails(look, max_age_s=6, clock=lambda: self.now_s)
 
     async def ask(self) -> Mapping[str, Any]:
         self.asked += 1
@@ -66,6 +69,27 @@ async def test_no_change_without_details_is_no_news() -> None:
     setup.pushed.update(ServeDetails(None))
 
     assert await setup.names() == ["asked"]
+
+
+async def test_what_the_ledger_has_sent_is_in_use_again_when_it_is_back() -> None:
+    """Its news that nothing has changed is about what it has sent."""
+    setup = Setup()
+    setup.pushed.update(packed("sent"))
+    setup.now_s += 6
+    meanwhile = await setup.names()
+    setup.pushed.update(ServeDetails(None))
+
+    assert (meanwhile, await setup.names(), setup.asked) == (["asked"], ["sent"], 1)
+
+
+async def test_latest_details_are_known_without_a_look() -> None:
+    setup = Setup()
+    with pytest.raises(LookupError):
+        await setup.pushed.latest()
+    setup.pushed.update(packed("sent"))
+
+    assert list((await setup.pushed.latest())["applications"]) == ["sent"]
+    assert setup.asked == 0
 
 
 @pytest.mark.parametrize("message", [None, ServeDetails(None)])
