@@ -10,6 +10,7 @@ import json
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from collections.abc import Set as AbstractSet
+from operator import itemgetter
 from typing import Any
 
 import msgspec
@@ -34,14 +35,22 @@ def to_key(args: ModelArgs) -> str:
     So what another version of a model writes, which may then fail or be stopped, never replaces
     what the version that serves has written.
     """
-    text = json.dumps(args.model_dump(), sort_keys=True, default=_to_plain)
+    text = json.dumps(_order(args.model_dump()), default=str)
     digest = hashlib.sha256(f"{type(args).__name__} {text}".encode())
     return f"capabilities/{digest.hexdigest()[: 2 * _KEY_BYTES]}"
 
 
-def _to_plain(value: Any) -> Any:
-    """A set has another order in each process."""
-    return sorted(value) if isinstance(value, AbstractSet) else str(value)
+def _order(value: Any) -> Any:
+    """Give sets, and mappings with any names, the same order in each process."""
+    match value:
+        case Mapping():
+            return sorted(([str(name), _order(value[name])] for name in value), key=itemgetter(0))
+        case AbstractSet():
+            return sorted(map(str, value))
+        case list() | tuple():
+            return [_order(each) for each in value]
+        case _:
+            return value
 
 
 def pack_capabilities(capabilities: Mapping[str, Any]) -> bytes:

@@ -102,6 +102,16 @@ def test_kinds_of_models_do_not_share_a_key() -> None:
     assert to_key(EmbeddingArgs(id="m", source="fake:")) != to_key(LlmArgs(id="m", source="fake:"))
 
 
+def test_key_takes_any_names_of_engine_options_in_any_order() -> None:
+    """YAML's names may be numbers, and JSON makes text of them."""
+    options = {"b": {1: 2, "x": 3}, "a": None}
+    as_json = {"a": None, "b": {"x": 3, "1": 2}}
+
+    assert to_key(LlmArgs(id="m", source="fake:", engine=options)) == to_key(
+        LlmArgs(id="m", source="fake:", engine=as_json)
+    )
+
+
 def test_key_is_the_same_in_every_process() -> None:
     """A set has another order in each."""
     keys = {
