@@ -61,6 +61,8 @@ class DiscoveredModel:
     version, and after that has failed, though the replicas of the version before go on."""
     capabilities: Mapping[str, Any] = field(default_factory=dict)
     """What it says about itself where it is loaded; see `deployments.serve_look`."""
+    is_autoscaled: bool = False
+    """Whether Serve chooses the number of replicas."""
 
 
 async def fetch_details() -> dict[str, Any]:
@@ -112,7 +114,7 @@ def _pack_config(config: Mapping[str, Any]) -> dict[str, Any]:
     if config.get("import_path") in KINDS:
         picked["args"] = config.get("args") or {}
         picked["deployments"] = [
-            _pick(deployment, "name", "user_config")
+            _pick(deployment, "name", "user_config", "autoscaling_config", "num_replicas")
             for deployment in config.get("deployments") or []
         ]
     return picked
@@ -141,10 +143,11 @@ def to_models(details: Mapping[str, Any]) -> Iterator[DiscoveredModel]:
             message=message,
             deployed_at_s=int(application.get("last_deployed_time_s") or 0),
             args=config["args"],
-            user_config=_find_user_config(config, kind),
+            user_config=_find_options(config, kind).get("user_config"),
             is_settled=application["status"] == "RUNNING",
             replicas=_find_replicas(application, kind),
             capabilities=application.get("capabilities") or {},
+            is_autoscaled=_is_autoscaled(_find_options(config, kind)),
         )
 
 
@@ -190,11 +193,15 @@ def find_nodes(details: Mapping[str, Any]) -> set[str]:
     }
 
 
-def _find_user_config(config: Mapping[str, Any], kind: ModelKind) -> Any:
+def _find_options(config: Mapping[str, Any], kind: ModelKind) -> Mapping[str, Any]:
     for deployment in config.get("deployments") or []:
         if deployment["name"] == DEPLOYMENTS[kind]:
-            return deployment.get("user_config")
-    return None
+            return cast(Mapping[str, Any], deployment)
+    return {}
+
+
+def _is_autoscaled(options: Mapping[str, Any]) -> bool:
+    return bool(options.get("autoscaling_config")) or options.get("num_replicas") == "auto"
 
 
 def _find_replicas(application: Mapping[str, Any], kind: ModelKind) -> frozenset[str] | None:

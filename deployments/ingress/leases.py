@@ -88,6 +88,14 @@ class LeasePool:
         method: DeploymentHandle[Any] = self._find_handle().lease
         return method
 
+    def prepare(self) -> None:
+        """Make the handle now.
+
+        It takes a moment until it knows the replicas. Serve counts requests that come meanwhile as
+        queued, and an autoscaled model would get further replicas for them.
+        """
+        _ = self._method
+
     def set_replicas(self, replicas: frozenset[str]) -> None:
         """Note the ids of the running replicas: if they are others than before, renew all leases.
 

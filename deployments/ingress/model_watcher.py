@@ -151,7 +151,7 @@ class ModelWatcher:
         )
 
     def _get_backend(self, model: DiscoveredModel) -> Backend:
-        """Return the model's backend, made once; its handle is made for its first request.
+        """Return the model's backend, made once; most handles are made for the first request.
 
         Its leases are told which replicas are running now, or that none will.
         """
@@ -164,6 +164,8 @@ class ModelWatcher:
         pool, backend = self._backends[key]
         if model.replicas is not None:
             pool.set_replicas(model.replicas)
+        if model.is_autoscaled and model.state == "ready":
+            pool.prepare()
         if model.state == "failed":
             pool.give_up_waiting(model_failed(model.id))
         return backend

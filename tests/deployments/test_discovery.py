@@ -362,7 +362,7 @@ def test_packed_details_say_the_same() -> None:
         "controller_info": {},
     }
     details["applications"]["z"]["deployed_app_config"]["deployments"] = [
-        {"name": "LLM", "num_replicas": 2, "user_config": {"default_max_tokens": 5}}
+        {"name": "LLM", "num_replicas": "auto", "user_config": {"default_max_tokens": 5}}
     ]
     details["applications"]["z"]["capabilities"] = {"max_tokens": 7}
 

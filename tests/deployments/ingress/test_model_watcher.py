@@ -164,6 +164,37 @@ async def test_handle_is_made_for_the_first_request_of_a_model() -> None:
     receiver.shut_down()
 
 
+@pytest.mark.parametrize(
+    ("options", "handles"),
+    [
+        ({"autoscaling_config": {"min_replicas": 1}}, [("LLM", "a")]),
+        ({"num_replicas": "auto"}, [("LLM", "a")]),
+        ({"num_replicas": 2, "autoscaling_config": None}, []),
+    ],
+)
+async def test_handle_of_a_ready_model_that_is_autoscaled_is_made_before_its_requests(
+    options: dict[str, Any], handles: list[tuple[str, str]]
+) -> None:
+    """Requests that wait for a new handle to know the replicas would start further replicas."""
+    setup = Setup(a=application())
+    setup.cluster.applications["a"]["deployed_app_config"]["deployments"][0] |= options
+
+    await setup.watcher.refresh()
+
+    assert setup.cluster.handles == handles
+
+
+async def test_handle_of_a_model_at_zero_is_made_for_its_first_request() -> None:
+    setup = Setup(a=application())
+    options = setup.cluster.applications["a"]["deployed_app_config"]["deployments"][0]
+    options["autoscaling_config"] = {"min_replicas": 0}
+    setup.cluster.applications["a"]["deployments"]["LLM"] = {"target_num_replicas": 0}
+
+    await setup.watcher.refresh()
+
+    assert (setup.entry.state, setup.cluster.handles) == ("idle", [])
+
+
 async def test_removed_model_is_gone_and_gets_a_new_backend_when_it_returns() -> None:
     setup = Setup(a=application("embedding"))
     await setup.watcher.refresh()
