@@ -54,8 +54,8 @@ def _order(value: Any) -> Any:
 
 
 def pack_capabilities(capabilities: Mapping[str, Any]) -> bytes:
-    """Pack what a loaded model says about itself."""
-    return msgspec.msgpack.encode(capabilities)
+    """Pack what a loaded model says about itself; what is no plain value becomes text."""
+    return msgspec.msgpack.encode(capabilities, enc_hook=str)
 
 
 class ServeLook:

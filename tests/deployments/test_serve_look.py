@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -96,6 +97,13 @@ async def test_lost_store_leaves_what_was_known(caplog: pytest.LogCaptureFixture
 
     assert await setup.look() == {"a": {"max_tokens": 7}}
     assert "stay as they were" in caplog.text
+
+
+async def test_type_of_a_library_does_not_keep_a_model_from_serving() -> None:
+    setup = Setup(a=application())
+    setup.write({"folder": Path("/weights")})
+
+    assert await setup.look() == {"a": {"folder": "/weights"}}
 
 
 def test_kinds_of_models_do_not_share_a_key() -> None:
