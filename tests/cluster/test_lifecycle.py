@@ -130,16 +130,3 @@ async def test_streams_that_outlast_the_drain_end_with_an_error_and_every_proces
     assert left == []
     assert not any(psutil.pid_exists(process.pid) for process in processes)
     assert service.process.returncode == 0
-
-
-async def test_second_signal_ends_the_service_at_once(tmp_path: Path):
-    with running({"applications": APPLICATIONS[:2]}, tmp_path) as service:
-        reading = asyncio.create_task(read_all(service, [{"max_tokens": 2000}] * 5))
-        await asyncio.sleep(2)
-        service.process.send_signal(signal.SIGTERM)
-        wait_until(lambda: "they have 30 s" in service.output.read_text(), 5)
-        left = await asyncio.to_thread(service.stop, 20)
-        results = await reading
-
-    assert not any(result.is_done for result in results)
-    assert left == []
