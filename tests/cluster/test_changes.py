@@ -1,4 +1,7 @@
-"""Deploys, scaling and lost replicas under load: no request is refused, and no stream is cut."""
+"""Deploys, scaling, lost replicas and a stop under load: no stream is cut.
+
+No request is refused either, except while the service stops.
+"""
 
 import asyncio
 import collections
@@ -330,3 +333,19 @@ async def test_frozen_replica_is_noticed_within_20_s(service: Service) -> None:
     assert max(result.ended_at_s for result in broken) - frozen_at_s < 20
     assert [task.result() for task in whole] == [200] * 10
     assert not frozen.is_running()
+
+
+async def test_sigterm_lets_requests_finish_and_refuses_new_ones(service: Service) -> None:
+    """The last test of this module: it ends the service."""
+    reading = asyncio.create_task(read_all(service, [{"max_tokens": 5 * TOKENS_PER_S}] * 10))
+    await asyncio.sleep(1)
+    stopping = asyncio.create_task(asyncio.to_thread(service.stop, 30))
+    await asyncio.sleep(1)
+    [refused] = await read_all(service, [{"max_tokens": 1}])
+    results = await reading
+    left = await stopping
+
+    assert refused.errors == ["service_stopping"]
+    assert all(result.is_complete(5 * TOKENS_PER_S) for result in results)
+    assert left == []
+    assert service.process.returncode == 0

@@ -96,22 +96,6 @@ def is_complete(listed: dict[str, dict[str, Any]]) -> bool:
     return "size" in listed.get("colours", {}) and "reads_pictures" in listed["echo"]
 
 
-async def test_sigterm_lets_requests_finish_and_refuses_new_ones(tmp_path: Path):
-    with running({"applications": APPLICATIONS[:2]}, tmp_path) as service:
-        reading = asyncio.create_task(read_all(service, [{"max_tokens": 100}] * 10))
-        await asyncio.sleep(1)
-        stopping = asyncio.create_task(asyncio.to_thread(service.stop, 30))
-        await asyncio.sleep(1)
-        [refused] = await read_all(service, [{"max_tokens": 1}])
-        results = await reading
-        left = await stopping
-
-    assert refused.errors == ["service_stopping"]
-    assert all(result.is_complete(100) for result in results)
-    assert left == []
-    assert service.process.returncode == 0
-
-
 async def test_streams_that_outlast_the_drain_end_with_an_error_and_every_process_ends(
     tmp_path: Path,
 ):
