@@ -50,9 +50,9 @@ APPLICATIONS = [
 
 @pytest.fixture(scope="package")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """The service; tests that change its applications restore them."""
+    """The service; tests that change its applications restore them, and `test_stop.py` ends it."""
     home: Path = tmp_path_factory.mktemp("home")
-    with running({"applications": APPLICATIONS}, home) as service:
+    with running({"applications": APPLICATIONS}, home, "--drain", "2") as service:
         yield service
 
 

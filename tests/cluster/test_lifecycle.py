@@ -1,6 +1,5 @@
-"""Changes while the service runs: models, replicas, and its shutdown."""
+"""Changes while the service runs: models and replicas."""
 
-import asyncio
 import json
 import os
 import signal
@@ -9,12 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import openai
-import psutil
 import pytest
 
 from tests.cluster.conftest import APPLICATIONS, application
 from tests.helpers.service import Service, running, sse_events, wait_until
-from tests.helpers.streams import read_all
 
 pytestmark = pytest.mark.cluster
 
@@ -94,23 +91,3 @@ def list_often(service: Service) -> list[dict[str, dict[str, Any]]]:
 def is_complete(listed: dict[str, dict[str, Any]]) -> bool:
     """Whether each model is listed with what its engine says."""
     return "size" in listed.get("colours", {}) and "reads_pictures" in listed["echo"]
-
-
-async def test_streams_that_outlast_the_drain_end_with_an_error_and_every_process_ends(
-    tmp_path: Path,
-):
-    """Streams that were cut short do not look complete."""
-    with running({"applications": APPLICATIONS[:2]}, tmp_path, "--drain", "2") as service:
-        processes = service.processes()
-        reading = asyncio.create_task(read_all(service, [{"max_tokens": 2000}] * 20))
-        await asyncio.sleep(3)
-        left = await asyncio.to_thread(service.stop, 24)
-        results = await reading
-
-    assert all(result.texts for result in results)
-    assert [result.errors for result in results] == [["service_stopping"]] * 20
-    assert not any(result.is_done or result.is_cut for result in results)
-    assert len(processes) > 5
-    assert left == []
-    assert not any(psutil.pid_exists(process.pid) for process in processes)
-    assert service.process.returncode == 0
