@@ -56,9 +56,12 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
         yield service
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """Three ingress replicas, a ledger, and models slow enough to be interrupted."""
+    """Three ingress replicas, a ledger, and models slow enough to be interrupted.
+
+    The modules that use it come one after the other; each makes keys of its own.
+    """
     home: Path = tmp_path_factory.mktemp("fleet")
     ingress = {
         **APPLICATIONS[0],
