@@ -1,4 +1,4 @@
-"""Workers that run are tested on a cluster, in tests/cluster/test_workers.py."""
+"""Workers that run are tested on a cluster, in tests/cluster/test_nodes.py."""
 
 from types import SimpleNamespace
 from typing import Any
