@@ -4,14 +4,12 @@ import json
 import os
 import signal
 import threading
-from pathlib import Path
-from typing import Any
 
 import openai
 import pytest
 
 from tests.cluster.conftest import APPLICATIONS, application
-from tests.helpers.service import Service, running, sse_events, wait_until
+from tests.helpers.service import Service, sse_events, wait_until
 
 pytestmark = pytest.mark.cluster
 
@@ -63,31 +61,3 @@ def test_killed_replica_ends_its_streams_with_an_error_and_is_replaced(service: 
     assert first["choices"][0]["text"] == "a"
     assert json.loads(last)["error"]["code"] == "engine_unavailable"
     assert service.openai().completions.create(model="echo", prompt="x", max_tokens=1)
-
-
-def test_ingress_replicas_without_a_ledger_share_what_one_of_them_sees(tmp_path: Path):
-    """All list a new model, and what only its engine knows, soon after it has loaded."""
-    ingress = {**APPLICATIONS[0], "deployments": [{**APPLICATIONS[0]["deployments"][0]}]}
-    ingress["deployments"][0]["num_replicas"] = 3
-    colours = application("colours", "diffusion", "Diffusion")
-    with running({"applications": [ingress, APPLICATIONS[1]]}, tmp_path) as service:
-        service.deploy([ingress, APPLICATIONS[1], colours])
-        wait_until(lambda: len(service.replica_pids().get("colours", [])) == 1, timeout_s=60)
-        all_after_s = wait_until(lambda: all(map(is_complete, list_often(service))), timeout_s=30)
-
-    assert all_after_s < 6
-
-
-def list_often(service: Service) -> list[dict[str, dict[str, Any]]]:
-    """The models as ingress replicas list them, each of them very probably."""
-    listed = []
-    for _ in range(20):
-        with service.client() as client:  # a connection of its own, so any replica may answer
-            cards = client.get("/v1/models").json()["data"]
-            listed.append({card["id"]: card["triptych"] for card in cards})
-    return listed
-
-
-def is_complete(listed: dict[str, dict[str, Any]]) -> bool:
-    """Whether each model is listed with what its engine says."""
-    return "size" in listed.get("colours", {}) and "reads_pictures" in listed["echo"]
