@@ -37,8 +37,8 @@ from deployments.ledger.records import UsageRecord
 logger = logging.getLogger(__name__)
 
 _ANSWER_TIMEOUT_S = 40.0
-"""A killed ledger is back in 5 s, on a busy machine in 10 s. Lost with its node it takes up to 35 s:
-Serve and Ray must find out first. Load balancers allow 60 s of silence."""
+"""A killed ledger is back in 5 s, on a busy machine in 10 s, and in 35 s if its node is lost: Serve
+and Ray must find out first. Load balancers allow 60 s of silence."""
 
 _RETRY_S = 0.3
 _MAX_RETRY_S = 2.0
