@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[3]
 _PREPARE = """
 set -e
 mount --bind "$FOLDER/etc/hosts" /etc/hosts
-mount --bind "$FOLDER/tmp" /tmp
+mount --rbind "$FOLDER/tmp" /tmp  # with the checkout, if it is in /tmp
 mount -t tmpfs -o size=2g tmpfs /dev/shm
 mount -t tmpfs tmpfs /var/lib
 mkdir /var/lib/triptych
