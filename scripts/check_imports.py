@@ -27,7 +27,7 @@ ORDER: Mapping[str, Sequence[str]] = {
         "errors",
     ),
     "deployments": (
-        "app cli",
+        "app cli haproxy",
         "check",
         "ingress models",
         "engines ledger",

@@ -6,6 +6,7 @@ import os
 import random
 import shutil
 import socket
+import sys
 from pathlib import Path
 
 from deployments.config.serving_environment import load_serving_environment
@@ -19,7 +20,7 @@ class PreparationError(Exception):
     """The private folder cannot be made; the message says why."""
 
 
-def environment(root: Path, home: Path) -> dict[str, str]:
+def environment(home: Path) -> dict[str, str]:
     """Build the environment: Serve's fast path, no telemetry, nothing shared with other services.
 
     Raises:
@@ -32,7 +33,7 @@ def environment(root: Path, home: Path) -> dict[str, str]:
         # vLLM leaves two to six sockets and files there for each replica that ends.
         "TMPDIR": str(temporary_folder(run_time)),
         **haproxy_places(run_time),
-        "RAY_SERVE_HAPROXY_BINARY_PATH": str(root / "scripts" / "service" / "haproxy"),
+        "RAY_SERVE_HAPROXY_BINARY_PATH": str(Path(sys.executable).with_name("triptych-haproxy")),
         "TRIPTYCH_HAPROXY": haproxy_binary(),
     }
     defaults = {

@@ -117,7 +117,7 @@ def run(config: Path, address: Address, state: TextIO, signals: int, drain_s: fl
     if LOG.exists():
         LOG.replace(LOG.with_suffix(".log.1"))
     command = [str(SERVE), "run", str(config), "--address", "local"]
-    own = environment(ROOT, HOME)
+    own = environment(HOME)
     with LOG.open("w") as log:
         child = process_tree.start(command, cwd=ROOT, env=own, log=log)
     remember(state, child.pid)

@@ -227,5 +227,5 @@ def _read_image_environment() -> dict[str, str]:
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "PYTHONPATH": str(ROOT),
         "TRIPTYCH_HAPROXY": haproxy_binary(),
-        "RAY_SERVE_HAPROXY_BINARY_PATH": str(ROOT / "scripts" / "service" / "haproxy"),
+        "RAY_SERVE_HAPROXY_BINARY_PATH": str(Path(sys.executable).with_name("triptych-haproxy")),
     }

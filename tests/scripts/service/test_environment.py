@@ -82,7 +82,7 @@ def test_haproxy_lets_streams_finish_that_last_as_long_as_the_default_allows(
 ) -> None:
     monkeypatch.delenv(HARD_STOP_VARIABLE, raising=False)
 
-    hard_stop_s = float(environment(ROOT, home)[HARD_STOP_VARIABLE])
+    hard_stop_s = float(environment(home)[HARD_STOP_VARIABLE])
 
     assert hard_stop_s >= Limits().request_timeout_s + DRAINING_S
 
@@ -98,7 +98,7 @@ def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_service_gets_what_is_the_same_everywhere_and_what_belongs_to_the_machine(
     home: Path,
 ) -> None:
-    added = environment(ROOT, home).items() - os.environ.items()
+    added = environment(home).items() - os.environ.items()
 
     values = dict(added)
     assert {name: values[name] for name in SAME_EVERYWHERE} == SAME_EVERYWHERE
@@ -115,7 +115,7 @@ def test_user_overrides_what_saves_cpu_at_rest(
 ) -> None:
     monkeypatch.setenv(name, "123")
 
-    assert environment(ROOT, home)[name] == "123"
+    assert environment(home)[name] == "123"
 
 
 def test_what_saves_cpu_at_rest_is_documented_with_its_value(
@@ -123,7 +123,7 @@ def test_what_saves_cpu_at_rest_is_documented_with_its_value(
 ) -> None:
     for name in READ_BY_RAY_IN:
         monkeypatch.delenv(name, raising=False)
-    settings = environment(ROOT, home)
+    settings = environment(home)
     page = (ROOT / "docs" / "performance.md").read_text()
     documented = dict(re.findall(r"^\| `(\w+)=(\w+)` \|", page, re.MULTILINE))
 
