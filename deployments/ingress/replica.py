@@ -31,6 +31,7 @@ from deployments.ingress.rate_limiter import LedgerLimiter
 from deployments.ingress.ray_cluster import RayCluster
 from deployments.ingress.serve_details import PushedDetails
 from deployments.ingress.shared_look import SharedLook
+from deployments.ingress.trailers import ignore_trailers
 from deployments.ledger.address import find_ledger
 from deployments.ledger.client import LedgerClient
 from deployments.ledger.pepper import load_pepper, to_cache_salt
@@ -56,6 +57,7 @@ class IngressReplica(Reconfigurable[IngressArgs]):
         """Read the environment's keys. What needs the event loop is made in `_lifespan`."""
         configure_logs()
         gc.set_threshold(_OBJECTS_PER_COLLECTION)
+        ignore_trailers()
         self._args = LiveArgs(args)
         self._poll_interval_s = args.poll_interval_s
         self._pepper = load_pepper()

@@ -3,6 +3,7 @@
 import base64
 import http.client
 import json
+import socket
 import threading
 
 import httpx
@@ -155,3 +156,75 @@ def test_without_a_key_only_health_and_readiness_are_served(service: Service):
     ]
 
     assert statuses == [200, 503, 401]
+
+
+def send_raw(service: Service, first_line: str, *headers: str, body: bytes = b"") -> tuple:
+    """Send a request as it is; return the status, the headers and the body of the answer."""
+    key = f"authorization: Bearer {service.key}"
+    lines = [first_line, "host: x", key, *headers, "connection: close", "", ""]
+    with socket.create_connection(("127.0.0.1", service.port), 20) as client:
+        client.sendall("\r\n".join(lines).encode("latin-1") + body)
+        answer = http.client.HTTPResponse(client)
+        answer.begin()
+        return answer.status, dict(answer.getheaders()), answer.read()
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "x-request-id: \xe9",
+        "x-request-id: " + "x" * 10_000,
+        "x-session-id: \xff",
+        "serve_multiplexed_model_id: \xff",
+        "x-request-timeout-seconds: 0.001",
+    ],
+)
+def test_headers_for_serve_change_nothing(service: Service, header: str):
+    status, headers, body = send_raw(service, "GET /v1/models HTTP/1.1", header)
+
+    assert status == 200
+    assert json.loads(body)["object"] == "list"
+    assert len(headers["x-request-id"]) <= 128
+
+
+@pytest.mark.parametrize("path", ["/v1/models/", "/v1//models", "//v1/models"])
+def test_superfluous_slashes_change_nothing(service: Service, path: str):
+    status, _, body = send_raw(service, f"GET {path} HTTP/1.1")
+
+    assert status == 200
+    assert json.loads(body)["object"] == "list"
+
+
+@pytest.mark.parametrize(
+    ("first_line", "headers", "expected"),
+    [
+        ("GET /-/routes HTTP/1.1", [], 404),
+        ("GET /v1/nothing HTTP/1.1", [], 404),
+        ("OPTIONS * HTTP/1.1", [], 404),
+        (
+            "GET /v1/realtime HTTP/1.1",
+            ["upgrade: websocket", "sec-websocket-version: 13", "sec-websocket-key: eA=="],
+            404,
+        ),
+    ],
+)
+def test_what_is_not_there_gets_an_error_in_openais_form(
+    service: Service, first_line: str, headers: list[str], expected: int
+):
+    status, answered, body = send_raw(service, first_line, *headers)
+
+    assert (status, answered["content-type"]) == (expected, "application/json")
+    assert json.loads(body)["error"]["code"] == "not_found"
+
+
+def test_key_in_a_trailer_does_not_count(service: Service):
+    head = b"POST /v1/completions HTTP/1.1\r\nhost: x\r\nconnection: close\r\n"
+    head += b"content-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n"
+    body = json.dumps({"model": "echo", "prompt": "a"}).encode()
+    trailer = f"authorization: Bearer {service.key}\r\n\r\n".encode()
+    with socket.create_connection(("127.0.0.1", service.port), 20) as client:
+        client.sendall(head + b"%x\r\n%s\r\n0\r\n%s" % (len(body), body, trailer))
+        answer = http.client.HTTPResponse(client)
+        answer.begin()
+
+    assert answer.status == 401
