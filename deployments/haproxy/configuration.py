@@ -82,7 +82,7 @@ def _write_rules(edge: Edge) -> Iterator[str]:
         yield "tcp-request connection track-sc0 src unless { src 127.0.0.0/8 ::1 }"
         most = edge.most_connections_of_an_address
         yield f"tcp-request connection reject if {{ sc0_conn_cur gt {most} }}"
-    yield "http-request deny deny_status 404 if { path /-/routes }"
+    yield "http-request deny deny_status 404 if { path /-/routes } || !{ path_beg / }"  # OPTIONS *
     # Nothing here is upgraded to another protocol.
     yield "http-request del-header upgrade"
     for header in CONTROL_HEADERS:

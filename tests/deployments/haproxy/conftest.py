@@ -34,11 +34,14 @@ class Edge:
     config: Path
 
     def send(self, data: bytes, timeout_s: float = 5) -> tuple[int, dict[str, str], bytes]:
-        """Send bytes; return the status, the headers and the body of the answer."""
-        with self.connect() as client:
-            client.settimeout(timeout_s)
-            client.sendall(data)
-            return read_answer(client)
+        """Send bytes; return status, headers and body of the answer. Nothing is status 0."""
+        try:
+            with self.connect() as client:
+                client.settimeout(timeout_s)
+                client.sendall(data)
+                return read_answer(client)
+        except ConnectionResetError:
+            return 0, {}, b""
 
     def connect(self) -> socket.socket:
         """Open a connection."""
