@@ -2,7 +2,7 @@
 
 A model's capabilities, such as its context length or its sizes of images, are known only where it
 is loaded. Its replicas write them to the cluster's store before they serve, and a look reads those
-of all models at once: nobody has to ask each model.
+of all models at once, instead of a call to each model.
 """
 
 import hashlib

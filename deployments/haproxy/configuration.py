@@ -4,7 +4,7 @@ The configuration is that of Ray 2.60 (ray/serve/_private/haproxy_templates.py).
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,8 @@ CONTROL_HEADERS = (
     "x-request-disconnect-disabled",
 )
 """Headers by which a client would give orders to Ray Serve (ray/serve/_private/proxy.py)."""
+
+Replacement = Callable[[re.Match[str]], str]
 
 _MARK = "# Changed by triptych-haproxy\n"
 
@@ -99,8 +101,8 @@ def _insert_after(text: str, pattern: str, lines: Iterator[str]) -> str:
     return _replace(text, pattern, lambda found: found[0] + inserted)
 
 
-def _replace(text: str, pattern: str, replacement: object) -> str:
-    changed, count = re.subn(pattern, replacement, text, flags=re.M)  # type: ignore[call-overload]
+def _replace(text: str, pattern: str, replacement: str | Replacement) -> str:
+    changed, count = re.subn(pattern, replacement, text, flags=re.M)
     if count != 1:
         raise UnknownConfigurationError(f"{count} places match {pattern!r}")
-    return str(changed)
+    return changed

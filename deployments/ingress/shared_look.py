@@ -2,9 +2,9 @@
 
 One of them looks, and writes what it has seen to the cluster's store with a stamp. The others read
 the stamp, which is small, and the rest only when the stamp says that it has changed. So Serve's
-controller is asked as often by a hundred ingress replicas as by one. Nobody is elected: who has
-written the stamp last goes on looking, and when the stamp has not moved for a while, another one
-begins. Two may look for a moment, which does no harm.
+controller is asked as often by a hundred ingress replicas as by one. There is no election: the one
+that has written the stamp last goes on looking, and when the stamp has not moved for a while,
+another one begins. Two may look for a moment, which does no harm.
 """
 
 import hashlib

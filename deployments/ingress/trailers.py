@@ -17,4 +17,4 @@ def ignore_trailers() -> None:
 
 def _on_headers_complete(protocol: HttpToolsProtocol) -> None:
     _ORIGINAL(protocol)
-    protocol.headers = []  # what follows goes to a list that nobody reads
+    protocol.headers = []  # what follows is added to a list that is not read

@@ -17,6 +17,16 @@ _TEMPLATE = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 
+_DECODER: dict[str, Any] = {
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "head_dim": 32,
+    "initializer_range": 0.2,
+}
+
 
 def make_adapter(folder: Path, seed: int) -> None:
     """LoRA adapter of the demo LLM, strong enough to change its output."""
@@ -105,14 +115,8 @@ def make_decoder_encoder(folder: Path) -> None:
     tokenizer: Any = AutoTokenizer.from_pretrained(BASE)
     config = Qwen3Config(
         vocab_size=len(tokenizer),
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        head_dim=32,
+        **_DECODER,
         max_position_embeddings=256,
-        initializer_range=0.2,
         tie_word_embeddings=True,
     )
     torch.manual_seed(0)
@@ -128,14 +132,8 @@ def make_llm(folder: Path) -> None:
     tokenizer: Any = AutoTokenizer.from_pretrained(BASE)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        head_dim=32,
+        **_DECODER,
         max_position_embeddings=2048,
-        initializer_range=0.2,
         bos_token_id=1,
         eos_token_id=2,
         pad_token_id=2,
