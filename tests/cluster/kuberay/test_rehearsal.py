@@ -6,7 +6,6 @@ request; what is killed fails only the requests that it was serving.
 
 import os
 import signal
-import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -14,6 +13,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.helpers.kubernetes.cluster_service import ClusterService, in_background
@@ -24,10 +24,7 @@ from tests.helpers.kustomize import find, find_containers, render
 from tests.helpers.postgres import make_database, running_postgres
 from tests.helpers.service import ROOT, wait_until
 
-pytestmark = [
-    pytest.mark.cluster,
-    pytest.mark.skipif(not can_make_pods(), reason="namespaces cannot be made here"),
-]
+pytestmark = pytest.mark.cluster
 
 KEY = "sk-of-the-rehearsal"
 PASSWORD = "p" * 32
@@ -71,7 +68,10 @@ class Rehearsal:
 
 @pytest.fixture(scope="module")
 def rehearsal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rehearsal]:
+    if not can_make_pods():
+        pytest.skip("namespaces cannot be made here")
     folder = tmp_path_factory.mktemp("pods")
+    before = set(psutil.Process().children(recursive=True))
     with ExitStack() as stack:
         network = stack.enter_context(pod_network())
         secrets = stack.enter_context(secrets_of(network, folder))
@@ -87,10 +87,12 @@ def rehearsal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rehearsal]:
         service = ClusterService(new_cluster("first"))
         stack.enter_context(in_background(service.run))
         wait_until(lambda: len(service.ready) == 2, timeout_s=60)
-        traffic = Traffic(lambda: service.url, make_key(service.ready[0]))
+        traffic = Traffic(service.url, make_key(service.ready[0]))
         stack.enter_context(in_background(traffic.run))
         yield Rehearsal(service, traffic, new_cluster)
-    assert find_left_over_processes(folder) == []
+        started = set(psutil.Process().children(recursive=True)) - before
+    assert len(started) > 50
+    assert psutil.wait_procs(started, timeout=10)[1] == []
 
 
 @contextmanager
@@ -136,11 +138,6 @@ def is_excused(answer: Answer, killed_s: float) -> bool:
     """Whether the request was open when something was killed, and the client could see it end."""
     was_open = answer.began_s <= killed_s
     return was_open and (answer.failure or "").partition(":")[0] in KILLED
-
-
-def find_left_over_processes(folder: Path) -> list[str]:
-    listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True).stdout
-    return [line for line in listed.splitlines() if str(folder) in line]
 
 
 def test_update_of_one_model_fails_no_request(rehearsal: Rehearsal) -> None:

@@ -27,11 +27,9 @@ _MEBIBYTES = {"Gi": 1024, "Mi": 1}
 _WGET = "wget --tries 1 -T {timeout_s} -q -O- http://localhost:{port}/{path} | grep success"
 _RAYLET = _WGET.format(timeout_s=2, port=52365, path="api/local_raylet_healthz")
 _PROXY = _WGET.format(timeout_s=10, port=SERVE_PORT, path="-/healthz")
-_HEAD_PROBE, _WORKER_PROBE = (
-    "wget --tries 1 -T 5 -q -O- http://localhost:52365/api/healthz",
-    (f"{_RAYLET} && {_PROXY}"),
-)
-_WORKER_PROBE_TIMEOUT_S, _HEAD_PROBE_TIMEOUT_S = 2, 5
+_WORKER_PROBE, _WORKER_PROBE_TIMEOUT_S = f"{_RAYLET} && {_PROXY}", 2
+_HEAD_PROBE = "wget --tries 1 -T 5 -q -O- http://localhost:52365/api/healthz"
+_HEAD_PROBE_TIMEOUT_S = 5
 
 _OF_A_RAY_SERVICE = {
     "RAY_timeout_ms_task_wait_for_death_info": "0",

@@ -40,8 +40,8 @@ class Answer:
 class Traffic:
     """Sends until cancelled, and keeps what came of it."""
 
-    def __init__(self, url: Callable[[], str], key: str) -> None:
-        """Send to the address that `url` returns, with a key."""
+    def __init__(self, url: str, key: str) -> None:
+        """Send to an address, with a key."""
         self.answers: list[Answer] = []
         self._url, self._key = url, key
 
@@ -101,7 +101,7 @@ class Traffic:
         return answer
 
     async def _read(self, client: httpx.AsyncClient, body: Any, answer: Answer) -> str | None:
-        url = f"{self._url()}/v1/completions"
+        url = f"{self._url}/v1/completions"
         async with client.stream("POST", url, json=body, headers={"connection": "close"}) as got:
             if got.status_code != httpx.codes.OK:
                 return _describe(got.status_code, await got.aread())
@@ -123,7 +123,7 @@ class Traffic:
         headers: dict[str, str],
         answer: Answer,
     ) -> str | None:
-        got = await client.post(f"{self._url()}/v1/{path}", json=body, headers=headers)
+        got = await client.post(f"{self._url}/v1/{path}", json=body, headers=headers)
         if got.status_code != httpx.codes.OK:
             return _describe(got.status_code, got.content)
         answer.tokens = got.json()["usage"].get("completion_tokens", 0)
