@@ -11,12 +11,14 @@ from typing import Any
 
 from scripts.benchmark.arguments import Plan, read_plan
 from scripts.benchmark.embeddings.comparison import run_embeddings
+from scripts.benchmark.hostile.comparison import run_hostile
 from scripts.benchmark.images.comparison import run_images
 from scripts.benchmark.load.generator import Load
 from scripts.benchmark.load.many_streams import run_streams
 from scripts.benchmark.load.measurement import measure
 from scripts.benchmark.report.report import Report
 from scripts.benchmark.stacks.launch import Model, StackError
+from scripts.benchmark.stacks.rigs import RIGS
 from scripts.benchmark.stacks.running import Interrupts, Running, started
 from scripts.benchmark.stacks.stacks import Stack
 from scripts.service import process_tree
@@ -98,6 +100,10 @@ def main() -> int:
             return run_embeddings(plan.out, plan.home, plan.rounds, plan.peers, interrupts)
         if plan.kind == "images":
             return run_images(plan.out, plan.rounds, interrupts)
+        if plan.kind == "hostile":
+            rig = RIGS["engine"]
+            model = Model(rig.model, str(rig.prepare(plan.home)), rig.engine_here())
+            return run_hostile(plan.stacks, model, plan.out, interrupts)
         if plan.streams:
             return run_streams(
                 plan.streams, plan.stream_tokens_per_s, plan.triptych, plan.out, interrupts

@@ -29,6 +29,7 @@ EXAMPLES = """examples:
   scripts/bench --streams 1000                     1000 streams of a fake engine, all checked
   scripts/bench --streams 5000 --tokens-per-s 1 --ingress-replicas 2
   scripts/bench --kind embeddings --peers encode,vllm,infinity
+  scripts/bench --kind hostile --stacks triptych --variant before:checkout=../before
   scripts/bench --url http://127.0.0.1:8000/v1 --model smollm2-135m-instruct --key-env KEY
 
 One stack runs at a time, each with the same model, engine options and environment. Responses are
@@ -57,15 +58,16 @@ class Parser(argparse.ArgumentParser):
 
 NUMBER: dict[str, Any] = {"type": positive}
 REPEATED: dict[str, Any] = {"action": "append", "default": []}
-KINDS = ("text", "embeddings", "images")
+KINDS = ("text", "embeddings", "images", "hostile")
 OPTIONS: dict[str, list[tuple[str, str, str, dict[str, Any]]]] = {
     "what is compared": [
         (
             "kind",
-            "text|embeddings|images",
+            "text|embeddings|images|hostile",
             "text (default): all options below; embeddings: the demo encoder beside "
             "sentence-transformers' own encode; images: the demo image model beside the bare "
-            "pipeline; both with --rounds and --out only",
+            "pipeline; both with --rounds and --out only; hostile: what attacks cost the other "
+            "clients of each Triptych, with --stacks, --variant and --out only",
             {"default": "text", "choices": KINDS},
         ),
         (
