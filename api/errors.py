@@ -20,7 +20,8 @@ ApiError                              500 server_error               internal_er
 │   ├── PayloadTooLargeError          413                            payload_too_large
 │   └── UnsupportedMediaTypeError     415                            unsupported_media_type
 ├── RateLimitError                    429 rate_limit_error           rate_limit_exceeded
-│   └── InsufficientQuotaError        429 insufficient_quota         insufficient_quota
+│   ├── InsufficientQuotaError        429 insufficient_quota         insufficient_quota
+│   └── TooManyFailedKeysError        429                            too_many_failed_keys  never
 ├── InternalError                     500                            internal_error
 ├── EngineError                       500                            engine_error
 ├── DeadlineExceededError             504                            deadline_exceeded     never
@@ -262,6 +263,17 @@ class InsufficientQuotaError(RateLimitError):
 
     type = "insufficient_quota"
     code = "insufficient_quota"
+
+
+class TooManyFailedKeysError(RateLimitError):
+    """Too many keys that are not valid came from this address, or from all; valid ones pass."""
+
+    code = "too_many_failed_keys"
+    should_retry = False
+
+    def headers(self) -> dict[str, str]:
+        """Say when to retry, and that a retry with the same key does not help."""
+        return {**super().headers(), "x-should-retry": "false"}
 
 
 class InternalError(ApiError):

@@ -4,6 +4,7 @@ import hmac
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
+from api.access.failed_keys import FailedKeys
 from api.access.key_format import digest
 from api.ports.tenancy import Key
 
@@ -85,12 +86,18 @@ def _is_well_formed(secret: str) -> bool:
 class Keys:
     """Holds the current key ring: one writer swaps it, requests read it."""
 
-    def __init__(self, current: KeyRing, on_failure: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self,
+        current: KeyRing,
+        on_failure: Callable[[], None] | None = None,
+        failed_keys: FailedKeys | None = None,
+    ) -> None:
         """Start with the keys that need not be loaded.
 
         Args:
             current: authenticates at once; secrets that it lacks get 503 until the first swap.
-            on_failure: called for each request that is refused with a 401.
+            on_failure: called for each request without a valid key.
+            failed_keys: a table with other limits than the usual ones.
         """
         self.current = current
         self.is_known = False
@@ -98,6 +105,7 @@ class Keys:
         self.note: str | None = None
         """Why the current ring may be stale."""
         self.on_failure = on_failure
+        self.failed_keys = FailedKeys() if failed_keys is None else failed_keys
 
     def swap(self, ring: KeyRing) -> None:
         """Replace the ring for all later requests."""

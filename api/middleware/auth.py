@@ -1,5 +1,6 @@
 """Authentication by bearer keys: every path is private unless it is listed as public."""
 
+import math
 import re
 import time
 from collections.abc import Sequence
@@ -9,8 +10,14 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Send
 from starlette.types import Scope as AsgiScope
 
+from api.access.failed_keys import find_client_address
 from api.access.key_ring import Keys
-from api.errors import InsufficientPermissionsError, InvalidApiKeyError, KeysUnknownError
+from api.errors import (
+    InsufficientPermissionsError,
+    InvalidApiKeyError,
+    KeysUnknownError,
+    TooManyFailedKeysError,
+)
 from api.ports.tenancy import Key, Scope
 
 _SCOPE_KEY = "triptych.key"
@@ -47,6 +54,7 @@ class AuthMiddleware:
 
         Raises:
             InvalidApiKeyError: the key is missing, unknown, expired or disabled.
+            TooManyFailedKeysError: the same, after too many others.
             KeysUnknownError: the key is unknown, and the keys are not loaded yet.
         """
         if scope["type"] == "http" and not self._is_public(scope["path"]):
@@ -59,21 +67,36 @@ class AuthMiddleware:
         )
 
 
+def find_key(scope: AsgiScope, keys: Keys | None) -> Key | None:
+    """Return the key of a request for a public path; None if it has none.
+
+    Raises:
+        InvalidApiKeyError: the key is unknown, expired or disabled.
+        TooManyFailedKeysError: the same, after too many others.
+        KeysUnknownError: the key is unknown, and the keys are not loaded yet.
+    """
+    if keys is None:
+        return ANONYMOUS
+    return _check(scope, keys) if "authorization" in Headers(scope=scope) else None
+
+
 def _check(scope: AsgiScope, keys: Keys) -> Key:
     try:
-        key = keys.current.find(_read_secret(scope), time.time())
-        if key is None and keys.is_known:
-            raise InvalidApiKeyError("The API key is not valid.")
+        secret = _read_secret(scope)
     except InvalidApiKeyError:
-        if keys.on_failure is not None:
-            keys.on_failure()
+        _report(keys)
         raise
-    if key is None:
+    key = None if secret is None else keys.current.find(secret, time.time())
+    if key is not None:
+        return key
+    if secret is not None and not keys.is_known:
         raise KeysUnknownError("The API keys are not known yet; try again shortly.")
-    return key
+    _report(keys)
+    raise _to_failure(keys.failed_keys.count(find_client_address(scope)))
 
 
-def _read_secret(scope: AsgiScope) -> str:
+def _read_secret(scope: AsgiScope) -> str | None:
+    """Return what the request offers as its key; None if it offers it in a wrong way."""
     authorizations = Headers(scope=scope).getlist("authorization")
     if not any(authorizations):
         raise InvalidApiKeyError(
@@ -81,9 +104,23 @@ def _read_secret(scope: AsgiScope) -> str:
         )
     scheme, _, secret = authorizations[0].partition(" ")
     # A proxy in front of the service may have checked the other of two headers.
-    if len(authorizations) > 1 or scheme.lower() != "bearer":
-        raise InvalidApiKeyError("The API key is not valid.")
-    return secret
+    return secret if len(authorizations) == 1 and scheme.lower() == "bearer" else None
+
+
+def _report(keys: Keys) -> None:
+    if keys.on_failure is not None:
+        keys.on_failure()
+
+
+def _to_failure(wait_s: float | None) -> InvalidApiKeyError | TooManyFailedKeysError:
+    if wait_s is None:
+        return InvalidApiKeyError("The API key is not valid.")
+    error = TooManyFailedKeysError(
+        "The API key is not valid, like too many before it; "
+        f"other keys that are not valid get this answer for {math.ceil(wait_s)}s."
+    )
+    error.retry_after_ms = math.ceil(wait_s * 1000)
+    return error
 
 
 def get_key(scope: AsgiScope) -> Key:

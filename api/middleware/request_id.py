@@ -6,7 +6,7 @@ import secrets
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-_ACCEPTABLE = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_ACCEPTABLE = re.compile(r"[!-~]{1,128}")
 _SCOPE_KEY = "triptych.request_id"
 
 
@@ -29,7 +29,7 @@ class RequestIdMiddleware:
             await self._app(scope, receive, send)
             return
         offered = Headers(scope=scope).get("x-request-id", "")
-        request_id = offered if _ACCEPTABLE.fullmatch(offered) else f"req_{secrets.token_hex(16)}"
+        request_id = offered if is_acceptable(offered) else f"req_{secrets.token_hex(16)}"
         scope[_SCOPE_KEY] = request_id
 
         async def send_with_id(message: Message) -> None:
@@ -38,6 +38,11 @@ class RequestIdMiddleware:
             await send(message)
 
         await self._app(scope, receive, send if self._is_echoed_outside else send_with_id)
+
+
+def is_acceptable(offered: str) -> bool:
+    """Return whether a client's request id can be logged, and sent back: printable and short."""
+    return _ACCEPTABLE.fullmatch(offered) is not None
 
 
 def get_request_id(scope: Scope) -> str:

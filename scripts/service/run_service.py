@@ -199,7 +199,7 @@ def readiness(address: Address) -> dict[str, dict[str, Any]] | None:
     """Read GET /ready: the models by id; None while the ingress is not up."""
     connection = http.client.HTTPConnection(address.reachable_host, address.port, timeout=2)
     try:
-        connection.request("GET", "/ready")
+        connection.request("GET", "/ready", headers={"authorization": f"Bearer {read_key()}"})
         response = connection.getresponse()
         models = json.loads(response.read())["models"]
         is_known = isinstance(models, dict) and (models or response.status == HTTPStatus.OK)
@@ -267,6 +267,13 @@ def make_key() -> None:
     with open(file, "w") as key_file:
         key_file.write(f"sk-triptych-{secrets.token_urlsafe(32)}\n")
     say(f"made an API key: {KEY_FILE}")
+
+
+def read_key() -> str:
+    """Read a key that the service knows from its start."""
+    return (
+        (os.environ.get("TRIPTYCH_API_KEYS") or KEY_FILE.read_text()).replace(",", " ").split()[0]
+    )
 
 
 def lock_home() -> TextIO:

@@ -5,7 +5,9 @@ from api.ports.tenancy import Key
 from api.registry import ModelEntry, Models, Registry, State
 from api.services import Services
 from tests.helpers.asgi import Response, request
-from tests.helpers.fakes import FakeEncoder, FakeLlm, build_app, keys_of
+from tests.helpers.fakes import SECRET, FakeEncoder, FakeLlm, build_app, keys_of
+
+OWN = {"authorization": f"Bearer {SECRET}"}
 
 
 def entry(model_id: str, state: State, message: str | None = None) -> ModelEntry:
@@ -47,6 +49,7 @@ async def test_ready_shows_every_model_by_id() -> None:
     assert response.status == 200
     assert response.json() == {
         "status": "ready",
+        "counts": {"ready": 2},
         "models": {
             "a": {"kind": "llm", "state": "ready", "message": None},
             "b/c": {"kind": "embedding", "state": "ready", "message": None},
@@ -83,7 +86,7 @@ async def test_service_is_not_ready_before_the_models_are_known() -> None:
     response = await ask_ready(Models())
 
     assert response.status == 503
-    assert response.json() == {"status": "starting", "models": {}}
+    assert response.json() == {"status": "starting", "counts": {}, "models": {}}
 
 
 @pytest.mark.parametrize(
@@ -102,10 +105,13 @@ async def test_ready_reports_the_state_of_the_keys(
     keys = keys_of(Key("k", "k", "t"), is_known=is_known)
     keys.note = note
 
-    response = await request(build_app(keys=keys), "GET", "/ready")
+    with_key = await request(build_app(keys=keys), "GET", "/ready", headers=OWN)
+    without_key = await request(build_app(keys=keys), "GET", "/ready")
 
-    assert (response.status, response.json()["status"]) == (status, summary)
-    assert response.json()["keys"] == {"state": state, "message": note}
+    for response in (with_key, without_key):
+        assert (response.status, response.json()["status"]) == (status, summary)
+    assert with_key.json()["keys"] == {"state": state, "message": note}
+    assert without_key.json()["keys"] == {"state": state}
 
 
 async def test_ready_without_authentication_does_not_report_keys() -> None:
@@ -159,8 +165,49 @@ async def test_named_model_is_starting_until_the_models_are_known() -> None:
     assert (response.status, response.json()["status"]) == (503, "starting")
 
 
-@pytest.mark.parametrize("path", ["/ready", "/ready/llm", "/ready?model=llm"])
-async def test_readiness_needs_no_key(path: str) -> None:
+@pytest.mark.parametrize("is_known", [True, False])
+async def test_without_a_key_models_are_counted_and_not_named(is_known: bool) -> None:
+    keys = keys_of(Key("k", "k", "t"), is_known=is_known)
+    keys.note = "a reason"
+    headers = {} if is_known else {"authorization": "Bearer not-known-yet"}
+
+    response = await request(
+        create_app(Models(FLEET), keys, Services()), "GET", "/ready", headers=headers
+    )
+
+    assert response.json() == {
+        "status": "starting",
+        "counts": {"ready": 1, "starting": 1, "idle": 1},
+        "keys": {"state": "stale" if is_known else "unknown"},
+    }
+
+
+async def test_key_sees_the_models_that_it_may_use() -> None:
+    keys = keys_of(Key("k", "k", "t", models=("a", "c")))
+
+    response = await request(
+        create_app(Models(FLEET), keys, Services()), "GET", "/ready", headers=OWN
+    )
+
+    assert response.status == 200
+    assert list(response.json()["models"]) == ["a", "c"]
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [("/ready/a", 200), ("/ready?model=a", 200), ("/ready/c", 404), ("/ready?model=c", 404)],
+)
+async def test_single_model_needs_a_key_that_may_use_it(path: str, status: int) -> None:
+    app = create_app(Models(FLEET), keys_of(Key("k", "k", "t", models=("a",))), Services())
+
+    assert (await request(app, "GET", path, headers=OWN)).status == status
+    assert (await request(app, "GET", path)).error() == (401, "invalid_api_key", None)
+
+
+async def test_readiness_is_not_told_to_a_wrong_key() -> None:
+    """It would tell good keys from bad ones."""
     app = build_app(keys=keys_of(Key("k", "k", "t")))
 
-    assert (await request(app, "GET", path)).status in (200, 404)
+    response = await request(app, "GET", "/ready", headers={"authorization": "Bearer wrong"})
+
+    assert response.error() == (401, "invalid_api_key", None)

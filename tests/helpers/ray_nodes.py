@@ -93,7 +93,7 @@ class RayNodes:
     def _is_ready(self) -> bool:
         self._log("serve")
         try:
-            answer = httpx.get(f"{self.url}/ready")
+            answer = httpx.get(f"{self.url}/ready", headers=HEADERS)
             return answer.status_code == 200 and self._model["name"] in answer.json()["models"]
         except (httpx.TransportError, ValueError):
             return False

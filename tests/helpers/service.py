@@ -105,7 +105,8 @@ class Service:
 
     def ready(self) -> dict[str, Any]:
         """State of each model, from `/ready`."""
-        models: dict[str, Any] = httpx.get(f"{self.url}/ready").json()["models"]
+        with self.client() as client:
+            models: dict[str, Any] = client.get("/ready").json()["models"]
         return models
 
     def usage(self) -> tuple[int, int]:

@@ -46,6 +46,11 @@ def is_accepted(service: Service, key: str) -> bool:
     return statuses(service, key) == {200}
 
 
+def is_refused(service: Service, key: str) -> bool:
+    """Whether all ingress replicas refuse the key; after many refusals the status is 429."""
+    return statuses(service, key) <= {401, 429}
+
+
 def client(service: Service, key: str, **options: Any) -> AsyncOpenAI:
     """OpenAI's SDK with a key, without retries so that tests see every error."""
     return AsyncOpenAI(base_url=f"{service.url}/v1", api_key=key, max_retries=0, **options)

@@ -3,6 +3,7 @@ from dataclasses import replace
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
+from api.access.failed_keys import CLIENT_ADDRESS_HEADER, FailedKeys
 from api.access.key_format import digest
 from api.access.key_ring import KeyDigest, KeyRing, Keys, to_entries
 from api.middleware.auth import AuthMiddleware, get_key
@@ -10,7 +11,7 @@ from api.ports.tenancy import MODEL_SCOPES, Key
 from tests.helpers.asgi import Exchange, request, to_scope
 from tests.helpers.fakes import PEPPER, SECRET, FakeLlm, build_app, keys_of
 
-KEYS = Keys(KeyRing([], PEPPER))
+KEYS = Keys(KeyRing([], PEPPER), failed_keys=FailedKeys(10**6, 10**6))
 KEYS.swap(KeyRing(to_entries(["sk-one", "sk-two"], PEPPER), PEPPER))
 
 
@@ -318,3 +319,40 @@ async def test_every_401_is_reported_as_a_failure(
     await request(build_app(keys=keys), "GET", "/v1/models", headers=headers)
 
     assert len(reported) == failures
+
+
+def from_address(address: str, secret: str) -> dict[str, str]:
+    return {CLIENT_ADDRESS_HEADER: address, **bearer(secret)}
+
+
+async def test_wrong_keys_of_one_address_get_429_after_too_many() -> None:
+    keys = keys_of(KEY)
+    keys.failed_keys = FailedKeys(most_of_an_address=3)
+    app = build_app(keys=keys)
+
+    wrong = [
+        await request(app, "GET", "/v1/models", headers=from_address("1.1.1.1", f"wrong-{n}"))
+        for n in range(4)
+    ]
+    other = await request(app, "GET", "/v1/models", headers=from_address("2.2.2.2", "wrong"))
+    right = await request(app, "GET", "/v1/models", headers=from_address("1.1.1.1", SECRET))
+    missing = await request(app, "GET", "/v1/models", headers={CLIENT_ADDRESS_HEADER: "1.1.1.1"})
+
+    assert [response.status for response in wrong] == [401, 401, 401, 429]
+    assert wrong[3].error() == (429, "too_many_failed_keys", None)
+    assert 1 <= int(wrong[3].headers["retry-after"]) <= 60
+    assert wrong[3].headers["x-should-retry"] == "false"
+    assert (other.status, right.status, missing.status) == (401, 200, 401)
+
+
+async def test_wrong_keys_sent_to_a_public_path_are_counted_too() -> None:
+    keys = keys_of(KEY)
+    keys.failed_keys = FailedKeys(most_of_an_address=1)
+    app = build_app(keys=keys)
+
+    statuses = [
+        (await request(app, "GET", "/ready", headers=from_address("1.1.1.1", "wrong"))).status
+        for _ in range(2)
+    ]
+
+    assert statuses == [401, 429]
