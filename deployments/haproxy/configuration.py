@@ -8,14 +8,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-CONTROL_HEADERS = (
-    "serve_multiplexed_model_id",
-    "serve-multiplexed-model-id",
-    "x-session-id",
-    "x-request-timeout-seconds",
-    "x-request-disconnect-disabled",
-)
-"""Headers by which a client would give orders to Ray Serve (ray/serve/_private/proxy.py)."""
+from api.access.failed_keys import CLIENT_ADDRESS_HEADER
+from deployments.ingress.control_headers import CONTROL_HEADERS
 
 Replacement = Callable[[re.Match[str]], str]
 
@@ -30,12 +24,12 @@ class UnknownConfigurationError(ValueError):
 class Edge:
     """What belongs to the machine and its operator."""
 
-    local_ports: tuple[int, ...]
-    """Ports of statistics and metrics, which only this machine may reach."""
     most_files: int | None
     """Hard limit of open files; None if there is none."""
     most_connections_of_an_address: int
     """0 if there is no limit: behind a proxy all clients have its address."""
+    trusted_proxies: int
+    """Proxies in front of this one that add the address of their peer to `x-forwarded-for`."""
     error_pages: Mapping[int, Path]
 
 
@@ -47,8 +41,10 @@ def change(text: str, edge: Edge) -> str:
     """
     if text.startswith(_MARK):
         return text
-    for port in edge.local_ports:
-        text = re.sub(rf"^( *bind )\*?:{port}$", rf"\g<1>127.0.0.1:{port}", text, flags=re.M)
+    # Statistics and metrics would need no key, and orders no more than an account.
+    text = _replace(text, r"^frontend prometheus\n(?: .*\n)+", "")
+    text = _replace(text, r"^listen stats\n(?: .*\n?)+", "")
+    text = _replace(text, r"^( *stats socket .*) mode 666 ", r"\g<1> mode 600 ")
     text = re.sub(r"^ *option splice-.*\n", "", text, flags=re.M)
     text = re.sub(r"^ *errorfile .*\n", "", text, flags=re.M)
     text = re.sub(
@@ -85,6 +81,10 @@ def _write_rules(edge: Edge) -> Iterator[str]:
         most = edge.most_connections_of_an_address
         yield f"tcp-request connection reject if {{ sc0_conn_cur gt {most} }}"
     yield "http-request deny deny_status 404 if { path /-/routes } || !{ path_beg / }"  # OPTIONS *
+    yield f"http-request set-header {CLIENT_ADDRESS_HEADER} %[src]"
+    if edge.trusted_proxies:
+        seen = f"req.hdr(x-forwarded-for,-{edge.trusted_proxies})"
+        yield f"http-request set-header {CLIENT_ADDRESS_HEADER} %[{seen}] if {{ {seen} -m found }}"
     # Nothing here is upgraded to another protocol.
     yield "http-request del-header upgrade"
     for header in CONTROL_HEADERS:

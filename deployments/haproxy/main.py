@@ -12,8 +12,6 @@ from pathlib import Path
 from deployments.haproxy.configuration import Edge, change
 from deployments.haproxy.error_pages import write_pages
 
-_PORTS = {"RAY_SERVE_HAPROXY_STATS_PORT": 8404, "RAY_SERVE_HAPROXY_METRICS_PORT": 9101}
-"""Ray's variables and defaults (ray/serve/_private/constants.py)."""
 _MOST_CONNECTIONS = 2000
 """A user, or an office behind one address. The whole node allows ten times as many."""
 
@@ -31,10 +29,11 @@ def main() -> None:
 def read_edge(folder: Path, environment: Mapping[str, str]) -> Edge:
     """Read what the environment says, and write the error pages to a folder."""
     most_files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    most = environment.get("TRIPTYCH_MAX_CONNECTIONS_PER_ADDRESS")
+    proxies = int(environment.get("TRIPTYCH_TRUSTED_PROXIES", "0"))
+    most = environment.get("TRIPTYCH_MAX_CONNECTIONS_PER_ADDRESS", _MOST_CONNECTIONS)
     return Edge(
-        local_ports=tuple(int(environment.get(name, port)) for name, port in _PORTS.items()),
         most_files=None if most_files == resource.RLIM_INFINITY else most_files,
-        most_connections_of_an_address=_MOST_CONNECTIONS if most is None else int(most),
+        most_connections_of_an_address=0 if proxies else int(most),
+        trusted_proxies=proxies,
         error_pages=write_pages(folder / "errors"),
     )

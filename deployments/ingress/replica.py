@@ -21,6 +21,7 @@ from deployments.config.user_config import LiveArgs, Reconfigurable
 from deployments.discovery import fetch_details
 from deployments.home import DRAIN_FOLDER, find_home
 from deployments.ingress.drain_watch import watch_for_drain
+from deployments.ingress.http_port import guard_http_port
 from deployments.ingress.image_fetcher import HttpsImages
 from deployments.ingress.image_store import ImageFolder
 from deployments.ingress.key_source import KeySource, NoApiKeysError
@@ -58,6 +59,7 @@ class IngressReplica(Reconfigurable[IngressArgs]):
         configure_logs()
         gc.set_threshold(_OBJECTS_PER_COLLECTION)
         ignore_trailers()
+        guard_http_port()
         self._args = LiveArgs(args)
         self._poll_interval_s = args.poll_interval_s
         self._pepper = load_pepper()

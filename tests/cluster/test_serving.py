@@ -3,6 +3,7 @@
 import base64
 import http.client
 import json
+import re
 import socket
 import threading
 
@@ -156,6 +157,54 @@ def test_without_a_key_only_health_and_readiness_are_served(service: Service):
     ]
 
     assert statuses == [200, 503, 401]
+
+
+def test_readiness_without_a_key_names_no_model(service: Service):
+    answer = httpx.get(f"{service.url}/ready").json()
+
+    assert answer["counts"] == {"ready": 5, "failed": 1}
+    assert answer.keys() == {"status", "counts", "keys"}
+    assert httpx.get(f"{service.url}/ready/echo").status_code == 401
+
+
+def test_wrong_keys_of_an_address_are_slowed_and_right_ones_are_not(service: Service):
+    def ask(key: str, address: str) -> httpx.Response:
+        transport = httpx.HTTPTransport(local_address=address)
+        headers = {"authorization": f"Bearer {key}", "x-triptych-client-address": "8.8.8.8"}
+        with httpx.Client(transport=transport, headers=headers) as client:
+            return client.get(f"{service.url}/v1/models")
+
+    wrong = [ask(f"wrong-{number}", "127.0.0.9") for number in range(21)]
+
+    assert {answer.status_code for answer in wrong[:20]} == {401}
+    assert wrong[20].status_code == 429
+    assert 1 <= int(wrong[20].headers["retry-after"]) <= 60
+    assert ask("wrong", "127.0.0.10").status_code == 401
+    assert ask(service.key, "127.0.0.9").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("path", "header", "status"),
+    [
+        ("/-/routes", "accept: a", 404),
+        ("/v1/models", "x-request-timeout-seconds: 0.0001", 401),
+        ("/v1/models", "x-request-id: \xe9", 401),
+        ("/v1/models", "serve_multiplexed_model_id: \xff", 401),
+    ],
+)
+def test_port_of_a_replica_takes_no_orders(service: Service, path: str, header: str, status: int):
+    (configuration,) = service.run_time_folder().rglob("haproxy.cfg")
+    servers = re.findall(r"^ *server \S+ (\S+):(\d+) check", configuration.read_text(), re.M)
+    assert len(servers) == 2  # an ingress replica, and Serve's own proxy for the time without one
+    for host, port in servers:
+        with socket.create_connection((host, int(port)), 20) as client:
+            client.sendall(f"GET {path} HTTP/1.1\r\nhost: x\r\n{header}\r\n\r\n".encode("latin-1"))
+            answer = http.client.HTTPResponse(client)
+            answer.begin()
+            body = answer.read()
+
+        assert answer.status == status
+        assert json.loads(body)["error"].keys() == {"message", "type", "param", "code"}
 
 
 def send_raw(service: Service, first_line: str, *headers: str, body: bytes = b"") -> tuple:

@@ -28,8 +28,6 @@ class Edge:
 
     host: str
     port: int
-    stats_port: int
-    metrics_port: int
     process: subprocess.Popen[bytes]
     config: Path
 
@@ -67,7 +65,7 @@ def read_answer(client: socket.socket) -> tuple[int, dict[str, str], bytes]:
     return int(first.split()[1]), headers, body
 
 
-def render(folder: Path, ports: list[int], backends: list[int], host: str = "127.0.0.1") -> Path:
+def render(folder: Path, port: int, backends: list[int], host: str = "127.0.0.1") -> Path:
     """Write the configuration that Serve would write, for backends at these ports."""
     from ray.serve._private.haproxy import (
         BackendConfig,
@@ -77,15 +75,12 @@ def render(folder: Path, ports: list[int], backends: list[int], host: str = "127
         ServerConfig,
     )
 
-    http, stats, metrics = ports
     config = HAProxyConfig(
         socket_path=str(folder / "admin.sock"),
         server_state_base=str(folder),
         server_state_file=str(folder / "server-state"),
-        stats_port=stats,
-        metrics_port=metrics,
         metrics_socket_path=str(folder / "metrics.sock"),
-        http_options=HTTPOptions(host=host, port=http),
+        http_options=HTTPOptions(host=host, port=port),
         nbthread=1,
         maxconn=200,
         has_received_routes=True,
@@ -98,33 +93,24 @@ def render(folder: Path, ports: list[int], backends: list[int], host: str = "127
     return folder / "haproxy.cfg"
 
 
-def ports_of(stats: int, metrics: int) -> dict[str, str]:
-    """The variables that name HAProxy's own ports."""
-    return {
-        "RAY_SERVE_HAPROXY_STATS_PORT": str(stats),
-        "RAY_SERVE_HAPROXY_METRICS_PORT": str(metrics),
-    }
-
-
 @contextlib.contextmanager
 def running_edge(
     folder: Path, backends: list[int], host: str = "127.0.0.1", **environment: str
 ) -> Iterator[Edge]:
     """Run HAProxy in front of these ports."""
-    ports = free_ports(3)
-    config = render(folder, ports, backends, host)
+    (port,) = free_ports(1)
+    config = render(folder, port, backends, host)
     process = subprocess.Popen(
         [sys.executable, "-c", PROGRAM, "-db", "-f", str(config)],
         cwd=ROOT,
         env={
             **os.environ,
             "TRIPTYCH_HAPROXY": haproxy_binary(),
-            **ports_of(*ports[1:]),
             **environment,
         },
         stderr=(folder / "errors.txt").open("wb"),
     )
-    edge = Edge(host, *ports, process, config)
+    edge = Edge(host, port, process, config)
     try:
         wait_until(lambda: is_up(edge, folder), timeout_s=10)
         yield edge

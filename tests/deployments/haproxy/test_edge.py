@@ -2,6 +2,7 @@
 
 import json
 import socket
+import stat
 import time
 from contextlib import ExitStack
 from dataclasses import replace
@@ -11,10 +12,11 @@ from typing import Any
 import psutil
 import pytest
 
+from api.access.failed_keys import CLIENT_ADDRESS_HEADER
 from deployments.haproxy.configuration import UnknownConfigurationError, change
 from deployments.haproxy.error_pages import PAGES
 from deployments.haproxy.main import read_edge
-from tests.deployments.haproxy.conftest import Edge, ports_of, read_answer, render, running_edge
+from tests.deployments.haproxy.conftest import Edge, read_answer, render, running_edge
 from tests.helpers.service import wait_until
 
 SLOW_S = 12
@@ -130,11 +132,50 @@ def test_page_of_every_status_has_the_form_of_all_other_errors(edge: Edge, statu
     assert (b"retry-after: 1" in head) == (PAGES[status].status == 503)
 
 
-def test_statistics_and_metrics_are_for_this_machine_only(edge: Edge) -> None:
-    text = edge.config.read_text()
+def test_haproxy_listens_at_its_own_port_only(edge: Edge) -> None:
+    (listening,) = (
+        each.laddr.port
+        for each in psutil.Process(edge.process.pid).net_connections("tcp")
+        if each.status == psutil.CONN_LISTEN
+    )
 
-    assert f"bind 127.0.0.1:{edge.metrics_port}\n" in text
-    assert f"bind :{edge.metrics_port}\n" not in text
+    assert listening == edge.port
+
+
+def test_other_accounts_cannot_give_haproxy_orders(edge: Edge) -> None:
+    assert stat.S_IMODE((edge.config.parent / "admin.sock").stat().st_mode) == 0o600
+
+
+def address_received(edge: Edge, *headers: str) -> list[str]:
+    """The client's address as the ingress was told, once for each header that tells it."""
+    prefix = f"{CLIENT_ADDRESS_HEADER}: "
+    lines = received(edge, "/", *headers)
+    return [line.removeprefix(prefix) for line in lines if line.startswith(prefix)]
+
+
+@pytest.mark.parametrize(
+    "header", [f"{CLIENT_ADDRESS_HEADER}: 1.2.3.4", "x-forwarded-for: 1.2.3.4"]
+)
+def test_client_cannot_choose_its_address(edge: Edge, header: str) -> None:
+    assert address_received(edge, header) == ["127.0.0.1"]
+
+
+@pytest.mark.parametrize(
+    ("proxies", "headers", "address"),
+    [
+        (1, ["x-forwarded-for: 1.1.1.1"], "1.1.1.1"),
+        (1, ["x-forwarded-for: 9.9.9.9, 1.1.1.1"], "1.1.1.1"),
+        (1, ["x-forwarded-for: 9.9.9.9", "x-forwarded-for: 1.1.1.1"], "1.1.1.1"),
+        (1, [f"{CLIENT_ADDRESS_HEADER}: 9.9.9.9"], "127.0.0.1"),
+        (2, ["x-forwarded-for: 9.9.9.9, 1.1.1.1, 2.2.2.2"], "1.1.1.1"),
+        (2, ["x-forwarded-for: 2.2.2.2"], "127.0.0.1"),
+    ],
+)
+def test_trusted_proxies_tell_the_clients_address(
+    backend: int, tmp_path: Path, proxies: int, headers: list[str], address: str
+) -> None:
+    with running_edge(tmp_path, [backend], TRIPTYCH_TRUSTED_PROXIES=str(proxies)) as edge:
+        assert address_received(edge, *headers) == [address]
 
 
 def test_headers_that_do_not_arrive_end_the_connection(edge: Edge) -> None:
@@ -206,8 +247,14 @@ def find_own_address() -> str:
     pytest.skip("this machine has a loopback address only")
 
 
-def test_limit_of_connections_can_be_switched_off(backend: int, tmp_path: Path) -> None:
-    with running_edge(tmp_path, [backend], TRIPTYCH_MAX_CONNECTIONS_PER_ADDRESS="0") as edge:
+@pytest.mark.parametrize(
+    "environment",
+    [{"TRIPTYCH_MAX_CONNECTIONS_PER_ADDRESS": "0"}, {"TRIPTYCH_TRUSTED_PROXIES": "1"}],
+)
+def test_limit_of_connections_can_be_switched_off(
+    backend: int, tmp_path: Path, environment: dict[str, str]
+) -> None:
+    with running_edge(tmp_path, [backend], **environment) as edge:
         assert "sc0_conn_cur" not in edge.config.read_text()
 
 
@@ -215,9 +262,9 @@ def test_limit_of_connections_can_be_switched_off(backend: int, tmp_path: Path) 
 def test_no_more_clients_are_let_in_than_the_hard_limit_of_files_allows(
     tmp_path: Path, files: int | None, connections: int
 ) -> None:
-    edge = replace(read_edge(tmp_path, ports_of(1, 2)), most_files=files)
+    edge = replace(read_edge(tmp_path, {}), most_files=files)
 
-    assert f"maxconn {connections}\n" in change(render(tmp_path, [1, 2, 3], []).read_text(), edge)
+    assert f"maxconn {connections}\n" in change(render(tmp_path, 1, []).read_text(), edge)
 
 
 def test_requests_are_not_spliced(edge: Edge) -> None:
@@ -227,13 +274,11 @@ def test_requests_are_not_spliced(edge: Edge) -> None:
 def test_changing_twice_is_changing_once(edge: Edge) -> None:
     text = edge.config.read_text()
 
-    assert change(text, read_edge(edge.config.parent, ports_of(1, 2))) == text
+    assert change(text, read_edge(edge.config.parent, {})) == text
 
 
 def test_unknown_configuration_is_refused(tmp_path: Path, edge: Edge) -> None:
-    text = (
-        render(tmp_path, [1, 2, 3], []).read_text().replace("frontend http_frontend", "frontend x")
-    )
+    text = render(tmp_path, 1, []).read_text().replace("frontend http_frontend", "frontend x")
 
     with pytest.raises(UnknownConfigurationError, match="http_frontend"):
-        change(text, read_edge(tmp_path, ports_of(1, 2)))
+        change(text, read_edge(tmp_path, {}))
