@@ -93,7 +93,7 @@ def create_app(
 
 
 def _model_routes(models: Models, services: Services) -> list[Route]:
-    chat = TextDialect("chat/completions", ChatRequest, prepare_chat, services)
+    chat = TextDialect("chat/completions", ChatRequest, prepare_chat, services, has_images=True)
     completions = TextDialect("completions", CompletionRequest, prepare_completion, services)
     embeddings = EmbeddingDialect("embeddings", EmbeddingsRequest, prepare_embeddings, services)
     rerank = EmbeddingDialect("rerank", RerankRequest, prepare_rerank, services)

@@ -6,6 +6,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from api.schema.common import MAX_TEXTS
 
+_MOST_BYTES = 100 * 1024 * 1024
+"""What fits into a message from an ingress replica to a model's, with all that is around it."""
+
 
 class Limits(BaseModel):
     """Limits of one request; an error names the limit that it exceeds."""
@@ -13,7 +16,13 @@ class Limits(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     max_body_bytes: int = Field(
-        8 * 1024 * 1024, ge=1024, description="largest body of a JSON request"
+        8 * 1024 * 1024, ge=1024, le=_MOST_BYTES, description="largest body of a JSON request"
+    )
+    max_text_body_bytes: int = Field(
+        4 * 1024 * 1024,
+        ge=1024,
+        le=_MOST_BYTES,
+        description="the same for requests that cannot contain images: all but chat",
     )
     body_timeout_s: float = Field(30.0, gt=0, description="most time for a client to send its body")
     request_timeout_s: float = Field(600.0, gt=0, description="most time for a model to answer")
@@ -35,7 +44,7 @@ class Limits(BaseModel):
         10 * 1024 * 1024, ge=1024, description="largest image file in a chat message or an edit"
     )
     max_upload_bytes: int = Field(
-        24 * 1024 * 1024, ge=1024, description="largest multipart form of an edit"
+        24 * 1024 * 1024, ge=1024, le=_MOST_BYTES, description="largest multipart form of an edit"
     )
 
 

@@ -65,7 +65,7 @@ FROM_API: Mapping[str, str] = {
 """The only rooms of `api` that these may import; every other room of `deployments` may import all.
 `api` itself never imports `deployments`."""
 
-LIBRARIES_OF_API = {"msgspec", "numpy", "orjson", "pydantic", "pydantic_core", "starlette"}
+LIBRARIES_OF_API = {"jiter", "msgspec", "numpy", "orjson", "pydantic", "pydantic_core", "starlette"}
 """With the standard library all that `api` may import: nothing heavy comes in by accident."""
 
 

@@ -18,20 +18,32 @@ from api.settings import Limits
 _CHARSETS = frozenset({"charset=utf-8", 'charset="utf-8"', "charset=utf8"})
 
 
-async def read_json_body(scope: Scope, receive: Receive, limits: Limits) -> bytes:
+async def read_json_body(
+    scope: Scope, receive: Receive, limits: Limits, *, has_images: bool = False
+) -> bytes:
     """Read the whole body of a request that must be JSON.
+
+    Args:
+        scope: of the request.
+        receive: returns the parts of the body.
+        limits: of its size and time.
+        has_images: it may contain images, so it may be larger.
 
     Raises:
         UnsupportedMediaTypeError: the body has another media type or charset, or is compressed.
-        PayloadTooLargeError: the body is, or claims to be, over `limits.max_body_bytes`.
+        PayloadTooLargeError: the body is, or claims to be, over `limits.max_body_bytes` or
+            `limits.max_text_body_bytes`.
         BodyTimeoutError: the body did not arrive within `limits.body_timeout_s`.
         ClientDisconnect: the client disconnected.
     """
     headers = Headers(scope=scope)
     check_media_type(headers, "application/json")
-    _check_size(_read_content_length(headers), limits.max_body_bytes)
+    max_bytes = limits.max_body_bytes
+    if not has_images:
+        max_bytes = min(max_bytes, limits.max_text_body_bytes)
+    _check_size(_read_content_length(headers), max_bytes)
     async with body_deadline(limits):
-        return b"".join([chunk async for chunk in receive_chunks(receive, limits.max_body_bytes)])
+        return b"".join([chunk async for chunk in receive_chunks(receive, max_bytes)])
 
 
 def check_media_type(headers: Headers, media_type: str) -> None:

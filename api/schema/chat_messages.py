@@ -7,7 +7,7 @@ from pydantic import BeforeValidator, Field, PlainValidator, ValidationInfo, mod
 from pydantic_core import PydanticCustomError
 
 from api.schema.common import Request, at_most
-from api.schema.strict_json import DuplicateKeyError, read_json
+from api.schema.strict_json import DuplicateKeyError, TooManyPartsError, read_json
 from api.schema.tools import FunctionName
 
 _MAX_PARTS = 2048
@@ -142,6 +142,10 @@ def _to_messages(value: Any) -> Any:
 def _read_messages(text: str) -> Any:
     try:
         messages = read_json(text)
+    except TooManyPartsError as error:
+        if text.lstrip().startswith("["):
+            raise ValueError(str(error)) from None
+        messages = None
     except DuplicateKeyError:
         if text.lstrip().startswith("["):
             raise ValueError("has an object with a repeated member") from None

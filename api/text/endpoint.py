@@ -43,17 +43,33 @@ class TextDialect:
     key_scope: KeyScope = "chat"
 
     def __init__(
-        self, endpoint: str, schema: type[TextRequest], prepare: Prepare, services: Services
+        self,
+        endpoint: str,
+        schema: type[TextRequest],
+        prepare: Prepare,
+        services: Services,
+        *,
+        has_images: bool = False,
     ) -> None:
-        """Serve the path `endpoint` (without `/v1/`) for bodies of `schema`."""
+        """Serve the path `endpoint` (without `/v1/`) for bodies of `schema`.
+
+        Args:
+            endpoint: the path.
+            schema: of its bodies.
+            prepare: checks and translates a request.
+            services: settings and ports.
+            has_images: bodies may contain images.
+        """
         self.endpoint = endpoint
         self._schema = schema
         self._prepare = prepare
         self._services = services
+        self._has_images = has_images
 
     async def read_body(self, scope: Scope, receive: Receive) -> bytes:
         """Read a JSON body."""
-        return await read_json_body(scope, receive, self._services.limits)
+        limits = self._services.limits
+        return await read_json_body(scope, receive, limits, has_images=self._has_images)
 
     def parse(self, body: bytes) -> ParsedRequest[TextRequest]:
         """Validate each parameter by itself."""

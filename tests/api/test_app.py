@@ -177,7 +177,7 @@ async def test_disconnect_during_the_body_sends_nothing(path: str) -> None:
         b'{"model": "\xff"}',
         b'{"model": NaN}',
         b'{"model": "\\ud800"}',
-        b"[" * 100_000,
+        b"[" * 40_000,
     ],
     ids=lambda body: repr(body[:20]),
 )

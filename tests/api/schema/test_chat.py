@@ -362,3 +362,19 @@ def test_schemas_compiled_together_have_a_common_limit(
 
 def test_schemas_that_are_not_compiled_have_no_common_limit() -> None:
     assert read(**five_tools("auto", strict=False))
+
+
+def test_messages_as_a_string_have_no_more_parts_than_a_body() -> None:
+    text = "[" + "[]," * 50_000 + "[]]"
+
+    with pytest.raises(ApiError, match="more than 50000 arrays and objects") as caught:
+        read_request(json.dumps({"model": "m", "messages": text}).encode(), ChatRequest)
+
+    assert caught.value.param == "messages"
+
+
+def test_text_full_of_brackets_is_a_message() -> None:
+    text = "a" + "[]," * 60_000
+    body = json.dumps({"model": "m", "messages": text}).encode()
+
+    assert read_request(body, ChatRequest).request.messages[0].content == text

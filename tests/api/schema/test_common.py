@@ -222,7 +222,7 @@ def test_any_other_form_is_refused(value: Any) -> None:
     assert caught.value.param == "prompt"
 
 
-@pytest.mark.parametrize("item", ["", [], [1], "a"])
+@pytest.mark.parametrize("item", ["", "a"])
 def test_more_texts_than_the_limit_are_refused_before_validation(item: Any) -> None:
     with pytest.raises(InvalidRequestError, match="65537 texts are more than the limit"):
         read_prompt([item] * (MAX_TEXTS + 1))
