@@ -17,7 +17,7 @@ class LedgerAddress:
     host: str
     port: int
     auth_token: bytes
-    """A client's first message must contain it."""
+    """A client's first bytes."""
 
 
 async def find_ledger(

@@ -225,10 +225,10 @@ class LedgerClient:
             address.host,
             address.port,
         )
+        connection.send_token(address.auth_token)
         reservations = [held.reservation for held in self._held.values()]
         connection.send(
             Hello(
-                address.auth_token,
                 self._session,
                 reservations,
                 list(self._pending),

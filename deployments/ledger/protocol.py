@@ -12,7 +12,6 @@ from deployments.ledger.records import StoredKey, UsageRecord
 class Hello(msgspec.Struct, tag=True):
     """The first message of a connection: the client's session and its open reservations."""
 
-    auth_token: bytes
     session: str
     reservations: list[Reservation]
     pending_ids: list[str]

@@ -1,7 +1,6 @@
 """The ledger's end of its connections: grants and settles reservations, and records usage."""
 
 import asyncio
-import hmac
 import logging
 import secrets
 from collections.abc import Coroutine
@@ -13,6 +12,7 @@ from api.ports.rate_limits import LimitExceeded
 from deployments.ledger.address import LedgerAddress
 from deployments.ledger.audit_log import AuditLog
 from deployments.ledger.connection import Connection
+from deployments.ledger.gate import TOKEN_BYTES, Gate, GuardedConnection
 from deployments.ledger.limits.store import LimitStore
 from deployments.ledger.protocol import (
     Audit,
@@ -31,7 +31,6 @@ from deployments.ledger.recorder import Recorder
 
 logger = logging.getLogger(__name__)
 
-_AUTH_TOKEN_BYTES = 16
 _GRACE_S = 3.0
 """A session disconnected for longer is dead; its reservations are freed."""
 
@@ -79,7 +78,8 @@ class LedgerServer:
         self._audit = audit
         self._grace_s = grace_s
         self._grace_at_start_s = grace_at_start_s
-        self._auth_token = secrets.token_bytes(_AUTH_TOKEN_BYTES)
+        self._token = secrets.token_bytes(TOKEN_BYTES)
+        self._gate = Gate(self._token)
         self._clients: dict[Connection, _ClientSession] = {}
         self._expiring: dict[str, asyncio.TimerHandle] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -91,13 +91,17 @@ class LedgerServer:
         """Start to serve; returns the address that clients connect to."""
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(
-            lambda: Connection(to_ledger_decoder, self._handle_messages, self._disconnect), host, 0
+            lambda: GuardedConnection(
+                self._gate, to_ledger_decoder, self._handle_messages, self._disconnect
+            ),
+            host,
+            0,
         )
         for session in await self._limits.sessions():
             self._schedule_expiry(session, self._grace_at_start_s)
         self._start(self._recorder.run())
         self._start(self._renew_leases())
-        return LedgerAddress(host, self._server.sockets[0].getsockname()[1], self._auth_token)
+        return LedgerAddress(host, self._server.sockets[0].getsockname()[1], self._token)
 
     def shut_down(self) -> None:
         """Close all connections; the clients look for the next ledger."""
@@ -148,10 +152,7 @@ class LedgerServer:
         client = self._clients.get(connection)
         if client is None:
             hello = messages[0] if messages else None
-            if not isinstance(hello, Hello) or not hmac.compare_digest(
-                hello.auth_token, self._auth_token
-            ):
-                logger.warning("disconnected a client without a valid token")
+            if not isinstance(hello, Hello):
                 connection.close()
                 return
             client = _ClientSession(
