@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 import ray
 
-from api.errors import EngineError
+from api.errors import EngineError, InvalidRequestError
 from deployments.transport.request_channel import LeasedRequest, RequestReceiver
 from deployments.transport.token_channel import Sender, StreamWriter
 from deployments.transport.token_messages import ReplyTo, StreamEnd
@@ -23,6 +23,9 @@ Method = Callable[[Any, StreamWriter], Awaitable[Any]]
 
 _MAX_RESULT_BYTES = 1024 * 1024
 """Below the channel's limit of a message by so much that others' deltas need not wait."""
+
+_MAX_ANSWER_BYTES = 120 * 1024 * 1024
+"""Below `RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH`: a larger one would be lost on its way."""
 
 _encoder = msgspec.msgpack.Encoder()
 
@@ -35,6 +38,7 @@ class Leases:
         methods: Mapping[str, tuple[type, Method]],
         find_host: Callable[[], str] = ray.util.get_node_ip_address,
         max_result_bytes: int = _MAX_RESULT_BYTES,
+        max_answer_bytes: int = _MAX_ANSWER_BYTES,
     ) -> None:
         """Start without leases, on the running event loop.
 
@@ -42,12 +46,14 @@ class Leases:
             methods: by name, the type of the request and the function that answers it.
             find_host: returns this node's address.
             max_result_bytes: a larger result ends its lease.
+            max_answer_bytes: a larger result is refused.
         """
         self._methods: dict[str, tuple[msgspec.msgpack.Decoder[Any], Method]] = {
             name: (msgspec.msgpack.Decoder(request), answer)
             for name, (request, answer) in methods.items()
         }
         self._max_result_bytes = max_result_bytes
+        self._max_answer_bytes = max_answer_bytes
         self._sender = Sender()
         self._receiver = RequestReceiver(find_host)
 
@@ -76,6 +82,7 @@ class Leases:
                 writer = self._sender.open(reply_to)
                 result = await self._methods[method][1](request, writer)
                 encoded = _encoder.encode(result)
+                self._check_size(encoded)
                 address = self._receiver.find_address(reply_to)
                 if len(encoded) > self._max_result_bytes or address is None:
                     return StreamEnd(result, writer.sent)
@@ -89,6 +96,13 @@ class Leases:
                 request = self._decode(leased)
         finally:
             self._receiver.forget(lease_id)
+
+    def _check_size(self, encoded: bytes) -> None:
+        if len(encoded) > self._max_answer_bytes:
+            raise InvalidRequestError(
+                f"The answer would have {len(encoded)} bytes, and the most is "
+                f"{self._max_answer_bytes}; ask for fewer or smaller results."
+            )
 
     def _decode(self, leased: LeasedRequest) -> Any:
         try:

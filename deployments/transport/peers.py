@@ -15,11 +15,11 @@ import msgspec
 import zmq
 from zmq.utils.monitor import parse_monitor_message
 
+from deployments.transport.addresses import find_endpoint
+from deployments.transport.curve import make_curve_client
 from deployments.transport.zmq_reader import ZmqReader
 
 logger = logging.getLogger(__name__)
-
-LOOPBACK = "127.0.0.1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +32,8 @@ class ChannelSettings:
     """The receiver disconnects a peer that sends a larger message."""
     coalesce_deltas: int = 32
     """From this many waiting deltas on, a reader gets them merged by choice."""
+    handshake_ms: int = 2000
+    """The receiver disconnects who has not proved by then that it knows the address."""
     connect_timeout_s: float = 2.0
     heartbeat_ms: int = 300
     """0 sends none."""
@@ -121,7 +123,10 @@ class Peer:
         self._socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, settings.heartbeat_timeout_ms)
         events = zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED
         self._monitor = ZmqReader(self._socket.get_monitor_socket(events), self._on_event)
-        self._socket.connect(address)
+        endpoint = find_endpoint(address)
+        if endpoint.server_key is not None:
+            make_curve_client(self._socket, endpoint.server_key)
+        self._socket.connect(endpoint.url)
         self._connect_timer = self._loop.call_later(
             settings.connect_timeout_s, self._abort, "does not answer"
         )

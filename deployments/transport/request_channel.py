@@ -15,9 +15,9 @@ from dataclasses import dataclass
 import msgspec
 import zmq
 
+from deployments.transport.addresses import is_on_this_node
 from deployments.transport.peers import (
     DEFAULT_SETTINGS,
-    LOOPBACK,
     ChannelSettings,
     Peer,
     Peers,
@@ -69,7 +69,7 @@ class RequestReceiver:
     def __init__(
         self, find_host: Callable[[], str], settings: ChannelSettings = DEFAULT_SETTINGS
     ) -> None:
-        """Listen at a free port of the loopback address, on the running event loop.
+        """Listen for this node, on the running event loop.
 
         Args:
             find_host: returns this node's address, which ingress replicas on other nodes use.
@@ -78,7 +78,6 @@ class RequestReceiver:
         self._find_host = find_host
         self._socket = ReceivingSocket(_decoder, self._dispatch, settings)
         self._waiting: dict[bytes, asyncio.Future[LeasedRequest | None]] = {}
-        self._local_address = self._socket.listen_at(LOOPBACK)
         self._node_address: str | None = None
 
     @property
@@ -95,8 +94,8 @@ class RequestReceiver:
 
         None if the socket cannot listen there.
         """
-        if reply_to.address.startswith(f"tcp://{LOOPBACK}:"):
-            return self._local_address
+        if is_on_this_node(reply_to.address):
+            return self._socket.address
         if self._node_address is None:
             try:
                 self._node_address = self._socket.listen_at(self._find_host())

@@ -20,7 +20,7 @@ import msgspec
 
 from api.errors import ReplicaLostError
 from api.ports.stream import FinishReason, ImageProgress, TextDelta
-from deployments.transport.peers import DEFAULT_SETTINGS, LOOPBACK, ChannelSettings, Peer, Peers
+from deployments.transport.peers import DEFAULT_SETTINGS, ChannelSettings, Peer, Peers
 from deployments.transport.receiving_socket import ReceivingSocket
 from deployments.transport.stream_reader import StreamReader
 from deployments.transport.token_messages import (
@@ -40,14 +40,14 @@ _decoder = msgspec.msgpack.Decoder(list[Item])
 class Receiver:
     """The ingress replica's end: one PULL socket, and one reader per open stream."""
 
-    def __init__(self, host: str = LOOPBACK, settings: ChannelSettings = DEFAULT_SETTINGS) -> None:
-        """Listen at a free port of `host`, on the running event loop."""
+    def __init__(self, settings: ChannelSettings = DEFAULT_SETTINGS) -> None:
+        """Listen for this node, on the running event loop."""
         self._settings = settings
         self._socket = ReceivingSocket(_decoder, self._dispatch, settings, self._flush)
         self._readers: dict[bytes, StreamReader] = {}
         self._changed: dict[bytes, StreamReader] = {}
         """Streams for which something came in this turn of the event loop."""
-        self.listen_at(host)
+        self._address = self._socket.address
 
     @property
     def dropped(self) -> int:
@@ -59,7 +59,7 @@ class Receiver:
         return len(self._readers)
 
     def listen_at(self, host: str) -> None:
-        """Listen at another address too; streams opened from now on use it."""
+        """Listen at a port for other nodes too; streams opened from now on use it."""
         self._address = self._socket.listen_at(host)
 
     def open(self) -> StreamReader:

@@ -3,6 +3,8 @@
 import asyncio
 import os
 import signal
+import socket
+import stat
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -343,33 +345,48 @@ async def test_500_disconnecting_clients_free_the_engine(service: Service, watch
 
 
 async def test_messages_with_unknown_stream_ids_are_dropped(service: Service, watch: Watch):
-    """The sender tries every port that the replica listens on."""
     pid, dropped_before = watch()["ingress"][0]["pid"], watch()["ingress"][0]["dropped"]
-    connections = psutil.Process(pid).net_connections("tcp")
-    ports = {each.laddr.port for each in connections if each.status == "LISTEN"}
+    files = {each.laddr for each in psutil.Process(pid).net_connections("unix")}
+    (path,) = {file for file in files if "/triptych-channel-" in file}
 
     def has_dropped_all() -> bool:
         (counts,) = [each for each in watch()["ingress"] if each["pid"] == pid]
         return counts["dropped"] >= dropped_before + 500
 
     def flood() -> None:
-        context = zmq.Context()
-        context.setsockopt(
-            zmq.LINGER, 0
-        )  # most of the ports are not the channel's, and read nothing
-        sockets = []  # a collected socket would drop what it has not sent yet
-        for port in ports:
-            sockets.append(socket := context.socket(zmq.PUSH))
-            socket.setsockopt(zmq.SNDTIMEO, 100)
-            socket.connect(f"tcp://127.0.0.1:{port}")
+        with zmq.Context() as context, context.socket(zmq.PUSH) as socket:
+            socket.setsockopt(zmq.LINGER, 0)
+            socket.connect(f"ipc://{path}")
             for _ in range(500):
-                try:
-                    socket.send(b"\x91\x95\xc4\x10" + os.urandom(16) + b"\x00\x00\xa1x\xc0")
-                except zmq.Again:
-                    break
-        wait_until(has_dropped_all, 10)
-        context.destroy(linger=0)
+                socket.send(b"\x91\x95\xc4\x10" + os.urandom(16) + b"\x00\x00\xa1x\xc0")
+            wait_until(has_dropped_all, 10)
 
     results, _ = await read_while(service, watch, 60, flood)
 
     assert all(result.is_complete(60) for result in results)
+
+
+def test_no_port_of_a_replica_speaks_the_channels_protocol(service: Service):
+    """On one machine the channels are socket files that no other account can open."""
+    folders = set[Path]()
+    for replicas in service.replica_pids().values():
+        for pid in replicas:
+            process = psutil.Process(pid)
+            for each in process.net_connections("tcp"):
+                if each.status == psutil.CONN_LISTEN:
+                    assert not has_zmq_greeting(each.laddr.ip, each.laddr.port)
+            files = (each.laddr for each in process.net_connections("unix"))
+            folders |= {Path(file).parent for file in files if "/triptych-channel-" in file}
+
+    assert folders
+    assert {stat.S_IMODE(folder.stat().st_mode) for folder in folders} == {0o700}
+
+
+def has_zmq_greeting(host: str, port: int) -> bool:
+    """Whether a port begins with ZeroMQ's signature (rfc.zeromq.org/spec/37)."""
+    with socket.create_connection((host, port), 5) as client:
+        client.settimeout(0.2)
+        try:
+            return client.recv(10)[:1] == b"\xff"
+        except (TimeoutError, ConnectionResetError):
+            return False

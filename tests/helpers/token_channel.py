@@ -1,24 +1,32 @@
-"""Both ends of the token channel for tests, over the loopback address."""
+"""Both ends of the token channel for tests."""
 
 import asyncio
 import contextlib
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import zmq
 
 from api.ports.stream import TextDelta
+from deployments.transport.addresses import make_socket_path, remove_socket
 from deployments.transport.peers import ChannelSettings
 from deployments.transport.stream_reader import StreamReader
 from deployments.transport.token_channel import StreamWriter
 from deployments.transport.token_messages import StreamDelta
 
 TIMEOUT_S = 5.0
-NO_LISTENER = "tcp://127.0.0.1:9"
+NO_LISTENER = "ipc:///no-such-folder/socket"
 """An address that nothing listens on."""
+
+
+def from_another_node(address: str) -> str:
+    """The address as another node sees it: the socket file is not there."""
+    return address.replace("ipc://", "ipc:///no-such-folder")
+
 
 UNMERGED = ChannelSettings(coalesce_deltas=1_000_000)
 """For tests that compare single deltas: how these fall into batches is chance."""
@@ -27,15 +35,13 @@ UNMERGED = ChannelSettings(coalesce_deltas=1_000_000)
 class Tap:
     """A PULL socket in place of a receiver, to look at whole messages."""
 
-    def __init__(self, port: int | None = None) -> None:
+    def __init__(self, path: Path | None = None) -> None:
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.PULL)
-        if port is None:
-            port = self._socket.bind_to_random_port("tcp://127.0.0.1")
-        else:
-            self._socket.bind(f"tcp://127.0.0.1:{port}")
-        self.port = port
-        self.address = f"tcp://127.0.0.1:{port}"
+        self.path = path or make_socket_path()
+        self.path.parent.mkdir(exist_ok=True)
+        self.address = f"ipc://{self.path}"
+        self._socket.bind(self.address)
 
     def next_message(self) -> list[tuple[Any, ...]]:
         """The items of the next message, each with its tag first."""
@@ -47,6 +53,7 @@ class Tap:
 
     def close(self) -> None:
         self._context.destroy(linger=0)
+        remove_socket(self.path)
 
 
 async def until(is_true: Callable[[], object]) -> None:
@@ -97,16 +104,17 @@ async def send_until_lost(writer: StreamWriter) -> None:
 @contextlib.asynccontextmanager
 async def frozen_listener() -> AsyncIterator[str]:
     """Yield the address of another process's PULL socket, which freezes after one message."""
+    path = make_socket_path()
     program = (
         "import zmq; s = zmq.Context().socket(zmq.PULL)\n"
-        "print(s.bind_to_random_port('tcp://127.0.0.1'), flush=True)\n"
+        f"s.bind('ipc://{path}'); print('listens', flush=True)\n"
         "s.recv(); print('read', flush=True); s.recv()"
     )
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-c", program, stdout=asyncio.subprocess.PIPE
     )
     assert process.stdout
-    port = int(await process.stdout.readline())
+    await process.stdout.readline()
 
     async def freeze() -> None:
         assert process.stdout
@@ -114,7 +122,8 @@ async def frozen_listener() -> AsyncIterator[str]:
         process.send_signal(signal.SIGSTOP)
 
     freezing = asyncio.ensure_future(freeze())
-    yield f"tcp://127.0.0.1:{port}"
+    yield f"ipc://{path}"
     await freezing
     process.kill()
     await process.wait()
+    remove_socket(path)

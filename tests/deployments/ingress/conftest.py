@@ -7,7 +7,7 @@ from deployments.transport.token_channel import Receiver, Sender
 
 @pytest.fixture
 async def receiver() -> AsyncIterator[Receiver]:
-    receiver = Receiver("127.0.0.1")
+    receiver = Receiver()
     yield receiver
     receiver.shut_down()
 

@@ -3,20 +3,20 @@
 import asyncio
 import secrets
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import msgspec
 import pytest
 
-from api.errors import EngineError, ReplicaLostError
+from api.errors import EngineError, InvalidRequestError, ReplicaLostError
 from api.ports.stream import TextDelta
 from deployments.models.leases import Leases
 from deployments.transport.request_channel import LeasedRequest, RequestSender
 from deployments.transport.stream_reader import StreamReader
 from deployments.transport.token_channel import Receiver, StreamWriter
 from deployments.transport.token_messages import LeasedResult, StreamEnd
-from tests.helpers.token_channel import TIMEOUT_S, UNMERGED, collect, until
+from tests.helpers.token_channel import TIMEOUT_S, UNMERGED, collect, from_another_node, until
 
 MAX_RESULT_BYTES = 1000
 
@@ -167,12 +167,24 @@ async def test_large_result_is_the_result_of_the_call(caller: Caller, leases: Le
     assert leases.stats()["leases"] == 0
 
 
+async def test_answer_that_would_be_lost_on_its_way_is_refused(receiver: Receiver) -> None:
+    leases = Leases(METHODS, lambda: "127.0.0.1", max_result_bytes=10, max_answer_bytes=100)
+    reader = receiver.open()
+
+    with pytest.raises(InvalidRequestError, match="fewer or smaller"):
+        await leases.serve(b"1" * 16, "echo", Question("a" * 200), reader.reply_to)
+
+    assert leases.stats() == {"streams": 0, "leases": 0, "sockets": 1}
+    leases.shut_down()
+
+
 async def test_result_is_the_calls_if_no_request_can_follow(receiver: Receiver) -> None:
     leases = Leases(METHODS, lambda: "192.0.2.1")  # not an address of this machine
     receiver.listen_at("127.0.0.2")
     reader = receiver.open()
+    elsewhere = replace(reader.reply_to, address=from_another_node(reader.reply_to.address))
 
-    end = await leases.serve(b"1" * 16, "echo", Question("a"), reader.reply_to)
+    end = await leases.serve(b"1" * 16, "echo", Question("a"), elsewhere)
 
     assert end == StreamEnd("a", 0)
     leases.shut_down()

@@ -9,7 +9,7 @@ from tests.helpers.token_channel import UNMERGED, Tap
 
 @pytest.fixture
 async def receiver() -> AsyncIterator[Receiver]:
-    receiver = Receiver("127.0.0.1", UNMERGED)
+    receiver = Receiver(UNMERGED)
     yield receiver
     receiver.shut_down()
 

@@ -2,19 +2,33 @@
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 
 import msgspec
 import pytest
 import zmq
+from zmq.utils.monitor import parse_monitor_message
 
 from api.errors import ReplicaLostError
 from api.ports.stream import TextDelta
+from deployments.transport.curve import make_curve_client
 from deployments.transport.peers import ChannelSettings
 from deployments.transport.token_channel import Receiver, Sender
 from deployments.transport.token_messages import ReplyTo, StreamDelta, TextItem
-from tests.helpers.token_channel import TIMEOUT_S, collect, count_turns_until, send_until_lost
+from tests.helpers.token_channel import (
+    TIMEOUT_S,
+    collect,
+    count_turns_until,
+    from_another_node,
+    send_until_lost,
+)
 
 ID = b"1" * 16
+HANDSHAKE_FAILURES = (
+    zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+    | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+)
 
 
 async def push(receiver: Receiver, message: bytes) -> None:
@@ -159,10 +173,63 @@ async def test_second_address_serves_new_streams_and_the_first_the_old() -> None
     sender.open(after.reply_to).send(TextDelta(0, "a"))
 
     assert await collect(before, 1) == await collect(after, 1) == [TextDelta(0, "a")]
-    assert before.reply_to.address.startswith("tcp://127.0.0.1:")
-    assert after.reply_to.address.startswith("tcp://127.0.0.2:")
+    assert after.reply_to.address.startswith(f"{before.reply_to.address} tcp://127.0.0.2:")
     assert sender.peers == 2
     sender.shut_down()
+    receiver.shut_down()
+
+
+async def test_sender_on_another_node_uses_the_port(sender: Sender) -> None:
+    receiver = Receiver()
+    receiver.listen_at("127.0.0.2")
+    reader = receiver.open()
+    reply_to = replace(reader.reply_to, address=from_another_node(reader.reply_to.address))
+
+    sender.open(reply_to).send(TextDelta(0, "a"))
+
+    assert await collect(reader, 1) == [TextDelta(0, "a")]
+    receiver.shut_down()
+
+
+@pytest.mark.parametrize("key", [None, "other"])
+async def test_who_was_not_told_the_address_reaches_nothing(key: str | None) -> None:
+    """Neither without a key, nor with the key of another receiver."""
+    receiver, other = Receiver(settings=ChannelSettings(handshake_ms=100)), Receiver()
+    receiver.listen_at("127.0.0.2")
+    other.listen_at("127.0.0.3")
+    reader = receiver.open()
+    url = reader.reply_to.address.split(" ")[1].partition("#")[0]
+    context = zmq.Context()
+    socket = context.socket(zmq.PUSH)
+    if key is not None:
+        make_curve_client(socket, other.open().reply_to.address.partition("#")[2].encode())
+    events = zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED | HANDSHAKE_FAILURES
+    monitor = socket.get_monitor_socket(events)
+    socket.connect(url)
+    socket.send(b"\x91\x95\xc4\x10" + reader.reply_to.stream_id + b"\x00\x00\xa1x\xc0")
+
+    async with asyncio.timeout(TIMEOUT_S):
+        event = await asyncio.to_thread(monitor.recv_multipart)
+
+    assert parse_monitor_message(event)["event"] != zmq.EVENT_HANDSHAKE_SUCCEEDED
+    assert (reader.received, receiver.dropped) == (0, 0)
+    socket.disable_monitor()
+    context.destroy(linger=0)
+    other.shut_down()
+    receiver.shut_down()
+
+
+async def test_connection_that_says_nothing_is_closed() -> None:
+    receiver = Receiver(settings=ChannelSettings(handshake_ms=100))
+    receiver.listen_at("127.0.0.2")
+    port = int(receiver.open().reply_to.address.partition("#")[0].rpartition(":")[2])
+    reader, writer = await asyncio.open_connection("127.0.0.2", port)
+
+    async with asyncio.timeout(TIMEOUT_S):
+        greeting = await reader.read()
+
+    assert greeting[:1] == b"\xff"
+    writer.close()
     receiver.shut_down()
 
 

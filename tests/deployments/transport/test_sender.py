@@ -144,7 +144,7 @@ async def test_lost_receiver_that_comes_back_gets_new_streams(sender: Sender) ->
     first.close()
     await until(lambda: sender.peers == 0)
 
-    second = Tap(first.port)
+    second = Tap(first.path)
     sender.open(ReplyTo(second.address, b"2" * 16)).send(TextDelta(0, "after"))
     await asyncio.sleep(0)
 

@@ -20,7 +20,7 @@ from tests.helpers.token_channel import (
 
 async def send_and_shut_down() -> None:
     """Send one delta from a new sender to a new receiver, and shut both down."""
-    receiver, sender = Receiver("127.0.0.1", UNMERGED), Sender()
+    receiver, sender = Receiver(UNMERGED), Sender()
     reader = receiver.open()
     sender.open(reader.reply_to).send(TextDelta(0, "a"))
     await collect(reader, 1)
