@@ -12,6 +12,8 @@ from typing import Any
 
 import ray
 from ray.serve._private import replica as serve_replica
+from ray.serve._private.constants import RAY_SERVE_FALLBACK_PROXY_HTTP_PORT
+from ray.serve._private.proxy_state import ProxyStateManager
 from ray.serve.config import HTTPOptions
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -38,27 +40,50 @@ _TOO_SLOW = DeadlineExceededError("The request took longer than the service allo
 _UNAVAILABLE = OverloadedError("No replica of the service can answer at the moment; try again.")
 
 _start_server = serve_replica.start_asgi_http_server
+_start_proxy = ProxyStateManager._start_proxy
 
 
-def guard_http_port() -> None:
-    """Guard the HTTP port that Serve opens in this process after the replica's constructor."""
+def guard_http_ports() -> list[Middleware]:
+    """Guard the HTTP ports that Serve opens in this process after a constructor.
+
+    Serve's proxy calls this too (`RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH`), and puts what is
+    returned around its port.
+    """
     serve_replica.start_asgi_http_server = _start_guarded_server
-
-
-def build_middlewares() -> list[Middleware]:
-    """Build what Serve puts around all its ports: `RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH`."""
     return [Middleware(HttpPort)]
+
+
+def guard_proxy_address() -> None:
+    """Let Serve's proxy listen where only HAProxy needs it.
+
+    The controller calls this before it starts (`RAY_SERVE_CONTROLLER_CALLBACK_IMPORT_PATH`).
+    """
+    ProxyStateManager._start_proxy = _start_proxy_for_haproxy
+
+
+def _start_proxy_for_haproxy(
+    manager: ProxyStateManager,
+    *,
+    node_ip_address: str,
+    http_options: HTTPOptions | None = None,
+    **settings: Any,
+) -> Any:
+    if http_options is not None and http_options.port == RAY_SERVE_FALLBACK_PROXY_HTTP_PORT:
+        http_options.host = _to_host(http_options.host, node_ip_address)
+    return _start_proxy(
+        manager, http_options=http_options, node_ip_address=node_ip_address, **settings
+    )
 
 
 async def _start_guarded_server(app: ASGIApp, options: HTTPOptions, **settings: Any) -> Any:
     if all(middleware.cls is not HttpPort for middleware in options.middlewares):
-        options.middlewares.extend(build_middlewares())
+        options.middlewares.append(Middleware(HttpPort))
     options.host = _to_host(options.host, ray.util.get_node_ip_address())
     return await _start_server(app, options, **settings)
 
 
 def _to_host(host: str, node: str) -> str:
-    """Return where a replica listens if HAProxy listens at `host`.
+    """Return where to listen for HAProxy if HAProxy listens at `host`.
 
     HAProxy is on this node too, or else on another one and connects to this node's address. On one
     machine both are the loopback address, whomever HAProxy itself listens for.

@@ -21,7 +21,7 @@ from deployments.config.user_config import LiveArgs, Reconfigurable
 from deployments.discovery import fetch_details
 from deployments.home import DRAIN_FOLDER, find_home
 from deployments.ingress.drain_watch import watch_for_drain
-from deployments.ingress.http_port import guard_http_port
+from deployments.ingress.http_port import guard_http_ports
 from deployments.ingress.image_fetcher import HttpsImages
 from deployments.ingress.image_store import ImageFolder
 from deployments.ingress.key_source import KeySource, NoApiKeysError
@@ -39,6 +39,7 @@ from deployments.ledger.pepper import load_pepper, to_cache_salt
 from deployments.observability.logs import configure_logs
 from deployments.serve_look import ServeLook
 from deployments.transport.cluster_store import GcsStore
+from deployments.transport.replica_ports import listen_at_own_address_only
 from deployments.transport.request_channel import RequestSender
 from deployments.transport.token_channel import Receiver
 
@@ -59,7 +60,8 @@ class IngressReplica(Reconfigurable[IngressArgs]):
         configure_logs()
         gc.set_threshold(_OBJECTS_PER_COLLECTION)
         ignore_trailers()
-        guard_http_port()
+        guard_http_ports()
+        listen_at_own_address_only()
         self._args = LiveArgs(args)
         self._poll_interval_s = args.poll_interval_s
         self._pepper = load_pepper()

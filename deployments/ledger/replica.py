@@ -42,6 +42,7 @@ from deployments.ledger.store.usage import UsageStore
 from deployments.observability.logs import configure_logs
 from deployments.serve_look import ServeLook
 from deployments.transport.cluster_store import GcsStore
+from deployments.transport.replica_ports import close_replica_ports
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +59,7 @@ class LedgerReplica(Reconfigurable[LedgerArgs]):
     ) -> None:
         """Listen at once; clients are answered when the database has been read."""
         configure_logs()
+        close_replica_ports()
         home = find_home()
         audit = AuditLog(Path(args.audit_log or home / "logs" / "audit.jsonl"))
         database = Database(args.database or default_url())

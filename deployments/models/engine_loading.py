@@ -9,6 +9,7 @@ from deployments.config.base import FAKE_SOURCE, ModelArgs
 from deployments.engines.sources import EngineStartError, SourceError, resolve_source
 from deployments.models.gpu_visibility import hide_unassigned_gpus
 from deployments.observability.logs import configure_logs
+from deployments.transport.replica_ports import close_replica_ports
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +27,7 @@ def load_engine(args: ModelArgs, build: Callable[[str | None], Engine]) -> Engin
         SourceError: the engine cannot be loaded; the reason is one line, and is logged.
     """
     configure_logs()
+    close_replica_ports()
     hide_unassigned_gpus(os.environ)
     try:
         return _load(args, build)

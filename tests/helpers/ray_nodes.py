@@ -113,7 +113,11 @@ class RayNodes:
     def listeners(self, title: str) -> set[str]:
         """IP addresses that the process with this title listens on."""
         (process,) = self.find_processes(title)
-        return {each.laddr.ip for each in process.net_connections("tcp") if each.status == "LISTEN"}
+        return {
+            each.laddr.ip.removeprefix("::ffff:")
+            for each in process.net_connections("tcp")
+            if each.status == "LISTEN"
+        }
 
     def stop_service(self, signal: int) -> None:
         """Send a signal to `serve run`, the process that was started last, and wait for its end."""

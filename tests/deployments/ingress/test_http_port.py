@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 from ray.serve._private import replica as serve_replica
+from ray.serve._private.constants import RAY_SERVE_FALLBACK_PROXY_HTTP_PORT
 from ray.serve._private.http_util import convert_object_to_asgi_messages
+from ray.serve._private.proxy_state import ProxyStateManager
 from ray.serve.config import HTTPOptions
 from starlette.types import Message, Receive, Scope, Send
 
@@ -15,7 +17,7 @@ from api.http.response import send_json
 from deployments.config.serving_environment import load_serving_environment
 from deployments.ingress import http_port
 from deployments.ingress.control_headers import CONTROL_HEADERS
-from deployments.ingress.http_port import HttpPort, guard_http_port
+from deployments.ingress.http_port import HttpPort, guard_http_ports
 from tests.helpers.asgi import Response, to_scope
 
 
@@ -166,7 +168,7 @@ async def test_replica_of_a_single_machine_listens_at_loopback_only(
     monkeypatch.setattr(serve_replica, "start_asgi_http_server", None)
     monkeypatch.setattr(http_port, "_start_server", start)
     monkeypatch.setattr("ray.util.get_node_ip_address", lambda: node)
-    guard_http_port()
+    guard_http_ports()
     await serve_replica.start_asgi_http_server(Serve(), HTTPOptions(host=wanted))
 
     assert started[0].host == host
@@ -177,15 +179,52 @@ async def test_replica_of_a_single_machine_listens_at_loopback_only(
     assert len(started[1].middlewares) == 1
 
 
-def test_serve_puts_the_guard_around_its_own_proxy_too() -> None:
+def test_serve_puts_the_guard_around_its_own_proxy_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serve_replica, "start_asgi_http_server", None)
     path = load_serving_environment()["RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"]
-    module, _, name = path.partition(":")
-    middlewares = getattr(importlib.import_module(module), name)()
+    place, _, name = path.partition(":")
+    middlewares = getattr(importlib.import_module(place), name)()
 
     assert [middleware.cls for middleware in middlewares] == [HttpPort]
 
 
-def test_serve_opens_the_port_by_the_name_that_is_replaced() -> None:
-    source = inspect.getsource(serve_replica.Replica._maybe_start_direct_ingress_servers)
+@pytest.mark.parametrize(
+    ("port", "node", "host"),
+    [
+        (RAY_SERVE_FALLBACK_PROXY_HTTP_PORT, "127.0.0.1", "127.0.0.1"),
+        (RAY_SERVE_FALLBACK_PROXY_HTTP_PORT, "10.0.0.2", "0.0.0.0"),
+        (8000, "127.0.0.1", "0.0.0.0"),
+        (None, "127.0.0.1", None),
+    ],
+    ids=["one machine", "cluster", "HAProxy's own", "without options"],
+)
+def test_proxy_of_a_single_machine_listens_at_loopback_only(
+    monkeypatch: pytest.MonkeyPatch, port: int | None, node: str, host: str | None
+) -> None:
+    started: list[HTTPOptions] = []
+    monkeypatch.setattr(
+        http_port, "_start_proxy", lambda self, http_options, **_: started.append(http_options)
+    )
+    monkeypatch.setattr(ProxyStateManager, "_start_proxy", None)
+    path = load_serving_environment()["RAY_SERVE_CONTROLLER_CALLBACK_IMPORT_PATH"]
+    place, _, name = path.partition(":")
+    getattr(importlib.import_module(place), name)()
 
-    assert "await start_asgi_http_server(\n" in source
+    manager = ProxyStateManager.__new__(ProxyStateManager)
+    manager._start_proxy(
+        name="proxy",
+        node_id="n",
+        node_ip_address=node,
+        http_options=HTTPOptions(host="0.0.0.0", port=port) if port else None,
+        grpc_options=None,
+        proxy_actor_class=None,
+    )
+
+    assert [options and options.host for options in started] == [host]
+
+
+def test_serve_opens_its_ports_by_the_names_that_are_replaced() -> None:
+    assert inspect.getsource(serve_replica).count(" start_asgi_http_server(\n") == 1
+    assert "self._start_proxy(\n" in inspect.getsource(
+        ProxyStateManager._start_fallback_proxy_if_needed
+    )

@@ -14,6 +14,8 @@ from deployments.config.serving_environment import load_serving_environment
 from deployments.config.stream_deadlines import DRAINING_S, HARD_STOP_VARIABLE
 from scripts.service.environment import environment, free_ports
 
+HTTP_PORT = "deployments.ingress.http_port"
+
 ROOT = Path(__file__).resolve().parents[3]
 READ_BY_RAY_IN = {
     "RAY_SERVE_METRICS_EXPORT_INTERVAL_MS": "serve/_private/constants.py",
@@ -34,12 +36,13 @@ SAME_EVERYWHERE = {
     "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "10",
     "RAY_SERVE_ENABLE_HA_PROXY": "1",
     "RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS": "1",
-    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "deployments.ingress.http_port:build_middlewares",
+    "RAY_SERVE_CONTROLLER_CALLBACK_IMPORT_PATH": f"{HTTP_PORT}:guard_proxy_address",
+    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": f"{HTTP_PORT}:guard_http_ports",
     "RAY_SERVE_HAPROXY_CLOSE_SPREAD_TIME_S": "10",
     "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "720",
     "RAY_SERVE_METRICS_EXPORT_INTERVAL_MS": "5000",
     "RAY_SERVE_HAPROXY_MAXCONN": "20000",
-    "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": "2147483647",
+    "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": "134217728",
     "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
     "RAY_LOG_MONITOR_MANY_FILES_THRESHOLD": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
