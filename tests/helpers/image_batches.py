@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from PIL import Image
 
@@ -31,7 +31,7 @@ class FakePipeline:
         """A batch with this seed fails."""
         self.bad_error: Exception = RuntimeError("bad seed")
 
-    def run(self, batch: Sequence[ImageJob]) -> None:
+    def run(self, batch: Sequence[ImageJob], between_steps: Callable[[], None]) -> None:
         self.batches.append(list(batch))
         self.has_begun.release()
         self.go.acquire(timeout=TIMEOUT_S)
@@ -42,6 +42,7 @@ class FakePipeline:
         for job in batch:
             job.record_step(1)
             job.report_step(IMAGE if job.wants_preview else None)
+        between_steps()
         if self.bad_seed in [job.seed for job in batch]:
             raise self.bad_error
         for job in batch:

@@ -5,7 +5,8 @@ of its denoiser are gathered to the active rows, and the outputs scattered back 
 them. What a step computes outside the denoiser costs little.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 _PER_POSITION = ("img_ids", "txt_ids", "image_rotary_emb")
@@ -35,6 +36,15 @@ class BatchPruner:
     def set_active_rows(self, rows: Sequence[int]) -> None:
         """Compute only these images of the batch from now on, counted from 0."""
         self._active_rows = rows
+
+    @contextmanager
+    def suspended(self) -> Iterator[None]:
+        """Let another batch begin and end inside the block."""
+        batch = self._count, self._active_rows
+        try:
+            yield
+        finally:
+            self._count, self._active_rows = batch
 
     def _gather_inputs(
         self, denoiser: Any, args: tuple[Any, ...], kwargs: dict[str, Any]

@@ -33,6 +33,16 @@ class BatchSettings:
     has_negative: bool = False
     """Some pipelines treat a missing negative prompt unlike an empty one."""
 
+    @property
+    def pixels(self) -> int:
+        """Pixels of one image."""
+        return self.width_px * self.height_px
+
+    @property
+    def pixel_steps(self) -> int:
+        """What one image costs: its pixels times the steps that are really taken."""
+        return self.pixels * self.steps_taken
+
 
 class PipelineFeatures(Protocol):
     """What is known of a model's pipelines before a request is accepted."""

@@ -3,26 +3,29 @@
 Images of equal settings form a batch. The oldest waiting image decides which settings are next, so
 none is starved, and no image waits for a batch to fill. The one exception: clients whose images
 were in the last batch are likely to ask again, and are waited for, but only for a short window.
+
+Between two steps of a batch, smaller images may be generated first; see `overtaking`.
 """
 
 import asyncio
 import logging
+import threading
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
 
 from api.errors import ApiError, EngineError
-from deployments.engines.cancellable_thread import (
-    CancellableThread,
-    Cancellation,
-    WorkCancelledError,
-)
+from deployments.engines.cancellable_thread import CancellableThread, WorkCancelledError
 from deployments.engines.diffusion.image_job import ImageEvent, ImageJob
+from deployments.engines.diffusion.overtaking import RunningBatch
 from deployments.engines.stall_watch import StallWatch
 
 logger = logging.getLogger(__name__)
 
-RunBatch = Callable[[Sequence[ImageJob]], None]
-"""Generates all images of a batch, skips cancelled jobs, and lets each job emit its events."""
+RunBatch = Callable[[Sequence[ImageJob], Callable[[], None]], None]
+"""Generates all images of a batch, skips cancelled jobs, and lets each job emit its events.
+
+It calls its second argument between two steps, which may call it again for another batch.
+"""
 
 
 class ImageBatcher:
@@ -52,6 +55,8 @@ class ImageBatcher:
         self._stall_watch = stall_watch
         self._thread = CancellableThread("diffusion")
         self._waiting: deque[ImageJob] = deque()
+        self._lock = threading.Lock()
+        """Held while `_waiting` changes or is searched: the thread takes images out of it too."""
         self._arrival = asyncio.Event()
         self._last_batch_size = 0
         """Images of the last batch and those that waited behind it."""
@@ -85,7 +90,8 @@ class ImageBatcher:
         finally:
             for job in jobs:
                 job.is_cancelled = True
-            self._waiting = deque(job for job in self._waiting if not job.is_cancelled)
+            with self._lock:
+                self._waiting = deque(job for job in self._waiting if not job.is_cancelled)
 
     def shut_down(self) -> None:
         """Start no further batch."""
@@ -94,7 +100,8 @@ class ImageBatcher:
         self._thread.shut_down()
 
     def _add(self, jobs: Sequence[ImageJob]) -> None:
-        self._waiting.extend(jobs)
+        with self._lock:
+            self._waiting.extend(jobs)
         self._arrival.set()
         if self._running is None or self._running.done():
             self._running = asyncio.create_task(self._run())
@@ -106,7 +113,7 @@ class ImageBatcher:
             await self._wait_for_arrivals()
             batch = self._take_batch()
             if batch:
-                await self._generate_batch(batch)
+                await self._run_in_thread(batch)
                 self._last_batch_size = len(batch) + len(self._waiting)
 
     async def _wait_for_arrivals(self) -> None:
@@ -120,51 +127,74 @@ class ImageBatcher:
         except TimeoutError:
             return
 
-    def _take_batch(self) -> list[ImageJob]:
-        """Remove the oldest image from the queue, and those that fit into its batch."""
+    def _take_batch(self, running: RunningBatch | None = None) -> list[ImageJob]:
+        """Remove the oldest image from the queue, and those that fit into its batch.
+
+        Args:
+            running: takes images only that may overtake this batch.
+        """
         batch: list[ImageJob] = []
         rest: deque[ImageJob] = deque()
-        for job in self._waiting:
-            (batch if self._fits(job, batch) else rest).append(job)
-        self._waiting = rest
+        with self._lock:
+            for job in self._waiting:
+                fits = self._fits(job, batch)
+                if fits and running is not None:
+                    fits = running.may_be_overtaken_by([*batch, job])
+                (batch if fits else rest).append(job)
+            self._waiting = rest
         return batch
 
     def _fits(self, job: ImageJob, batch: Sequence[ImageJob]) -> bool:
         if not batch:
             return True
         settings = batch[0].settings
-        pixels = settings.width_px * settings.height_px * (len(batch) + 1)
+        pixels = settings.pixels * (len(batch) + 1)
         has_room = len(batch) < self._max_images and pixels <= self._max_pixels
         return has_room and job.settings == settings
 
-    async def _generate_batch(self, batch: Sequence[ImageJob]) -> None:
-        """Run a batch; if it fails, run each image alone, so that only the cause fails."""
-        failure = await self._try_batch(batch)
+    async def _run_in_thread(self, batch: Sequence[ImageJob]) -> None:
+        with self._stall_watch.working():
+            await self._thread.run(lambda _: self._generate_batch(batch))
+
+    # The methods below run in the thread.
+
+    def _generate_batch(self, batch: Sequence[ImageJob]) -> int:
+        """Run a batch; if it fails, run each image alone, so that only the cause fails.
+
+        Returns:
+            The pixel-steps that were taken.
+        """
+        failure, cost = self._try_batch(batch)
         if failure is None:
-            return
+            return cost
         if len(batch) == 1:
             batch[0].emit(failure)
-            return
+            return cost
         logger.warning("a batch of %d images failed; each is generated alone", len(batch))
-        for job in batch:
-            if not job.is_cancelled and (failure := await self._try_batch([job])) is not None:
-                job.emit(failure)
+        return cost + sum(self._generate_batch([job]) for job in batch if not job.is_cancelled)
 
-    async def _try_batch(self, batch: Sequence[ImageJob]) -> ApiError | None:
-        """Run a batch, and return its error; None if it succeeded or all jobs are cancelled."""
+    def _try_batch(self, batch: Sequence[ImageJob]) -> tuple[ApiError | None, int]:
+        """Run a batch.
 
-        def run(cancellation: Cancellation) -> None:
-            if not all(job.is_cancelled for job in batch):
-                self._run_batch(batch)
-
+        Returns:
+            Its error, which is None if it succeeded or all jobs are cancelled; and the pixel-steps
+            that were taken.
+        """
+        running = RunningBatch(batch)
+        failure: ApiError | None = None
         try:
-            with self._stall_watch.working():
-                await self._thread.run(run)
+            if not all(job.is_cancelled for job in batch):
+                self._run_batch(batch, lambda: self._let_overtake(running))
         except WorkCancelledError:
-            return None
+            pass
         except ApiError as error:
-            return error
+            failure = error
         except Exception:  # the library's own, of any type
             logger.exception("a batch of %d images failed", len(batch))
-            return EngineError("The model failed to generate this image.")
-        return None
+            failure = EngineError("The model failed to generate this image.")
+        return failure, running.cost
+
+    def _let_overtake(self, running: RunningBatch) -> None:
+        """Generate the waiting images that may overtake a batch, between two of its steps."""
+        while batch := self._take_batch(running):
+            running.overtaken_by += self._generate_batch(batch)

@@ -203,14 +203,14 @@ class DiffusersEngine:
             raise InvalidRequestError.value(
                 "mask", f"it must be as large as the image, which is {image.width}x{image.height}"
             )
-        size = fit_size(image.size, self._options)
+        size = fit_size(image.size, self._native_px, self._options)
         if request.width_px and request.height_px:
             size = request.width_px, request.height_px
         check_size(*size, self._options)
         return await asyncio.to_thread(_scale_inputs, image, mask, size)
 
     def _to_size(self, request: ImageRequest, inputs: _EditInputs | None) -> tuple[int, int]:
-        """Return the size to generate: the requested one, the input image's, or the model's own."""
+        """Return the size to generate: an edit's, the requested one, or the model's own."""
         if inputs is not None:
             return inputs.image.size
         width_px = request.width_px or self._native_px

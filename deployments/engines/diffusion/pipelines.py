@@ -1,18 +1,23 @@
 """diffusers' pipelines around one set of weights, run for one batch at a time.
 
-A pipeline keeps state while it runs, so one thread runs them all. Images whose clients have left
-are not computed any more, unless the denoiser is compiled: another batch size would recompile it.
+A pipeline keeps state while it runs, so one thread runs them all. Between two steps of a batch it
+may run another: on a copy of the pipeline, which shares the weights, with a scheduler of its own.
+
+Images whose clients have left are not computed any more, unless the denoiser is compiled: another
+batch size would recompile it.
 """
 
+import copy
 import gc
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from deployments.config.diffusion import DiffusionOptions
 from deployments.engines.cancellable_thread import WorkCancelledError
 from deployments.engines.diffusion.batch_pruning import BatchPruner
-from deployments.engines.diffusion.batch_settings import Mode
+from deployments.engines.diffusion.batch_settings import BatchSettings, Mode
 from deployments.engines.diffusion.image_job import ImageJob
 from deployments.engines.diffusion.inpainting import MaskedLatents
 from deployments.engines.diffusion.latents import can_decode, decode, find_multiple_px
@@ -59,6 +64,8 @@ class Pipelines:
         self._pruner = None if options.compile else BatchPruner(find_denoiser(self.base))
         self._is_out_of_memory = False
         self._is_offloaded = options.offload != "none"
+        self._running: _Run | None = None
+        """The batch under way, or the last of several that overtook each other."""
         self._schedulers = build_schedulers(self.base, options.schedulers)
         img2img = build_img2img(self.base)
         self._by_mode: dict[Mode, Any] = {
@@ -112,8 +119,14 @@ class Pipelines:
         """Whether a scheduler is of diffusers' flow-matching classes; None is the model's own."""
         return has_scale_noise(self._schedulers[scheduler])
 
-    def run(self, batch: Sequence[ImageJob]) -> None:
+    def run(
+        self, batch: Sequence[ImageJob], between_steps: Callable[[], None] = lambda: None
+    ) -> None:
         """Generate one batch of images of the same settings; each job emits its own events.
+
+        Args:
+            batch: the images.
+            between_steps: called after each step; may call this method for another batch.
 
         Raises:
             WorkCancelledError: all jobs have been cancelled.
@@ -125,7 +138,7 @@ class Pipelines:
             _free_memory()
             self._is_out_of_memory = False
         try:
-            self._run(batch)
+            self._run(batch, between_steps)
         except BaseException as error:
             # Memory is freed by the next call: as long as it is handled, the error holds tensors.
             self._is_out_of_memory = isinstance(error, torch.OutOfMemoryError)
@@ -138,16 +151,40 @@ class Pipelines:
         if self.base.vae.dtype != self._vae_dtype:
             self.base.vae.to(self._vae_dtype)  # SDXL upcasts it to float32 while it decodes
 
-    def _run(self, batch: Sequence[ImageJob]) -> None:
+    def _run(self, batch: Sequence[ImageJob], between_steps: Callable[[], None]) -> None:
         settings = batch[0].settings
-        pipeline = self._by_mode[settings.mode]
-        pipeline.scheduler = self._schedulers[settings.scheduler]
-        self._loras.switch_to(settings.loras)
-        run = _Run(pipeline, batch, self._pruner)
-        with per_image_noise(pipeline.scheduler, run.generators):
-            output = pipeline(**self._to_arguments(run))
+        with self._suspended():
+            pipeline = self._prepare(settings)
+            run = self._running = _Run(pipeline, batch, self._pruner)
+            if not self._is_offloaded:  # another batch would move parts that this one still needs
+                run.between_steps = between_steps
+            with per_image_noise(pipeline.scheduler, run.generators):
+                output = pipeline(**self._to_arguments(run))
         for job, image in zip(run.jobs, output.images, strict=True):
             job.finish(image)
+
+    def _prepare(self, settings: BatchSettings) -> Any:
+        """Return a pipeline that no batch under way uses, set up for a batch."""
+        pipeline = self._by_mode[settings.mode]
+        scheduler = self._schedulers[settings.scheduler]
+        if self._running is not None:
+            pipeline = copy.copy(pipeline)
+            scheduler = type(scheduler).from_config(scheduler.config)
+        pipeline.scheduler = scheduler
+        self._loras.switch_to(settings.loras)
+        return pipeline
+
+    @contextmanager
+    def _suspended(self) -> Iterator[None]:
+        """Suspend the batch under way, if there is one, for another batch inside the block."""
+        suspended = self._running
+        try:
+            with nullcontext() if self._pruner is None else self._pruner.suspended():
+                yield
+        finally:
+            self._running = suspended
+            if suspended is not None:
+                self._loras.switch_to(suspended.settings.loras)
 
     def encode(self, token_ids: "torch.Tensor") -> None:
         """Run the text encoder once, to prove that it still computes.
@@ -166,7 +203,7 @@ class Pipelines:
             self.base.text_encoder(token_ids.to(self.base.text_encoder.device))
 
     def _to_arguments(self, run: "_Run") -> dict[str, Any]:
-        settings, jobs = run.jobs[0].settings, run.jobs
+        settings, jobs = run.settings, run.jobs
         arguments: dict[str, Any] = {
             "prompt": [job.prompt for job in jobs],
             "num_inference_steps": settings.steps,
@@ -203,6 +240,8 @@ class _Run:
         self.jobs = [job for job in batch if not job.is_cancelled]
         if not self.jobs:
             raise WorkCancelledError
+        self.settings = self.jobs[0].settings
+        self.between_steps: Callable[[], None] = lambda: None
         seeds = [job.seed for job in self.jobs]
         # On the CPU whatever the device, so that a seed yields the same image everywhere.
         self.generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
@@ -248,6 +287,7 @@ class _Run:
         if step + 1 == pipeline.num_timesteps:  # only the VAE follows: decode active rows only
             latents = latents[active_rows]
             self.jobs = [self.jobs[row] for row in active_rows]
+        self.between_steps()
         return {**values, "latents": latents}
 
 

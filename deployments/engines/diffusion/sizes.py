@@ -1,5 +1,7 @@
 """Sizes that a model can generate."""
 
+import math
+
 from api.errors import InvalidRequestError
 from deployments.config.diffusion import DiffusionOptions
 
@@ -29,18 +31,26 @@ def _refusal(reason: str) -> InvalidRequestError:
     return InvalidRequestError.value("size", reason)
 
 
-def fit_size(size: tuple[int, int], options: DiffusionOptions) -> tuple[int, int]:
-    """Return the valid size closest to an input image's, with about its aspect ratio.
+def fit_size(size: tuple[int, int], native_px: int, options: DiffusionOptions) -> tuple[int, int]:
+    """Return the model's own size with an input image's aspect ratio: what an edit has by default.
+
+    It never has more pixels than an image without a size, whatever the input, unless a square of
+    the smallest size has. Where the limits of sides do not allow the aspect ratio, they come first.
 
     Args:
-        size: width and height in pixels.
+        size: of the input image, width and height in pixels.
+        native_px: side of the images that the model was trained on.
         options: the model's limits.
     """
-    width, height = size
-    shrink = min(
-        1.0, options.max_size_px / max(size), (options.max_pixels / (width * height)) ** 0.5
-    )
+    budget = min(native_px * native_px, options.max_pixels)
     multiple = options.size_multiple_px
     smallest = -(-options.min_size_px // multiple) * multiple
-    fitted = [max(smallest, int(side * shrink) // multiple * multiple) for side in size]
-    return fitted[0], fitted[1]
+
+    def clamp(side_px: int) -> int:
+        return max(smallest, min(side_px, options.max_size_px) // multiple * multiple)
+
+    short, long = sorted(size)
+    half = multiple // 2  # rounds to the nearest multiple, where the budget allows it
+    short_px = clamp(math.isqrt(budget * short // long) + half)
+    long_px = clamp(min(math.isqrt(budget * long // short) + half, budget // short_px))
+    return (short_px, long_px) if size[0] <= size[1] else (long_px, short_px)

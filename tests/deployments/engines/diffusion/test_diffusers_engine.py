@@ -108,7 +108,7 @@ async def test_hanging_model_fails_its_health_check() -> None:
     has_begun, end = threading.Event(), threading.Event()
 
     class Hanging(Pipelines):
-        def run(self, batch: Sequence[ImageJob]) -> None:
+        def run(self, batch: Sequence[ImageJob], between_steps: object = None) -> None:
             has_begun.set()
             end.wait(TIMEOUT_S)
 
@@ -136,7 +136,7 @@ async def test_full_batches_form_though_clients_come_again_at_different_times() 
     noise = Image.frombytes("RGB", (256, 256), os.urandom(256 * 256 * 3))
 
     class Slow(Pipelines):
-        def run(self, batch: Sequence[ImageJob]) -> None:
+        def run(self, batch: Sequence[ImageJob], between_steps: object = None) -> None:
             """Takes as long as a batch on a GPU, whatever its size."""
             time.sleep(0.4)
             sizes.append(len(batch))

@@ -1,7 +1,8 @@
 """Pipelines of the demo's model: what happens when a batch does not reach its end."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,8 @@ pytestmark = pytest.mark.e2e
 
 STEPS = 8
 SETTINGS = BatchSettings("text2img", 96, 96, STEPS, STEPS, 3.0)
-OPTIONS = DiffusionOptions(dtype="float32")
+SCHEDULERS = ("DPMSolverMultistepScheduler", "LMSDiscreteScheduler")
+OPTIONS = DiffusionOptions(dtype="float32", schedulers=SCHEDULERS)
 
 
 @pytest.fixture(scope="module")
@@ -29,12 +31,22 @@ def pipelines() -> Pipelines:
     return Pipelines(str(SHAPES), OPTIONS)
 
 
-def make_job(index: int = 0) -> tuple[ImageJob, list[Any]]:
+def make_job(index: int = 0, settings: BatchSettings = SETTINGS) -> tuple[ImageJob, list[Any]]:
     """A job, and the events that it will emit."""
     events: list[Any] = []
     prompt = "a red circle on a white background"
-    job = ImageJob(index, SETTINGS, prompt, None, index, wants_progress=True, emit=events.append)
+    job = ImageJob(index, settings, prompt, None, index, wants_progress=True, emit=events.append)
     return job, events
+
+
+def to_images(
+    pipelines: Pipelines,
+    jobs: list[tuple[ImageJob, list[Any]]],
+    between_steps: Callable[[], None] = lambda: None,
+) -> list[np.ndarray]:
+    """Generate one batch; the images of the jobs that were not cancelled, (H, W, 3) float64."""
+    pipelines.run([job for job, _ in jobs], between_steps)
+    return [np.asarray(events[-1].image, dtype=float) for _, events in jobs if events]
 
 
 def run(pipelines: Pipelines) -> np.ndarray:
@@ -93,6 +105,40 @@ def test_cancelled_batch_restores_offloaded_parts(
     assert events == [ImageEvent(0, 1)]
     assert len(calls) == 1
     assert difference(run(pipelines), expected) < SAME
+
+
+@pytest.mark.parametrize("scheduler", [None, *SCHEDULERS])
+def test_overtaken_and_overtaking_images_are_as_if_alone(
+    pipelines: Pipelines, scheduler: str | None
+) -> None:
+    large = replace(SETTINGS, scheduler=scheduler, width_px=128)
+    small = replace(SETTINGS, scheduler=scheduler, steps=4, steps_taken=4)
+    expected = [
+        to_images(pipelines, [make_job(seed, each)]) for seed, each in ((0, large), (1, small))
+    ]
+    overtaking: list[np.ndarray] = []
+    jobs, left = [make_job(0, large), make_job(2, large)], make_job(3, large)
+    left[0].emit = lambda _: setattr(left[0], "is_cancelled", True)
+
+    def overtake() -> None:
+        if jobs[0][0].steps_done == 3:
+            overtaking.extend(to_images(pipelines, [make_job(1, small)]))
+
+    overtaken = to_images(pipelines, [*jobs, left], overtake)
+
+    assert difference(overtaken[0], expected[0][0]) < SAME
+    assert difference(overtaking[0], expected[1][0]) < SAME
+
+
+def test_batch_is_not_overtaken_if_parts_of_the_model_are_offloaded(pipelines: Pipelines) -> None:
+    pipelines._is_offloaded = True
+    calls: list[None] = []
+    try:
+        pipelines.run([make_job()[0]], lambda: calls.append(None))
+    finally:
+        pipelines._is_offloaded = False
+
+    assert calls == []
 
 
 def test_batch_of_cancelled_jobs_computes_nothing(pipelines: Pipelines) -> None:

@@ -34,13 +34,38 @@ def test_broken_limit_is_named(size: tuple[int, int], limit: str) -> None:
     [
         ((64, 64), (64, 64)),
         ((70, 66), (64, 64)),
-        ((400, 400), (80, 80)),
+        ((4472, 4472), (64, 64)),
+        ((200, 100), (80, 48)),
+        ((1000, 2000), (48, 80)),
+        ((8, 8), (64, 64)),
         ((1000, 10), (128, 32)),
-        ((8, 8), (32, 32)),
+        ((1, 10_000), (32, 128)),
+        ((10_000, 1), (128, 32)),
     ],
 )
-def test_fitted_size_is_valid_and_near_the_images(
+def test_edits_default_size_is_the_models_own_with_the_images_aspect_ratio(
     size: tuple[int, int], fitted: tuple[int, int]
 ) -> None:
-    assert fit_size(size, OPTIONS) == fitted
+    assert fit_size(size, 64, OPTIONS) == fitted
     check_size(*fitted, OPTIONS)
+
+
+@pytest.mark.parametrize("native_px", [96, 512, 1024, 1328])
+def test_square_image_is_edited_at_exactly_the_models_own_size(native_px: int) -> None:
+    options = DiffusionOptions(size_multiple_px=8)
+
+    for side_px in (1, 7, 96, 1000, 1023, 4472):
+        assert fit_size((side_px, side_px), native_px, options) == (native_px, native_px)
+
+
+@pytest.mark.parametrize("options", [OPTIONS, DiffusionOptions(size_multiple_px=16)])
+@pytest.mark.parametrize("native_px", [64, 512, 1024])
+@pytest.mark.parametrize("width", [1, 13, 96, 777, 4472, 20_000_000])
+@pytest.mark.parametrize("height", [1, 64, 1000, 4471])
+def test_no_input_image_makes_an_edit_larger_than_the_models_own_size(
+    options: DiffusionOptions, native_px: int, width: int, height: int
+) -> None:
+    fitted = fit_size((width, height), native_px, options)
+
+    check_size(*fitted, options)
+    assert fitted[0] * fitted[1] <= native_px * native_px
