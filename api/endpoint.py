@@ -103,6 +103,8 @@ class PreparedRequest:
     """Additional response headers."""
     images: int = 0
     """Images that count against the key's limits."""
+    pixel_steps: int = 0
+    """Of all these images together."""
 
 
 class Dialect(Protocol[Body, Parsed, Model]):
@@ -165,7 +167,8 @@ class Endpoint(Generic[Body, Parsed, Model]):
             self._services.limits.request_timeout_s,
             is_streamed=stream is not None,
         )
-        async with rate_limited(self._services.limiter, key, prepared.images) as permit:
+        limiter, pixel_steps = self._services.limiter, prepared.pixel_steps
+        async with rate_limited(limiter, key, prepared.images, pixel_steps) as permit:
             headers = {**prepared.headers, **permit.headers}
             if stream is None:
                 call = partial(self._call, prepared, cold_start, timeout_s)
@@ -183,7 +186,8 @@ class Endpoint(Generic[Body, Parsed, Model]):
             ApiError: the request is invalid, over a limit of its key, or its model failed.
         """
         prepared, cold_start = self._prepare(body, caller)
-        async with rate_limited(self._services.limiter, caller.key, prepared.images) as permit:
+        limiter, pixel_steps = self._services.limiter, prepared.pixel_steps
+        async with rate_limited(limiter, caller.key, prepared.images, pixel_steps) as permit:
             timeout_s = self._services.limits.request_timeout_s
             answer = await self._call(prepared, cold_start, timeout_s)
             permit.delivered_images = prepared.images

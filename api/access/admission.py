@@ -19,13 +19,16 @@ class Permit:
 
 
 @asynccontextmanager
-async def rate_limited(limiter: Limiter | None, key: Key, images: int = 0) -> AsyncIterator[Permit]:
+async def rate_limited(
+    limiter: Limiter | None, key: Key, images: int = 0, pixel_steps: int = 0
+) -> AsyncIterator[Permit]:
     """Hold a permit while the block runs; a key without limits always gets one.
 
     Args:
         limiter: None switches limits off.
         key: the key that sends the request.
         images: how many images the request wants.
+        pixel_steps: of all of them together.
 
     Raises:
         RateLimitError, InsufficientQuotaError, UnavailableError: as `Limiter.admit`.
@@ -33,7 +36,7 @@ async def rate_limited(limiter: Limiter | None, key: Key, images: int = 0) -> As
     if limiter is None or not key.limits.has_any:
         yield Permit()
         return
-    admission = await limiter.admit(key, images)
+    admission = await limiter.admit(key, images, pixel_steps)
     permit = Permit(admission.headers)
     try:
         yield permit

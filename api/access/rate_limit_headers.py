@@ -9,6 +9,7 @@ _TITLES: dict[LimitName, str] = {
     "requests": "requests per minute",
     "tokens": "tokens per minute",
     "images": "images per minute",
+    "pixel_steps": "pixel-steps per minute",
     "concurrent": "concurrent requests",
     "day": "tokens per day",
     "month": "tokens per month",

@@ -46,6 +46,7 @@ class LimitFields(Request):
     requests_per_minute: Limit | None = None
     tokens_per_minute: Limit | None = None
     images_per_minute: Limit | None = None
+    pixel_steps_per_minute: Limit | None = None
     concurrent_requests: Limit | None = None
     tokens_per_day: Limit | None = None
     tokens_per_month: Limit | None = None

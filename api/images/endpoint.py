@@ -3,6 +3,7 @@
 from api.endpoint import PreparedRequest, PreparedStream, RequestMeta
 from api.errors import InvalidRequestError
 from api.http.parsing import ParsedRequest
+from api.images.cost import count_pixel_steps
 from api.images.rendering import ImageRenderer
 from api.ports.images import Edit, ImageEncoding, ImageRequest, ImageStream, Lora
 from api.registry import ImageModel
@@ -43,6 +44,7 @@ def prepare_images(
         stream=PreparedStream(open_stream, renderer) if request.stream else None,
         headers=parsed.headers(),
         images=request.n,
+        pixel_steps=count_pixel_steps(call, model.capabilities),
     )
 
 

@@ -5,8 +5,8 @@ from typing import Literal, Protocol
 
 from api.ports.tenancy import Key
 
-LimitName = Literal["requests", "tokens", "images", "concurrent", "day", "month"]
-"""Three windows of a minute, the requests in flight, and two token quotas."""
+LimitName = Literal["requests", "tokens", "images", "pixel_steps", "concurrent", "day", "month"]
+"""Four windows of a minute, the requests in flight, and two token quotas."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +18,8 @@ class Amounts:
     images: int = 0
     concurrent: int = 0
     """Requests in flight."""
+    pixel_steps: int = 0
+    """Width × height × denoising steps of all images."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +64,7 @@ class Admission(Protocol):
         """End the request and release what it did not use. Safe to repeat.
 
         Args:
-            images: how many were generated; the others no longer count.
+            images: how many were generated; the others and their pixel-steps no longer count.
         """
 
 
@@ -72,8 +74,13 @@ class Limiter(Protocol):
     The model's replica counts tokens, because their number is only known there.
     """
 
-    async def admit(self, key: Key, images: int = 0) -> Admission:
+    async def admit(self, key: Key, images: int = 0, pixel_steps: int = 0) -> Admission:
         """Admit one request.
+
+        Args:
+            key: the key that sends it.
+            images: how many it wants.
+            pixel_steps: of all of them together.
 
         Raises:
             RateLimitError: a limit is reached.

@@ -28,6 +28,8 @@ class KeyLimits:
     concurrent_requests: int | None = None
     tokens_per_day: int | None = None
     tokens_per_month: int | None = None
+    pixel_steps_per_minute: int | None = None
+    """Width × height × denoising steps of all images: what they cost."""
 
     @property
     def has_any(self) -> bool:

@@ -53,6 +53,12 @@ class DiffusionOptions(Args):
     min_size_px: int = Field(8, ge=1, description="smallest width and height")
     max_size_px: int = Field(2048, ge=8, description="largest width and height")
     max_pixels: int = Field(2048 * 2048, ge=64, description="largest width × height")
+    max_pixel_steps: int | None = Field(
+        None,
+        ge=64,
+        description="most width × height × denoising steps of all images of a request; by default "
+        "that of 20 images of the model's own size with its own number of steps",
+    )
     max_input_pixels: int = Field(
         20_000_000, ge=64, description="largest width × height of an image to edit"
     )

@@ -23,7 +23,10 @@ class LedgerAdmission:
 
     def release(self, images: int = 0) -> None:
         """End the request and count `images` images; the request itself stays counted."""
-        self._ledger.settle(self._reservation, Amounts(requests=1, images=images))
+        reserved = self._reservation.reservation.amounts
+        pixel_steps = reserved.pixel_steps * images // max(reserved.images, 1)
+        used = Amounts(requests=1, images=images, pixel_steps=pixel_steps)
+        self._ledger.settle(self._reservation, used)
 
 
 class LedgerLimiter:
@@ -33,8 +36,10 @@ class LedgerLimiter:
         """Use the client that `get_ledger` returns; it is called with every request."""
         self._get_ledger = get_ledger
 
-    async def admit(self, key: Key, images: int = 0) -> LedgerAdmission:
-        """Reserve one concurrent request and `images` images; raises as `Limiter.admit`."""
+    async def admit(self, key: Key, images: int = 0, pixel_steps: int = 0) -> LedgerAdmission:
+        """Reserve one concurrent request, and its images; raises as `Limiter.admit`."""
         ledger = self._get_ledger()
-        amounts = Amounts(requests=1, images=images, concurrent=1)
+        if key.limits.pixel_steps_per_minute is None:
+            pixel_steps = 0  # a ledger of an earlier version does not know them
+        amounts = Amounts(requests=1, images=images, concurrent=1, pixel_steps=pixel_steps)
         return LedgerAdmission(ledger, await ledger.reserve(key.id, amounts))

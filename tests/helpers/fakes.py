@@ -307,10 +307,12 @@ class FakeLimiter:
     def __init__(self, error: Exception | None = None) -> None:
         self.error = error
         self.calls: list[tuple[Key, int]] = []
+        self.pixel_steps: list[int] = []
         self.admissions: list[FakeAdmission] = []
 
-    async def admit(self, key: Key, images: int = 0) -> FakeAdmission:
+    async def admit(self, key: Key, images: int = 0, pixel_steps: int = 0) -> FakeAdmission:
         self.calls.append((key, images))
+        self.pixel_steps.append(pixel_steps)
         if self.error is not None:
             raise self.error
         self.admissions.append(FakeAdmission())

@@ -10,6 +10,8 @@ from deployments.engines.diffusion.loras import check_loras
 
 Mode = Literal["text2img", "img2img", "inpaint"]
 
+_MOST_OWN_IMAGES = 20
+
 
 @dataclass(frozen=True, slots=True)
 class BatchSettings:
@@ -113,6 +115,43 @@ def to_batch_settings(
         strength=strength,
         loras=loras,
         has_negative=bool(request.negative_prompt),
+    )
+
+
+def find_max_pixel_steps(options: DiffusionOptions, native_px: int) -> int:
+    """Return the limit of a request's pixel-steps: as configured, or that of 20 images.
+
+    Args:
+        options: the model's options.
+        native_px: side of the images that the model was trained on.
+    """
+    own = native_px * native_px * options.num_inference_steps
+    return options.max_pixel_steps or _MOST_OWN_IMAGES * own
+
+
+def check_pixel_steps(
+    request: ImageRequest, settings: BatchSettings, options: DiffusionOptions
+) -> None:
+    """Check what all images of a request cost together.
+
+    Args:
+        request: the request.
+        settings: of each of its images.
+        options: with a limit.
+
+    Raises:
+        InvalidRequestError: it is too much; names the parameter that makes it so.
+    """
+    pixel_steps, most = settings.pixel_steps * request.n, options.max_pixel_steps
+    if most is None or pixel_steps <= most:
+        return
+    param = "num_inference_steps" if request.num_inference_steps else "size"
+    if request.n > 1 and settings.pixel_steps <= most:
+        param = "n"
+    raise InvalidRequestError.value(
+        param,
+        f"{request.n} x {settings.width_px}x{settings.height_px} pixels x {settings.steps_taken} "
+        f"steps are {pixel_steps} pixel-steps, more than the limit of {most}",
     )
 
 

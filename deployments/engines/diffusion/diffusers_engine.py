@@ -17,7 +17,12 @@ from api.errors import InvalidRequestError
 from api.ports.images import Edit, Image, ImageRequest, Images
 from api.ports.stream import ImageProgress, Usage
 from deployments.config.diffusion import DiffusionOptions
-from deployments.engines.diffusion.batch_settings import BatchSettings, to_batch_settings
+from deployments.engines.diffusion.batch_settings import (
+    BatchSettings,
+    check_pixel_steps,
+    find_max_pixel_steps,
+    to_batch_settings,
+)
 from deployments.engines.diffusion.batcher import ImageBatcher
 from deployments.engines.diffusion.image_job import ImageEvent, ImageJob
 from deployments.engines.diffusion.inpainting import composite
@@ -70,8 +75,12 @@ class DiffusersEngine:
         self._name = name
         self._pipelines = pipelines
         multiple_px = math.lcm(options.size_multiple_px, pipelines.multiple_px)
-        self._options = options.model_copy(update={"size_multiple_px": multiple_px})
         self._native_px = pipelines.native_px
+        own = {
+            "size_multiple_px": multiple_px,
+            "max_pixel_steps": find_max_pixel_steps(options, pipelines.native_px),
+        }
+        self._options = options.model_copy(update=own)
         base = pipelines.base
         max_sequence_length = pipelines.get_default("max_sequence_length")
         self._token_counter = PromptTokenCounter(base, max_sequence_length)
@@ -101,6 +110,7 @@ class DiffusersEngine:
             "min_size_px": options.min_size_px,
             "max_size_px": options.max_size_px,
             "max_pixels": options.max_pixels,
+            "max_pixel_steps": options.max_pixel_steps,
             "num_inference_steps": options.num_inference_steps,
             "guidance_scale": options.guidance_scale if self._pipelines.has_guidance else None,
             "schedulers": list(options.schedulers),
@@ -137,6 +147,7 @@ class DiffusersEngine:
         if request.negative_prompt:
             prompt_tokens += self._token_counter.count(request.negative_prompt, "negative_prompt")
         settings = to_batch_settings(request, (width_px, height_px), self._pipelines, self._options)
+        check_pixel_steps(request, settings, self._options)
         jobs = _to_jobs(request, settings, inputs, wants_progress=emit is not None)
         progress.count_steps_left = lambda: sum(
             settings.steps_taken - job.steps_done for job in jobs

@@ -6,7 +6,7 @@ from api.ports.rate_limits import Amounts, LimitExceeded, LimitName, RateLimitSt
 from api.ports.tenancy import KeyLimits
 from deployments.ledger.limits.sliding_window import SlidingWindow
 
-WindowName = Literal["requests", "tokens", "images"]
+WindowName = Literal["requests", "tokens", "images", "pixel_steps"]
 """The limits per minute."""
 
 WINDOW_NAMES: tuple[WindowName, ...] = get_args(WindowName)
@@ -61,6 +61,12 @@ class Account:
             ),
             ("tokens", limits.tokens_per_minute, self._used("tokens", now_s), tokens),
             ("images", limits.images_per_minute, self._used("images", now_s), amounts.images),
+            (
+                "pixel_steps",
+                limits.pixel_steps_per_minute,
+                self._used("pixel_steps", now_s),
+                amounts.pixel_steps,
+            ),
             ("concurrent", limits.concurrent_requests, self.concurrent, amounts.concurrent),
         )
         for limit_name, limit, used, requested in demands:

@@ -13,6 +13,7 @@ def to_stored_amounts(amounts: Amounts) -> dict[str, int]:
         "requests": amounts.requests,
         "tokens": amounts.tokens,
         "images": amounts.images,
+        "pixel_steps": amounts.pixel_steps,
         "slots": amounts.concurrent,
     }
 
@@ -23,6 +24,7 @@ def limits_by_name(limits: KeyLimits) -> dict[LimitName, int]:
         "requests": limits.requests_per_minute,
         "tokens": limits.tokens_per_minute,
         "images": limits.images_per_minute,
+        "pixel_steps": limits.pixel_steps_per_minute,
         "concurrent": limits.concurrent_requests,
         "day": limits.tokens_per_day,
         "month": limits.tokens_per_month,
@@ -68,6 +70,7 @@ def to_exceeded(
     requested: dict[LimitName, int] = {
         "requests": amounts.requests,
         "images": amounts.images,
+        "pixel_steps": amounts.pixel_steps,
         "concurrent": amounts.concurrent,
     }
     return LimitExceeded(

@@ -46,7 +46,7 @@ local function read_windows()
     for _, name in ipairs(WINDOW_NAMES) do read[name] = {used = 0, newest = 0, buckets = {}} end
     local fields, old = redis.call('HGETALL', windows), {}
     for i = 1, #fields, 2 do
-        local name, at = string.match(fields[i], '(%a+):(%d+)')
+        local name, at = string.match(fields[i], '([%a_]+):(%d+)')
         local amount, window = tonumber(fields[i + 1]), read[name]
         at = tonumber(at)
         if at + COUNTED_S <= now then
@@ -80,7 +80,7 @@ local function open_reservation(id, amounts)
     redis.call('HSET', holds, id, cjson.encode(stored))
     redis.call('HINCRBY', open, 'slots', amounts.slots)
     redis.call('HINCRBY', open, 'tokens', amounts.tokens)
-    for _, name in ipairs(WINDOW_NAMES) do count(name, amounts[name]) end
+    for _, name in ipairs(WINDOW_NAMES) do count(name, amounts[name] or 0) end
 end
 
 local function close_reservation(id, reservation)
@@ -149,6 +149,7 @@ local demands = {
     {'requests', read.requests.used, args.amounts.requests},
     {'tokens', read.tokens.used, args.tokens},
     {'images', read.images.used, args.amounts.images},
+    {'pixel_steps', read.pixel_steps.used, args.amounts.pixel_steps},
     {'concurrent', open_slots, args.amounts.slots},
 }
 for _, demand in ipairs(demands) do
@@ -171,7 +172,8 @@ if stored then
     close_reservation(args.id, reservation)
     read_windows() -- deletes the buckets that no longer count, which must not be refunded
     for _, name in ipairs(WINDOW_NAMES) do
-        local unused = reservation.amounts[name] - args.used[name]
+        -- An earlier version's reservation has fewer amounts.
+        local unused = (reservation.amounts[name] or 0) - args.used[name]
         if unused > 0 then refund(name, reservation.tick, unused) else count(name, -unused) end
     end
     postpone_expiry()

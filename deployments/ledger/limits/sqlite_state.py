@@ -17,17 +17,18 @@ logger = logging.getLogger(__name__)
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
-_LAYOUT = "1"
+_LAYOUT = "2"
 """To be changed with the tables."""
 
+_EPOCH_TABLE = "CREATE TABLE IF NOT EXISTS epoch (id TEXT PRIMARY KEY) STRICT"
 _TABLES = """
-CREATE TABLE IF NOT EXISTS epoch (id TEXT PRIMARY KEY) STRICT;
 CREATE TABLE IF NOT EXISTS buckets (
     key_id TEXT, kind TEXT, tick INTEGER, amount INTEGER, PRIMARY KEY (key_id, kind, tick)
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS holds (
     id TEXT PRIMARY KEY, session TEXT, key_id TEXT,
-    requests INTEGER, tokens INTEGER, images INTEGER, slots INTEGER, tick INTEGER
+    requests INTEGER, tokens INTEGER, images INTEGER, slots INTEGER, pixel_steps INTEGER,
+    tick INTEGER
 ) STRICT, WITHOUT ROWID;
 """
 
@@ -75,7 +76,8 @@ class SqliteState:
             "SELECT key_id, kind, tick, amount FROM buckets WHERE amount > 0 ORDER BY tick"
         ).fetchall()
         rows = self._connection.execute(
-            "SELECT id, session, key_id, requests, tokens, images, slots, tick FROM holds"
+            "SELECT id, session, key_id, requests, tokens, images, slots, pixel_steps, tick "
+            "FROM holds"
         )
         reservations = [
             OpenReservation(id_, session, key_id, Amounts(*amounts), second)
@@ -132,7 +134,7 @@ class SqliteState:
                 [(*bucket, amount) for bucket, amount in self._buckets.items()],
             )
             connection.executemany(
-                "INSERT OR REPLACE INTO holds VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT OR REPLACE INTO holds VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 [_to_row(each) for each in self._reservations.values() if each is not None],
             )
             connection.executemany(
@@ -159,9 +161,10 @@ class SqliteState:
             (check,) = connection.execute("PRAGMA quick_check").fetchone()
             if check != "ok":
                 raise sqlite3.DatabaseError(check)
-            connection.executescript(_TABLES)
+            connection.execute(_EPOCH_TABLE)
             if connection.execute("SELECT id FROM epoch").fetchall() != [(self._epoch,)]:
                 self._begin_epoch(connection)
+            connection.executescript(_TABLES)
         except BaseException:
             connection.close()
             raise
@@ -170,8 +173,8 @@ class SqliteState:
     def _begin_epoch(self, connection: sqlite3.Connection) -> None:
         with connection:
             connection.execute("BEGIN IMMEDIATE")
-            connection.execute("DELETE FROM buckets")
-            connection.execute("DELETE FROM holds")
+            connection.execute("DROP TABLE IF EXISTS buckets")
+            connection.execute("DROP TABLE IF EXISTS holds")
             connection.execute("DELETE FROM epoch")
             connection.execute("INSERT INTO epoch VALUES (?)", (self._epoch,))
 
@@ -182,7 +185,13 @@ class SqliteState:
 
 def _to_row(reservation: OpenReservation) -> tuple[str | int, ...]:
     taken = reservation.amounts
-    amounts = (taken.requests, taken.tokens, taken.images, taken.concurrent)
+    amounts = (
+        taken.requests,
+        taken.tokens,
+        taken.images,
+        taken.concurrent,
+        taken.pixel_steps,
+    )
     return (
         reservation.id,
         reservation.session,

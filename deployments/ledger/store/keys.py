@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any
 
 from sqlalchemy import Row, Select, delete, insert, or_, select, update
@@ -24,6 +24,10 @@ from deployments.ledger.store.tables import keys
 
 _TO_CHANGE = select(keys).with_for_update()
 """Locks the row against other writers; SQLite has one writer at a time anyway."""
+
+
+_LIMIT_NAMES = frozenset(field.name for field in fields(KeyLimits))
+"""A later version may have stored others."""
 
 
 class KeyStore:
@@ -204,7 +208,8 @@ def _to_row(key: Key) -> dict[str, Any]:
         "tenant": key.tenant,
         "models": list(key.models),
         "scopes": sorted(key.scopes),
-        "limits": asdict(key.limits),
+        # Those that are set: an earlier version knows fewer, and may read the same database.
+        "limits": {name: limit for name, limit in asdict(key.limits).items() if limit is not None},
         "priority": key.priority,
         "may_log_prompts": key.may_log_prompts,
         "created_at_s": key.created_at_s,
@@ -218,5 +223,6 @@ def _to_stored(row: Row[Any]) -> StoredKey:
     digests = [members.pop(name) for name in ("digest", "previous_digest", "previous_until_s")]
     members["models"] = tuple(members["models"])
     members["scopes"] = frozenset(members["scopes"])
-    members["limits"] = KeyLimits(**members["limits"])
+    limits = members["limits"].items()
+    members["limits"] = KeyLimits(**{name: each for name, each in limits if name in _LIMIT_NAMES})
     return StoredKey(Key(**members), *digests)

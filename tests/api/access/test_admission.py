@@ -94,6 +94,7 @@ async def test_success_releases_the_permit_and_counts_its_images(path: str, body
 
     assert service.limiter.calls == [(KEY, to_images(body))]
     assert service.limiter.released == [[to_images(body)]]
+    assert (service.limiter.pixel_steps[0] > 0) == (to_images(body) > 0)
 
 
 @ALL

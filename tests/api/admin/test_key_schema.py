@@ -222,6 +222,7 @@ def test_key_object_has_no_secret() -> None:
             "concurrent_requests": None,
             "tokens_per_day": 7,
             "tokens_per_month": None,
+            "pixel_steps_per_minute": None,
         },
         "priority": "normal",
         "may_log_prompts": False,

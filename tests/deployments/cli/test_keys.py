@@ -21,8 +21,8 @@ from tests.helpers.service import ROOT
 
 FULL = shlex.split(
     "--tenant acme --model llm* org/encoder --model painter --scope chat --scope admin --rpm 1 "
-    "--tpm 2 --ipm 3 --concurrency 4 --tokens-per-day 5 --tokens-per-month 6 --priority high "
-    "--allow-prompt-log --expires 2099-01-01"
+    "--tpm 2 --ipm 3 --concurrency 4 --tokens-per-day 5 --tokens-per-month 6 --pixel-steps 7 "
+    "--priority high --allow-prompt-log --expires 2099-01-01"
 )
 COLUMNS = shlex.split("ID NAME TENANT SCOPES MODELS LIMITS PRIORITY EXPIRES STATE")
 SHOWN = {
@@ -36,6 +36,7 @@ SHOWN = {
         "concurrent_requests": 4,
         "tokens_per_day": 5,
         "tokens_per_month": 6,
+        "pixel_steps_per_minute": 7,
     },
     "priority": "high",
     "may_log_prompts": True,
@@ -259,7 +260,7 @@ def test_url_administers_a_running_service(
     (key,) = service.administration.keys.values()
     assert main(["delete", "app", *at]) == 0
 
-    assert key.limits == KeyLimits(None, 2, 3, 4, 5, 6)
+    assert key.limits == KeyLimits(None, 2, 3, 4, 5, 6, 7)
     assert key.is_disabled
     assert service.administration.graces_s == [3600]
     assert service.administration.keys == {}

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from api.errors import RateLimitError
@@ -37,6 +39,28 @@ async def test_images_that_were_not_generated_are_not_counted(tmp_path):
         admission = await limiter.admit(KEY, images=3)
         with pytest.raises(RateLimitError):
             await limiter.admit(KEY, images=1)
+
+
+async def test_pixel_steps_of_images_that_were_not_generated_are_not_counted(tmp_path):
+    key = replace(KEY, limits=KeyLimits(pixel_steps_per_minute=100))
+    async with ledger_cluster(tmp_path, pixel_steps_per_minute=100) as ledger:
+        client = ledger.connect()
+        limiter = LedgerLimiter(lambda: client)
+        admission = await limiter.admit(key, images=4, pixel_steps=100)
+        with pytest.raises(RateLimitError, match="pixel-steps per minute: limit 100, used 100"):
+            await limiter.admit(key, images=1, pixel_steps=1)
+        admission.release(images=1)
+        await limiter.admit(key, images=1, pixel_steps=75)
+        with pytest.raises(RateLimitError):
+            await limiter.admit(key, images=1, pixel_steps=1)
+
+
+async def test_request_of_more_pixel_steps_than_the_limit_never_fits(tmp_path):
+    key = replace(KEY, limits=KeyLimits(pixel_steps_per_minute=100))
+    async with ledger_cluster(tmp_path, pixel_steps_per_minute=100) as ledger:
+        client = ledger.connect()
+        with pytest.raises(RateLimitError, match="too large for pixel-steps per minute"):
+            await LedgerLimiter(lambda: client).admit(key, images=1, pixel_steps=101)
 
 
 async def test_client_is_looked_up_with_each_request(tmp_path):

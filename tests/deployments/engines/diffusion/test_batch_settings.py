@@ -9,7 +9,9 @@ from deployments.config.diffusion import DiffusionOptions
 from deployments.engines.diffusion.batch_settings import (
     BatchSettings,
     Mode,
+    check_pixel_steps,
     count_steps_taken,
+    find_max_pixel_steps,
     to_batch_settings,
 )
 
@@ -133,3 +135,34 @@ def test_flow_matching_rounds_an_edits_steps_up_and_others_down(
 )
 def test_fewer_steps_are_taken_with_less_strength(steps: int, strength: float, taken: int) -> None:
     assert count_steps_taken(steps, strength) == taken
+
+
+def test_limit_of_pixel_steps_is_that_of_20_of_the_models_own_images() -> None:
+    assert find_max_pixel_steps(OPTIONS, 16) == 20 * 16 * 16 * 4
+    assert find_max_pixel_steps(DiffusionOptions(max_pixel_steps=100), 16) == 100
+
+
+@pytest.mark.parametrize(
+    ("more", "most", "param"),
+    [
+        ({}, 8 * 8 * 4, None),
+        ({"n": 3}, 3 * 8 * 8 * 4, None),
+        ({"n": 3}, 3 * 8 * 8 * 4 - 1, "n"),
+        ({}, 8 * 8 * 4 - 1, "size"),
+        ({"n": 2}, 8 * 8 * 4 - 1, "size"),
+        ({"num_inference_steps": 5}, 8 * 8 * 5 - 1, "num_inference_steps"),
+    ],
+)
+def test_more_pixel_steps_are_refused_with_the_parameter_that_makes_them(
+    more: Any, most: int, param: str | None
+) -> None:
+    request = ImageRequest("r", "a dot", **more)
+    settings = to_batch_settings(request, (8, 8), FakePipelines(), OPTIONS)
+    options = OPTIONS.model_copy(update={"max_pixel_steps": most})
+
+    if param is None:
+        check_pixel_steps(request, settings, options)
+    else:
+        with pytest.raises(InvalidRequestError, match=f"more than the limit of {most}") as caught:
+            check_pixel_steps(request, settings, options)
+        assert caught.value.param == param

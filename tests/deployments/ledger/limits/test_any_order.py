@@ -22,7 +22,7 @@ from deployments.ledger.limits.store import LimitStore, Reservation
 from tests.helpers.limits import NOTHING_OPEN, read_status
 
 T = TypeVar("T")
-WINDOWS = ("requests", "tokens", "images")
+WINDOWS = ("requests", "tokens", "images", "pixel_steps")
 LIMITS = st.integers(0, 12)
 
 
@@ -34,7 +34,7 @@ class Machine(RuleBasedStateMachine):
         self.now_s = 1000.0
         self.runner = asyncio.Runner()
         self.accounts = Accounts(None, lambda: self.now_s)
-        self.limits = KeyLimits(5, 10, 3, 4, None, None)
+        self.limits = KeyLimits(5, 10, 3, 4, None, None, 9)
         self.run(self.accounts.set_limits({"k": self.limits}))
         self.taken: dict[str, list[float]] = {name: [] for name in WINDOWS}
         """When each unit was taken."""
@@ -49,7 +49,16 @@ class Machine(RuleBasedStateMachine):
     def wait(self, pause_s: float) -> None:
         self.now_s += pause_s
 
-    @rule(limits=st.builds(KeyLimits, LIMITS, LIMITS, LIMITS, st.integers(1, 5)))
+    @rule(
+        limits=st.builds(
+            KeyLimits,
+            LIMITS,
+            LIMITS,
+            LIMITS,
+            st.integers(1, 5),
+            pixel_steps_per_minute=LIMITS,
+        )
+    )
     def change(self, limits: KeyLimits) -> None:
         self.limits = limits
         self.run(self.accounts.set_limits({"k": limits}))
@@ -57,7 +66,12 @@ class Machine(RuleBasedStateMachine):
     @rule(
         session=st.sampled_from("xyz"),
         amounts=st.builds(
-            Amounts, st.integers(0, 1), st.integers(0, 12), st.integers(0, 4), st.integers(0, 1)
+            Amounts,
+            st.integers(0, 1),
+            st.integers(0, 12),
+            st.integers(0, 4),
+            st.integers(0, 1),
+            st.integers(0, 9),
         ),
     )
     def reserve(self, session: str, amounts: Amounts) -> None:
@@ -82,11 +96,18 @@ class Machine(RuleBasedStateMachine):
         concurrent = sum(each.concurrent for _, each, _ in self.open.values())
         is_uncounted = amounts.requests and not amounts.tokens and not amounts.images
         tokens = 1 if is_uncounted else amounts.tokens
-        requested = (amounts.requests, tokens, amounts.images, amounts.concurrent)
+        requested = (
+            amounts.requests,
+            tokens,
+            amounts.images,
+            amounts.pixel_steps,
+            amounts.concurrent,
+        )
         limits = (
             self.limits.requests_per_minute,
             self.limits.tokens_per_minute,
             self.limits.images_per_minute,
+            self.limits.pixel_steps_per_minute,
             self.limits.concurrent_requests,
         )
         return all(

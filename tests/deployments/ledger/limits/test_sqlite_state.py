@@ -1,3 +1,4 @@
+import contextlib
 import logging
 import os
 import signal
@@ -255,3 +256,22 @@ def test_killed_process_loses_no_flushed_grant(path: Path):
     granted = len(told)
     assert len(reservations) in (granted, granted + 1)
     assert sum(amount for *_, amount in buckets) == len(reservations)
+
+
+def test_file_of_another_layout_is_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "limits.db"
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.executescript(
+            "CREATE TABLE epoch (id TEXT PRIMARY KEY) STRICT;"
+            "CREATE TABLE holds (id TEXT PRIMARY KEY, session TEXT) STRICT, WITHOUT ROWID;"
+            "INSERT INTO epoch VALUES ('boot 1');"
+            "INSERT INTO holds VALUES ('a', 'b');"
+        )
+    state = SqliteState(path, "boot")
+    state.put_reservation(OpenReservation("1", "s", "k", Amounts(pixel_steps=7), 5))
+    state.flush()
+    state.close()
+
+    _, reservations = SqliteState(path, "boot").load()
+
+    assert [each.amounts.pixel_steps for each in reservations] == [7]

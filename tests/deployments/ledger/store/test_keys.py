@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from api.access.key_format import digest
 from api.errors import InvalidRequestError, KeyNotFoundError
@@ -257,3 +257,21 @@ async def test_another_pepper_than_the_databases_raises(
 
     with pytest.raises(StoreError, match="TRIPTYCH_PEPPER"):
         await KeyStore(database, b"q" * 32).prepare()
+
+
+async def test_limits_that_are_not_set_are_not_stored(store: KeyStore, database: Database) -> None:
+    """An earlier version knows fewer, and may read the same database."""
+    await store.create_key({"name": "app", "limits": KeyLimits(tokens_per_minute=7)})
+    async with database.reading() as connection:
+        row = (await connection.execute(select(keys.c.limits))).one()
+
+    assert row.limits == {"tokens_per_minute": 7}
+
+
+async def test_limits_of_a_later_version_are_left_out(store: KeyStore, database: Database) -> None:
+    await store.create_key({"name": "app"})
+    async with database.writing() as connection:
+        limits = {"tokens_per_minute": 7, "unknown_per_minute": 8}
+        await connection.execute(update(keys).values(limits=limits))
+
+    assert (await only(store)).key.limits == KeyLimits(tokens_per_minute=7)
