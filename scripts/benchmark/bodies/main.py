@@ -23,7 +23,6 @@ from starlette.applications import Starlette
 
 from api.app import create_app
 from api.errors import OverloadedError
-from api.ports.administration import NewSecret
 from api.registry import ModelEntry, Models, Registry
 from api.services import Services
 from api.settings import Policy
@@ -42,14 +41,6 @@ class Encoder:
         raise OverloadedError("This model only encodes.")
 
     embed = score = generate = complete
-
-
-class NoAdministration:
-    """An administration that is never reached by an invalid body."""
-
-    async def create_key(self, fields: Any) -> NewSecret:
-        """Refuse all keys."""
-        raise OverloadedError("There are no keys.")
 
 
 @dataclass(slots=True)
@@ -72,9 +63,7 @@ def build_app(policy: Policy) -> Starlette:
             ModelEntry("painter", "diffusion", "ready", backend, 0),
         ]
     )
-    administration: Any = NoAdministration()
-    services = Services(policy=policy)
-    return create_app(Models(models), None, services, administration=administration)
+    return create_app(Models(models), None, Services(policy=policy))
 
 
 async def send(app: Starlette, body: Body) -> int:
