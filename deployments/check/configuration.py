@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from deployments.check.deployment_options import deployment_problems, without_policies
 from deployments.check.gpus import gpu_problems
+from deployments.check.model_sources import source_problems
 from deployments.check.schema import import_problem, schema_problems, unknown_keys
 from deployments.check.vllm_options import find_vllm_options
 from deployments.config.base import FAKE_SOURCE, Args, application_name
@@ -126,6 +127,7 @@ def _application_problems(application: Mapping[str, Any], path: str) -> Iterator
     if import_path == _INGRESS:
         yield from _ingress_problems(application, path)
         yield from _deadline_problems(args, [(f"{path}.args", None), *live])
+    yield from source_problems(_ARGS[import_path], args, f"{path}.args", live)
     if import_path in KINDS and isinstance(args.get("id"), str):
         yield from _model_problems(application, args, path)
 

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import Field, field_validator, model_validator
 
 from api.schema.images import Quality
-from deployments.config.base import MODEL_ID, Args, Dtype, ModelArgs
+from deployments.config.base import MODEL_ID, Args, Dtype, ModelArgs, refuse_trust_options
 
 
 class LoraArgs(Args):
@@ -103,6 +103,12 @@ class DiffusionOptions(Args):
                 raise ValueError(f"no request can say '{name}', only {', '.join(_QUALITIES)}")
         return qualities
 
+    @field_validator("from_pretrained")
+    @classmethod
+    def _check_from_pretrained(cls, options: dict[str, Any]) -> dict[str, Any]:
+        refuse_trust_options(options, ["trust_remote_code", "use_safetensors"])
+        return options
+
     @model_validator(mode="after")
     def _check_sizes(self) -> "DiffusionOptions":
         if self.min_size_px > self.max_size_px:
@@ -128,3 +134,12 @@ class DiffusionArgs(ModelArgs):
         gt=0,
         description="restart the replica after this long with an image under way and no step",
     )
+
+    @model_validator(mode="after")
+    def _check_custom_pipeline(self) -> "DiffusionArgs":
+        if "custom_pipeline" in self.engine.from_pretrained and "code" not in self.trust:
+            raise ValueError(
+                "engine.from_pretrained.custom_pipeline loads Python code; leave it out, or set "
+                "'trust: [code]' if you trust its author"
+            )
+        return self

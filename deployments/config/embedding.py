@@ -2,9 +2,9 @@
 
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from deployments.config.base import Args, Dtype, ModelArgs
+from deployments.config.base import Args, Dtype, ModelArgs, refuse_trust_options
 
 
 class EncoderOptions(Args):
@@ -60,6 +60,12 @@ class EmbeddingArgs(ModelArgs):
         default_factory=dict,
         description="with `runner: vllm`: options of vLLM's `AsyncEngineArgs`, by their own names",
     )
+
+    @field_validator("vllm")
+    @classmethod
+    def _check_vllm(cls, vllm: dict[str, Any]) -> dict[str, Any]:
+        refuse_trust_options(vllm, ["trust_remote_code"])
+        return vllm
 
     @model_validator(mode="after")
     def _check_runner(self) -> "EmbeddingArgs":

@@ -2,10 +2,10 @@
 
 from typing import Annotated, Any, Self
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from api.registry import UsagePlacement
-from deployments.config.base import MODEL_ID, Args, ModelArgs
+from deployments.config.base import MODEL_ID, Args, ModelArgs, refuse_trust_options
 
 
 class AdapterArgs(Args):
@@ -63,6 +63,12 @@ class LlmArgs(ModelArgs):
         gt=0,
         description="restart the replica after this long with open requests and no token",
     )
+
+    @field_validator("engine")
+    @classmethod
+    def _check_engine(cls, engine: dict[str, Any]) -> dict[str, Any]:
+        refuse_trust_options(engine, ["trust_remote_code"])
+        return engine
 
     @property
     def takes_adapters(self) -> bool:

@@ -98,7 +98,7 @@ class DiffusionReplica(ModelReplica[DiffusionArgs]):
 def _build_engine(args: DiffusionArgs, folder: str | None) -> DiffusionEngine:
     if folder is None:
         return FakeDiffusionEngine()
-    pipelines = Pipelines(folder, args.engine)
+    pipelines = Pipelines(folder, args.engine, args.trust)
     return DiffusersEngine(pipelines, args.engine, args.id, args.stall_timeout_s)
 
 

@@ -14,6 +14,7 @@ from deployments.engines.embedding.sentence_transformer import SentenceTransform
 from deployments.engines.embedding.vllm_encoder import VllmEncoderEngine
 from deployments.engines.fakes import FakeEmbeddingEngine
 from deployments.engines.protocol import EmbeddingEngine
+from deployments.engines.vllm_sources import check_vllm_options
 from deployments.ledger.address import find_ledger
 from deployments.ledger.client import LedgerClient
 from deployments.models.accounting import AccountedRequest, RequestAccounting
@@ -83,10 +84,12 @@ def _build_engine(args: EmbeddingArgs, folder: str | None) -> EmbeddingEngine:
     if folder is None:
         return FakeEmbeddingEngine()
     if args.runner == "vllm":
-        return VllmEncoderEngine(folder, args.engine, args.vllm)
+        check_vllm_options(args.vllm, args.trust)
+        vllm = {"trust_remote_code": "code" in args.trust, **args.vllm}
+        return VllmEncoderEngine(folder, args.engine, vllm)
     if is_cross_encoder(folder, args.engine):
-        return CrossEncoderEngine(folder, args.engine)
-    return SentenceTransformerEngine(folder, args.engine)
+        return CrossEncoderEngine(folder, args.engine, args.trust)
+    return SentenceTransformerEngine(folder, args.engine, args.trust)
 
 
 Embedding = serve.deployment(

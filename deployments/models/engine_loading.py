@@ -37,7 +37,11 @@ def load_engine(args: ModelArgs, build: Callable[[str | None], Engine]) -> Engin
 
 
 def _load(args: ModelArgs, build: Callable[[str | None], Engine]) -> Engine:
-    folder = None if args.source == FAKE_SOURCE else str(resolve_source(args.id, args.source))
+    folder = (
+        None
+        if args.source == FAKE_SOURCE
+        else str(resolve_source(args.id, args.source, args.trust))
+    )
     logger.info("model '%s': loading from '%s'", args.id, args.source)
     try:
         engine = build(folder)

@@ -18,6 +18,7 @@ from deployments.engines.fakes import FakeLlmEngine
 from deployments.engines.llm.vllm_chat import ChatOptions
 from deployments.engines.llm.vllm_engine import VllmEngine
 from deployments.engines.protocol import LlmEngine
+from deployments.engines.vllm_sources import check_vllm_options
 from deployments.ledger.address import find_ledger
 from deployments.ledger.client import LedgerClient
 from deployments.models.accounting import AccountedRequest, RequestAccounting
@@ -134,8 +135,12 @@ def _build_engine(args: LlmArgs, folder: str | None) -> LlmEngine:
         return FakeLlmEngine(args.engine, FakeWorkers)
     template = Path(args.chat_template).expanduser().read_text() if args.chat_template else None
     chat = ChatOptions(args.tool_call_parser, template)
-    lora = {"enable_lora": True, "max_loras": _MAX_LORAS} if args.takes_adapters else {}
-    return VllmEngine(folder, {**lora, **args.engine}, args.stall_timeout_s, chat)
+    check_vllm_options(args.engine, args.trust)
+    lora: dict[str, Any] = (
+        {"enable_lora": True, "max_loras": _MAX_LORAS} if args.takes_adapters else {}
+    )
+    options = {**lora, "trust_remote_code": "code" in args.trust, **args.engine}
+    return VllmEngine(folder, options, args.stall_timeout_s, chat)
 
 
 def _to_announcer(args: LlmArgs) -> Callable[[str], Awaitable[str]]:

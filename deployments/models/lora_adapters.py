@@ -6,6 +6,7 @@ configuration and the folders in `adapters_dir`.
 
 import asyncio
 import itertools
+import logging
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from api.errors import EngineError, ModelNotFoundError
 from deployments.config.adapters import list_adapters
 from deployments.config.llm import LlmArgs
 from deployments.engines.sources import SourceError, resolve_source
+
+logger = logging.getLogger(__name__)
 
 Load = Callable[[str, int, str], Awaitable[Any]]
 """Name, number and folder → the adapter as the engine needs it."""
@@ -51,8 +54,9 @@ class Adapters:
         if source is None:
             raise ModelNotFoundError("This model has no such adapter.", param="model")
         try:
-            folder = resolve_source(f"{self.args.id}:{name}", source)
+            folder = resolve_source(f"{self.args.id}:{name}", source, self.args.trust)
         except SourceError as error:
+            logger.error("%s", error)
             raise EngineError("The adapter could not be loaded.") from error
         return name, str(folder), _changed_at_s(folder)
 

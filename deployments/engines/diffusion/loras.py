@@ -1,6 +1,6 @@
 """LoRA adapters of an image model: all are loaded at start, and switched between two batches."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,9 @@ def check_loras(requested: Sequence[Lora], known: Iterable[str]) -> tuple[Lora, 
 class Loras:
     """The adapters of one pipeline."""
 
-    def __init__(self, pipeline: Any, adapters: Mapping[str, LoraArgs]) -> None:
+    def __init__(
+        self, pipeline: Any, adapters: Mapping[str, LoraArgs], trust: Collection[str] = ()
+    ) -> None:
         """Load all adapters, and switch them off.
 
         Raises:
@@ -45,7 +47,8 @@ class Loras:
         # Configured names may contain what torch forbids in names of modules, such as dots.
         self._module_names = {name: f"lora_{number}" for number, name in enumerate(adapters)}
         for name, adapter in adapters.items():
-            _load(pipeline, f"loras.{name}", adapter, self._module_names[name])
+            file = _find_file(f"loras.{name}", adapter, trust)
+            _load(pipeline, f"loras.{name}", adapter, file, self._module_names[name])
         self._active: tuple[Lora, ...] | None = None
         """None if the state is unknown, because switching failed half-way."""
         self.switch_to(())
@@ -66,10 +69,9 @@ class Loras:
         self._active = loras
 
 
-def _load(pipeline: Any, name: str, adapter: LoraArgs, module_name: str) -> None:
+def _load(pipeline: Any, name: str, adapter: LoraArgs, file: Path, module_name: str) -> None:
     if not hasattr(pipeline, "load_lora_weights"):
         raise SourceError(name, adapter.source, "this kind of model takes no LoRA adapters")
-    file = _find_file(name, adapter)
     # `low_cpu_mem_usage=False` copies the weights, and so converts them to the model's dtype.
     pipeline.load_lora_weights(
         str(file.parent),
@@ -83,9 +85,9 @@ def _load(pipeline: Any, name: str, adapter: LoraArgs, module_name: str) -> None
         raise SourceError(name, adapter.source, "nothing in it fits this model")
 
 
-def _find_file(name: str, adapter: LoraArgs) -> Path:
+def _find_file(name: str, adapter: LoraArgs, trust: Collection[str]) -> Path:
     """Find the one file with the weights; never a pickle, which runs code when loaded."""
-    folder = resolve_source(name, adapter.source)
+    folder = resolve_source(name, adapter.source, trust)
     found = sorted(path.name for path in folder.glob("*.safetensors"))
     file = adapter.file or (_USUAL_FILE if _USUAL_FILE in found else None)
     if file is None and len(found) == 1:

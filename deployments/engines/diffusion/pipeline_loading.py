@@ -1,6 +1,7 @@
 """Loads a diffusers pipeline and configures it for the hardware, before its first image."""
 
 import inspect
+from collections.abc import Collection
 from typing import Any
 
 from deployments.config.diffusion import DiffusionOptions
@@ -13,8 +14,13 @@ _DEFAULT_PX = 1024
 """Size of models that state it nowhere in their configuration, such as Z-Image."""
 
 
-def load_pipeline(model: str, options: DiffusionOptions) -> Any:
+def load_pipeline(model: str, options: DiffusionOptions, trust: Collection[str] = ()) -> Any:
     """Load the text-to-image pipeline of a model, on the CPU.
+
+    Args:
+        model: a local folder.
+        options: how to run the model.
+        trust: `code` lets the model run code of its own, `pickles` lets it be read from pickles.
 
     Raises:
         Exception: what diffusers raises when it cannot load the model.
@@ -28,6 +34,8 @@ def load_pipeline(model: str, options: DiffusionOptions) -> Any:
         model,
         dtype=pick_dtype(options.dtype, pick_device(options.device)),
         local_files_only=True,
+        trust_remote_code="code" in trust,
+        use_safetensors=None if "pickles" in trust else True,
         **options.from_pretrained,
     )
 

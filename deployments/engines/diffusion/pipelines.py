@@ -10,7 +10,7 @@ batch size would recompile it.
 import copy
 import gc
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -43,23 +43,24 @@ if TYPE_CHECKING:
 class Pipelines:
     """The text-to-image pipeline of a model, and its img2img pipeline if there is one."""
 
-    def __init__(self, model: str, options: DiffusionOptions) -> None:
+    def __init__(self, model: str, options: DiffusionOptions, trust: Collection[str] = ()) -> None:
         """Load the model; takes seconds to minutes, and blocks.
 
         Args:
             model: a local folder in diffusers' layout.
             options: how to run the model.
+            trust: what is accepted of its files and adapters, as in the configuration.
 
         Raises:
             ValueError: the model or an option is not supported.
             SourceError: a LoRA adapter does not exist or does not fit.
             Exception: what diffusers raises when it cannot load the model.
         """
-        self.base: Any = load_pipeline(model, options)
+        self.base: Any = load_pipeline(model, options, trust)
         check_supported(self.base)
         self._vae_dtype = self.base.vae.dtype
         # Before the model moves to its device, so that the adapters move with it.
-        self._loras = Loras(self.base, options.loras)
+        self._loras = Loras(self.base, options.loras, trust)
         configure(self.base, options)
         self._pruner = None if options.compile else BatchPruner(find_denoiser(self.base))
         self._is_out_of_memory = False

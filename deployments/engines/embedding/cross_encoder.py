@@ -1,6 +1,6 @@
 """Cross-encoders, which read a pair of texts as one; loaded by sentence-transformers."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from api.errors import WrongModelKindError
@@ -44,12 +44,13 @@ def _find_prompt(model: Any, options: EncoderOptions) -> str:
 class CrossEncoderEngine:
     """One cross-encoder, computing in threads of its own."""
 
-    def __init__(self, model: str, options: EncoderOptions) -> None:
+    def __init__(self, model: str, options: EncoderOptions, trust: Collection[str] = ()) -> None:
         """Load the model; takes seconds, and blocks.
 
         Args:
             model: a local folder.
             options: how to run the model.
+            trust: what is accepted of its files, as in the configuration.
 
         Raises:
             ValueError: the model is a classifier of several classes, or generates its verdict.
@@ -58,7 +59,7 @@ class CrossEncoderEngine:
         """
         from sentence_transformers import CrossEncoder
 
-        self._model = load_encoder(CrossEncoder, model, options)
+        self._model = load_encoder(CrossEncoder, model, options, trust)
         if self._model.num_labels != 1:
             raise ValueError(f"the model has {self._model.num_labels} classes instead of one score")
         if getattr(self._model[0], "transformer_task", None) in _GENERATIVE_TASKS:

@@ -1,6 +1,6 @@
 """Loading and batching shared by both kinds of sentence-transformers models."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from deployments.config.embedding import EncoderOptions
@@ -20,13 +20,16 @@ if TYPE_CHECKING:
 Model = TypeVar("Model")
 
 
-def load_encoder(kind: Callable[..., Model], folder: str, options: EncoderOptions) -> Model:
+def load_encoder(
+    kind: Callable[..., Model], folder: str, options: EncoderOptions, trust: Collection[str] = ()
+) -> Model:
     """Load a model and prepare it for the hardware; takes seconds, and blocks.
 
     Args:
         kind: the class of sentence-transformers.
         folder: of the model.
         options: device, dtype and weight prepacking.
+        trust: `code` lets the model run code of its own, `pickles` lets it be read from pickles.
 
     Raises:
         Exception: what sentence-transformers raises when it cannot load the model.
@@ -35,7 +38,14 @@ def load_encoder(kind: Callable[..., Model], folder: str, options: EncoderOption
 
     device = pick_device(options.device)
     dtype = pick_dtype(options.dtype, device)
-    model: Any = kind(folder, device=device, local_files_only=True, model_kwargs={"dtype": dtype})
+    weights = {} if "pickles" in trust else {"use_safetensors": True}
+    model: Any = kind(
+        folder,
+        device=device,
+        local_files_only=True,
+        trust_remote_code="code" in trust,
+        model_kwargs={"dtype": dtype, **weights},
+    )
     if device == "cpu":
         keep_freed_memory()
     if options.pack_weights:

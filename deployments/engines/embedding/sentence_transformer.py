@@ -3,7 +3,7 @@
 Batches are ours: see `batcher`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 from api.ports.embeddings import EmbeddingRequest, ScoreRequest
@@ -27,12 +27,13 @@ if TYPE_CHECKING:
 class SentenceTransformerEngine(VectorEngine):
     """One encoder, computing in threads of its own."""
 
-    def __init__(self, model: str, options: EncoderOptions) -> None:
+    def __init__(self, model: str, options: EncoderOptions, trust: Collection[str] = ()) -> None:
         """Load the model; takes seconds, and blocks.
 
         Args:
             model: a local folder.
             options: how to run the model.
+            trust: what is accepted of its files, as in the configuration.
 
         Raises:
             KeyError: the configured prompt does not exist.
@@ -41,7 +42,7 @@ class SentenceTransformerEngine(VectorEngine):
         from sentence_transformers import SentenceTransformer
         from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
 
-        self._model = load_encoder(SentenceTransformer, model, options)
+        self._model = load_encoder(SentenceTransformer, model, options, trust)
         prompts = Prompts(
             options.prompts,
             self._model.prompts,

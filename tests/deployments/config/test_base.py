@@ -50,3 +50,19 @@ def test_unknown_key_of_a_model_is_refused(args: type[BaseModel]) -> None:
 def test_unknown_key_of_a_service_deployment_is_refused(args: type[BaseModel]) -> None:
     with pytest.raises(ValidationError, match="colour"):
         args.model_validate({"colour": 1})
+
+
+def test_nothing_of_a_model_is_trusted_by_default() -> None:
+    assert ModelArgs(id="m", source="org/m").trust == frozenset()
+
+
+def test_unknown_trust_is_refused() -> None:
+    with pytest.raises(ValidationError, match="code"):
+        ModelArgs.model_validate({"id": "m", "source": "fake:", "trust": ["everything"]})
+
+
+def test_option_of_vllm_that_trust_decides_is_refused() -> None:
+    options = {"id": "m", "source": "fake:", "engine": {"trust_remote_code": True}}
+
+    with pytest.raises(ValidationError, match="trust_remote_code is decided by trust"):
+        LlmArgs.model_validate(options)

@@ -25,6 +25,20 @@ def test_contradictory_options_are_refused(options: dict[str, Any], reason: str)
         DiffusionArgs.model_validate({**MODEL, "engine": options})
 
 
+@pytest.mark.parametrize("name", ["trust_remote_code", "use_safetensors"])
+def test_option_that_trust_decides_is_refused(name: str) -> None:
+    with pytest.raises(ValidationError, match=f"{name} is decided by trust: leave it out"):
+        DiffusionOptions(from_pretrained={name: True})
+
+
+def test_custom_pipeline_needs_trust_in_code() -> None:
+    options = {"from_pretrained": {"custom_pipeline": "org/pipeline"}}
+
+    with pytest.raises(ValidationError, match="custom_pipeline loads Python code"):
+        DiffusionArgs.model_validate({**MODEL, "engine": options})
+    DiffusionArgs.model_validate({**MODEL, "engine": options, "trust": ["code"]})
+
+
 @pytest.mark.parametrize("name", ["low", "medium", "high", "xhigh", "max", "standard", "hd"])
 def test_steps_are_set_for_every_quality_of_a_request(name: str) -> None:
     options = DiffusionOptions(qualities={name: 4})

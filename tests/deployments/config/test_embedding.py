@@ -29,3 +29,8 @@ def test_options_that_both_runners_have_are_accepted_with_vllm() -> None:
     args = EmbeddingArgs.model_validate({**MODEL, "runner": "vllm", "engine": options})
 
     assert args.engine.model_dump(include=set(options)) == options
+
+
+def test_option_that_trust_decides_is_refused() -> None:
+    with pytest.raises(ValidationError, match="trust_remote_code is decided by trust"):
+        EmbeddingArgs.model_validate({**MODEL, "runner": "vllm", "vllm": {"trust_remote_code": 1}})

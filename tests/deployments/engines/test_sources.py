@@ -1,9 +1,12 @@
 import pickle
+from collections.abc import Collection
 from pathlib import Path
 
 import pytest
 
-from deployments.engines.sources import SourceError, resolve_source
+from deployments.engines.sources import SourceError, find_problem, resolve_source
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 @pytest.fixture(autouse=True)
@@ -16,9 +19,9 @@ def _no_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def error_of(source: str) -> str:
+def error_of(source: str, trust: Collection[str] = ()) -> str:
     with pytest.raises(SourceError) as caught:
-        resolve_source("org/m", source)
+        resolve_source("org/m", source, trust)
     return str(caught.value)
 
 
@@ -84,7 +87,7 @@ def test_impossible_path_is_a_source_error(source: str, reason: str) -> None:
     "source", ["org/model", "org/model@main", "org/model@refs/pr/1", "or g/mo del", "org/model@"]
 )
 def test_unreachable_hub_is_reported_in_one_line(source: str) -> None:
-    line = error_of(source)
+    line = error_of(source, {"unpinned"})
 
     assert line.startswith(
         f"model 'org/m': source '{source}' cannot be loaded: it is not a folder, and Hugging "
@@ -93,18 +96,120 @@ def test_unreachable_hub_is_reported_in_one_line(source: str) -> None:
     assert "\n" not in line
 
 
+@pytest.mark.parametrize(
+    ("revision", "named"),
+    [
+        ("", "main"),
+        ("@", "main"),
+        ("@main", "main"),
+        ("@refs/pr/1", "refs/pr/1"),
+        ("@0123456", "0123456"),
+        (f"@{COMMIT.upper()}", COMMIT.upper()),
+        (f"@{COMMIT}0", f"{COMMIT}0"),
+    ],
+)
+def test_model_of_the_hub_without_a_commit_is_refused(revision: str, named: str) -> None:
+    reason = (
+        f"'{named}' is no commit, and what a branch or tag names can change at any time; write "
+        "the 40 hexadecimal digits of a commit after '@', or set 'trust: [unpinned]' under args"
+    )
+
+    assert error_of(f"org/model{revision}", {"code", "pickles"}).endswith(f"loaded: {reason}")
+    assert find_problem(f"org/model{revision}", ()) == reason
+    assert find_problem(f"org/model{revision}", {"unpinned"}) is None
+
+
+def test_pinned_model_of_the_hub_is_no_problem() -> None:
+    assert find_problem(f"org/model@{COMMIT}", ()) is None
+
+
+class FakeHub:
+    """Has one model, with the files that a test gives it."""
+
+    def __init__(self, folder: Path, *names: str) -> None:
+        self.folder = folder
+        self.downloads: list[tuple[str, str | None]] = []
+        self.ignored: list[str] = []
+        for name in names:
+            (folder / name).touch()
+
+    def download(self, repository: str, *, revision: str | None, ignore_patterns: list[str]) -> str:
+        self.downloads.append((repository, revision))
+        self.ignored = ignore_patterns
+        return str(self.folder)
+
+
 def test_revision_is_passed_to_the_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    calls = []
+    hub = FakeHub(tmp_path, "model.safetensors")
+    monkeypatch.setattr("huggingface_hub.snapshot_download", hub.download)
 
-    def download(repository: str, *, revision: str | None, ignore_patterns: list[str]) -> str:
-        calls.append((repository, revision, "*.bin" in ignore_patterns))
-        return str(tmp_path)
+    assert resolve_source("m", f"org/model@{COMMIT}") == tmp_path
+    assert resolve_source("m", "org/model", {"unpinned"}) == tmp_path
+    assert hub.downloads == [("org/model", COMMIT), ("org/model", None)]
 
-    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
 
-    assert resolve_source("m", "org/model@refs/pr/1") == tmp_path
-    assert resolve_source("m", "org/model") == tmp_path
-    assert calls == [("org/model", "refs/pr/1", True), ("org/model", None, True)]
+@pytest.mark.parametrize(
+    ("trust", "ignored", "wanted"),
+    [
+        ((), {"*.py", "*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl"}, set[str]()),
+        (("code",), {"*.bin"}, {"*.py"}),
+        (("pickles",), {"*.py"}, {"*.bin", "*.pt"}),
+    ],
+)
+def test_code_and_pickles_are_downloaded_if_they_are_trusted(
+    trust: Collection[str],
+    ignored: set[str],
+    wanted: set[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    hub = FakeHub(tmp_path, "model.safetensors")
+    monkeypatch.setattr("huggingface_hub.snapshot_download", hub.download)
+
+    resolve_source("m", f"org/model@{COMMIT}", trust)
+
+    assert ignored <= set(hub.ignored)
+    assert not wanted & set(hub.ignored)
+
+
+def test_model_of_the_hub_without_safetensors_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    hub = FakeHub(tmp_path, "config.json")
+    monkeypatch.setattr("huggingface_hub.snapshot_download", hub.download)
+
+    assert "it has no .safetensors file" in error_of(f"org/model@{COMMIT}")
+    assert resolve_source("m", f"org/model@{COMMIT}", {"pickles"}) == tmp_path
+
+
+@pytest.mark.parametrize(
+    ("name", "trust"), [("modeling.py", "code"), ("pytorch_model.bin", "pickles")]
+)
+def test_folder_with_what_can_run_code_is_refused_unless_trusted(
+    name: str, trust: str, tmp_path: Path
+) -> None:
+    (tmp_path / name).touch()
+
+    assert f"cannot be loaded: '{name}' " in error_of(str(tmp_path))
+    assert f"'{name}' " in str(find_problem(str(tmp_path), ()))
+    assert resolve_source("m", str(tmp_path), {trust}) == tmp_path
+    assert find_problem(str(tmp_path), {trust}) is None
+
+
+@pytest.mark.parametrize("source", ["/gone", "demo:gone", "/" + "x" * 5000, "fake"])
+def test_folder_that_is_not_here_may_be_where_it_serves(source: str) -> None:
+    assert find_problem(source, ()) is None
+
+
+def test_folder_that_cannot_be_read_is_a_source_error(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def refuse(folder: Path, trust: Collection[str]) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("deployments.engines.sources.find_risk", refuse)
+
+    assert error_of(str(tmp_path)).endswith("cannot be loaded: Permission denied")
 
 
 def test_only_the_first_line_of_a_reason_is_kept() -> None:

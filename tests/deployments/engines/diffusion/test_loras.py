@@ -162,7 +162,8 @@ def test_adapter_is_refused_by_a_model_without_adapters() -> None:
         ([], None, "no .safetensors file"),
         (["a.safetensors", "b.safetensors"], None, "several"),
         (["a.safetensors"], "b.safetensors", "no .safetensors file 'b.safetensors'"),
-        (["a.bin"], "a.bin", "no .safetensors file 'a.bin'"),
+        (["a.bin"], "a.bin", "'a.bin' may be a pickle"),
+        (["a.bin", "b.safetensors"], "a.bin", "no .safetensors file 'a.bin'"),
         (["a.safetensors"], None, "nothing in it fits this model"),
     ],
 )
