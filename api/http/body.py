@@ -5,7 +5,7 @@ answer is being computed.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 
 from starlette.datastructures import Headers
@@ -79,7 +79,7 @@ async def body_deadline(limits: Limits) -> AsyncIterator[None]:
         ) from None
 
 
-async def receive_chunks(receive: Receive, max_bytes: int) -> AsyncIterator[bytes]:
+async def receive_chunks(receive: Receive, max_bytes: int) -> AsyncGenerator[bytes]:
     """Yield the chunks of a body as they arrive.
 
     Raises:

@@ -5,6 +5,7 @@ What a client says about a file besides its field (name, type, further headers) 
 
 import asyncio
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from dataclasses import dataclass
 
 from starlette.datastructures import Headers
@@ -51,9 +52,10 @@ async def read_form(scope: Scope, receive: Receive, limits: Limits) -> Form:
     """
     headers = Headers(scope=scope)
     check_media_type(headers, "multipart/form-data")
+    slices = _receive_slices(receive, limits)
     parser = MultiPartParser(
         headers,
-        _receive_slices(receive, limits),
+        slices,
         max_files=_MAX_FILES,
         max_fields=_MAX_FIELDS,
         max_part_size=_MAX_FIELD_BYTES,
@@ -61,7 +63,7 @@ async def read_form(scope: Scope, receive: Receive, limits: Limits) -> Form:
     # The parser writes larger files to the disk; no file of an allowed form is larger.
     parser.spool_max_size = limits.max_upload_bytes + 1
     try:
-        async with body_deadline(limits):
+        async with body_deadline(limits), aclosing(slices):
             return await _parse(parser)
     except MultiPartException:
         raise MalformedBodyError(
@@ -72,10 +74,11 @@ async def read_form(scope: Scope, receive: Receive, limits: Limits) -> Form:
 
 async def _receive_slices(receive: Receive, limits: Limits) -> AsyncGenerator[bytes, None]:
     """Yield the body in slices, and let other tasks run after each slice is parsed."""
-    async for chunk in receive_chunks(receive, limits.max_upload_bytes):
-        for begin in range(0, len(chunk), _SLICE_BYTES):
-            yield chunk[begin : begin + _SLICE_BYTES]
-            await asyncio.sleep(0)
+    async with aclosing(receive_chunks(receive, limits.max_upload_bytes)) as chunks:
+        async for chunk in chunks:
+            for begin in range(0, len(chunk), _SLICE_BYTES):
+                yield chunk[begin : begin + _SLICE_BYTES]
+                await asyncio.sleep(0)
 
 
 async def _parse(parser: MultiPartParser) -> Form:

@@ -1,5 +1,6 @@
 """Tested through `POST /v1/images/edits`, the only endpoint that takes a form."""
 
+import asyncio
 import tempfile
 import time
 from pathlib import Path
@@ -37,6 +38,21 @@ async def test_body_over_the_limit_returns_413() -> None:
     response = await send_edit(body, limits=Limits(max_upload_bytes=1024))
 
     assert response.error() == (413, "payload_too_large", None)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        to_body(dict.fromkeys(map(str, range(80)), "x"), []),
+        b"no form",
+        to_part("a", b"", None, b":"),
+    ],
+    ids=["fields", "no-form", "header"],
+)
+async def test_refused_form_leaves_no_task(body: bytes) -> None:
+    """A generator that nobody closes is closed in a task of its own, some time later."""
+    assert (await send_edit(body)).error()[0] == 400
+    assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
 @pytest.mark.parametrize(
