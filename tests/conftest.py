@@ -15,11 +15,18 @@ settings.load_profile("triptych")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the flag that `scripts/test --clients` sets."""
+    """Add the flag that `scripts/test --clients` sets, and the time of the fuzz tests."""
     parser.addoption(
         "--clients",
         action="store_true",
         help="also run the client tests with libraries other than OpenAI's",
+    )
+    parser.addoption(
+        "--fuzz-seconds",
+        type=float,
+        metavar="S",
+        help="run tests/fuzz for so long with new examples, instead of a few that are always the "
+        "same",
     )
 
 
