@@ -35,6 +35,7 @@ def run(checkout: Path, script: str, *arguments: str) -> subprocess.CompletedPro
         ("keys", ["usage: triptych keys", "create", "TRIPTYCH_ADMIN_KEY"]),
         ("usage", ["usage: triptych usage", "--month YYYY-MM"]),
         ("docs", ["Usage: scripts/docs", "--check"]),
+        ("audit", ["Usage: scripts/audit", "--sbom FILE"]),
     ],
 )
 def test_help_is_printed_without_a_set_up(
