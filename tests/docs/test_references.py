@@ -11,7 +11,10 @@ import pytest
 
 from tests.helpers.markdown import DOCUMENTS, ROOT, find_anchors
 
-_FILES = (*DOCUMENTS, ROOT / "CHANGELOG.md", ROOT / "api" / "README.md")
+_FILES = (
+    *DOCUMENTS,
+    *(ROOT / name for name in ("CHANGELOG.md", "SECURITY.md", "api/README.md")),
+)
 _FOLDERS = "api|deployments|scripts|tests|docs|examples|requirements"
 _PATH = re.compile(
     rf"(?<![\w/.:-])(?:\./)?(?P<path>(?:{_FOLDERS})/[\w./-]*[\w-])(?::(?P<name>[A-Za-z_][\w.]*\w))?"
