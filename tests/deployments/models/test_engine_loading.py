@@ -54,6 +54,20 @@ def test_missing_source_is_logged_in_one_line(log: pytest.LogCaptureFixture) -> 
 
 
 @pytest.mark.usefixtures("log")
+def test_engine_of_a_folder_with_code_is_not_built_unless_it_is_trusted(tmp_path: Path) -> None:
+    (tmp_path / "modeling.py").touch()
+    built = []
+
+    with pytest.raises(SourceError, match=r"'modeling.py' is Python code"):
+        load_engine(ModelArgs(id="m", source=str(tmp_path)), built.append)
+    assert built == []
+
+    args = ModelArgs(id="m", source=str(tmp_path), trust=frozenset({"code"}))
+    load_engine(args, built.append)
+    assert built == [str(tmp_path)]
+
+
+@pytest.mark.usefixtures("log")
 def test_reason_of_an_engine_that_cannot_start_is_its_message(tmp_path: Path) -> None:
     def build(folder: str | None) -> str:
         raise EngineStartError("ValueError: too little memory")
