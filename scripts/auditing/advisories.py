@@ -76,17 +76,16 @@ def _version_of(event: Mapping[str, str]) -> Version:
 
 
 def ask(packages: Mapping[str, str], url: str = OSV_URL) -> Check:
-    """Ask OSV's service about packages (name → version).
-
-    Raises:
-        OSError: the service cannot be reached.
-    """
+    """Ask OSV's service about packages (name → version); that it does not answer is a finding."""
     names = sorted(packages)
-    findings = [
-        finding
-        for begin in range(0, len(names), _BATCH)
-        for finding in _ask_batch(names[begin : begin + _BATCH], packages, url)
-    ]
+    try:
+        findings = [
+            finding
+            for begin in range(0, len(names), _BATCH)
+            for finding in _ask_batch(names[begin : begin + _BATCH], packages, url)
+        ]
+    except (OSError, ValueError, LookupError) as error:
+        findings = [Finding(url, f"does not answer as it should ({type(error).__name__})")]
     return Check("osv.dev", len(packages), tuple(findings))
 
 

@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         check_start_files(Path(sysconfig.get_path("purelib")), installed.values()),
     ]
     if options.online:
-        checks.append(ask(versions))
+        checks.append(ask({pin.name: pin.version for pin in pins}))
     if options.sbom:
         write_sbom(options.sbom, pins, installed)
     print(to_table(checks))

@@ -1,4 +1,5 @@
 import json
+import socket
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -96,3 +97,12 @@ def test_answer_of_the_service_is_a_finding(osv: str) -> None:
     found = ask({"good": "1", "bad": "2+cpu"}, osv)
 
     assert [(each.subject, each.problem) for each in found.findings] == [("bad 2+cpu", "X-2")]
+
+
+def test_service_that_cannot_be_reached_is_a_finding() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+
+    found = ask({"good": "1"}, f"http://127.0.0.1:{port}")
+
+    assert [each.problem for each in found.findings] == ["does not answer as it should (URLError)"]
