@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from api.ports.tenancy import SCOPES, Key, KeyLimits
+from api.settings import Policy
 from tests.helpers.asgi import Exchange, Response, check_error
 from tests.helpers.fakes import (
     SECRET,
@@ -32,6 +33,7 @@ KEY = Key(
 BEARER = {"authorization": f"Bearer {SECRET}"}
 JSON = {"content-type": "application/json", **BEARER}
 
+_STRICT = Policy()
 _LOOP_S = 2.0
 """CPU time for one small request; what is well takes a few milliseconds."""
 
@@ -39,7 +41,7 @@ _LOOP_S = 2.0
 class Application:
     """One application whose fakes are looked at after each request."""
 
-    def __init__(self) -> None:
+    def __init__(self, policy: Policy = _STRICT) -> None:
         self.runner = asyncio.Runner()
         self.llm, self.painter = FakeLlm(), FakePainter()
         self.limiter, self.store = FakeLimiter(), FakeImageStore()
@@ -53,6 +55,7 @@ class Application:
             administration=self.administration,
             limiter=self.limiter,
             image_store=self.store,
+            policy=policy,
         )
 
     def close(self) -> None:

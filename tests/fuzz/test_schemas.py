@@ -13,6 +13,7 @@ from api.schema.completions import CompletionRequest
 from api.schema.embeddings import EmbeddingsRequest
 from api.schema.images import ImagesRequest
 from api.schema.reranking import RerankRequest, ScoringRequest
+from api.settings import Policy
 from tests.fuzz.application import BEARER, JSON, Application
 from tests.fuzz.schemas import TEXTS, anything, bodies_of
 from tests.helpers.fakes import ENCODER, LLM, PAINTER
@@ -59,6 +60,18 @@ def test_body_of_a_schema_gets_an_answer_or_an_error(
 ) -> None:
     model, valid = ENDPOINTS[path]
     fuzzer.run(bodies_of(model, valid), lambda body: application.send_json(path, body), count=250)
+
+
+@pytest.mark.parametrize("path", list(ENDPOINTS)[:6])
+def test_body_of_a_schema_gets_an_answer_or_an_error_of_a_lenient_service(
+    path: str, fuzzer: Fuzzer
+) -> None:
+    model, valid = ENDPOINTS[path]
+    application = Application(Policy(parameters="lenient"))
+    fuzzer.run(bodies_of(model, valid), lambda body: application.send_json(path, body), count=80)
+    application.close()
+
+    assert application.statuses[200] > 9
 
 
 @pytest.mark.parametrize("path", ENDPOINTS)
