@@ -36,6 +36,8 @@ DEATHS: tuple[Callable[[], Exception], ...] = (
 )
 STEP, FINISH = "step", "finish"
 
+WRONG_KEY = ((401, "invalid_api_key"), (429, "too_many_failed_keys"))
+
 
 class HeldRequest:
     """One request in the engine, which does what it is told: a step, an end or an exception."""
@@ -108,7 +110,7 @@ class AccountsLimiter:
     settling: list[Awaitable[None]] = field(default_factory=list)
     last_id: int = 0
 
-    async def admit(self, key: Key, images: int = 0) -> AccountsAdmission:
+    async def admit(self, key: Key, images: int = 0, pixel_steps: int = 0) -> AccountsAdmission:
         self.last_id += 1
         amounts = Amounts(requests=1, images=images, concurrent=1)
         outcome = await self.accounts.reserve("s", str(self.last_id), key.id, amounts)
@@ -196,7 +198,7 @@ class Machine(RuleBasedStateMachine):
             self.note_admission(name)
             self.open.append(OpenRequest(name, is_stream, exchange, held))
         elif not is_valid:
-            assert exchange.response.error()[0] == 401
+            assert exchange.response.error()[:2] in WRONG_KEY
         else:
             assert exchange.response.error()[:2] == (429, "rate_limit_exceeded")
             assert exchange.response.headers["retry-after"]
