@@ -53,6 +53,7 @@ class KeyPublisher:
         self._version: int | None = None
         self._published = KeySet([], keys.pepper_fingerprint)
         self._seeded_s: float | None = None
+        self._logged: str | None = None
 
     async def run(self) -> None:
         """Prepare the database, then publish every change of the keys, for ever."""
@@ -83,22 +84,28 @@ class KeyPublisher:
         self._version = version
         self._published = KeySet(stored, self._keys.pepper_fingerprint)
         self._publish(self._published)
+        self._logged = None
         logger.info("%d keys are in force", len(stored))
 
     async def _prepare(self) -> None:
         """Prepare the database and seed the quotas, the first time; reseed them when due."""
-        now_s = time.monotonic()
-        if self._seeded_s is None:
+        if self._seeded_s is None or self._published.note:  # it may have been replaced
             await self._keys.prepare()
-        elif self._reseed_interval_s is None or now_s - self._seeded_s < self._reseed_interval_s:
+        now_s = time.monotonic()
+        if self._seeded_s is not None and not self._is_reseeding_due(self._seeded_s, now_s):
             return
         await self._limits.set_quota_usage(await self._usage.quota_usage(time.time()))
         self._seeded_s = now_s
 
+    def _is_reseeding_due(self, seeded_s: float, now_s: float) -> bool:
+        return self._reseed_interval_s is not None and now_s - seeded_s >= self._reseed_interval_s
+
     def _note_trouble(self, reason: str) -> None:
-        """Publish, once, that the keys may be out of date, or that none have been read."""
+        """Publish and log, once, that the keys may be out of date, or that none have been read."""
         if self._version is None:
-            logger.error("the keys cannot be read, so none is accepted: %s", reason)
+            if reason != self._logged:
+                logger.error("the keys cannot be read, so none is accepted: %s", reason)
+            self._logged = reason
             self._publish(None)
         elif self._published.note is None:
             logger.error("the keys cannot be read; those read before stay valid: %s", reason)

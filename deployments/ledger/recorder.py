@@ -59,6 +59,7 @@ class Recorder:
         self._waiting: dict[str, tuple[Finish, Callable[[Any], None]]] = {}
         self._is_waiting = asyncio.Event()
         self._settled: set[str] = set()
+        self._is_failing = False
 
     @property
     def waiting(self) -> int:
@@ -96,10 +97,14 @@ class Recorder:
                 await self._usage.add([finish.record for finish in group])
         except (StoreError, TimeoutError) as error:
             reason = str(error) or "the database does not answer"
-            logger.error("usage cannot be recorded and is kept for a retry: %s", reason)
+            if not self._is_failing:
+                logger.error("usage cannot be recorded and is kept for a retry: %s", reason)
             known, is_written = set(), False
         else:
+            if self._is_failing:
+                logger.info("usage is recorded again")
             is_written = True
+        self._is_failing = not is_written
         for finish in group:
             if finish.record.id not in self._settled:
                 self._settled.add(finish.record.id)

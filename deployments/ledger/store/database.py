@@ -1,7 +1,6 @@
 """The database of keys and usage: an SQLite file, or PostgreSQL by URL."""
 
 import asyncio
-import contextlib
 import logging
 import os
 import sqlite3
@@ -20,6 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from deployments.config.urls import to_async_url
 from deployments.home import find_home
 from deployments.ledger.store.errors import StoreError
+from deployments.ledger.store.file_watch import FileWatch
 from deployments.ledger.store.schema_version import compare, upgrade
 
 logger = logging.getLogger(__name__)
@@ -30,6 +30,14 @@ _TIMEOUT_S = 5
 _STATEMENT_S = 60
 _MIGRATION_LOCK = 0x747269707479  # an arbitrary number; "tripty" in ASCII
 _IS_WRITING = "triptych_is_writing"
+# SQLAlchemy does not wrap what asyncpg raises while connecting.
+_ERRORS = (
+    SQLAlchemyError,
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    sqlite3.Error,
+    OSError,
+)
 
 
 def default_url() -> str:
@@ -50,8 +58,10 @@ class Database:
             self._url = to_async_url(url)
         except ValueError as error:
             raise StoreError(str(error)) from None
+        self._file: FileWatch | None = None
         if self._url.get_backend_name() == "sqlite":
-            self._engine = _sqlite_engine(self._url)
+            self._file = FileWatch(Path(str(self._url.database)))
+            self._engine = _sqlite_engine(self._url, self._file)
         else:
             self._engine = _postgresql_engine(self._url)
         self._writer = self._engine.execution_options(**{_IS_WRITING: True})
@@ -93,8 +103,12 @@ class Database:
             age = await connection.run_sync(compare)
         if age == "newer":
             self._warn_once()
-        if age != "older":
-            return
+        if age == "older":
+            await self._upgrade()
+        if self._file is not None:
+            self._file.has_tables = True
+
+    async def _upgrade(self) -> None:
         async with self.writing() as connection:
             if connection.dialect.name == "postgresql":
                 await connection.execute(
@@ -117,16 +131,22 @@ class Database:
     @asynccontextmanager
     async def _transaction(self, engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
         try:
+            if self._file is not None and self._file.is_replaced():
+                await self._engine.dispose()  # closes the old one
+                self._file.forget()
+                raise OSError(None, "the file was replaced by another, which is used from now on")
             async with engine.begin() as connection:
+                if self._file is not None:
+                    await asyncio.to_thread(self._file.check, _TIMEOUT_S)
                 yield connection
-        # SQLAlchemy does not wrap what asyncpg raises while connecting.
-        except (SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+        except _ERRORS as error:
             raise StoreError(self._to_reason(error)) from None
 
     def _to_reason(self, error: Exception) -> str:
         """One line, without the statement, its parameters and the password."""
         cause = error.orig if isinstance(error, DBAPIError) and error.orig else error
-        line = " ".join(str(cause).split())[:300] or type(cause).__name__
+        message = getattr(cause, "strerror", None) or str(cause)  # an OSError repeats the path
+        line = " ".join(message.split())[:300] or type(cause).__name__
         if self._url.password:
             line = line.replace(str(self._url.password), "***")
         return f"the database {self._url.render_as_string(hide_password=True)}: {line}"
@@ -142,21 +162,15 @@ def _postgresql_engine(url: URL) -> AsyncEngine:
     )
 
 
-def _sqlite_engine(url: URL) -> AsyncEngine:
+def _sqlite_engine(url: URL, file: FileWatch) -> AsyncEngine:
     engine = create_async_engine(
         url, connect_args={"timeout": _TIMEOUT_S}, pool_timeout=_TIMEOUT_S, hide_parameters=True
     )
-    path = Path(str(url.database))
     sync_engine: Engine = engine.sync_engine
 
     @event.listens_for(sync_engine, "do_connect")
     def _create_private_file(*_: Any) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # Only if the file does not exist: closing any descriptor of a file releases all locks that
-        # this process has on it, and another process would then delete SQLite's journal.
-        with contextlib.suppress(FileExistsError):
-            # SQLite creates the files beside it with the same mode.
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        file.create_privately()
 
     @event.listens_for(sync_engine, "connect")
     def _set_up(connection: Any, _: Any) -> None:

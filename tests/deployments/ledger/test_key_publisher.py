@@ -137,14 +137,15 @@ async def test_quotas_are_set_again_where_the_store_may_lose_them(
 
 
 async def test_unreadable_keys_are_published_as_none_until_they_are_read(
-    published: list[KeySet | None], keys: BreakableKeys
+    published: list[KeySet | None], keys: BreakableKeys, caplog: pytest.LogCaptureFixture
 ):
     keys.is_broken = True
-    await until(lambda: published)
+    await until(lambda: len(published) >= 3)
     keys.is_broken = False
     await until(lambda: published[-1] is not None)
 
     assert published[0] is None
+    assert caplog.text.count("none is accepted: the database is away") == 1
 
 
 async def test_keys_stay_valid_with_a_note_while_the_database_is_away(

@@ -24,6 +24,18 @@ async def test_records_are_written_in_groups_and_once_each(tmp_path):
         assert client.stats()["unrecorded"] == 0
 
 
+async def test_database_that_is_away_is_logged_once(tmp_path, caplog):
+    async with ledger_cluster(tmp_path) as ledger:
+        client = ledger.connect()
+        ledger.table.is_broken = True
+        client.finish(make_record())
+        await until(lambda: ledger.table.failures >= 3)
+        ledger.table.is_broken = False
+        await until(lambda: ledger.table.records)
+
+    assert caplog.text.count("usage cannot be recorded") == 1
+
+
 async def test_records_wait_for_a_database_that_is_away_but_reservations_do_not(tmp_path):
     async with ledger_cluster(tmp_path, tokens_per_minute=10) as ledger:
         client = ledger.connect()
