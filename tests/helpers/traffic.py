@@ -1,9 +1,10 @@
-"""Clients of a service that changes: streams, whole answers and embeddings, all the time."""
+"""Clients of a service that changes: streams, whole answers, vectors and images, all the time."""
 
 import asyncio
 import json
 import time
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,12 +20,19 @@ _CONNECT_TRIES = 5
 """A client whose connection is refused or closed before it has sent anything tries again, as
 OpenAI's SDKs do."""
 
+TEXT_AND_VECTORS: Mapping[str, Any] = {
+    "completions": {"model": "echo", "prompt": PROMPT, "max_tokens": SHORT_TOKENS},
+    "embeddings": {"model": "vectors", "input": PROMPT},
+}
+"""Path → body of short requests."""
+
 
 @dataclass
 class Answer:
     """How one request went."""
 
     kind: str
+    id: str
     began_s: float
     ended_s: float = 0.0
     tokens: int = 0
@@ -40,10 +48,29 @@ class Answer:
 class Traffic:
     """Sends until cancelled, and keeps what came of it."""
 
-    def __init__(self, url: str, key: str) -> None:
-        """Send to an address, with a key."""
+    def __init__(
+        self,
+        url: str,
+        key: str,
+        short: Mapping[str, Any] = TEXT_AND_VECTORS,
+        *,
+        streams: int = STREAMS,
+        stream_tokens: int = STREAM_TOKENS,
+        pause_s: float = 0.5,
+    ) -> None:
+        """Send to an address, with a key.
+
+        Args:
+            url: without a path.
+            key: for all requests.
+            short: path → body of short requests.
+            streams: how many streams are open at once.
+            stream_tokens: tokens of each stream.
+            pause_s: between two short requests of a client.
+        """
         self.answers: list[Answer] = []
-        self._url, self._key = url, key
+        self._url, self._key, self._short = url, key, short
+        self._streams, self._stream_tokens, self._pause_s = streams, stream_tokens, pause_s
 
     @property
     def open_streams(self) -> int:
@@ -62,16 +89,17 @@ class Traffic:
             httpx.AsyncClient(headers=headers, timeout=60, limits=lasting) as client,
             asyncio.TaskGroup() as group,
         ):
-            for place in range(STREAMS):
+            for place in range(self._streams):
                 group.create_task(self._stream_for_ever(client, place))
-            for path, body in _SHORT.items():
+            for path, body in self._short.items():
                 group.create_task(self._ask_for_ever(client, path, body, {}))
                 closing = {"connection": "close"}
                 group.create_task(self._ask_for_ever(client, path, body, closing))
 
     async def _stream_for_ever(self, client: httpx.AsyncClient, place: int) -> None:
         await asyncio.sleep(place)  # not all at once: at any time one of them is beginning
-        body = {"model": "echo", "prompt": PROMPT, "max_tokens": STREAM_TOKENS, "stream": True}
+        tokens = self._stream_tokens
+        body = {"model": "echo", "prompt": PROMPT, "max_tokens": tokens, "stream": True}
         while True:
             answer = await self._record("stream", lambda answer: self._read(client, body, answer))
             await asyncio.sleep(1 if answer.failure else 0)
@@ -81,10 +109,10 @@ class Traffic:
     ) -> None:
         while True:
             await self._record(path, lambda answer: self._ask(client, path, body, headers, answer))
-            await asyncio.sleep(0.5)
+            await asyncio.sleep(self._pause_s)
 
     async def _record(self, kind: str, send: Callable[[Answer], Any]) -> Answer:
-        answer = Answer(kind, time.monotonic())
+        answer = Answer(kind, uuid.uuid4().hex, time.monotonic())
         self.answers.append(answer)
         for _ in range(_CONNECT_TRIES):
             try:
@@ -102,13 +130,16 @@ class Traffic:
 
     async def _read(self, client: httpx.AsyncClient, body: Any, answer: Answer) -> str | None:
         url = f"{self._url}/v1/completions"
-        async with client.stream("POST", url, json=body, headers={"connection": "close"}) as got:
+        headers = {"connection": "close", "x-request-id": answer.id}
+        async with client.stream("POST", url, json=body, headers=headers) as got:
             if got.status_code != httpx.codes.OK:
-                return _describe(got.status_code, await got.aread())
+                await got.aread()
+                return _describe(got)
             async for line in got.aiter_lines():
                 for event in sse_events(iter([line])):
                     if event == "[DONE]":
-                        return None if answer.tokens == STREAM_TOKENS else "tokens are missing"
+                        is_complete = answer.tokens == self._stream_tokens
+                        return None if is_complete else "tokens are missing"
                     content = json.loads(event)
                     if "error" in content:
                         return str(content["error"]["code"])
@@ -123,20 +154,20 @@ class Traffic:
         headers: dict[str, str],
         answer: Answer,
     ) -> str | None:
+        headers = {**headers, "x-request-id": answer.id}
         got = await client.post(f"{self._url}/v1/{path}", json=body, headers=headers)
         if got.status_code != httpx.codes.OK:
-            return _describe(got.status_code, got.content)
-        answer.tokens = got.json()["usage"].get("completion_tokens", 0)
+            return _describe(got)
+        answer.tokens = got.json().get("usage", {}).get("completion_tokens", 0)
         return None
 
 
-def _describe(status: int, content: bytes) -> str:
-    """Name the error's code, as every error of the service must have one."""
-    error = json.loads(content)["error"]
-    return f"{error['code']}: {status} {error['message']}"
-
-
-_SHORT: dict[str, Any] = {
-    "completions": {"model": "echo", "prompt": PROMPT, "max_tokens": SHORT_TOKENS},
-    "embeddings": {"model": "vectors", "input": PROMPT},
-}
+def _describe(got: httpx.Response) -> str:
+    """Name the error's code, as every error of the service must have one, and a hint to retry."""
+    try:
+        error = json.loads(got.content)["error"]
+        line = f"{error['code']}: {got.status_code} {error['message']}"
+    except (ValueError, LookupError, TypeError):
+        return f"not an OpenAI error: {got.status_code} {got.content[:100]!r}"
+    is_for_later = got.status_code == httpx.codes.SERVICE_UNAVAILABLE
+    return f"no Retry-After: {line}" if is_for_later and "retry-after" not in got.headers else line
