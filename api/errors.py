@@ -30,6 +30,7 @@ ApiError                              500 server_error               internal_er
     ├── KeysUnknownError              503                            keys_unknown          retry
     ├── ModelStartingError            503                            model_starting        retry
     ├── ModelFailedError              503                            model_unavailable     never
+    ├── ImageStoreError               503                            image_not_stored      never
     ├── ReplicaLostError              503                            engine_unavailable    retry
     └── ServiceStoppingError          503                            service_stopping      retry
 
@@ -326,6 +327,13 @@ class ModelFailedError(UnavailableError):
     """The model could not be loaded, and cannot be until its configuration changes."""
 
     code = "model_unavailable"
+    should_retry = False
+
+
+class ImageStoreError(UnavailableError):
+    """The image is drawn but cannot be stored; another try would draw it for nothing again."""
+
+    code = "image_not_stored"
     should_retry = False
 
 

@@ -109,7 +109,11 @@ class ImageStore(Protocol):
         """Scheme and host of URLs; None uses those of the request."""
 
     async def keep(self, data: bytes, format: ImageFormat) -> str:
-        """Store a file and return its name: 128 random bits and the format's extension."""
+        """Store a file and return its name: 128 random bits and the format's extension.
+
+        Raises:
+            ImageStoreError: it cannot be stored at the moment.
+        """
 
     async def find(self, name: str) -> bytes | None:
         """Return the file with a name; None if it does not exist or has expired."""

@@ -5,6 +5,8 @@ its age counts from its modification time.
 """
 
 import asyncio
+import contextlib
+import logging
 import os
 import re
 import secrets
@@ -12,8 +14,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from api.errors import ImageStoreError
 from api.ports.images import ImageFormat
 from deployments.config.ingress import ImageStoreArgs
+
+logger = logging.getLogger(__name__)
 
 _NAME_BYTES = 16
 _NAME = re.compile(r"[A-Za-z0-9_-]{22}\.(?:png|webp|jpeg)")
@@ -41,6 +46,7 @@ class ImageFolder:
         self._args = args
         self._clock = clock
         self._prune_interval_s = prune_interval_s
+        self._is_failing = False
 
     @property
     def base_url(self) -> str | None:
@@ -48,8 +54,22 @@ class ImageFolder:
         return self._args.base_url
 
     async def keep(self, data: bytes, format: ImageFormat) -> str:
-        """Write a file, after removing files that are too old or exceed the total size."""
-        return await asyncio.to_thread(self._keep, data, format)
+        """Write a file, after removing files that are too old or exceed the total size.
+
+        Raises:
+            ImageStoreError: the folder cannot be written, as when the disk is full.
+        """
+        try:
+            name = await asyncio.to_thread(self._keep, data, format)
+        except OSError as error:
+            if not self._is_failing:
+                logger.error("images cannot be stored: %s", error.strerror)
+            self._is_failing = True
+            raise ImageStoreError(
+                "The image cannot be stored at the moment. Use 'response_format': 'b64_json'."
+            ) from None
+        self._is_failing = False
+        return name
 
     async def find(self, name: str) -> bytes | None:
         """Read a file that has not expired."""
@@ -59,17 +79,22 @@ class ImageFolder:
         """Remove expired files again and again, until cancelled."""
         while True:
             await asyncio.sleep(self._prune_interval_s)
-            await asyncio.to_thread(self._prune, 0)
+            with contextlib.suppress(OSError):  # the folder is away, which `keep` tells
+                await asyncio.to_thread(self._prune, 0)
 
     def _keep(self, data: bytes, format: ImageFormat) -> str:
         self._prune(len(data))
         name = f"{secrets.token_urlsafe(_NAME_BYTES)}.{format}"
         draft = self._folder / f".{name}"
-        with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            file.write(data)
-        now_s = self._clock()
-        os.utime(draft, (now_s, now_s))
-        draft.rename(self._folder / name)
+        try:
+            with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+                file.write(data)
+            now_s = self._clock()
+            os.utime(draft, (now_s, now_s))
+            draft.rename(self._folder / name)
+        except OSError:
+            draft.unlink(missing_ok=True)  # half an image would keep the disk full
+            raise
         return name
 
     def _find(self, name: str) -> bytes | None:

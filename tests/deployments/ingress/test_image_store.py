@@ -2,6 +2,9 @@ import asyncio
 import os
 from pathlib import Path
 
+import pytest
+
+from api.errors import ImageStoreError
 from deployments.config.ingress import ImageStoreArgs
 from deployments.ingress.image_store import ImageFolder
 
@@ -94,4 +97,42 @@ async def test_expired_files_are_removed_while_nothing_is_stored(tmp_path: Path)
     async with asyncio.timeout(5):
         while os.listdir(tmp_path):  # noqa: ASYNC110  # the files are changed by a thread
             await asyncio.sleep(0.01)
+    pruning.cancel()
+
+
+async def test_full_disk_is_a_clear_error_logged_once_and_leaves_no_half_image(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    store = build(tmp_path, [1000.0])
+    with monkeypatch.context() as full:
+        full.setattr(os, "utime", fail)  # when the file has been written in part
+        for _ in range(2):
+            with pytest.raises(ImageStoreError, match="b64_json"):
+                await store.keep(b"an image", "png")
+    left = os.listdir(tmp_path)
+    name = await store.keep(b"an image", "png")
+
+    assert left == []
+    assert await store.find(name) == b"an image"
+    assert caplog.text.count("images cannot be stored: No space left on device") == 1
+
+
+async def test_expired_files_are_removed_again_when_the_folder_is_back(tmp_path: Path) -> None:
+    clock = [1000.0]
+    args = ImageStoreArgs(folder=str(tmp_path / "images"), expires_s=60)
+    store = ImageFolder(args, lambda: clock[0], prune_interval_s=0.01)
+    name = await store.keep(b"x", "png")
+    (tmp_path / "images").rename(tmp_path / "away")
+    pruning = asyncio.create_task(store.prune_periodically())
+    await asyncio.sleep(0.05)
+    (tmp_path / "away").rename(tmp_path / "images")
+    clock[0] += 61
+    async with asyncio.timeout(10):
+        while name in os.listdir(tmp_path / "images"):  # noqa: ASYNC110  # a file
+            await asyncio.sleep(0.01)
+
+    assert not pruning.done()
     pruning.cancel()
