@@ -39,9 +39,14 @@ class Spool:
         fcntl.flock(self._file, fcntl.LOCK_EX)
         draft.rename(self._path)
         self._unrecorded: set[str] = set()
+        self._is_failing = False
 
     def append(self, record: UsageRecord) -> None:
-        """Write one record (about 1 µs). A full disk is logged and not raised."""
+        """Write one record (about 1 µs). A full disk is logged once and not raised.
+
+        The record is still sent to the ledger: only if this replica is killed before the ledger
+        has it, it is lost.
+        """
         self._unrecorded.add(record.id)
         # The newline before the record ends a line that a full disk has cut off.
         line = b"\n" + _encoder.encode(record) + b"\n"
@@ -49,7 +54,17 @@ class Spool:
             if os.write(self._file, line) < len(line):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
-            logger.error("a usage record could not be spooled: %s", error.strerror)
+            if not self._is_failing:
+                logger.error(
+                    "usage records cannot be spooled, and are lost if this replica is killed "
+                    "before the ledger has them: %s",
+                    error.strerror,
+                )
+            self._is_failing = True
+        else:
+            if self._is_failing:
+                logger.info("usage records are spooled again")
+            self._is_failing = False
 
     def mark_recorded(self, ids: Iterable[str]) -> None:
         """Note which records the ledger has; the file is emptied once it has all of them."""
@@ -79,15 +94,29 @@ class OrphanedSpool:
         self._path = path
         self._file = file
         try:
-            self.records = list(_read(path))
+            self.records, self._damaged = _read(path)
         except BaseException:
             os.close(file)  # a lock that is kept makes the file look alive to other replicas
             raise
 
     def remove(self) -> None:
-        """Delete the file, once the ledger has all its records."""
+        """Delete the file, once the ledger has all its records; set aside what was unreadable."""
+        if self._damaged:
+            self._set_damaged_aside()
         self._path.unlink(missing_ok=True)
         self.close()
+
+    def _set_damaged_aside(self) -> None:
+        aside = self._path.with_suffix(".damaged")
+        try:
+            aside.touch(mode=0o600)
+            aside.write_bytes(b"\n".join(self._damaged) + b"\n")
+        except OSError as error:
+            logger.error("damaged usage records cannot be set aside: %s", error.strerror)
+        else:
+            logger.warning(
+                "%d damaged usage records are in %s, and are not counted", len(self._damaged), aside
+            )
 
     def close(self) -> None:
         """Release the lock and leave the file to another reader."""
@@ -117,9 +146,12 @@ def find_orphaned_spools(folder: Path) -> Iterator[OrphanedSpool]:
         yield spool
 
 
-def _read(path: Path) -> Iterator[UsageRecord]:
-    for line in filter(None, path.read_bytes().splitlines()):
+def _read(path: Path) -> tuple[list[UsageRecord], list[bytes]]:
+    """Return the records, and the lines that are none: cut off in a write, or damaged later."""
+    records, damaged = [], []
+    for line in filter(None, path.read_bytes().split(b"\n")):
         try:
-            yield _decoder.decode(line)
-        except msgspec.MsgspecError:  # cut off in the middle of a write
-            logger.warning("a truncated usage record is skipped")
+            records.append(_decoder.decode(line))
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            damaged.append(line)
+    return records, damaged

@@ -91,13 +91,38 @@ def test_file_that_cannot_be_read_is_skipped_and_unlocked(tmp_path):
     os.close(descriptor)
 
 
-def test_truncated_record_is_skipped(tmp_path):
-    whole = make_record()
-    write_orphan_spool(tmp_path, to_spool_line(whole), to_spool_line(make_record())[:-30])
+@pytest.mark.parametrize(
+    "line",
+    [to_spool_line(make_record())[:-30], b"\xff\xfe", b"\0" * 4096, b'{"id": 7}', b"[" * 2000],
+    ids=["cut off", "not UTF-8", "zeros", "other members", "nested"],
+)
+def test_damaged_record_is_set_aside_and_the_others_count(tmp_path, line, caplog):
+    first, last = make_record(), make_record()
+    write_orphan_spool(tmp_path, to_spool_line(first), line + b"\n", to_spool_line(last))
+    (spool,) = find_orphaned_spools(tmp_path)
+    records = spool.records
+    spool.remove()
+    (aside,) = files(tmp_path)
+
+    assert records == [first, last]
+    assert aside.read_bytes().rstrip() == line.rstrip()
+    assert stat.S_IMODE(aside.stat().st_mode) == 0o600
+    assert "1 damaged usage records" in caplog.text
+    assert list(find_orphaned_spools(tmp_path)) == []
+
+
+def test_full_disk_keeps_no_damaged_record_but_removes_the_spool(tmp_path, monkeypatch, caplog):
+    write_orphan_spool(tmp_path, b"damaged\n")
     (spool,) = find_orphaned_spools(tmp_path)
 
-    assert spool.records == [whole]
-    spool.close()
+    def write_nothing(path: Path, data: bytes) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", write_nothing)
+    spool.remove()
+
+    assert list(find_orphaned_spools(tmp_path)) == []
+    assert "cannot be set aside: No space left on device" in caplog.text
 
 
 def test_file_removed_while_it_is_locked_is_skipped(tmp_path, monkeypatch):
@@ -148,7 +173,8 @@ def test_full_disk_loses_only_the_records_written_meanwhile(tmp_path, monkeypatc
     (spool,) = find_orphaned_spools(tmp_path)
 
     assert spool.records == [kept]
-    assert caplog.text.count("could not be spooled: No space left on device") == 2
+    assert caplog.text.count("cannot be spooled") == 1
+    assert "No space left on device" in caplog.text
     spool.close()
 
 
