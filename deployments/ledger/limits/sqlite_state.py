@@ -4,6 +4,7 @@ Nothing waits for the disk. After a `kill -9` the kernel still has the written p
 failure the file is worthless anyway, because the windows' clock starts again with the machine.
 """
 
+import contextlib
 import logging
 import sqlite3
 import uuid
@@ -52,7 +53,8 @@ class SqliteState:
     """Collects changes, and writes them when flushed.
 
     When a write fails, the file is deleted and writing stops for good. Limits then live in memory
-    only, and the next process starts empty rather than with half of them.
+    only, and the next process starts empty rather than with half of them. The same if the file can
+    be neither opened nor replaced, as on a full or read-only disk.
 
     Args:
         path: the file, in an existing folder. A broken file, or one of another boot, is replaced.
@@ -108,14 +110,10 @@ class SqliteState:
             try:
                 self._write(self._connection)
             except sqlite3.Error as error:
-                logger.warning(
-                    "the state of the limits cannot be written to %s (%s): it is kept in memory "
-                    "only, and is lost when the ledger ends",
-                    self._path,
-                    error,
-                )
+                self._warn(error)
                 self.close()
-                self._delete()
+                with contextlib.suppress(OSError):
+                    self._delete()
         self._buckets.clear()
         self._reservations.clear()
         self._delete_before = None
@@ -144,13 +142,25 @@ class SqliteState:
             if self._delete_before is not None:
                 connection.execute("DELETE FROM buckets WHERE tick < ?", (self._delete_before,))
 
-    def _connect(self) -> sqlite3.Connection:
+    def _warn(self, error: Exception) -> None:
+        logger.warning(
+            "the state of the limits cannot be written to %s (%s): it is kept in memory only, and "
+            "is lost when the ledger ends",
+            self._path,
+            error,
+        )
+
+    def _connect(self) -> sqlite3.Connection | None:
         try:
             return self._open()
         except sqlite3.DatabaseError as error:
             logger.warning("%s is broken (%s): the limits start empty", self._path, error)
+        try:
             self._delete()
             return self._open()
+        except (sqlite3.Error, OSError) as error:
+            self._warn(error)
+            return None
 
     def _open(self) -> sqlite3.Connection:
         # Used by one thread at a time, which need not be the thread that opened it.

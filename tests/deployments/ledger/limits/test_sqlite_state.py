@@ -222,6 +222,19 @@ async def test_failed_write_deletes_the_file_and_keeps_limits_in_memory(
     assert files_beside(path) == []
 
 
+async def test_file_that_cannot_be_made_leaves_limits_in_memory(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    state = SqliteState(tmp_path / "no folder" / "limits.db", "boot")
+    accounts = Accounts(state, lambda: 1000.0)
+    await accounts.set_limits({"k": KeyLimits(requests_per_minute=1)})
+    await accounts.reserve("s", "1", "k", Amounts(requests=1))
+    await accounts.flush()
+
+    assert isinstance(await accounts.reserve("s", "2", "k", Amounts(requests=1)), LimitExceeded)
+    assert caplog.text.count("is kept in memory only") == 1
+
+
 GRANTER = """
 import asyncio, sys
 from pathlib import Path
