@@ -32,9 +32,10 @@ class PromptFiles:
         self._retention_s = args.retention_days * _DAY_S
         self._thread = ThreadPoolExecutor(1, "prompt-log")
         self._pruned_day = ""
+        self._is_failing = False
 
     def keep(self, request_id: str, model: str, body: bytes) -> None:
-        """Log one request's body; returns at once."""
+        """Log one request's body; returns at once. A full disk is logged once and not raised."""
         self._thread.submit(self._write, datetime.now(UTC), request_id, model, body)
 
     def shut_down(self) -> None:
@@ -56,9 +57,14 @@ class PromptFiles:
             # One file per process: appending more than a page need not be atomic.
             path = self._folder / f"{day}.{os.getpid()}.jsonl"
             with open(path, "a", opener=_open_privately) as file:
-                file.write(json.dumps(record) + "\n")
+                # The newline ends a line that a full disk has cut off.
+                file.write("\n" * self._is_failing + json.dumps(record) + "\n")
         except OSError as error:
-            logger.error("a prompt could not be logged: %s", error.strerror)
+            if not self._is_failing:
+                logger.error("prompts cannot be logged: %s", error.strerror)
+            self._is_failing = True
+        else:
+            self._is_failing = False
 
     def _prune(self) -> None:
         oldest_s = time.time() - self._retention_s

@@ -4,6 +4,8 @@ import stat
 import time
 from pathlib import Path
 
+import pytest
+
 from deployments.config.ingress import PromptLogArgs
 from deployments.ingress.prompt_log import PromptFiles
 
@@ -52,3 +54,19 @@ def test_missing_folder_does_not_fail_the_request(tmp_path: Path) -> None:
     files.shut_down()
 
     assert not (tmp_path / "log").exists()
+
+
+def test_folder_that_is_away_is_logged_once_and_prompts_are_logged_again_when_it_is_back(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    files = PromptFiles(PromptLogArgs(folder=str(tmp_path / "log")))
+    (tmp_path / "log").rename(tmp_path / "away")
+    for _ in range(3):
+        files.keep("lost", "m", b"{}")
+    files._thread.submit((tmp_path / "away").rename, tmp_path / "log")
+    files.keep("kept", "m", b"{}")
+    files.shut_down()
+    (path,) = (tmp_path / "log").iterdir()
+
+    assert json.loads(path.read_text())["request_id"] == "kept"
+    assert caplog.text.count("prompts cannot be logged") == 1
