@@ -18,6 +18,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -98,10 +99,9 @@ class Progress:
 
 def main() -> int:
     options = to_parser().parse_args()
-    for folder in (HOME, RUN, LOG.parent):
-        folder.mkdir(parents=True, exist_ok=True)
     signals = wake_on_signals()
     try:
+        prepare_home()
         with lock_home() as state:
             end_leftovers(state)
             config, address = prepare_config(options.config.resolve(), options.port)
@@ -257,6 +257,20 @@ def prepare_config(config: Path, port: int | None) -> tuple[Path, Address]:
                 f"cannot listen at {address.host}:{address.port}: {error}; choose with --port N"
             ) from None
     return config, address
+
+
+def prepare_home() -> None:
+    """Make the home's folders, and check that they can be written."""
+    try:
+        for folder in (HOME, RUN, LOG.parent):
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder) as file:
+                file.write(b"room")
+    except OSError as error:
+        raise StartupError(
+            f"the home folder {HOME} must be writable and have room (keys, usage and logs are kept "
+            f"there): {error.strerror}; set TRIPTYCH_HOME to another one"
+        ) from None
 
 
 def make_key() -> None:
