@@ -49,7 +49,8 @@ local function read_windows()
         local name, at = string.match(fields[i], '([%a_]+):(%d+)')
         local amount, window = tonumber(fields[i + 1]), read[name]
         at = tonumber(at)
-        if at + COUNTED_S <= now then
+        -- A bucket far ahead was counted before the clock went back. It would count until then.
+        if at + COUNTED_S <= now or at > now + COUNTED_S then
             old[#old + 1] = fields[i]
         elseif amount > 0 then
             window.used = window.used + amount
@@ -99,6 +100,11 @@ local function close_reservations(is_over)
 end
 
 local function close_lapsed_sessions()
+    -- The clock has gone back: a session that has died would keep its reservations until then.
+    local latest = now + LEASE_S
+    for _, session in ipairs(redis.call('ZRANGEBYSCORE', leases, '(' .. latest, '+inf')) do
+        redis.call('ZADD', leases, latest, session)
+    end
     local lapsed = {}
     for _, session in ipairs(redis.call('ZRANGEBYSCORE', leases, '-inf', now)) do
         lapsed[session] = true

@@ -17,6 +17,7 @@ from api.ports.rate_limits import Amounts, LimitExceeded, RateLimitStatus
 from api.ports.tenancy import KeyLimits
 from deployments.ledger.limits import redis_scripts
 from deployments.ledger.limits.redis_accounts import RedisAccounts, connect
+from deployments.ledger.limits.redis_scripts import LEASE_S
 from deployments.ledger.limits.sliding_window import COUNTED_S
 from deployments.ledger.limits.store import Reservation
 from tests.helpers.limits import read_status
@@ -119,6 +120,36 @@ async def test_old_buckets_do_not_count_and_are_deleted(
     assert exceeded.retry_after_s is not None
     assert 28 < exceeded.retry_after_s <= COUNTED_S - 30
     assert list(await redis.hgetall(windows)) == [f"tokens:{seconds - 30}"]
+
+
+async def test_clock_that_goes_back_an_hour_locks_nobody_out(
+    open_accounts: Opener, redis: Redis, prefix: str
+):
+    accounts = await open_accounts()
+    windows = f"{{{prefix}:k}}:windows"
+    seconds, _ = await redis.time()
+    await redis.hset(windows, f"tokens:{seconds + 3600}", "100")
+    granted = await accounts.reserve("s", "1", "k", Amounts(tokens=60))
+
+    assert isinstance(granted, RateLimitStatus)
+    assert granted.tokens is not None
+    assert granted.tokens.reset_s <= COUNTED_S
+    assert f"tokens:{seconds + 3600}" not in await redis.hgetall(windows)
+
+
+async def test_session_that_died_before_the_clock_went_back_lapses_within_its_lease(
+    open_accounts: Opener, redis: Redis, prefix: str
+):
+    accounts = await open_accounts()
+    leases = f"{{{prefix}:k}}:leases"
+    await accounts.reserve("dead", "1", "k", Amounts(concurrent=1))
+    seconds, _ = await redis.time()
+    await redis.zadd(leases, {"dead": seconds + 3600})
+    await accounts.reserve("s", "2", "k", Amounts(requests=1))
+    lapses_s = await redis.zscore(leases, "dead")
+
+    assert lapses_s is not None
+    assert lapses_s <= (await redis.time())[0] + LEASE_S + 1
 
 
 async def test_wait_lasts_until_enough_buckets_are_old(
