@@ -169,5 +169,6 @@ def _describe(got: httpx.Response) -> str:
         line = f"{error['code']}: {got.status_code} {error['message']}"
     except (ValueError, LookupError, TypeError):
         return f"not an OpenAI error: {got.status_code} {got.content[:100]!r}"
-    is_for_later = got.status_code == httpx.codes.SERVICE_UNAVAILABLE
-    return f"no Retry-After: {line}" if is_for_later and "retry-after" not in got.headers else line
+    has_hint = got.headers.keys() & {"retry-after", "x-should-retry"}
+    needs_hint = got.status_code == httpx.codes.SERVICE_UNAVAILABLE
+    return f"no hint to retry: {line}" if needs_hint and not has_hint else line

@@ -19,10 +19,10 @@ import pytest
 from tests.helpers.kubernetes.cluster_service import ClusterService, in_background
 from tests.helpers.kubernetes.operator import RayCluster, is_ready
 from tests.helpers.kubernetes.pods import Network, Pod, can_make_pods, pod_network
-from tests.helpers.traffic import STREAMS, Answer, Traffic
 from tests.helpers.kustomize import find, find_containers, render
 from tests.helpers.postgres import make_database, running_postgres
 from tests.helpers.service import ROOT, wait_until
+from tests.helpers.traffic import STREAMS, Answer, Traffic
 
 pytestmark = pytest.mark.cluster
 
