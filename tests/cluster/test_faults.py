@@ -3,7 +3,6 @@
 What clients see, what is lost and for how long is in the table "Failures" of docs/deployment.md.
 """
 
-import signal
 import sqlite3
 import time
 from collections import defaultdict
@@ -25,10 +24,16 @@ pytestmark = pytest.mark.cluster
 
 STREAMS, STREAM_TOKENS = 3, 60
 SHORT = {**TEXT_AND_VECTORS, "images/generations": {"model": "colours", "prompt": PROMPT}}
-WELL_AFTER_S = 45
-"""Measured: up to 12 s after a kill, and 20 s after a freeze; a loaded machine takes longer."""
+WELL_AFTER_S = 30
+"""Measured: 6 to 14 s after a kill, and a frozen replica is killed after 15 s."""
 FROZEN_S = 4
-NEVER = ("not an OpenAI error", "no Retry-After", "tokens are missing", "no [DONE]", "cut: ReadTi")
+NEVER = (
+    "not an OpenAI error",
+    "no hint to retry",
+    "tokens are missing",
+    "no [DONE]",
+    "cut: ReadTi",
+)
 """Starts of failures that no fault may cause."""
 
 MODELS = ("ServeReplica:echo", "ServeReplica:vectors", "ServeReplica:colours")
@@ -121,7 +126,7 @@ def wait_until_well(rig: Rig, began_s: float) -> None:
     """All clients get complete answers again."""
     with suppress(AssertionError):
         wait_until(lambda: rig.is_well(began_s), WELL_AFTER_S)
-    print(f"well after {time.monotonic() - began_s:.1f} s", report(rig, began_s), sep="\n")
+    print(f"well after {time.monotonic() - began_s:.1f} s")
     assert rig.is_well(began_s), report(rig, began_s)
 
 

@@ -158,7 +158,8 @@ class Traffic:
         got = await client.post(f"{self._url}/v1/{path}", json=body, headers=headers)
         if got.status_code != httpx.codes.OK:
             return _describe(got)
-        answer.tokens = got.json().get("usage", {}).get("completion_tokens", 0)
+        usage = got.json()["usage"]
+        answer.tokens = usage.get("completion_tokens", usage.get("output_tokens", 0))  # images
         return None
 
 
