@@ -15,7 +15,8 @@ from api.errors import (
 )
 
 _UNREADABLE = InvalidRequestError(
-    "The request is not valid HTTP, or its first line and headers are longer than 16 KB."
+    "The request is not valid HTTP, or its first line and headers are longer than 16 KB, or the "
+    "client closed its side of the connection before the answer."
 )
 _REFUSED = InvalidRequestError("Requests of this kind are not accepted.")
 _UNAVAILABLE = OverloadedError("No replica of the service can answer at the moment; try again.")
