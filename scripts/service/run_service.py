@@ -20,17 +20,18 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Literal, TextIO
 
 import cpu_affinity
 import process_tree
 import psutil
 import yaml
 from environment import PreparationError, environment
+from ray_watch import RayWatch
 from serve_options import ROOT, to_parser
 
 from deployments.home import DRAIN_FOLDER
@@ -48,6 +49,10 @@ DRAIN_POLL_S, DRAIN_NOTICED_S = 0.1, 0.8
 LAST_EVENTS_S = 2.0
 """For the error events of requests that have had no time to finish."""
 DONE = ("ready", "failed", "idle")
+RESTARTS, RESTARTS_IN_S = 3, 600.0
+
+End = Literal["signal", "child", "ray"]
+"""What ended the service: a signal, `serve run` itself, or the death of Ray."""
 
 
 class StartupError(Exception):
@@ -106,14 +111,27 @@ def main() -> int:
             end_leftovers(state)
             config, address = prepare_config(options.config.resolve(), options.port)
             make_key()
-            return run(config, address, state, signals, options.drain)
+            return keep_running(lambda: run(config, address, state, signals, options.drain))
     except (StartupError, PreparationError) as error:
         print(f"scripts/serve: {error}", file=sys.stderr)
         return 1
 
 
-def run(config: Path, address: Address, state: TextIO, signals: int, drain_s: float) -> int:
-    """Run the service until a signal, or until it ends by itself."""
+def keep_running(run: Callable[[], int | None]) -> int:
+    """Run the service again each time that Ray has died, but not again and again."""
+    started_s: list[float] = []
+    while (status := run()) is None:
+        now_s = time.monotonic()
+        started_s = [each_s for each_s in started_s if now_s - each_s < RESTARTS_IN_S]
+        if len(started_s) >= RESTARTS:
+            print("scripts/serve: Ray has died too often", file=sys.stderr)
+            return 1
+        started_s.append(now_s)
+    return status
+
+
+def run(config: Path, address: Address, state: TextIO, signals: int, drain_s: float) -> int | None:
+    """Run the service until a signal, or until it ends by itself; None if it is to run again."""
     if LOG.exists():
         LOG.replace(LOG.with_suffix(".log.1"))
     command = [str(SERVE), "run", str(config), "--address", "local"]
@@ -123,35 +141,39 @@ def run(config: Path, address: Address, state: TextIO, signals: int, drain_s: fl
     remember(state, child.pid)
     say(f"starting Ray Serve with {config}; its log: {LOG}")
     try:
-        is_stopped = watch(child, address, signals)
-        if is_stopped:
+        end = watch(child, address, signals)
+        if end == "signal":
             drain(child, signals, drain_s)
+        elif end == "ray":
+            process_tree.kill(process_tree.descendants())  # they would wait for Ray
     finally:
         say("stopping")
         process_tree.end(child, signals)
         shutil.rmtree(own["TMPDIR"], ignore_errors=True)
         shutil.rmtree(DRAIN, ignore_errors=True)
-    if is_stopped:
+    if end == "signal":
         say("stopped")
         return 0
+    if end == "ray":
+        return None
     print(f"scripts/serve: serve run ended by itself, status {child.returncode}:", file=sys.stderr)
     print("".join(LOG.read_text(errors="replace").splitlines(True)[-15:]), file=sys.stderr)
     return 1
 
 
-def watch(child: subprocess.Popen[bytes], address: Address, signals: int) -> bool:
-    """Show the models load, then wait; return True if a signal ended that, False if the child."""
+def watch(child: subprocess.Popen[bytes], address: Address, signals: int) -> End:
+    """Show the models load, then wait; return what ended that."""
     progress, is_announced, affinity = Progress(), False, cpu_affinity.AffinityKeeper(child.pid)
+    ray = RayWatch(psutil.Process(child.pid))
     lines = log_lines()
     while not select.select([signals], [], [], POLL_S)[0]:
         process_tree.reap(child)
         if child.returncode is not None:
-            return False
-        for line in lines:
-            if not line:
-                break
-            if re.search(r"\bERROR\b|Traceback|\btriptych:", line):
-                say(f"log: {line[:300]}")
+            return "child"
+        if dead := ray.find_dead():
+            say(f"Ray's {dead} has died: starting again")
+            return "ray"
+        show_problems(lines)
         if is_announced:
             affinity.update()
             continue
@@ -161,7 +183,16 @@ def watch(child: subprocess.Popen[bytes], address: Address, signals: int) -> boo
             announce(address, models)
             is_announced = True
     os.read(signals, 64)
-    return True
+    return "signal"
+
+
+def show_problems(lines: Iterator[str]) -> None:
+    """Print what is wrong by the lines of the log that are new."""
+    for line in lines:
+        if not line:
+            break
+        if re.search(r"\bERROR\b|Traceback|\btriptych:", line):
+            say(f"log: {line[:300]}")
 
 
 def drain(child: subprocess.Popen[bytes], signals: int, drain_s: float) -> None:
