@@ -3,7 +3,9 @@
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
+from api.ports.tenancy import RequestContext
 from deployments.engines.cancellable_thread import CancellableThread, Cancellation
+from deployments.engines.fair_turns import FairTurns
 
 T = TypeVar("T")
 Tokenizer = TypeVar("Tokenizer")
@@ -13,7 +15,10 @@ _INLINE_CHARS = 2000
 
 
 class TokenizerThread(Generic[Tokenizer]):
-    """Tokenizes short texts on the event loop and long ones in a thread of its own."""
+    """Tokenizes short texts on the event loop and long ones in a thread of its own, in fair turns.
+
+    So a tenant that sends many long texts delays another's text by one call, not by all of them.
+    """
 
     def __init__(self, inline: Tokenizer, threaded: Tokenizer) -> None:
         """Start no thread before it is needed.
@@ -25,8 +30,14 @@ class TokenizerThread(Generic[Tokenizer]):
         self._inline = inline
         self._threaded = threaded
         self._worker = CancellableThread("tokenizer")
+        self._turns = FairTurns()
 
-    async def run(self, chars: int | None, tokenize: Callable[[Tokenizer, Cancellation], T]) -> T:
+    async def run(
+        self,
+        chars: int | None,
+        tokenize: Callable[[Tokenizer, Cancellation], T],
+        context: RequestContext,
+    ) -> T:
         """Return what `tokenize` returns; raises what it raises.
 
         Cancelling this call cancels the `Cancellation`, which `tokenize` should check now and then.
@@ -34,10 +45,12 @@ class TokenizerThread(Generic[Tokenizer]):
         Args:
             chars: length of the text; None always runs in the thread.
             tokenize: called with the tokenizer to use.
+            context: whose text it is.
         """
         if chars is not None and chars <= _INLINE_CHARS:
             return tokenize(self._inline, Cancellation())
-        return await self._worker.run(lambda stop: tokenize(self._threaded, stop))
+        async with self._turns.turn(context):
+            return await self._worker.run(lambda stop: tokenize(self._threaded, stop))
 
     def shut_down(self) -> None:
         """Drop the texts that wait for the thread, and end it."""

@@ -28,3 +28,18 @@ class SentencePieceTokenizer(ByteLevelTokenizer):
 
     def __init__(self) -> None:
         super().__init__({1: "▁a", 2: "<0xC3>"})
+
+
+def make_byte_tokenizer(cls: type | None = None) -> Any:
+    """Make a fast tokenizer of bytes, whose texts begin with `<s>`, its longest token."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {"<s>": 0, **{char: number + 1 for number, char in enumerate(alphabet)}}
+    backend = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    backend.add_special_tokens(["<s>"])
+    backend.post_processor = processors.TemplateProcessing("<s> $A", special_tokens=[("<s>", 0)])
+    return (cls or PreTrainedTokenizerFast)(tokenizer_object=backend, bos_token="<s>")

@@ -106,6 +106,7 @@ class CrossEncoderEngine:
         sequences = await self._tokenizing.run(
             None,  # always in the thread: truncation reconfigures the tokenizer
             lambda reader, stop: reader.read(request, stop.check),
+            request.context,
         )
         usage = await begin(progress or RequestProgress(), sequences)
         scores = await self._batcher.run(sequences, request.context)

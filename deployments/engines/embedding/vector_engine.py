@@ -63,7 +63,7 @@ class VectorEngine(ABC):
         # which may all be busy with longer texts.
         chars = len(request.inputs[0]) if len(request.inputs) == 1 else None
         sequences = await self._tokenizing.run(
-            chars, lambda reader, stop: reader.read(request, stop.check)
+            chars, lambda reader, stop: reader.read(request, stop.check), request.context
         )
         usage = await begin(progress or RequestProgress(), sequences)
         vectors = await self._encode(sequences, request)
@@ -72,7 +72,7 @@ class VectorEngine(ABC):
     async def score(self, request: ScoreRequest, progress: RequestProgress | None = None) -> Scores:
         """Compute the cosine similarity of each pair; raises what `embed` raises."""
         sequences = await self._tokenizing.run(
-            None, lambda reader, stop: reader.read_sides(request, stop.check)
+            None, lambda reader, stop: reader.read_sides(request, stop.check), request.context
         )
         usage = await begin(progress or RequestProgress(), sequences)
         vectors = await self._encode(sequences, request)

@@ -2,8 +2,10 @@
 
 from typing import TYPE_CHECKING
 
+from api.ports.tenancy import RequestContext
 from api.ports.text import Conversation, Prompt, Sampling
 from deployments.engines.llm.prompt_tokenizer import PromptTokenizer, is_plain
+from deployments.engines.llm.tokenizing_check import check_before_tokenizing
 from deployments.engines.llm.vllm_chat import ChatOptions, RenderedPrompt, VllmChat
 
 if TYPE_CHECKING:
@@ -19,15 +21,17 @@ class PromptRenderer:
         Raises:
             TypeError: vLLM has no parser of that name, or the parser does not suit the model.
         """
-        self._tokenizer = PromptTokenizer(engine.get_tokenizer())
+        self._tokenizer = PromptTokenizer(engine.get_tokenizer(), engine.model_config.max_model_len)
         self._chat = VllmChat(engine, chat, reasoning_parser)
+        check_before_tokenizing(engine.renderer, self._tokenizer.check_length)
 
     async def render(
-        self, prompt: Prompt, sampling: Sampling, *, is_streamed: bool
+        self, prompt: Prompt, sampling: Sampling, context: RequestContext, *, is_streamed: bool
     ) -> RenderedPrompt:
         """Render one prompt.
 
         Raises:
+            ContextLengthExceededError: the prompt is far too long; others are not refused here.
             InvalidRequestError: a token id is not in the vocabulary, or the chat template refuses
                 the messages.
             UnsupportedParameterError: the model does not support what the conversation needs.
@@ -38,8 +42,8 @@ class PromptRenderer:
         if isinstance(prompt, Conversation):
             self._chat.check(prompt)
             if not (self._chat.uses_plain_template and is_plain(prompt)):
-                return await self._chat.render(prompt, sampling, is_streamed=is_streamed)
-        token_ids = await self._tokenizer.to_ids(prompt)
+                return await self._chat.render(prompt, sampling, context, is_streamed=is_streamed)
+        token_ids = await self._tokenizer.to_ids(prompt, context)
         schema = sampling.json_schema
         return RenderedPrompt(
             tokens_input(token_ids),

@@ -7,10 +7,12 @@ from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 from api.errors import InvalidImageError, InvalidRequestError, UnsupportedParameterError
+from api.ports.tenancy import RequestContext
 from api.ports.text import Conversation, ImageInput, Message, Sampling, Tools
 from deployments.engines.images.reader import ImageReader
 from deployments.engines.llm.forced_tool_calls import FORCED_ONLY, register_forced_only
 from deployments.engines.llm.output_parsing import ChoiceParser
+from deployments.engines.llm.tokenizing_check import CONTEXT
 from deployments.engines.llm.vllm_errors import translate_errors
 
 if TYPE_CHECKING:
@@ -116,11 +118,17 @@ class VllmChat:
             )
 
     async def render(
-        self, conversation: Conversation, sampling: Sampling, *, is_streamed: bool
+        self,
+        conversation: Conversation,
+        sampling: Sampling,
+        context: RequestContext,
+        *,
+        is_streamed: bool,
     ) -> RenderedPrompt:
         """Render a conversation with the model's template.
 
         Raises:
+            ContextLengthExceededError: the prompt is far too long; others are not refused here.
             InvalidRequestError: the template refuses the messages.
             InvalidImageError: an image cannot be read.
         """
@@ -129,6 +137,7 @@ class VllmChat:
         is_forced = conversation.tools and conversation.tools.choice in ("required", "named")
         renderer = self._forced if is_forced else self._renderer
         request = await self._to_request(conversation, sampling)
+        CONTEXT.set(context)
         try:
             with translate_errors("messages"):
                 result = await renderer.render_chat(request)

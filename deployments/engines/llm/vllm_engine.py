@@ -114,7 +114,9 @@ class VllmEngine:
         """See `LlmEngine`. Cancelling this call aborts the generation in vLLM."""
         sampling = generation.sampling
         rendered = [
-            await self._prompts.render(prompt, sampling, is_streamed=emit is not None)
+            await self._prompts.render(
+                prompt, sampling, generation.context, is_streamed=emit is not None
+            )
             for prompt in generation.prompts
         ]
         requests = [

@@ -4,9 +4,11 @@ from collections.abc import Iterator
 
 import pytest
 
+from api.ports.tenancy import RequestContext
 from deployments.engines.cancellable_thread import Cancellation, WorkCancelledError
 from deployments.engines.tokenizer_thread import TokenizerThread
 
+ANYONE = RequestContext()
 TIMEOUT_S = 5.0
 
 
@@ -25,14 +27,14 @@ def report(tokenizer: str, stop: Cancellation) -> tuple[str, bool]:
 async def test_short_text_is_tokenized_on_the_event_loop(
     thread: TokenizerThread[str], chars: int
 ) -> None:
-    assert await thread.run(chars, report) == ("inline", True)
+    assert await thread.run(chars, report, ANYONE) == ("inline", True)
 
 
 @pytest.mark.parametrize("chars", [2001, None])
 async def test_long_text_is_tokenized_in_the_thread(
     thread: TokenizerThread[str], chars: int | None
 ) -> None:
-    assert await thread.run(chars, report) == ("threaded", False)
+    assert await thread.run(chars, report, ANYONE) == ("threaded", False)
 
 
 @pytest.mark.parametrize("chars", [1, None])
@@ -43,7 +45,7 @@ async def test_error_of_the_tokenizer_is_raised(
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        await thread.run(chars, fail)
+        await thread.run(chars, fail, ANYONE)
 
 
 async def test_cancelled_call_stops_at_the_next_check(thread: TokenizerThread[str]) -> None:
@@ -57,10 +59,29 @@ async def test_cancelled_call_stops_at_the_next_check(thread: TokenizerThread[st
         except WorkCancelledError:
             has_stopped.set()
 
-    running = asyncio.create_task(thread.run(None, tokenize))
+    running = asyncio.create_task(thread.run(None, tokenize, ANYONE))
     await asyncio.to_thread(has_begun.wait, TIMEOUT_S)
     running.cancel()
     await asyncio.wait({running})
     may_continue.set()
 
     assert await asyncio.to_thread(has_stopped.wait, TIMEOUT_S)
+
+
+async def test_tenants_take_turns_in_the_thread(thread: TokenizerThread[str]) -> None:
+    may_continue = threading.Event()
+    order: list[str] = []
+
+    async def tokenize(name: str) -> None:
+        def work(tokenizer: str, stop: Cancellation) -> None:
+            may_continue.wait(TIMEOUT_S)
+            order.append(name)
+
+        await thread.run(None, work, RequestContext(tenant=name[0]))
+
+    running = [asyncio.create_task(tokenize(name)) for name in ("a0", "a1", "a2", "b0")]
+    await asyncio.sleep(0)
+    may_continue.set()
+    await asyncio.gather(*running)
+
+    assert order == ["a0", "a1", "b0", "a2"]

@@ -1,14 +1,15 @@
 """Encoding by the tokenizers library beside transformers' wrapper, with small real tokenizers."""
 
 import copy
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from jinja2 import TemplateError
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast  # noqa: TID253
 
 from deployments.engines.llm.text_encoder import TextEncoder, find_backend
+from tests.helpers.tiny_tokenizers import make_byte_tokenizer
 
 TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}"
@@ -19,15 +20,8 @@ MESSAGES = [{"role": "user", "content": "Hi there"}]
 
 
 def make_tokenizer(cls: type = PreTrainedTokenizerFast) -> Any:
-    """A tokenizer of bytes whose texts begin with `<s>`."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {"<s>": 0, **{char: number + 1 for number, char in enumerate(alphabet)}}
-    backend = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    backend.add_special_tokens(["<s>"])
-    backend.post_processor = processors.TemplateProcessing("<s> $A", special_tokens=[("<s>", 0)])
-    tokenizer = cls(tokenizer_object=backend, bos_token="<s>")
+    """A tokenizer of bytes with a chat template."""
+    tokenizer = make_byte_tokenizer(cls)
     tokenizer.chat_template = TEMPLATE
     return tokenizer
 
@@ -50,7 +44,9 @@ def expected_conversation(tokenizer: Any) -> list[int]:
     return list(ids)
 
 
-@pytest.mark.parametrize("text", ["", "Hi there", "<s>Äpfel 你好\n", "word " * 3000])
+@pytest.mark.parametrize(
+    "text", ["", "Hi there", "<s>Äpfel 你好\n", "word " * 3000, "word " * 4000]
+)
 def test_text_gets_the_ids_of_the_wrapper(text: str) -> None:
     tokenizer = make_tokenizer()
     encoder = to_encoder(tokenizer)
@@ -117,3 +113,21 @@ def test_missing_template_is_a_value_error() -> None:
 
     with pytest.raises(ValueError, match="chat_template"):
         to_encoder(tokenizer).encode_conversation(MESSAGES)
+
+
+def test_long_text_is_encoded_without_the_interpreter_lock() -> None:
+    class Backend:
+        def encode_batch_fast(self, texts: list[str], add_special_tokens: bool) -> Any:
+            return [SimpleNamespace(ids=[len(text) for text in texts])]
+
+        def encode(self, text: str, add_special_tokens: bool) -> Any:
+            return SimpleNamespace(ids=[7])
+
+    class Wrapper:
+        def encode(self, text: str) -> list[int]:
+            return [7]
+
+    encoder = TextEncoder(Wrapper(), Backend())
+
+    assert encoder.encode("x" * 100) == [7]
+    assert encoder.encode("x" * 100_000) == [100_000]
