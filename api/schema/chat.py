@@ -6,7 +6,7 @@ from pydantic import AfterValidator, Field, field_validator
 
 from api.schema.chat_messages import Messages, check_tool_messages
 from api.schema.common import REFUSED_OF_VLLM, TextRequest, TokenCount, at_most
-from api.schema.json_schema import check_lengths
+from api.schema.json_schema import check_cost
 from api.schema.tools import MAX_TOOLS, FunctionTool, ResponseFormat, ToolChoiceField, unsupported
 
 _MAX_TOP_LOGPROBS = 20
@@ -116,7 +116,7 @@ class ChatRequest(TextRequest):
         if names and any(function.name not in names for function in chosen):
             raise ValueError("it names a function that is not among 'tools'")
         if choice and (choice.type == "required" or choice.allowed_tools):
-            check_lengths([tool.function.parameters or {} for tool in tools or []])
+            check_cost([tool.function.parameters or {} for tool in tools or []])
         return choice
 
     @field_validator("tools", mode="after")
@@ -126,5 +126,5 @@ class ChatRequest(TextRequest):
         if len({function.name for function in functions}) < len(functions):
             raise ValueError("two functions have the same name")
         # The engine compiles the schemas of all strict functions into one grammar.
-        check_lengths([each.parameters or {} for each in functions if each.strict])
+        check_cost([each.parameters or {} for each in functions if each.strict])
         return tools

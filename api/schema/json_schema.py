@@ -5,33 +5,25 @@ busy for minutes.
 """
 
 import json
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from re import _constants as regex  # type: ignore[attr-defined]
-from re import _parser as regex_parser  # type: ignore[attr-defined]
 from typing import Any
 
 import msgspec
+
+from api.schema.schema_cost import MAX_COST, find_costs, patterns_of
 
 _MAX_BYTES = 64 * 1024
 _MAX_BYTES_TOGETHER = 512 * 1024
 _MAX_DEPTH = 32
 _MAX_NODES = 1000
 _MAX_ENUM_VALUES = 500
-_MAX_PATTERN_CHARS = 512
 _MAX_PATTERN_CHARS_TOGETHER = 16 * 1024
 """Of one request: checking a pattern blocks the event loop for 3 µs per character."""
 _MAX_COUNT = 1024
-"""The largest `{n,m}`, `maxLength`, `maxItems` etc.: engines unroll them."""
-
-_LONG, _MAX_LENGTHS = 180, 540
-"""A length limit of 180 or more characters costs xgrammar 0.2.8 about 1.6 s on a slow core, a
-shorter one in proportion. The total allows three long ones."""
-
-_MAX_REPEATS = 1024
-"""Most parts that the `{n,m}` of all patterns unroll to: each costs xgrammar a millisecond."""
+"""The largest `maxItems`, `minLength` etc."""
+_MAX_LENGTH = 65_536
+"""The largest `maxLength`: a long one costs no more than one of 180."""
 
 _TYPES = frozenset(["string", "number", "integer", "boolean", "object", "array", "null"])
 _COUNTS = (
@@ -45,8 +37,6 @@ _COUNTS = (
     "maxContains",
 )
 _SUBSCHEMA_MAPS = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
-_LOOKAROUNDS = (regex.ASSERT, regex.ASSERT_NOT, regex.GROUPREF, regex.GROUPREF_EXISTS)
-_REPEATS = (regex.MAX_REPEAT, regex.MIN_REPEAT, regex.POSSESSIVE_REPEAT)
 
 
 @dataclass(slots=True)
@@ -94,12 +84,12 @@ def check_json_schema(schema: dict[str, Any], budget: Budget | None = None) -> d
     nodes = list(_subschemas(schema))
     if len(nodes) > _MAX_NODES:
         raise ValueError(f"the JSON schema has more than {_MAX_NODES} parts")
-    pattern_chars = sum(len(pattern) for pattern in _patterns(nodes) if isinstance(pattern, str))
+    pattern_chars = sum(len(pattern) for pattern in patterns_of(nodes) if isinstance(pattern, str))
     (budget or Budget()).spend(size_bytes, pattern_chars)
     for node in nodes:
         _check_node(node)
     _check_references(nodes)
-    _check_lengths(nodes)
+    _check_cost(nodes)
     return schema
 
 
@@ -149,12 +139,6 @@ def _subschemas(schema: Any) -> Iterator[dict[str, Any]]:
             yield from _subschemas(member)
 
 
-def _patterns(nodes: Sequence[dict[str, Any]]) -> Iterator[Any]:
-    for node in nodes:
-        yield node.get("pattern", "")
-        yield from node.get("patternProperties", {})
-
-
 def _check_node(node: dict[str, Any]) -> None:
     types = node.get("type", [])
     for name in types if isinstance(types, list) else [types]:
@@ -164,33 +148,27 @@ def _check_node(node: dict[str, Any]) -> None:
     if not isinstance(enum, list) or not enum or len(enum) > _MAX_ENUM_VALUES:
         raise ValueError(f"in the JSON schema, 'enum' must hold 1 to {_MAX_ENUM_VALUES} values")
     for key in _COUNTS:
-        count = node.get(key, 0)
-        if type(count) is not int or not 0 <= count <= _MAX_COUNT:
-            raise ValueError(f"in the JSON schema, '{key}' must be from 0 to {_MAX_COUNT}")
+        count, most = node.get(key, 0), _MAX_LENGTH if key == "maxLength" else _MAX_COUNT
+        if type(count) is not int or not 0 <= count <= most:
+            raise ValueError(f"in the JSON schema, '{key}' must be from 0 to {most}")
 
 
-def check_lengths(schemas: list[dict[str, Any]]) -> None:
-    """Bound what the engine unrolls for schemas that it compiles together.
-
-    The same length or pattern in several places counts once, as it costs the engine once.
+def check_cost(schemas: list[dict[str, Any]]) -> None:
+    """Bound the cost of schemas that the engine compiles together.
 
     Raises:
-        ValueError: the total is over the limit.
+        ValueError: the total is over the limit; the message is for the client.
     """
-    _check_lengths([node for schema in schemas for node in _subschemas(schema)])
+    _check_cost([node for schema in schemas for node in _subschemas(schema)])
 
 
-def _check_lengths(nodes: Sequence[dict[str, Any]]) -> None:
-    lengths = {(node.get("minLength", 0), node.get("maxLength", 0)) for node in nodes}
-    if sum(min(max(pair), _LONG) for pair in lengths) > _MAX_LENGTHS:
+def _check_cost(nodes: Sequence[dict[str, Any]]) -> None:
+    costs = find_costs(nodes)
+    if sum(costs.values()) > MAX_COST:
+        reason = max(costs, key=costs.__getitem__)
         raise ValueError(
-            "the JSON schema has too many different 'minLength' and 'maxLength': compiling it "
-            "would take too long"
-        )
-    repeats = {pattern: check_pattern(pattern) for pattern in _patterns(nodes)}
-    if sum(repeats.values()) > _MAX_REPEATS:
-        raise ValueError(
-            f"in the JSON schema, the repeats of all patterns have more than {_MAX_REPEATS} parts"
+            f"compiling the JSON schema would cost {round(sum(costs.values())):,} units, more than "
+            f"the limit of {MAX_COST:,}; most of it is for {reason}"
         )
 
 
@@ -223,62 +201,3 @@ def _follow(reference: str, root: dict[str, Any]) -> Any:
             raise ValueError("in the JSON schema, a '$ref' leads nowhere")
         target = target[name]
     return target
-
-
-def check_pattern(pattern: Any) -> int:
-    """Check that a pattern is cheap: no nested or huge repeats, no look-around, no references.
-
-    Returns:
-        The number of parts that its `{n,m}` unroll to.
-
-    Raises:
-        ValueError: the pattern is not cheap, or not a regular expression.
-    """
-    if not isinstance(pattern, str) or len(pattern) > _MAX_PATTERN_CHARS:
-        raise ValueError(
-            f"in the JSON schema, a pattern must be a string of at most {_MAX_PATTERN_CHARS} "
-            "characters"
-        )
-    return _count_repeats(pattern)
-
-
-@lru_cache(maxsize=256)
-def _count_repeats(pattern: str) -> int:
-    try:
-        parsed = regex_parser.parse(pattern)
-    except (re.error, OverflowError, RecursionError):
-        raise ValueError("in the JSON schema, a pattern is not a regular expression") from None
-    return _check_pattern_part(parsed, is_repeated=False)
-
-
-def _check_pattern_part(part: Any, is_repeated: bool) -> int:
-    repeats = 0
-    for operation, argument in part:
-        if operation in _LOOKAROUNDS:
-            raise ValueError("in the JSON schema, a pattern looks around or back")
-        is_repeating = is_repeated
-        if operation in _REPEATS and argument[1] > 1:
-            is_open = argument[1] is regex.MAXREPEAT
-            if is_repeated or (argument[1] > _MAX_COUNT and not is_open):
-                raise ValueError("in the JSON schema, a pattern repeats too much")
-            is_repeating = True
-            repeats += 0 if is_open else argument[1] * _size(argument[2])
-        for inner in _pattern_parts(operation, argument):
-            repeats += _check_pattern_part(inner, is_repeating)
-    return repeats
-
-
-def _size(part: Any) -> int:
-    """Count the characters and character classes in a part of a pattern."""
-    return sum(
-        sum(map(_size, _pattern_parts(operation, argument))) or 1 for operation, argument in part
-    )
-
-
-def _pattern_parts(operation: Any, argument: Any) -> list[Any]:
-    """Return the parts of a parsed pattern, in the structure of CPython's `re._parser`."""
-    if operation is regex.BRANCH:
-        return list(argument[1])
-    if operation is regex.ATOMIC_GROUP:
-        return [argument]
-    return [argument[-1]] if operation in (*_REPEATS, regex.SUBPATTERN) else []

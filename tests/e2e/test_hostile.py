@@ -15,6 +15,8 @@ pytestmark = pytest.mark.e2e
 
 MODEL = "smollm2-135m-instruct"
 QUESTION: Any = [{"role": "user", "content": "What is the capital of France?"}]
+LONG = "The keeper of the light wrote down what he saw. " * 160_000
+TOOL = {"type": "function", "function": {"name": "look_up", "parameters": {"type": "object"}}}
 
 
 HOSTILE: list[tuple[dict[str, Any], str | None]] = [
@@ -25,6 +27,8 @@ HOSTILE: list[tuple[dict[str, Any], str | None]] = [
     ({"max_tokens": 99_999}, "max_tokens"),
     ({"messages": [{"role": "user", "content": "Hi " * 5000}]}, None),
     ({"messages": [{"role": "user", "content": "x" * 1_000_000}]}, None),
+    ({"messages": [{"role": "user", "content": LONG}]}, None),
+    ({"messages": [{"role": "user", "content": LONG}], "tools": [TOOL]}, None),
     ({"chat_template_kwargs": {"enable_thinking": True}}, "chat_template_kwargs"),
     ({"chat_template": "{{ ''.__class__.__mro__ }}"}, "chat_template"),
     ({"cache_salt": "x"}, "cache_salt"),
@@ -43,6 +47,10 @@ HOSTILE: list[tuple[dict[str, Any], str | None]] = [
             {"type": "string", "pattern": r"\d{1,100000}"},
             {"anyOf": [{"type": "string", "pattern": "[a-z]{1024}" * 40}] * 20},
             {"anyOf": [{"type": "string", "maxLength": 1000 + n} for n in range(20)]},
+            {"type": "string", "pattern": ".?" * 60},
+            {"properties": {f"{n:030}": {"type": "integer"} for n in range(900)}},
+            {"properties": {str(n): {} for n in range(300)}, "minProperties": 5},
+            {"properties": {str(n): {} for n in range(600)}, "additionalProperties": True},
             {"$ref": "http://169.254.169.254/"},
             {"$ref": "#"},
             {"enum": list(range(100_000))},
