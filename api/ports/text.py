@@ -105,6 +105,8 @@ class Sampling:
     skip_special_tokens: bool = True
     json_schema: dict[str, Any] | None = None
     """Schema that the answer must match."""
+    schema_cost_ms: float = 0.0
+    """Estimated time of compiling the schemas of the answer and of tools, on a slow core."""
     logprobs: int | None = None
     """Report the log probability of each token, and of this many most likely tokens."""
     prompt_logprobs: int | None = None

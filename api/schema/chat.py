@@ -128,3 +128,15 @@ class ChatRequest(TextRequest):
         # The engine compiles the schemas of all strict functions into one grammar.
         check_cost([each.parameters or {} for each in functions if each.strict])
         return tools
+
+    @property
+    def compiled_schemas(self) -> list[dict[str, Any]]:
+        """The schemas that an engine compiles: of the answer, of forced and of strict calls."""
+        answer = self.response_format.answer_schema if self.response_format else None
+        choice = self.tool_choice
+        is_forced = choice is not None and choice.type not in ("none", "auto")
+        functions = [tool.function for tool in self.tools or []]
+        if choice and choice.function:
+            functions = [each for each in functions if each.name == choice.function.name]
+        calls = [each.parameters or {} for each in functions if is_forced or each.strict]
+        return ([] if answer is None else [answer]) + calls

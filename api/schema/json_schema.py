@@ -162,6 +162,12 @@ def check_cost(schemas: list[dict[str, Any]]) -> None:
     _check_cost([node for schema in schemas for node in _subschemas(schema)])
 
 
+def find_cost_ms(schemas: list[dict[str, Any]]) -> float:
+    """Estimate how long a slow core takes to compile schemas together; they must be valid."""
+    nodes = [node for schema in schemas for node in _subschemas(schema)]
+    return sum(find_costs(nodes).values())
+
+
 def _check_cost(nodes: Sequence[dict[str, Any]]) -> None:
     costs = find_costs(nodes)
     if sum(costs.values()) > MAX_COST:

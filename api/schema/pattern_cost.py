@@ -13,7 +13,7 @@ _MAX_COUNT = 1024
 """The largest number in `{n,m}`."""
 _WIDE = 5
 """Cost of a part that most characters match, such as `.`: most tokens go on from there."""
-_MAX_NARROW = 64
+_MAX_NARROW = 32
 """Most characters of a class that is not wide."""
 
 _LOOKAROUNDS = (regex.ASSERT, regex.ASSERT_NOT, regex.GROUPREF, regex.GROUPREF_EXISTS)

@@ -11,6 +11,7 @@ from api.ports.stream import Extra, TextDelta, TokenLogprob, Usage
 from api.ports.text import Completion, Conversation, Generation
 from api.registry import Llm, UsagePlacement
 from api.schema.chat import ChatRequest
+from api.schema.json_schema import find_cost_ms
 from api.services import Services
 from api.settings import Limits
 from api.text.conversation import to_conversation
@@ -85,6 +86,7 @@ def to_generation(
         request.max_completion_tokens or request.max_tokens,
         llm.options.default_max_tokens,
         json_schema=json_schema,
+        schema_cost_ms=find_cost_ms(request.compiled_schemas),
         logprobs=request.top_logprobs if request.logprobs else None,
         prompt_logprobs=0 if request.loglikelihood else None,
     )

@@ -22,13 +22,14 @@ class FairTurns:
 
         Cancelling a call that waits gives up its place.
         """
-        await self._acquire(context)
+        await self.acquire(context)
         try:
             yield
         finally:
-            self._pass_on()
+            self.release()
 
-    async def _acquire(self, context: RequestContext) -> None:
+    async def acquire(self, context: RequestContext) -> None:
+        """Wait for a turn, which lasts until `release` is called."""
         if not self._is_taken:
             self._is_taken = True
             return
@@ -38,12 +39,12 @@ class FairTurns:
             await place
         except asyncio.CancelledError:
             if place.done() and not place.cancelled():
-                self._pass_on()  # it was given the turn in the moment in which it was cancelled
+                self.release()  # it was given the turn in the moment in which it was cancelled
             self._waiting.discard(place)
             raise
 
-    def _pass_on(self) -> None:
-        """Give the turn to the next caller, whose tenant goes behind the others."""
+    def release(self) -> None:
+        """End a turn: give it to the next caller, whose tenant goes behind the others."""
         if not len(self._waiting):
             self._is_taken = False
             return

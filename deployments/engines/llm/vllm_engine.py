@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from deployments.engines.llm.sampling_params import (
     is_greedy,
     to_sampling_params,
 )
+from deployments.engines.llm.schema_turns import SchemaTurns
 from deployments.engines.llm.startup_errors import root_cause_of_failure
 from deployments.engines.llm.token_bytes import TokenBytes
 from deployments.engines.llm.vllm_chat import ChatOptions, RenderedPrompt
@@ -103,6 +105,7 @@ class VllmEngine:
         self._defaults.pop("max_tokens", None)
         self._stall_watch = StallWatch(stall_timeout_s)
         self._serial_numbers = itertools.count()
+        self._schema_turns = SchemaTurns()
 
     async def generate(
         self,
@@ -186,21 +189,36 @@ class VllmEngine:
             )
             params.skip_special_tokens = rendered.skip_special_tokens
             try:
-                output.replace_queue(
-                    await self._engine.add_request(
-                        request_id,
-                        rendered.prompt,
-                        params,
-                        lora_request=request.adapter,
-                        **rendered.request_arguments,
+                async with self._turn_of(rendered, generation, output):
+                    output.replace_queue(
+                        await self._engine.add_request(
+                            request_id,
+                            rendered.prompt,
+                            params,
+                            lora_request=request.adapter,
+                            **rendered.request_arguments,
+                        )
                     )
-                )
                 await output.end
             except BaseException:
                 await self._engine.abort(output.id or request_id, internal=output.id is not None)
                 raise
         choices.sort(key=lambda choice: choice.index)
         return choices
+
+    def _turn_of(
+        self, rendered: RenderedPrompt, generation: Generation, output: VllmOutput
+    ) -> AbstractAsyncContextManager[None]:
+        """Wait for the turn of a request with a schema; others need none."""
+        constraint = rendered.structured_outputs
+        if constraint is None:
+            return nullcontext()
+        return self._schema_turns.turn(
+            repr((constraint.json, constraint.structural_tag, constraint.grammar)),
+            generation.sampling.schema_cost_ms,
+            generation.context,
+            output.has_begun,
+        )
 
     def _to_parser(self, sampling: Sampling, request: _VllmRequest) -> OutputParser | None:
         """None if the output is text only."""

@@ -55,6 +55,8 @@ class VllmOutput:
         """vLLM's own id of the request, once `replace_queue` has been called."""
         self.end: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Done when all choices are finished, or with the error that ended the request."""
+        self.has_begun = asyncio.Event()
+        """Set with the first output, or with the error that ended the request."""
         self.completion_tokens = self.cached_tokens = 0
         self._record_progress = record_progress
         self._first_index = first_index
@@ -74,6 +76,7 @@ class VllmOutput:
 
     def _put(self, output: "RequestOutput | PoolingRequestOutput | Exception") -> None:
         """Must not raise: that would end vLLM's handler, and with it every request."""
+        self.has_begun.set()
         if isinstance(output, Exception):
             self._fail(output)
             return

@@ -378,3 +378,39 @@ def test_text_full_of_brackets_is_a_message() -> None:
     body = json.dumps({"model": "m", "messages": text}).encode()
 
     assert read_request(body, ChatRequest).request.messages[0].content == text
+
+
+@pytest.mark.parametrize(
+    ("choice", "lengths"),
+    [
+        ("none", []),
+        ("auto", []),
+        ("required", [900, 901]),
+        ({"type": "function", "function": {"name": "f1"}}, [901]),
+        (
+            {
+                "type": "allowed_tools",
+                "allowed_tools": {
+                    "mode": "required",
+                    "tools": [{"type": "function", "function": {"name": "f1"}}],
+                },
+            },
+            [900, 901],
+        ),
+    ],
+    ids=["none", "auto", "required", "named", "allowed"],
+)
+def test_schemas_of_forced_calls_are_compiled(choice: Any, lengths: list[int]) -> None:
+    request = read(tools=[tool_of_length(n, strict=False) for n in (0, 1)], tool_choice=choice)
+
+    assert [each["maxLength"] for each in request.compiled_schemas] == lengths
+
+
+def test_schemas_of_the_answer_and_of_strict_calls_are_compiled() -> None:
+    request = read(
+        tools=[tool_of_length(0, strict=True), tool_of_length(1, strict=False)],
+        response_format={"type": "json_object", "schema": {"enum": [1]}},
+    )
+
+    assert request.compiled_schemas == [{"enum": [1]}, {"type": "string", "maxLength": 900}]
+    assert read().compiled_schemas == []
