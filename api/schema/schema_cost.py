@@ -17,8 +17,8 @@ _LONG = 180
 """Longer strings cost xgrammar no more: it counts the rest."""
 _PER_LENGTH = 10
 _PER_OPEN_PROPERTY = 10
-_PER_FORMAT = {"uri-template": 75}
-_PER_OTHER_FORMAT = 30
+_PER_FORMAT = {"uri-template": 75, "email": 25, "uri": 20, "uri-reference": 20, "hostname": 8}
+_PER_OTHER_FORMAT = 2
 _NAME_CHARS = 4000
 """Optional properties × characters of their names, per unit."""
 _COUNTED_PROPERTIES = 770
