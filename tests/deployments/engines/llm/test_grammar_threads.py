@@ -13,29 +13,30 @@ class Manager:
             self.executor = ThreadPoolExecutor(1)
 
 
-def niceness() -> int:
-    return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+def policy() -> int:
+    """The scheduling policy of the calling thread."""
+    return os.sched_getscheduler(0)
 
 
-def niceness_of_a_new_thread() -> int:
+def policy_of_a_new_thread() -> int:
     found: list[int] = []
-    thread = threading.Thread(target=lambda: found.append(niceness()))
+    thread = threading.Thread(target=lambda: found.append(policy()))
     thread.start()
     thread.join()
     return found[0]
 
 
-def test_schemas_are_compiled_at_a_lower_priority_than_tokens_are_made() -> None:
+def test_schemas_are_compiled_in_what_time_the_tokens_leave() -> None:
     give_way_to_tokens(Manager)
     give_way_to_tokens(Manager)
     manager = Manager()
-    own = niceness()
+    own = policy()
     with manager.executor as executor:
-        of_compiler = executor.submit(niceness).result()
-        of_its_threads = executor.submit(niceness_of_a_new_thread).result()
+        of_compiler = executor.submit(policy).result()
+        of_its_threads = executor.submit(policy_of_a_new_thread).result()
 
-    assert of_compiler == of_its_threads == max(own, 10)
-    assert niceness() == own
+    assert of_compiler == of_its_threads == os.SCHED_IDLE
+    assert policy() == own != os.SCHED_IDLE
 
 
 def test_manager_without_a_tokenizer_compiles_nothing() -> None:
