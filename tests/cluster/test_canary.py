@@ -52,12 +52,14 @@ class Traffic:
         """Send a body, and record an error response."""
         headers = {"authorization": f"Bearer {key or self.key}", **headers}
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
-        response = httpx.post(
-            f"{self.service.url}/v1/{path}",
-            content=content,
-            headers={"content-type": "application/json", **headers},
-            timeout=30,
-        )
+        # From an address of their own: those of new keys were refused too often at first.
+        with httpx.Client(transport=httpx.HTTPTransport(local_address="127.0.0.2")) as client:
+            response = client.post(
+                f"{self.service.url}/v1/{path}",
+                content=content,
+                headers={"content-type": "application/json", **headers},
+                timeout=30,
+            )
         if response.status_code != 200 or b'"error"' in response.content:
             self.answers.append((what, response.status_code, response.content))
         self.statuses[what] = response.status_code
