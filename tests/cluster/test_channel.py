@@ -16,7 +16,7 @@ import pytest
 import zmq
 
 from tests.cluster.conftest import application
-from tests.helpers.service import Counts, Service, running, wait_until
+from tests.helpers.service import ROOT, Counts, Service, running, wait_until
 from tests.helpers.streams import (
     StreamResult,
     connect_and_disconnect,
@@ -50,7 +50,7 @@ def configure(ingress_replicas: int, llm_replicas: int) -> list[dict[str, Any]]:
             }
         ],
     }
-    folder = str(Path(__file__).parent)  # the fake engine needs no adapter files
+    folder = str(ROOT / "docs")  # the fake engine needs no adapter files
     adapters = [{"id": name, "source": folder} for name in ("loud", "first")]
     engine = {"tokens_per_s": TOKENS_PER_S}
     echo = application("echo", "llm", "LLM", engine=engine, adapters=adapters)
