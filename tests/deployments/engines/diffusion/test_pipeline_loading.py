@@ -72,7 +72,8 @@ async def generate_all(
         requests = [ImageRequest("r", "a red circle", seed=seed, **sizes) for seed in range(2)]
         images = await asyncio.gather(*(engine.generate(request) for request in requests))
         edit = Edit(images[0].images[0].data)
-        images.append(await engine.generate(ImageRequest("r", "a square", seed=2, edit=edit)))
+        edited = ImageRequest("r", "a square", seed=2, edit=edit, **sizes)
+        images.append(await engine.generate(edited))
     finally:
         engine.shut_down()
     return [to_pixels(each.images[0].data) for each in images]
