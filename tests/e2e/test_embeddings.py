@@ -163,9 +163,9 @@ def test_score_is_1_for_equal_texts_and_lower_for_unrelated_ones(service: Servic
 
 
 def test_text_of_many_megabytes_is_rejected_by_the_model(service: Service):
-    """Larger than Serve's own limit for messages between ingress and replica."""
+    """As large as a body may be."""
     with pytest.raises(openai.BadRequestError) as failure:
-        embed(service, input=["[ " * 900_000] * 4)
+        embed(service, input=["[ " * 500_000] * 4)
 
     assert failure.value.code == "context_length_exceeded"
     assert failure.value.param == "input[0]"
