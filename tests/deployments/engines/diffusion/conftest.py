@@ -15,6 +15,7 @@ from tests.helpers.image_batches import Clock, FakePipeline
 from tests.helpers.tiny_pipelines import write_flux, write_sd3, write_z_image
 
 OPTIONS = DiffusionOptions(
+    max_pixel_steps=10**9,
     dtype="float32",
     num_inference_steps=4,
     guidance_scale=3.0,

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.e2e
 
 WIDTH, HEIGHT = 32, 24
 PROMPT = "a red circle"
-OPTIONS = DiffusionOptions(dtype="float32", num_inference_steps=2, max_pixel_steps=10**9)
+OPTIONS = DiffusionOptions(dtype="float32", num_inference_steps=2)
 
 
 def to_request(seed: int = 0, **more: Any) -> ImageRequest:
