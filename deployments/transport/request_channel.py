@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import msgspec
 import zmq
 
-from deployments.transport.addresses import is_on_this_node
+from deployments.transport.addresses import find_endpoint
 from deployments.transport.peers import (
     DEFAULT_SETTINGS,
     ChannelSettings,
@@ -94,7 +94,7 @@ class RequestReceiver:
 
         None if the socket cannot listen there.
         """
-        if is_on_this_node(reply_to.address):
+        if find_endpoint(reply_to.address).server_key is None:
             return self._socket.address
         if self._node_address is None:
             try:

@@ -197,6 +197,17 @@ async def test_ingress_replica_on_another_node_gets_the_nodes_address() -> None:
     receiver.shut_down()
 
 
+async def test_ingress_replica_of_this_node_that_has_gone_opens_no_port() -> None:
+    def fail() -> str:
+        raise AssertionError("a port was opened")
+
+    receiver = RequestReceiver(fail)
+    gone = ReplyTo("ipc:///no-such-folder/socket", b"s" * 16)
+
+    assert receiver.find_address(gone) == receiver.find_address(REPLY_TO)
+    receiver.shut_down()
+
+
 async def test_node_without_an_address_has_none_until_it_has_one() -> None:
     hosts: Any = iter(["192.0.2.1", "127.0.0.2"])  # the first is for documents only (RFC 5737)
     receiver = RequestReceiver(lambda: next(hosts))
