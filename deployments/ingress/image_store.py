@@ -17,6 +17,7 @@ from pathlib import Path
 from api.errors import ImageStoreError
 from api.ports.images import ImageFormat
 from deployments.config.ingress import ImageStoreArgs
+from deployments.observability.outage import Outage
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +47,7 @@ class ImageFolder:
         self._args = args
         self._clock = clock
         self._prune_interval_s = prune_interval_s
-        self._is_failing = False
+        self._outage = Outage(logger)
 
     @property
     def base_url(self) -> str | None:
@@ -62,13 +63,11 @@ class ImageFolder:
         try:
             name = await asyncio.to_thread(self._keep, data, format)
         except OSError as error:
-            if not self._is_failing:
-                logger.error("images cannot be stored: %s", error.strerror)
-            self._is_failing = True
+            self._outage.begin("images cannot be stored: %s", error.strerror)
             raise ImageStoreError(
                 "The image cannot be stored at the moment. Use 'response_format': 'b64_json'."
             ) from None
-        self._is_failing = False
+        self._outage.end()
         return name
 
     async def find(self, name: str) -> bytes | None:

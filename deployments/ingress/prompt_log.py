@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from deployments.config.ingress import PromptLogArgs
+from deployments.observability.outage import Outage
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +33,7 @@ class PromptFiles:
         self._retention_s = args.retention_days * _DAY_S
         self._thread = ThreadPoolExecutor(1, "prompt-log")
         self._pruned_day = ""
-        self._is_failing = False
+        self._outage = Outage(logger)
 
     def keep(self, request_id: str, model: str, body: bytes) -> None:
         """Log one request's body; returns at once. A full disk is logged once and not raised."""
@@ -58,13 +59,11 @@ class PromptFiles:
             path = self._folder / f"{day}.{os.getpid()}.jsonl"
             with open(path, "a", opener=_open_privately) as file:
                 # The newline ends a line that a full disk has cut off.
-                file.write("\n" * self._is_failing + json.dumps(record) + "\n")
+                file.write("\n" * self._outage.is_present + json.dumps(record) + "\n")
         except OSError as error:
-            if not self._is_failing:
-                logger.error("prompts cannot be logged: %s", error.strerror)
-            self._is_failing = True
+            self._outage.begin("prompts cannot be logged: %s", error.strerror)
         else:
-            self._is_failing = False
+            self._outage.end()
 
     def _prune(self) -> None:
         oldest_s = time.time() - self._retention_s

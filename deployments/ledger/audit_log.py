@@ -12,6 +12,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from deployments.observability.outage import Outage
+
 logger = logging.getLogger(__name__)
 
 _MAX_CHARS = 256
@@ -24,7 +26,7 @@ class AuditLog:
         """Write to `path`; every event has the `common` fields too, such as `actor`."""
         self._path = path
         self._common = common
-        self._is_failing = False
+        self._outage = Outage(logger)
 
     def write(self, event: str, **fields: Any) -> None:
         """Append one event. A failure is logged once and not raised.
@@ -39,11 +41,9 @@ class AuditLog:
         try:
             self._append(line)
         except OSError as error:
-            if not self._is_failing:
-                logger.error("the audit log %s cannot be written: %s", self._path, error.strerror)
-            self._is_failing = True
+            self._outage.begin("the audit log %s cannot be written: %s", self._path, error.strerror)
         else:
-            self._is_failing = False
+            self._outage.end()
 
     def _append(self, line: bytes) -> None:
         """Write with one call, so that lines of several processes do not mix."""

@@ -11,6 +11,7 @@ from deployments.ledger.limits.store import LimitStore
 from deployments.ledger.protocol import Finish, Recorded
 from deployments.ledger.records import UsageRecord
 from deployments.ledger.store.errors import StoreError
+from deployments.observability.outage import Outage
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +60,7 @@ class Recorder:
         self._waiting: dict[str, tuple[Finish, Callable[[Any], None]]] = {}
         self._is_waiting = asyncio.Event()
         self._settled: set[str] = set()
-        self._is_failing = False
+        self._outage = Outage(logger)
 
     @property
     def waiting(self) -> int:
@@ -97,14 +98,11 @@ class Recorder:
                 await self._usage.add([finish.record for finish in group])
         except (StoreError, TimeoutError) as error:
             reason = str(error) or "the database does not answer"
-            if not self._is_failing:
-                logger.error("usage cannot be recorded and is kept for a retry: %s", reason)
+            self._outage.begin("usage cannot be recorded and is kept for a retry: %s", reason)
             known, is_written = set(), False
         else:
-            if self._is_failing:
-                logger.info("usage is recorded again")
+            self._outage.end("usage is recorded again")
             is_written = True
-        self._is_failing = not is_written
         for finish in group:
             if finish.record.id not in self._settled:
                 self._settled.add(finish.record.id)

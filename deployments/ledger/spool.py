@@ -16,6 +16,7 @@ from pathlib import Path
 import msgspec
 
 from deployments.ledger.records import UsageRecord
+from deployments.observability.outage import Outage
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +40,7 @@ class Spool:
         fcntl.flock(self._file, fcntl.LOCK_EX)
         draft.rename(self._path)
         self._unrecorded: set[str] = set()
-        self._is_failing = False
+        self._outage = Outage(logger)
 
     def append(self, record: UsageRecord) -> None:
         """Write one record (about 1 µs). A full disk is logged once and not raised.
@@ -54,17 +55,13 @@ class Spool:
             if os.write(self._file, line) < len(line):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
-            if not self._is_failing:
-                logger.error(
-                    "usage records cannot be spooled, and are lost if this replica is killed "
-                    "before the ledger has them: %s",
-                    error.strerror,
-                )
-            self._is_failing = True
+            self._outage.begin(
+                "usage records cannot be spooled, and are lost if this replica is killed before "
+                "the ledger has them: %s",
+                error.strerror,
+            )
         else:
-            if self._is_failing:
-                logger.info("usage records are spooled again")
-            self._is_failing = False
+            self._outage.end("usage records are spooled again")
 
     def mark_recorded(self, ids: Iterable[str]) -> None:
         """Note which records the ledger has; the file is emptied once it has all of them."""
