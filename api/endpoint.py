@@ -11,7 +11,7 @@ other dialects call it.
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
@@ -167,8 +167,7 @@ class Endpoint(Generic[Body, Parsed, Model]):
             self._services.limits.request_timeout_s,
             is_streamed=stream is not None,
         )
-        limiter, pixel_steps = self._services.limiter, prepared.pixel_steps
-        async with rate_limited(limiter, key, prepared.images, pixel_steps) as permit:
+        async with self._admit(key, prepared) as permit:
             headers = {**prepared.headers, **permit.headers}
             if stream is None:
                 call = partial(self._call, prepared, cold_start, timeout_s)
@@ -186,12 +185,16 @@ class Endpoint(Generic[Body, Parsed, Model]):
             ApiError: the request is invalid, over a limit of its key, or its model failed.
         """
         prepared, cold_start = self._prepare(body, caller)
-        limiter, pixel_steps = self._services.limiter, prepared.pixel_steps
-        async with rate_limited(limiter, caller.key, prepared.images, pixel_steps) as permit:
+        async with self._admit(caller.key, prepared) as permit:
             timeout_s = self._services.limits.request_timeout_s
             answer = await self._call(prepared, cold_start, timeout_s)
             permit.delivered_images = prepared.images
             return answer
+
+    def _admit(self, key: Key, prepared: PreparedRequest) -> AbstractAsyncContextManager[Permit]:
+        """Hold a place in the key's limits for the length of a block."""
+        limiter = self._services.limiter
+        return rate_limited(limiter, key, prepared.images, prepared.pixel_steps)
 
     def _prepare(self, body: Body, caller: Caller) -> tuple[PreparedRequest, ColdStartWait | None]:
         """Parse, resolve and prepare: all checks of the request, and whether it must wait."""
